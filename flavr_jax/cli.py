@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every script shares: options become flags, mistakes become one line, work shows progress.
+
+A script is a frozen dataclass of options and a ``main(options)``. Mistakes reach this module as
+``ValueError`` or ``OSError`` whose message already says what to do; a traceback would only bury
+it. Nothing heavy is imported here, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import NoReturn, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["run", "track"]
+
+Options = TypeVar("Options")
+Item = TypeVar("Item")
+
+
+def run(main: Callable[[Options], int | None], options_type: type[Options]) -> NoReturn:
+    """Parse the command line into ``options_type``, call ``main`` with it, and exit.
+
+    The help text comes from the docstrings of the options and their fields. Exit codes: what
+    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError`` or ``OSError``,
+    reported as one line on stderr; 130 for Ctrl-C. ``FLAVR_DEBUG=1`` shows the traceback instead.
+    """
+    try:
+        code = main(tyro.cli(options_type, config=(tyro.conf.FlagCreatePairsOff,)))
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("FLAVR_DEBUG") == "1":
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code)
+
+
+def track(
+    items: Iterable[Item], total: int | None, *, unit: str = "frames", interval: float = 10.0
+) -> Generator[Item, None, None]:
+    """Pass ``items`` on and show on stderr how many, how fast, and the time left.
+
+    A terminal gets a progress bar; a log file a line every ``interval`` seconds.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}  {{task.fields[speed]:.1f}} {unit}/s "),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    start = reported = time.monotonic()
+    with bar:
+        task = bar.add_task("", total=total, speed=0.0)
+        for count, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            speed = count / max(now - start, 1e-9)
+            bar.update(task, completed=count, speed=speed)
+            if bar.disable and now - reported >= interval:
+                reported = now
+                left = f" of {total}, {max(total - count, 0) / speed:.0f} s left" if total else ""
+                print(f"{count}{left}, {speed:.1f} {unit}/s", file=sys.stderr, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    """The message without line breaks; the system's errors as ``path: what is wrong``."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}."
+    return " ".join(message.split()) or type(error).__name__

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings as frozen dataclasses, and one strict way to build them from a mapping.
+
+A mapping comes from a TOML recipe or from a checkpoint's metadata. An unknown key or a value
+of the wrong kind is an error that names what is known: a typo must not train the wrong model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+__all__ = ["ModelConfig", "build", "read_toml"]
+
+Settings = TypeVar("Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What distinguishes one FLAVR network from another; the defaults are the paper's 2× model.
+
+    Attributes:
+        width: base number of channels (the stem's); deeper stages have 2, 4 and 8 times as many.
+        depth: 18 or 34 layers, the ResNet naming: 2-2-2-2 or 3-4-6-3 residual blocks.
+        n_inputs: frames in a window, at least 2; the predicted interval is the middle one.
+        n_outputs: frames predicted inside the middle interval, evenly spaced: 1, 3 and 7 give
+            2×, 4× and 8× the frame rate.
+        join: how a decoder stage meets the encoder's features of the same size.
+        upsampling: transposed 3×4×4 convolution, or trilinear resizing and a 1×1×1 convolution.
+        batch_norm: batch normalisation after each convolution (off in every released model).
+        encoder: 3-D convolutions throughout (``r3d``), factorised into space and time
+            (``r2plus1d``), or 3-D in the first stage and 2-D after it (``mc3``);
+            Tran et al. 2018, https://arxiv.org/abs/1711.11248.
+        base: what the network's output is added to: the mean colour of the window (``mean``, the
+            paper's), or the two middle frames blended by time (``blend``).
+    """
+
+    width: int = 64
+    depth: Literal[18, 34] = 18
+    n_inputs: int = 4
+    n_outputs: int = 1
+    join: Literal["concat", "add", "none"] = "concat"
+    upsampling: Literal["transposed", "trilinear"] = "transposed"
+    batch_norm: bool = False
+    encoder: Literal["r3d", "r2plus1d", "mc3"] = "r3d"
+    base: Literal["mean", "blend"] = "mean"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"`width` is {self.width}; it counts channels, so it is at least 1.")
+        if self.n_inputs < 2:
+            raise ValueError(
+                f"`n_inputs` is {self.n_inputs}; interpolation needs a frame on either side, "
+                "so it is at least 2."
+            )
+        if self.n_outputs < 1:
+            raise ValueError(f"`n_outputs` is {self.n_outputs}; a network predicts at least 1.")
+        if self.base == "blend" and self.n_inputs % 2:
+            raise ValueError(
+                f"`n_inputs` is {self.n_inputs}, but `base = 'blend'` mixes the two middle "
+                "frames; use an even number of inputs or `base = 'mean'`."
+            )
+
+    @property
+    def blocks(self) -> tuple[int, int, int, int]:
+        """Residual blocks of the four encoder stages."""
+        return {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[self.depth]
+
+    @property
+    def factor(self) -> int:
+        """How many times the frame rate grows when every predicted frame is used."""
+        return self.n_outputs + 1
+
+    @property
+    def encoder_bias(self) -> bool:
+        """Whether encoder convolutions have a bias: in the official code only 4× and 8× do."""
+        return self.n_outputs > 1
+
+
+def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
+    """A settings dataclass from a mapping, refusing unknown keys and values of another kind.
+
+    Nested mappings become nested dataclasses; missing keys keep their defaults.
+
+    Args:
+        cls: a dataclass type.
+        values: field names and plain values, as TOML or JSON gives them.
+        where: what the values belong to, for messages (``"configs/default.toml: model"``).
+
+    Raises:
+        ValueError: naming each unknown key or wrong value, and what is allowed there.
+    """
+    prefix = f"{where}: " if where else ""
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"{prefix}unknown key {', '.join(map(repr, unknown))} for {cls.__name__}; "
+            f"known keys are {', '.join(hints)}."
+        )
+    fields = {
+        name: _convert(value, hints[name], f"{prefix}`{name}`") for name, value in values.items()
+    }
+    return cls(**fields)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The contents of a TOML file; a syntax error becomes a ValueError that names the file."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}.") from error
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """``value`` as ``kind``, or a ValueError that says what ``where`` accepts."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; a table of {kind.__name__} goes there.")
+        return build(kind, value, where=where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where} is {value!r}; choose one of {arguments}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} is {value!r}; a list goes there.")
+        item = arguments[0]
+        return tuple(_convert(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
+    if arguments:  # a union such as `str | None`
+        if any(isinstance(value, option) for option in arguments if isinstance(option, type)):
+            return value
+        raise ValueError(f"{where} is {value!r}; {kind} goes there.")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} is {value!r}; a value of type {kind.__name__} goes there.")
+    return value

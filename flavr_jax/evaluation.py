@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of an interpolation method: of every sequence, and their average.
+
+A method maps the frames of a sequence to predictions, window by window. Networks, baselines and
+filters are all that, so that one table compares them under one protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from flavr_jax.data.protocols import Protocol, read_sequences
+from flavr_jax.metrics import psnr
+from flavr_jax.typing import Frames, Windows
+
+__all__ = ["Method", "Score", "mean", "method_of_network", "score"]
+
+Method: TypeAlias = Callable[
+    [Frames, Protocol], Iterable[Float[Array | np.ndarray, "time height width 3"]]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Means over the windows and times of one sequence, or over sequences; in dB."""
+
+    psnr_flavr: float
+    psnr_uint8: float
+
+
+def method_of_network(predict: Callable[[Windows], Windows], n_outputs: int) -> Method:
+    """A network as a method; of the frames that it predicts, those that the protocol asks for."""
+
+    def method(frames: Frames, protocol: Protocol) -> Iterator[Float[Array, "time height width 3"]]:
+        step, remainder = divmod(n_outputs + 1, protocol.factor)
+        if remainder:
+            raise ValueError(
+                f"the network predicts {n_outputs} frames (factor {n_outputs + 1}), but protocol "
+                f"{protocol.name} asks for factor {protocol.factor}; choose a divisor."
+            )
+        for inputs, _ in protocol.windows(frames):
+            yield predict(inputs[None].astype(np.float32) / 255)[0, step - 1 :: step]
+
+    return method
+
+
+def score(method: Method, protocol: Protocol, folder: Path) -> dict[str, Score]:
+    """Score a method on each sequence of a folder."""
+    scores = {}
+    for name, frames in read_sequences(folder, protocol):
+        values = [
+            _measure(prediction, targets.astype(np.float32) / 255)
+            for prediction, (_, targets) in zip(method(frames, protocol), protocol.windows(frames))
+        ]
+        scores[name] = Score(*(float(value) for value in np.mean(values, axis=(0, 2))))
+    return scores
+
+
+def mean(scores: dict[str, Score]) -> Score:
+    """The average over sequences, each counting once, however long."""
+    return Score(*np.mean([dataclasses.astuple(one) for one in scores.values()], axis=0).tolist())
+
+
+@jax.jit
+def _measure(
+    prediction: Float[Array, "time height width 3"], target: Float[Array, "time height width 3"]
+) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
+    return psnr.psnr_flavr(prediction, target), psnr.psnr_uint8(prediction, target)

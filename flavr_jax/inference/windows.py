@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frames around each interval of a clip, first and last interval included.
+
+The network reads frames on both sides of an interval; at a clip's ends some of them do not exist
+and are made up from those that do. The official code skips these intervals.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from flavr_jax.typing import Frame
+
+__all__ = ["BOUNDARIES", "Boundary", "extend"]
+
+Boundary: TypeAlias = Literal["mirror", "duplicate", "extrapolate"]
+"""How frames beyond a clip's end are made up; see :data:`BOUNDARIES`."""
+
+
+def _mirror(end: list[Frame], step: int) -> Frame:
+    return end[min(step, len(end) - 1)]
+
+
+def _duplicate(end: list[Frame], step: int) -> Frame:
+    return end[0]
+
+
+def _extrapolate(end: list[Frame], step: int) -> Frame:
+    if len(end) == 1:
+        return end[0]
+    first, second = end[0].astype(np.float32), end[1].astype(np.float32)
+    return np.clip(np.rint(first + step * (first - second)), 0, 255).astype(np.uint8)
+
+
+BOUNDARIES: dict[Boundary, Callable[[list[Frame], int], Frame]] = {
+    "mirror": _mirror,
+    "duplicate": _duplicate,
+    "extrapolate": _extrapolate,
+}
+"""A frame ``step`` ≥ 1 frames beyond an end, from the frames at that end (outermost first).
+
+``mirror`` reflects the clip about its end frame, ``duplicate`` repeats that frame,
+``extrapolate`` continues each pixel's change linearly.
+"""
+
+
+def extend(
+    frames: Iterable[Frame], before: int, after: int, boundary: Boundary = "mirror"
+) -> Iterator[Frame]:
+    """``frames`` with ``before`` made-up frames in front and ``after`` behind, lazily.
+
+    At most ``max(before, after) + 1`` frames are held.
+    """
+    make = BOUNDARIES[boundary]
+    iterator = iter(frames)
+    head = [frame for _, frame in zip(range(before + 1), iterator)]
+    if not head:
+        return
+    for step in range(before, 0, -1):
+        yield make(head, step)
+    tail: deque[Frame] = deque(maxlen=after + 1)
+    for part in (head, iterator):
+        for frame in part:
+            tail.appendleft(frame)
+            yield frame
+    end = list(tail)
+    for step in range(1, after + 1):
+        yield make(end, step)

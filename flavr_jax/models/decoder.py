@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder: five gated stages back to full size, each meeting the encoder's features.
+
+Joins need no joined copy: a stage takes the previous stage's output and the skip as two inputs.
+"""
+
+from __future__ import annotations
+
+from flax import nnx
+from jax import Array
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models.layers import (
+    Conv3d,
+    Gate,
+    LayerOptions,
+    TransposedConv3d,
+    TrilinearConv3d,
+    activate,
+)
+from flavr_jax.typing import Features
+
+__all__ = ["Decoder", "DecoderStage"]
+
+# A gate starts at about 1/2; kernels ahead of it start at twice the usual scale to make up for it.
+GATED_GAIN = 8.0
+
+
+class Decoder(nnx.Module):
+    """Conv, up, up, conv, up: ``8 · width`` channels at h/8 to ``width`` channels at h."""
+
+    def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
+        width = config.width
+        joined = 2 if config.join == "concat" else 1
+        self.join = config.join
+        self.stages = nnx.List(
+            [
+                DecoderStage(config, options, 8 * width, 4 * width, upsample=False),
+                DecoderStage(config, options, 4 * width * joined, 2 * width, upsample=True),
+                DecoderStage(config, options, 2 * width * joined, width, upsample=True),
+                DecoderStage(config, options, width * joined, width, upsample=False),
+                DecoderStage(config, options, width * joined, width, upsample=True),
+            ]
+        )
+
+    def __call__(self, features: tuple[Features, ...]) -> Features:
+        """Full-size features from the encoder's, which run from fine to coarse."""
+        *skips, x = features
+        x = self.stages[0](x)  # [b, t, h/8, w/8, 4·width]
+        x = self.stages[1](self._join(x, skips[3]))  # [b, t, h/4, w/4, 2·width]
+        x = self.stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, width]
+        x = self.stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, width]
+        return self.stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
+
+    def _join(self, x: Features, skip: Features) -> tuple[Array, ...]:
+        """What the next stage reads: both, their sum, or the decoder's own features alone."""
+        if self.join == "concat":
+            return (x, skip)
+        return (x + skip,) if self.join == "add" else (x,)
+
+
+class DecoderStage(nnx.Module):
+    """Convolution, same size or upsampling, then gate (then BatchNorm) and LeakyReLU."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        options: LayerOptions,
+        in_channels: int,
+        out_channels: int,
+        upsample: bool,
+    ) -> None:
+        if not upsample:
+            self.conv = Conv3d(in_channels, out_channels, (3, 3, 3), options, gain=GATED_GAIN)
+        elif config.upsampling == "transposed":
+            self.conv = TransposedConv3d(in_channels, out_channels, options, gain=GATED_GAIN)
+        else:
+            self.conv = TrilinearConv3d(in_channels, out_channels, options, gain=GATED_GAIN)
+        self.gate = Gate(out_channels, options)
+        self.norm = options.norm(out_channels)
+
+    def __call__(self, inputs: Features | tuple[Array, ...]) -> Features:
+        if self.norm is None:
+            return self.conv.gated(inputs, self.gate, activation="leaky_relu")
+        return activate(self.norm(self.conv.gated(inputs, self.gate)), "leaky_relu")

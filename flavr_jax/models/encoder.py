@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder: a 3-D ResNet that keeps every frame and halves the size three times.
+
+FLAVR section 3.1 and, for the kinds of convolution, Tran et al. 2018
+(https://arxiv.org/abs/1711.11248). No stage strides over time: each of the input frames keeps
+its own features, and the temporal taps let them exchange motion.
+"""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models.layers import Conv3d, FactorisedConv3d, Gate, LayerOptions
+from flavr_jax.typing import Features, Windows
+
+__all__ = ["BasicBlock", "Encoder"]
+
+
+class Encoder(nnx.Module):
+    """Stem and four stages; returns the features after each, from fine to coarse."""
+
+    def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
+        width = config.width
+        if config.encoder == "r2plus1d":
+            middle = width * 45 // 64  # Tran et al.: 45 channels between the stem's halves
+            self.stem = FactorisedConv3d(
+                3, middle, width, 7, options, stride=(1, 2, 2), use_bias=config.encoder_bias
+            )
+        else:
+            self.stem = Conv3d(
+                3, width, (3, 7, 7), options, stride=(1, 2, 2), use_bias=config.encoder_bias
+            )
+        self.stem_norm = options.norm(width)
+        self.layer1 = _stage(config, options, 1, width, width, stride=1)
+        self.layer2 = _stage(config, options, 2, width, 2 * width, stride=2)
+        self.layer3 = _stage(config, options, 3, 2 * width, 4 * width, stride=2)
+        self.layer4 = _stage(config, options, 4, 4 * width, 8 * width, stride=1)
+
+    def __call__(self, frames: Windows) -> tuple[Features, ...]:
+        """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels."""
+        if self.stem_norm is None:
+            x = self.stem(frames, "relu")  # [b, t, h/2, w/2, width]
+        else:
+            x = jax.nn.relu(self.stem_norm(self.stem(frames)))
+        features = [x]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = block(x)
+            features.append(x)  # sizes h/2, h/4, h/8, h/8
+        return tuple(features)
+
+
+class BasicBlock(nnx.Module):
+    """Two convolutions and a gate beside a shortcut; the gate acts before the sum."""
+
+    def __init__(
+        self,
+        kind: str,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        use_bias: bool,
+        options: LayerOptions,
+    ) -> None:
+        self.conv1, self.conv2 = _convs(kind, in_channels, out_channels, stride, use_bias, options)
+        self.norm1, self.norm2 = options.norm(out_channels), options.norm(out_channels)
+        self.gate = Gate(out_channels, options)
+        if stride == 1 and in_channels == out_channels:
+            self.shortcut = self.shortcut_norm = None
+        else:
+            self.shortcut = Conv3d(
+                in_channels,
+                out_channels,
+                (1, 1, 1),
+                options,
+                stride=(1, stride, stride),
+                use_bias=False,
+                gain=1.0,
+            )
+            self.shortcut_norm = options.norm(out_channels)
+
+    def __call__(self, x: Features) -> Features:
+        residual = x if self.shortcut is None else self.shortcut(x)
+        if self.shortcut_norm is not None:
+            residual = self.shortcut_norm(residual)
+        if self.norm1 is None or self.norm2 is None:
+            x = self.conv1(x, "relu")
+            return self.conv2.gated(x, self.gate, residual, "relu")
+        x = jax.nn.relu(self.norm1(self.conv1(x)))
+        return self.gate(self.norm2(self.conv2(x)), residual, "relu")
+
+
+def _stage(
+    config: ModelConfig,
+    options: LayerOptions,
+    number: int,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+) -> nnx.List:
+    """The residual blocks of one stage; only the first strides or changes the channels."""
+    kind = config.encoder
+    if kind == "mc3":  # "mixed convolution": 3-D in the first stage, 2-D in the others
+        kind = "r3d" if number == 1 else "r2d"
+    return nnx.List(
+        BasicBlock(
+            kind,
+            in_channels if i == 0 else out_channels,
+            out_channels,
+            stride if i == 0 else 1,
+            config.encoder_bias,
+            options,
+        )
+        for i in range(config.blocks[number - 1])
+    )
+
+
+def _convs(
+    kind: str,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    use_bias: bool,
+    options: LayerOptions,
+) -> tuple[Conv3d, Conv3d] | tuple[FactorisedConv3d, FactorisedConv3d]:
+    """A block's two convolutions of one kind; the first takes the stride."""
+    strides = (1, stride, stride)
+    if kind == "r2plus1d":
+        # As many parameters as the 3×3×3 convolution that this replaces (Tran et al., eq. 3.5).
+        # One number for both convolutions of a block, as in the authors' release.
+        mid = in_channels * out_channels * 27 // (in_channels * 9 + 3 * out_channels)
+        return (
+            FactorisedConv3d(
+                in_channels, mid, out_channels, 3, options, stride=strides, use_bias=use_bias
+            ),
+            FactorisedConv3d(out_channels, mid, out_channels, 3, options, use_bias=use_bias),
+        )
+    size = (3, 3, 3) if kind == "r3d" else (1, 3, 3)
+    return (
+        Conv3d(in_channels, out_channels, size, options, stride=strides, use_bias=use_bias),
+        Conv3d(out_channels, out_channels, size, options, use_bias=use_bias),
+    )

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FLAVR: frames between frames by 3-D convolutions alone, without optical flow.
+
+Kalluri et al., https://arxiv.org/abs/2012.08512. A window of frames around an interval goes
+through a 3-D U-Net that keeps every frame's features apart until the end, where they are fused
+into all in-between frames at once.
+
+The module defines the network; :func:`init` and :func:`apply` are the same network as functions
+of a plain nested dict of arrays, which is what training, inference and checkpoints use.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models.decoder import Decoder
+from flavr_jax.models.encoder import Encoder
+from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, activate
+from flavr_jax.typing import Images, Windows
+
+__all__ = ["FLAVR", "Parameters", "apply", "init", "parameter_shapes"]
+
+Parameters: TypeAlias = dict[str, Any]
+"""Nested dicts of arrays; list positions are the keys "0", "1", …"""
+
+
+class FLAVR(nnx.Module):
+    """The whole network; heights and widths must be multiples of 8."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        rngs: nnx.Rngs,
+        implementation: Implementation | None = None,
+    ) -> None:
+        options = LayerOptions(rngs, config.batch_norm, implementation)
+        width = config.width
+        self.config = config
+        self.encoder = Encoder(config, options)
+        self.decoder = Decoder(config, options)
+        self.fuse = Conv2d(config.n_inputs * width, width, 1, options, use_bias=False)
+        self.fuse_norm = options.norm(width)
+        # A small start: the first predictions are close to what the output is added to.
+        self.out = Conv2d(width, 3 * config.n_outputs, 7, options, padding="reflect", gain=0.01)
+
+    def __call__(self, windows: Windows) -> Windows:
+        """The frames inside the middle interval, float32 and not clipped.
+
+        Args:
+            windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames a sample.
+
+        Returns:
+            ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1).
+        """
+        mean = jnp.mean(windows, axis=(1, 2, 3), keepdims=True)
+        dtype = self.out.kernel[...].dtype
+        x = self.decoder(self.encoder((windows - mean).astype(dtype)))
+        x = self._fuse(x)  # [b, h, w, width]
+        x = self.out(x).astype(jnp.float32)  # [b, h, w, n_outputs·3]
+        x = x.reshape(*x.shape[:3], self.config.n_outputs, 3)
+        base = mean if self.config.base == "mean" else blend(windows, self.config.n_outputs)
+        return jnp.moveaxis(x, 3, 1) + base
+
+    def _fuse(self, x: Array) -> Images:
+        """All frames' features into one image, frame after frame along the channels."""
+        frames = tuple(x[:, t] for t in range(self.config.n_inputs))
+        if self.fuse_norm is None:
+            return self.fuse(frames, "leaky_relu")
+        return activate(self.fuse_norm(self.fuse(frames)), "leaky_relu")
+
+
+def blend(windows: Windows, n_outputs: int) -> Windows:
+    """The two middle frames mixed linearly in time, at the times k / (n_outputs + 1)."""
+    after = windows.shape[1] // 2
+    times = jnp.arange(1, n_outputs + 1, dtype=windows.dtype) / (n_outputs + 1)
+    times = times[None, :, None, None, None]
+    return windows[:, after - 1, None] * (1 - times) + windows[:, after, None] * times
+
+
+def init(config: ModelConfig, key: Array) -> Parameters:
+    """Random float32 parameters (He initialisation)."""
+    return _to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
+
+
+def parameter_shapes(config: ModelConfig) -> Parameters:
+    """The parameter tree with a ``jax.ShapeDtypeStruct`` in place of every array."""
+    return _to_dict(_skeleton(config, None)[1])
+
+
+def apply(
+    config: ModelConfig,
+    params: Parameters,
+    windows: Windows,
+    *,
+    implementation: Implementation | None = None,
+) -> Windows:
+    """The network as a function; see :meth:`FLAVR.__call__`.
+
+    It computes in the dtype of ``params``, takes float32 and returns float32.
+
+    Raises:
+        ValueError: for another number of frames than ``config.n_inputs``, or a height or width
+            that is no multiple of 8.
+    """
+    _, frames, height, width, _ = windows.shape
+    if frames != config.n_inputs:
+        raise ValueError(
+            f"a window has {frames} frames, but the network takes `n_inputs` = {config.n_inputs}."
+        )
+    if height % 8 or width % 8:
+        raise ValueError(
+            f"frames have {width}×{height} pixels; the network takes multiples of 8. "
+            "Pad them, or use Interpolator, which does."
+        )
+    graph, abstract = _skeleton(config, implementation)
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)(windows)
+
+
+@functools.cache
+def _skeleton(
+    config: ModelConfig, implementation: Implementation | None
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The network's structure, with shapes in place of parameters."""
+    model = nnx.eval_shape(
+        lambda: FLAVR(config, rngs=nnx.Rngs(0), implementation=implementation)
+    )
+    return nnx.split(model)
+
+
+def _to_dict(state: nnx.State) -> Parameters:
+    """A state as nested dicts with string keys throughout, as checkpoints store them."""
+
+    def stringify(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {str(key): stringify(value) for key, value in tree.items()}
+        return tree
+
+    return stringify(nnx.to_pure_dict(state))

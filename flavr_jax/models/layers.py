@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers that FLAVR is made of, and the only door to pallas_kernels.
+
+A layer holds parameters and says which operation they go to; it computes in the dtype of its
+parameters. What all layers of one network share travels as :class:`LayerOptions`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float
+
+import pallas_kernels as pk
+from flavr_jax.typing import Features, Images
+from pallas_kernels import Activation, Implementation, activate
+
+__all__ = [
+    "Conv2d",
+    "Conv3d",
+    "FactorisedConv3d",
+    "Gate",
+    "Implementation",
+    "LayerOptions",
+    "TransposedConv3d",
+    "TrilinearConv3d",
+    "activate",
+]
+
+FeatureInputs: TypeAlias = Features | tuple[Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOptions:
+    """What the layers of a network share.
+
+    Attributes:
+        rngs: where initial parameters are drawn from.
+        batch_norm: whether convolutions are followed by BatchNorm.
+        implementation: see :data:`pallas_kernels.Implementation`.
+    """
+
+    rngs: nnx.Rngs
+    batch_norm: bool = False
+    implementation: Implementation | None = None
+
+    def norm(self, channels: int) -> nnx.BatchNorm | None:
+        """BatchNorm on running statistics (``model.train()`` switches), or None where unused."""
+        if not self.batch_norm:
+            return None
+        return nnx.BatchNorm(
+            channels, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=self.rngs
+        )
+
+
+def _kernel(options: LayerOptions, *shape: int, gain: float) -> nnx.Param:
+    """A normally distributed kernel ``[…, in, out]`` whose outputs have ``gain`` times the variance."""
+    draw = jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")
+    return nnx.Param(draw(options.rngs.params(), shape))
+
+
+def _bias(channels: int, use: bool = True) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(channels)) if use else None
+
+
+class Gate(nnx.Module):
+    """Scales each channel by a function of all channels' global means ("SEGating" upstream)."""
+
+    def __init__(self, channels: int, options: LayerOptions) -> None:
+        self.kernel = _kernel(options, channels, channels, gain=1.0)
+        self.bias = _bias(channels)
+        self.implementation = options.implementation
+
+    def __call__(
+        self, x: Features, residual: Features | None = None, activation: Activation = None
+    ) -> Features:
+        """``activation(x · scale + residual)``."""
+        return pk.gate(
+            x,
+            *self.parameters,
+            residual=residual,
+            activation=activation,
+            implementation=self.implementation,
+        )
+
+    @property
+    def parameters(self) -> tuple[Array, Array]:
+        """The kernel ``[channel, channel]`` and the bias ``[channel]``."""
+        return self.kernel[...], self.bias[...]
+
+
+class Conv3d(nnx.Module):
+    """A 3-D convolution; ``kernel_size`` and ``stride`` are in time, height and width."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int, int],
+        options: LayerOptions,
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        use_bias: bool = True,
+        gain: float = 2.0,
+    ) -> None:
+        self.kernel = _kernel(options, *kernel_size, in_channels, out_channels, gain=gain)
+        self.bias = _bias(out_channels, use_bias)
+        self.stride = stride
+        self.implementation = options.implementation
+
+    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
+        """The convolution of the inputs, which are joined along channels if several."""
+        return pk.conv3d(
+            inputs,
+            *self.parameters,
+            stride=self.stride,
+            activation=activation,
+            implementation=self.implementation,
+        )
+
+    def gated(
+        self,
+        inputs: FeatureInputs,
+        gate: Gate,
+        residual: Features | None = None,
+        activation: Activation = None,
+    ) -> Features:
+        """Convolution, gate, residual and activation as one operation (stride 1)."""
+        return pk.gated_conv3d(
+            inputs,
+            *self.parameters,
+            *gate.parameters,
+            residual=residual,
+            activation=activation,
+            implementation=self.implementation,
+        )
+
+    @property
+    def parameters(self) -> tuple[Array, Array | None]:
+        """The kernel ``[time, height, width, in, out]`` and the bias, if any."""
+        return self.kernel[...], None if self.bias is None else self.bias[...]
+
+
+class FactorisedConv3d(nnx.Module):
+    """A "(2+1)-D" convolution: space, ReLU, then time (Tran et al. 2018, section 3.5).
+
+    https://arxiv.org/abs/1711.11248
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        spatial_size: int,
+        options: LayerOptions,
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        use_bias: bool = True,
+    ) -> None:
+        self.spatial = Conv3d(
+            in_channels,
+            mid_channels,
+            (1, spatial_size, spatial_size),
+            options,
+            stride=stride,
+            use_bias=use_bias,
+        )
+        self.norm = options.norm(mid_channels)
+        self.temporal = Conv3d(
+            mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias
+        )
+
+    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
+        """As :meth:`Conv3d.__call__`."""
+        return self.temporal(self._over_space(inputs), activation)
+
+    def gated(
+        self,
+        inputs: FeatureInputs,
+        gate: Gate,
+        residual: Features | None = None,
+        activation: Activation = None,
+    ) -> Features:
+        """As :meth:`Conv3d.gated`."""
+        return self.temporal.gated(self._over_space(inputs), gate, residual, activation)
+
+    def _over_space(self, inputs: FeatureInputs) -> Features:
+        if self.norm is None:
+            return self.spatial(inputs, "relu")
+        return jax.nn.relu(self.norm(self.spatial(inputs)))
+
+
+class TransposedConv3d(nnx.Module):
+    """Doubles height and width: kernel 3×4×4, stride 1×2×2, padding 1.
+
+    The kernel is that of the equivalent convolution over the input with zeros between its pixels
+    (PyTorch stores it with reversed taps).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
+    ) -> None:
+        # Only a quarter of the taps meet a pixel, so the fan-in is a quarter of the kernel's.
+        self.kernel = _kernel(options, 3, 4, 4, in_channels, out_channels, gain=4 * gain)
+        self.bias = _bias(out_channels)
+        self.implementation = options.implementation
+
+    def gated(
+        self, inputs: FeatureInputs, gate: Gate, activation: Activation = None
+    ) -> Features:
+        """Transposed convolution, gate and activation as one operation."""
+        return pk.gated_conv3d_transpose(
+            inputs,
+            self.kernel[...],
+            self.bias[...],
+            *gate.parameters,
+            activation=activation,
+            implementation=self.implementation,
+        )
+
+
+class TrilinearConv3d(nnx.Module):
+    """Doubles height and width by linear interpolation, with a 1×1×1 convolution.
+
+    The two commute (interpolation weights add up to 1), so the convolution runs on the small side.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
+    ) -> None:
+        self.kernel = _kernel(options, 1, 1, 1, in_channels, out_channels, gain=gain)
+        self.bias = _bias(out_channels)
+        self.implementation = options.implementation
+
+    def gated(
+        self, inputs: FeatureInputs, gate: Gate, activation: Activation = None
+    ) -> Features:
+        """Convolution, resizing, gate and activation."""
+        x = pk.conv3d(
+            inputs, self.kernel[...], self.bias[...], implementation=self.implementation
+        )
+        batch, time, height, width, channels = x.shape
+        x = jax.image.resize(x, (batch, time, 2 * height, 2 * width, channels), "linear")
+        return gate(x, activation=activation)
+
+
+class Conv2d(nnx.Module):
+    """A 2-D convolution at stride 1 that keeps the size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        options: LayerOptions,
+        *,
+        padding: Literal["zeros", "reflect"] = "zeros",
+        use_bias: bool = True,
+        gain: float = 2.0,
+    ) -> None:
+        size = (kernel_size, kernel_size)
+        self.kernel = _kernel(options, *size, in_channels, out_channels, gain=gain)
+        self.bias = _bias(out_channels, use_bias)
+        self.padding = padding
+        self.implementation = options.implementation
+
+    def __call__(
+        self,
+        inputs: Images | tuple[Float[Array, "batch height width _"], ...],
+        activation: Activation = None,
+    ) -> Images:
+        """The convolution of the inputs, which are joined along channels if several."""
+        return pk.conv2d(
+            inputs,
+            self.kernel[...],
+            None if self.bias is None else self.bias[...],
+            padding=self.padding,
+            activation=activation,
+            implementation=self.implementation,
+        )

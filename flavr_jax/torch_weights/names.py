@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a PyTorch FLAVR's tensors to our parameters: names, layouts, and which variant it is.
+
+The expected parameters are asked of the model itself, each is looked up under the name the
+official code gives it, and whatever is left over or wanting is reported together. mmagic's FLAVR
+is the same network under other names, so its names are first turned into the official ones. Both
+released networks see RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+
+__all__ = ["Conversion", "Mapped", "Mismatch", "convert", "recognise"]
+
+Join = Literal["concat", "add", "none"]
+
+# Applied in this order; an official name comes through unchanged but for `module.`.
+_TO_OFFICIAL = (
+    (r"^(module\.|generator\.)+", ""),  # DataParallel's wrapper, mmagic's interpolator
+    (r"^encoder\.stem_layer\.", "encoder.stem."),
+    (r"^(encoder\..+)\.conv\.(\w+)$", r"\1.0.\2"),  # mmcv's ConvModule: a convolution …
+    (r"^(encoder\..+)\.bn\.(\w+)$", r"\1.1.\2"),  # … and its normalisation
+    (r"^decoder\.layer(\d)\.", r"decoder.\1."),
+    (r"^feature_fuse\.conv\.(\w+)$", r"feature_fuse.conv.0.\1"),
+    (r"^feature_fuse\.bn\.(\w+)$", r"feature_fuse.conv.1.\1"),
+    (r"^conv_last\.", "outconv."),
+    # The official file's unused (2+1)-D convolution has no normalisation at 1; torchvision's has.
+    (r"(\.conv[12]\.0)\.2\.(\w+)$", r"\1.3.\2"),
+)
+# Counters, an averaged copy of the weights, and buffers of mmengine's wrappers.
+_IGNORED = re.compile(r"num_batches_tracked$|^generator_ema\.|^step_counter$|^data_preprocessor\.")
+
+_ENCODER_BIAS = re.compile(r"(stem|stem_layer|conv[12])\.(0|conv)\.bias$")
+
+_LEAF = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_STEM = {"stem": "0", "stem_norm": "1"}
+_STEM_2PLUS1D = {"stem/spatial": "0", "stem/norm": "1", "stem/temporal": "3", "stem_norm": "4"}
+_BLOCK = {
+    "conv1": "conv1.0",
+    "conv1/spatial": "conv1.0.0",
+    "conv1/norm": "conv1.0.1",
+    "conv1/temporal": "conv1.0.3",
+    "norm1": "conv1.1",
+    "conv2": "conv2.0",
+    "conv2/spatial": "conv2.0.0",
+    "conv2/norm": "conv2.0.1",
+    "conv2/temporal": "conv2.0.3",
+    "norm2": "conv2.1",
+    "gate": "fg.attn_layer.0",
+    "shortcut": "downsample.0",
+    "shortcut_norm": "downsample.1",
+}
+_HEAD = {"fuse": "feature_fuse.conv.0", "fuse_norm": "feature_fuse.conv.1", "out": "outconv.1"}
+
+
+class Mapped(NamedTuple):
+    """A tensor that found its place: the file's name, ours, and the shape in either layout."""
+
+    source: str
+    target: str
+    source_shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+
+
+class Mismatch(NamedTuple):
+    """A tensor of the right name and the wrong shape; both shapes in PyTorch's layout."""
+
+    source: str
+    found: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A state dict as parameters of our network, and everything that did not fit.
+
+    Attributes:
+        config: the network that the names and shapes describe.
+        params: nested dict of float32 arrays, the tree of ``flavr.parameter_shapes(config)``
+            less what is missing or mismatched.
+        mapped: the tensors in ``params``, in the tree's order.
+        unmapped: names in the file that this network has no parameter for.
+        missing: the names this network needs and the file lacks, as the official code spells them.
+        mismatched: tensors of another shape than the network's.
+        ignored: names that hold no weights, such as BatchNorm's counters.
+    """
+
+    config: ModelConfig
+    params: dict[str, Any]
+    mapped: tuple[Mapped, ...]
+    unmapped: tuple[str, ...]
+    missing: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    ignored: tuple[str, ...]
+
+    def problems(self) -> list[str]:
+        """One sentence for each tensor that did not fit; none means a faithful conversion."""
+        return [
+            *(f"`{name}` has no place in this network{_hint(name)}" for name in self.unmapped),
+            *(f"`{name}` is missing{_hint(name)}" for name in self.missing),
+            *(
+                f"`{name}` has shape {found}, this network's is {expected}"
+                for name, found, expected in self.mismatched
+            ),
+        ]
+
+    def check(self) -> None:
+        """Raise a ValueError that lists every problem, if there is any."""
+        problems = self.problems()
+        if problems:
+            raise ValueError(
+                f"the tensors do not fit {self.config}: {'; '.join(problems)}. Convert a complete "
+                "checkpoint of the official network or of mmagic's."
+            )
+
+
+def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> ModelConfig:
+    """Tell from names and shapes which FLAVR a state dict belongs to.
+
+    Args:
+        tensors: a state dict, official or mmagic's names.
+        join: how decoder and encoder features meet. Concatenation shows in the shapes; ``add``
+            and ``none`` have the same ones, and ``add`` is assumed where this is not given.
+
+    Raises:
+        ValueError: if this is no FLAVR, or ``join`` contradicts the shapes.
+    """
+    shapes = {name: tensor.shape for name, (_, tensor) in _official(tensors).items()}
+    trilinear = "decoder.1.upconv.1.weight" in shapes
+    up = f"decoder.1.upconv.{int(trilinear)}.weight"
+    landmarks = {"outconv.1.weight": 4, "feature_fuse.conv.0.weight": 4, up: 5}
+    absent = [name for name, rank in landmarks.items() if len(shapes.get(name, ())) != rank]
+    if absent:
+        raise ValueError(
+            f"this is no FLAVR: of its {len(shapes)} tensors ({', '.join(list(shapes)[:3])} …) "
+            f"none is {' or '.join(f'`{name}` with {landmarks[name]} axes' for name in absent)}. "
+            "Give a checkpoint of the official network or of mmagic's."
+        )
+    colours, width = shapes["outconv.1.weight"][:2]
+    features = shapes["feature_fuse.conv.0.weight"][1]
+    joined = shapes[up][1 if trilinear else 0]
+    if colours % 3 or features % width or joined not in (4 * width, 8 * width):
+        raise ValueError(
+            f"no FLAVR has {width} channels before `outconv`, {colours} after it, {features} into "
+            f"`feature_fuse` and {joined} into the first up-sampling; they are w, 3·n_outputs, "
+            "n_inputs·w, and 4·w or 8·w. Give a checkpoint of the official network or of mmagic's."
+        )
+    concatenated = joined == 8 * width
+    if join is not None and concatenated != (join == "concat"):
+        raise ValueError(
+            f"`join` is {join!r}, but {joined} channels enter the first up-sampling, which "
+            f"{'only concatenation gives' if concatenated else 'concatenation would double'}; use "
+            f"{'concat' if concatenated else 'add or none'}, or leave it out."
+        )
+    return ModelConfig(
+        width=width,
+        depth=34 if any(name.startswith("encoder.layer3.2.") for name in shapes) else 18,
+        n_inputs=features // width,
+        n_outputs=colours // 3,
+        join=join or ("concat" if concatenated else "add"),
+        upsampling="trilinear" if trilinear else "transposed",
+        batch_norm=any(name.endswith(".running_mean") for name in shapes),
+        encoder=_encoder(shapes),
+    )
+
+
+def convert(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> Conversion:
+    """Rename and re-lay a state dict as our parameters, collecting whatever does not fit.
+
+    Args:
+        tensors: a state dict, official or mmagic's names, PyTorch's layouts.
+        join: see ``recognise``.
+
+    Raises:
+        ValueError: if this is no FLAVR at all, or two names mean the same tensor. Single tensors
+            that do not fit are reported in the result; ``Conversion.check`` raises on them.
+    """
+    config = recognise(tensors, join=join)
+    official = _official(tensors)
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    mapped, missing, mismatched = [], [], []
+    for path, leaf in traverse_util.flatten_dict(flavr.parameter_shapes(config)).items():
+        name = _official_name(path, config)
+        if name not in official:
+            missing.append(name)
+            continue
+        source, tensor = official.pop(name)
+        expected = _torch_shape(path, leaf.shape, config)
+        if tensor.shape != expected:
+            mismatched.append(Mismatch(source, tensor.shape, expected))
+            continue
+        value = _to_channels_last(path, tensor, config)
+        params[path] = np.ascontiguousarray(value, dtype=np.float32)
+        mapped.append(Mapped(source, "/".join(path), tensor.shape, leaf.shape))
+    return Conversion(
+        config=config,
+        params=traverse_util.unflatten_dict(params),
+        mapped=tuple(mapped),
+        unmapped=tuple(source for source, _ in official.values()),
+        missing=tuple(missing),
+        mismatched=tuple(mismatched),
+        ignored=tuple(name for name in tensors if _IGNORED.search(name)),
+    )
+
+
+def _official(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
+    """The weights under the official code's names, each with the name that it has in the file."""
+    official: dict[str, tuple[str, np.ndarray]] = {}
+    for source, tensor in tensors.items():
+        if _IGNORED.search(source):
+            continue
+        name = source
+        for pattern, replacement in _TO_OFFICIAL:
+            name = re.sub(pattern, replacement, name)
+        if name in official:
+            raise ValueError(
+                f"`{source}` and `{official[name][0]}` both mean `{name}`; keep one of the "
+                "networks in the file."
+            )
+        official[name] = source, tensor
+    return official
+
+
+def _encoder(shapes: Mapping[str, tuple[int, ...]]) -> Literal["r3d", "mc3", "r2plus1d"]:
+    if "encoder.layer1.0.conv1.0.0.weight" in shapes:
+        return "r2plus1d"
+    kernel = shapes.get("encoder.layer2.0.conv1.0.weight", ())
+    return "mc3" if kernel[2:3] == (1,) else "r3d"
+
+
+def _official_name(path: tuple[str, ...], config: ModelConfig) -> str:
+    """What the official code calls the parameter at ``path``."""
+    match path[:-1]:
+        case ("encoder", stage, block, *part) if stage.startswith("layer"):
+            module = f"encoder.{stage}.{block}.{_BLOCK['/'.join(part)]}"
+        case ("encoder", *part):
+            stem = _STEM_2PLUS1D if config.encoder == "r2plus1d" else _STEM
+            module = f"encoder.stem.{stem['/'.join(part)]}"
+        case ("decoder", "stages", stage, part):
+            upsamples = stage in ("1", "2", "4")
+            # nn.Upsample has no tensors, but counts.
+            first = int(upsamples and config.upsampling == "trilinear")
+            position = {
+                "conv": f"{first}",
+                "gate": f"{first + 1}.attn_layer.0",
+                "norm": f"{first + 2}",
+            }[part]
+            module = f"decoder.{stage}.{'upconv' if upsamples else 'conv'}.{position}"
+        case _:
+            module = _HEAD["/".join(path[:-1])]
+    return f"{module}.{_LEAF[path[-1]]}"
+
+
+def _is_transposed(path: tuple[str, ...], config: ModelConfig) -> bool:
+    kernels = [("decoder", "stages", stage, "conv", "kernel") for stage in ("1", "2", "4")]
+    return config.upsampling == "transposed" and path in kernels
+
+
+def _torch_shape(
+    path: tuple[str, ...], shape: tuple[int, ...], config: ModelConfig
+) -> tuple[int, ...]:
+    """The shape that PyTorch gives the parameter which has ``shape`` with us."""
+    if path[-1] != "kernel":
+        return shape
+    *taps, inputs, outputs = shape
+    if _is_transposed(path, config):
+        return (inputs, outputs, *taps)
+    return (outputs, inputs, *(taps or (1, 1, 1)))  # a gate is a 1×1×1 convolution there
+
+
+def _to_channels_last(path: tuple[str, ...], tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """A tensor in our layout: kernels as taps, inputs, outputs; a gate as a matrix."""
+    if path[-1] != "kernel":
+        return tensor
+    if path[-2] == "gate":
+        return tensor.reshape(tensor.shape[:2]).T
+    taps = tuple(range(2, tensor.ndim))
+    if _is_transposed(path, config):
+        # Scattering with a kernel is gathering with its mirror image.
+        return np.flip(tensor, taps).transpose(*taps, 0, 1)
+    return tensor.transpose(*taps, 1, 0)
+
+
+def _hint(name: str) -> str:
+    """The rule that a surplus or wanting bias of the encoder breaks."""
+    if _ENCODER_BIAS.search(name):
+        return " (encoder convolutions have biases if n_outputs > 1, and only then)"
+    return ""

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The axis glossary and the array aliases used throughout.
+
+Axes, always in this order and always channels-last:
+
+* ``batch``: independent samples;
+* ``time``: frames of a clip, or the input frames of one window;
+* ``height``, ``width``: pixels;
+* ``channel``: features, or red, green, blue.
+
+Inside the network colours are float RGB in [0, 1]; outside it, frames are uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, UInt8
+
+__all__ = ["Features", "Frame", "Frames", "Images", "Windows"]
+
+Windows: TypeAlias = Float[Array, "batch time height width 3"]
+"""Float RGB frames in [0, 1] at consecutive times, as the network reads and predicts them."""
+
+Features: TypeAlias = Float[Array, "batch time height width channel"]
+"""Activations of the 3-D part of the network."""
+
+Images: TypeAlias = Float[Array, "batch height width channel"]
+"""Activations of the 2-D part of the network."""
+
+Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
+"""One video frame, 8-bit RGB, on the host."""
+
+Frames: TypeAlias = UInt8[np.ndarray, "time height width 3"]
+"""Consecutive video frames, 8-bit RGB, on the host."""

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every frame source and sink has in common.
+
+A source is iterated and yields one frame at a time, so that a clip of any length needs the memory
+of a few frames. A sink writes under a partial name and gives the result its final name only
+when it is complete: an interrupted run never leaves a broken file that looks whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, runtime_checkable
+
+from flavr_jax.typing import Frame
+from flavr_jax.video.colour import Colour
+
+__all__ = [
+    "ClipInfo",
+    "FrameSink",
+    "FrameSource",
+    "TimedFrame",
+    "claim",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipInfo:
+    """What is known of a clip before its frames are read.
+
+    Attributes:
+        width: of the frames as shown, in pixels.
+        height: likewise.
+        rate: average frames per second.
+        time_base: every pts is a multiple of it, in seconds.
+        frame_count: as the header has it, or None; a damaged or careless file may hold another.
+        pixel_aspect: width of a pixel over its height.
+        colour: the colour tags.
+    """
+
+    width: int
+    height: int
+    rate: Fraction
+    time_base: Fraction
+    frame_count: int | None = None
+    pixel_aspect: Fraction = Fraction(1)
+    colour: Colour = Colour()  # noqa: RUF009
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimedFrame:
+    """A frame, when it is shown and for how long, in seconds."""
+
+    pixels: Frame
+    pts: Fraction
+    duration: Fraction
+
+
+@runtime_checkable
+class FrameSource(Protocol):
+    """Frames one by one, in the order they are shown; each iteration starts at the first.
+
+    Attributes:
+        info: what is known beforehand.
+        damage: after an iteration, what kept it from reading all of the clip; otherwise None.
+    """
+
+    info: ClipInfo
+    damage: str | None
+
+    def __iter__(self) -> Iterator[TimedFrame]: ...
+
+
+@runtime_checkable
+class FrameSink(Protocol):
+    """Takes frames one by one; leaving its ``with`` block finishes the output or removes it."""
+
+    def write(self, frame: TimedFrame) -> None:
+        """Add a frame; pts increase."""
+        ...
+
+    def __enter__(self) -> FrameSink: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def claim(path: Path, *, overwrite: bool, folder: bool = False) -> Path:
+    """Make an empty file or folder to write ``path``'s content under, and return its name.
+
+    Raises:
+        OSError: ``path`` exists and may not be replaced, or nothing can be written there.
+    """
+    if path.exists() and path.is_dir() != folder:
+        raise FileExistsError(
+            f"{path} is a {'file' if folder else 'folder'}. Use another --output."
+        )
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists. Use --overwrite or another --output.")
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if folder:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        else:
+            partial.touch()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}.") from error
+    return partial

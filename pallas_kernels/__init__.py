@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution and gating operations for 3-D networks on video, each with several implementations.
+
+Every operation takes channels-last arrays and an ``implementation``: None for the fastest that
+works here, or a name from :data:`Implementation` for that one or an error.
+"""
+
+from pallas_kernels._dispatch import Implementation
+from pallas_kernels._epilogue import Activation, activate
+from pallas_kernels.conv2d.api import conv2d
+from pallas_kernels.conv3d.api import conv3d
+from pallas_kernels.gate.api import gate
+from pallas_kernels.gated_conv3d.api import gated_conv3d
+from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
+
+__all__ = [
+    "Activation",
+    "Implementation",
+    "activate",
+    "conv2d",
+    "conv3d",
+    "gate",
+    "gated_conv3d",
+    "gated_conv3d_transpose",
+]

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of conv2d: join, pad, convolve, finish."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from pallas_kernels._epilogue import Activation, finish
+
+__all__ = ["conv2d", "pad"]
+
+
+def pad(x: Array, kernel: Array, padding: str) -> Array:
+    """``x`` with ``kernel // 2`` more pixels on each side, zeros or mirrored."""
+    kh, kw = kernel.shape[:2]
+    mode = "reflect" if padding == "reflect" else "constant"
+    return jnp.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)), mode=mode)
+
+
+def conv2d(
+    inputs: tuple[Array, ...],
+    kernel: Array,
+    bias: Array | None,
+    padding: str,
+    activation: Activation,
+) -> Array:
+    """See :func:`pallas_kernels.conv2d`."""
+    sums = lax.conv_general_dilated(
+        pad(jnp.concatenate(inputs, axis=-1), kernel, padding),
+        kernel,
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return finish(sums, bias, activation=activation)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channel gating by global statistics, without the bottleneck of squeeze-and-excitation.
+
+FLAVR section 3.2, https://arxiv.org/abs/2012.08512.
+"""
+
+from __future__ import annotations
+
+from jax import Array
+from jaxtyping import Float
+
+from pallas_kernels import _dispatch
+from pallas_kernels._dispatch import Implementation
+from pallas_kernels._epilogue import Activation
+from pallas_kernels.gate import reference
+
+__all__ = ["gate"]
+
+# One reduction and one fused pass is already what XLA makes of the definition.
+IMPLEMENTATIONS = {"xla": reference.gate, "reference": reference.gate}
+
+
+def gate(
+    x: Float[Array, "batch time height width channel"],
+    kernel: Float[Array, "channel channel"],
+    bias: Float[Array, " channel"],
+    *,
+    residual: Float[Array, "batch time height width channel"] | None = None,
+    activation: Activation = None,
+    implementation: Implementation | None = None,
+) -> Float[Array, "batch time height width channel"]:
+    """``activation(x · sigmoid(mean(x) @ kernel + bias) + residual)``.
+
+    The mean is taken per sample and channel over time, height and width, in float32.
+    """
+    run = _dispatch.choose("gate", IMPLEMENTATIONS, implementation)
+    return run(x, kernel, bias, residual, activation)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transposed convolution as sub-pixel phases: no multiplication meets an inserted zero.
+
+Along one axis, even outputs see taps 0 and 2 over the inputs i−1 and i, odd outputs taps 1 and 3
+over i and i+1. So each of the four phases is a 2×2 convolution of the input, and the phases are
+interleaved afterwards.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from pallas_kernels._epilogue import finish
+from pallas_kernels.conv3d.xla import conv_frames
+
+__all__ = ["conv3d_transpose"]
+
+
+def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
+    """See :func:`pallas_kernels.gated_conv3d_transpose.api.conv3d_transpose`."""
+    batch, time, height, width, _ = inputs[0].shape
+    rows = [
+        jnp.stack(
+            [
+                conv_frames(inputs, kernel[:, p::2, q::2], (1, 1), ((1 - p, p), (1 - q, q)))
+                for q in (0, 1)
+            ],
+            axis=4,
+        )
+        for p in (0, 1)
+    ]
+    # [b, t, h, 2, w, 2, c] → [b, t, 2h, 2w, c]
+    sums = jnp.stack(rows, axis=3).reshape(batch, time, 2 * height, 2 * width, -1)
+    return finish(sums, bias)

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Convert a PyTorch FLAVR checkpoint into one that flavr_jax loads. PyTorch is not needed.
+
+python scripts/convert_torch.py FLAVR_2x.pth --output checkpoints/flavr_2x
+python scripts/convert_torch.py FLAVR_2x.pth --inspect
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax.torch_weights import report
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """Convert weights of the official FLAVR or of mmagic's, or only look at them."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A .pth, .pt, .ckpt or .safetensors file, or cuFLAVR's folder of .bin tensors."""
+    output: Path | None = None
+    """The checkpoint directory to write."""
+    inspect: bool = False
+    """Show hyper-parameters and a table of the tensors; write nothing."""
+    join: Literal["concat", "add", "none"] | None = None
+    """How decoder and encoder features meet; only `none` cannot be told from the file."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The precision to store; bfloat16 halves the checkpoint and rounds the weights."""
+    overwrite: bool = False
+    """Replace what is at the output."""
+
+
+def main(options: ConvertOptions) -> None:
+    """Read the source, report on it, and write the checkpoint unless only looking."""
+    if options.output is None and not options.inspect:
+        raise ValueError(
+            f"{options.source} has nowhere to go; name a directory with --output, or look at the "
+            "file with --inspect."
+        )
+    # Names are never cut short; a narrower terminal breaks the lines itself.
+    console = Console(width=200, highlight=False, markup=False, soft_wrap=True)
+    source = torch_weights.read(options.source)
+    console.print(options.source, *report.source_lines(source), sep="\n  ")
+    if options.inspect:
+        inspect(source, options, console)
+    else:
+        convert(source, options, console)
+
+
+def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
+    """Print every tensor, and which network they are."""
+    console.print(report.tensor_table(source.tensors))
+    count = sum(tensor.size for tensor in source.tensors.values())
+    console.print(f"{len(source.tensors)} tensors, {count:,} values")
+    try:
+        console.print(
+            report.network_line(torch_weights.recognise(source.tensors, join=options.join))
+        )
+    except ValueError as error:  # any file may be looked at
+        console.print(f"not recognised: {error}")
+
+
+def convert(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
+    """Print where each tensor goes and, if all of them fit, write the checkpoint."""
+    conversion = torch_weights.convert(source.tensors, join=options.join)
+    console.print(report.mapping_table(conversion))
+    console.print(report.network_line(conversion.config))
+    console.print(*report.summary_lines(conversion), sep="\n  ")
+    if problems := conversion.problems():
+        raise ValueError(
+            f"{options.source} does not fit this network in {len(problems)} tensors, listed above; "
+            "nothing was written. Give a complete checkpoint."
+        )
+    dtype = jnp.dtype(options.dtype)
+    checkpoint.save(
+        options.output,
+        conversion.config,
+        jax.tree.map(lambda values: values.astype(dtype), conversion.params),
+        provenance={
+            "source": options.source.resolve().name,
+            "format": source.format,
+            "sha256": source.sha256,
+            "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "extra": source.extra,
+        },
+        overwrite=options.overwrite,
+    )
+    console.print(f"wrote {options.output} ({options.dtype})")
+
+
+if __name__ == "__main__":
+    cli.run(main, ConvertOptions)

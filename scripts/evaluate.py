@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a checkpoint and the baselines: ``scripts/evaluate.py CHECKPOINT --source DIR``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from flavr_jax import checkpoint, cli, evaluation
+from flavr_jax.data import baselines
+from flavr_jax.data.protocols import PROTOCOLS
+from flavr_jax.models import flavr
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Score a checkpoint and the baselines under FLAVR's protocols."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint directory."""
+    source: Path
+    """Folder of evaluation clips: davis_*.mp4, fps60_*.mp4."""
+    protocol: tuple[str, ...] = ("davis-2x", "fps60-2x", "fps60-4x", "fps60-8x")
+    """Which protocols; one that asks for a higher factor than the network's is an error."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in."""
+    minterpolate: bool = True
+    """Also score ffmpeg's minterpolate, where PyAV has it; about 2 seconds a sequence."""
+    json: Path | None = None
+    """Write the scores there, of every sequence."""
+
+
+def main(options: Options) -> None:
+    """Print one table a protocol."""
+    unknown = sorted(set(options.protocol) - set(PROTOCOLS))
+    if unknown:
+        raise ValueError(
+            f"unknown protocol {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}."
+        )
+    loaded = checkpoint.load(options.checkpoint)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, options.dtype), loaded.params)
+    apply = jax.jit(lambda params, windows: flavr.apply(loaded.config, params, windows))
+    methods = {
+        f"{options.checkpoint.name} ({options.dtype})": evaluation.method_of_network(
+            lambda windows: apply(params, windows), loaded.config.n_outputs
+        ),
+        "frame averaging": baselines.average,
+    }
+    if options.minterpolate and baselines.has_minterpolate():
+        methods["ffmpeg minterpolate"] = baselines.minterpolate
+
+    console = Console()
+    report: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for name in options.protocol:
+        scores = {
+            method: evaluation.score(predict, PROTOCOLS[name], options.source)
+            for method, predict in methods.items()
+        }
+        console.print(_table(name, scores))
+        report[name] = {
+            method: {
+                sequence: dataclasses.asdict(score)
+                for sequence, score in {**of_method, "mean": evaluation.mean(of_method)}.items()
+            }
+            for method, of_method in scores.items()
+        }
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _table(protocol: str, scores: dict[str, dict[str, evaluation.Score]]) -> Table:
+    sequences = list(next(iter(scores.values())))
+    table = Table(title=f"{protocol}: PSNR in dB, per frame, then the mean", title_justify="left")
+    table.add_column("method")
+    table.add_column("mean (8-bit)", justify="right")
+    for title in ("mean", *sequences):
+        table.add_column(title.partition("_")[2] or title, justify="right")
+    for method, of_method in scores.items():
+        mean = evaluation.mean(of_method)
+        values = [mean, *of_method.values()]
+        table.add_row(
+            method, f"{mean.psnr_uint8:.2f}", *(f"{value.psnr_flavr:.2f}" for value in values)
+        )
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

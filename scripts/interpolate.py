@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make a video smoother, or slower: new frames between those of a video or a folder of images."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+import flavr_jax
+from flavr_jax import cli
+from flavr_jax.inference import stream
+from flavr_jax.video import reader, timing, writer
+
+SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Put new frames between those of a video or a folder of images.
+
+    By default the clip keeps its duration and its audio and gets FACTOR times the frame rate.
+    """
+
+    input: Annotated[Path | None, tyro.conf.Positional] = None
+    """Video file or folder of images; the bundled clip if left out."""
+    factor: int = 8
+    """How many intervals become of one: 2, 4, 8 from the network, 16 and more by cascade."""
+    output: str | None = None
+    """A name in .mp4, .mov or .mkv is a video, a name without suffix a folder of PNG images.
+    Otherwise INPUT_8x.mp4, or INPUT_8x/ for a folder of images, in the current directory."""
+    checkpoint: Path | None = None
+    """Directory of the network to use; the bundled one if left out."""
+    slow_motion: bool = False
+    """Keep the frame rate and stretch time by FACTOR, without audio."""
+    encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=writer.Encoding
+    )
+    """How a video is compressed."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+    batch: int = 1
+    """Windows computed at a time: more is faster on a large GPU and needs more memory."""
+    input_rate: str = "24"
+    """Frames per second of a folder of images, such as 25 or 24000/1001."""
+
+
+def main(options: Options) -> int:
+    """Interpolate one clip; 1 when the input was damaged."""
+    path = options.input or SAMPLE
+    source = reader.open_source(path, rate=timing.parse_rate(options.input_rate))
+    interpolator = flavr_jax.load(options.checkpoint)
+    interpolator.check_factor(options.factor)
+    info = timing.output_info(source.info, options.factor, slow_motion=options.slow_motion)
+    output = options.output or default_output(options, path)
+    device = jax.devices()[0]
+    print(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
+    print(
+        f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})"
+    )
+
+    interpolate = functools.partial(
+        stream.interpolate,
+        interpolator=interpolator,
+        factor=options.factor,
+        batch=options.batch,
+    )
+    clip = timing.retime(source, interpolate, options.factor, slow_motion=options.slow_motion)
+    started, count = time.monotonic(), 0
+    sink = writer.open_sink(
+        output,
+        info,
+        source=path,
+        audio=not options.slow_motion,
+        encoding=options.encoding,
+        overwrite=options.overwrite,
+    )
+    with sink, contextlib.closing(cli.track(clip, info.frame_count)) as frames:
+        for frame in frames:
+            sink.write(frame)
+            count += 1
+    seconds = time.monotonic() - started
+    frames = (count - 1) // options.factor + 1
+    print(f"{frames} frames → {count} frames in {output}, {seconds:.1f} s")
+    if source.damage:
+        print(
+            f"warning: {path} is damaged ({source.damage}); what could be read is done.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def default_output(options: Options, path: Path) -> str:
+    """Where the result goes when the user does not say."""
+    name = f"{path.resolve().stem}_{options.factor}x"
+    if options.input is None:
+        return f"outputs/{name}.mp4"
+    return f"{name}/" if path.is_dir() else f"{name}.mp4"
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

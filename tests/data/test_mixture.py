@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flavr_jax.data import clips, mixture, synthetic
+
+CONFIG = mixture.MixtureConfig(
+    crop=16,
+    batch_size=4,
+    synthetic_share=0.5,
+    middle_weight=3.0,
+    synthetic=synthetic.SyntheticConfig(texture_size=24, n_objects=1),
+)
+
+
+def test_half_a_batch_is_synthetic_and_fully_known_the_rest_is_real_and_masked():
+    frames = jnp.full((30, 24, 40, 3), 77, jnp.uint8)
+    one_row = (jnp.array([value], jnp.int32) for value in (0, 30, 40, 4))
+    real = mixture.RealClips(frames, clips.WindowTable(*one_row, log_weight=jnp.zeros(1)))
+    batch = jax.jit(lambda key, real: mixture.draw(key, 7, CONFIG, real))(jax.random.key(0), real)
+    assert batch.inputs.shape == (4, 4, 16, 16, 3)
+    assert batch.targets.shape == (4, 7, 16, 16, 3)
+    np.testing.assert_array_equal(batch.weights[:2], np.tile([1, 1, 1, 3, 1, 1, 1], (2, 1)))
+    np.testing.assert_array_equal(batch.weights[2:], np.tile([0, 1, 0, 3, 0, 1, 0], (2, 1)))
+
+
+def test_without_clips_everything_is_synthetic():
+    batch = jax.jit(lambda key: mixture.draw(key, 1, CONFIG, None))(jax.random.key(0))
+    assert batch.targets.shape == (4, 1, 16, 16, 3)
+    np.testing.assert_array_equal(batch.weights, 3.0)

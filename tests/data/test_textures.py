@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.data import textures
+
+
+def ramp(size=8):
+    """Red grows by 10/255 a column, green by 10/255 a row; coverage is 1."""
+    x, y = jnp.meshgrid(jnp.arange(size), jnp.arange(size))
+    colour = jnp.stack([10 * x, 10 * y, jnp.zeros_like(x)], axis=-1) / 255.0
+    return textures.pack(colour, jnp.ones((size, size)))
+
+
+def at(u, v, *, mirror=False):
+    values = textures.sample(ramp(), jnp.array([[u]]), jnp.array([[v]]), mirror=jnp.asarray(mirror))
+    return [255 * float(value[0, 0]) for value in values]
+
+
+@pytest.mark.parametrize(("u", "v"), [(0.5, -0.5), (0.0, 0.0), (-1.25, 1.75)])
+def test_a_ramp_is_looked_up_exactly_between_texels(u, v):
+    red, green, blue, alpha = at(u, v)
+    assert red == pytest.approx(10 * (3.5 + u), abs=1e-3)
+    assert green == pytest.approx(10 * (3.5 + v), abs=1e-3)
+    assert (blue, alpha) == (0.0, pytest.approx(255.0))
+
+
+def test_a_mirrored_texture_goes_on_as_its_mirror_image():
+    assert at(3.5 + 2.0, 0.0, mirror=True) == pytest.approx(at(3.5 - 1.0, 0.0), abs=1e-3)
+    assert at(-3.5 - 2.0, 0.0, mirror=True) == pytest.approx(at(-3.5 + 1.0, 0.0), abs=1e-3)
+
+
+def test_an_object_goes_on_as_its_border():
+    assert at(100.0, 0.0) == pytest.approx(at(3.5, 0.0), abs=1e-3)
+
+
+def test_objects_end_before_their_texture_does():
+    keys = jax.random.split(jax.random.key(0), 64)
+    relief = jax.random.normal(jax.random.key(1), (48, 48))
+    draw = jax.jit(jax.vmap(lambda key: textures.coverage(key, relief)))
+    alpha = np.asarray(draw(keys))
+    border = np.ones((48, 48), bool)
+    border[2:-2, 2:-2] = False
+    assert not alpha[:, border].any()
+    assert alpha.max() == 1.0
+    assert alpha.min() == 0.0
+    assert 0.02 < alpha.mean() < 0.6
+
+
+def test_smooth_textures_have_the_spectrum_of_natural_images():
+    noise = np.asarray(jax.jit(textures._noise, static_argnums=1)(jax.random.key(3), 128)).astype(np.float64)
+    power = (np.abs(np.fft.fft2(noise)) ** 2).mean(0)
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128))) * 128
+    coarse = power[(radius > 4) & (radius < 8)].mean()
+    fine = power[(radius > 32) & (radius < 64)].mean()
+    # Amplitude 1/f to 1/f²: three octaves cost a factor of 8² to 8⁴ in power.
+    assert 8**1.5 < coarse / fine < 8**4.5

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job from the command line: a real, if tiny and untrained, network on real files."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio.v3 as imageio
+import jax
+import numpy as np
+import pytest
+
+import flavr_jax
+from flavr_jax import checkpoint, cli
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+from flavr_jax.video.colour import Colour
+from flavr_jax.video.frames import ClipInfo, TimedFrame
+from flavr_jax.video.images import ImageFolder
+from flavr_jax.video.reader import VideoReader
+from flavr_jax.video.writer import Encoding, VideoWriter
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "interpolate.py"
+FILM = Fraction(1001, 24000)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "tiny_8x"
+    config = ModelConfig(width=4, n_outputs=7)
+    params = flavr.init(config, jax.random.key(0))
+    checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("interpolate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["interpolate"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def load_once():
+    return functools.lru_cache(flavr_jax.load)
+
+
+@pytest.fixture
+def interpolate(script, network, load_once, monkeypatch, tmp_path):
+    """Run the script in this process and in an empty directory; gives its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(flavr_jax, "load", load_once)  # compile once, not once a test
+        arguments = [*map(str, arguments), "--checkpoint", str(network)]
+        monkeypatch.setattr(sys, "argv", ["interpolate.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(script.main, script.Options)
+        return stop.value.code
+
+    return run
+
+
+def pictures(count, size=(32, 24)):
+    x, y = np.arange(size[0])[None, :, None], np.arange(size[1])[:, None, None]
+    for index in range(count):
+        wave = np.sin((x - 3 * index) / 5 + y / 7 + np.array([0.0, 2.0, 4.0]))
+        yield (127 + 90 * wave).astype(np.uint8)
+
+
+def write_clip(path, count=3, *, size=(32, 24), aspect=Fraction(1), audio_from=None, times=None):
+    info = ClipInfo(*size, 1 / FILM, Fraction(1, 24000), None, aspect, Colour(1, 1, 1, 1))
+    times = times or [index * FILM for index in range(count)]
+    with VideoWriter(path, info, encoding=Encoding(crf=1), audio_from=audio_from) as sink:
+        for pixels, pts in zip(pictures(count, size), times, strict=True):
+            sink.write(TimedFrame(pixels, pts, FILM))
+    return path
+
+
+def write_folder(path, count=3, size=(32, 24)):
+    path.mkdir()
+    for index, pixels in enumerate(pictures(count, size)):
+        imageio.imwrite(path / f"{index}.png", pixels)
+    return path
+
+
+def write_tone(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = (3000 * np.sin(np.arange(1000) / 3)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[None], layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    return path
+
+
+def times_of(path):
+    with av.open(str(path)) as container:
+        return [
+            frame.pts * Fraction(frame.time_base.numerator, frame.time_base.denominator)
+            for frame in container.decode(video=0)
+        ]
+
+
+def sound_of(path):
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None
+        return b"".join(bytes(packet) for packet in container.demux(audio=0))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
+def test_every_length_gives_all_frames_at_exact_times(interpolate, frames):
+    write_clip(Path("in.mp4"), frames)
+    assert interpolate("in.mp4", "--factor", 8) == 0
+    assert times_of("in_8x.mp4") == [index * FILM / 8 for index in range((frames - 1) * 8 + 1)]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_every_power_of_two_is_a_factor(interpolate, factor):
+    write_clip(Path("in.mp4"), 2)
+    assert interpolate("in.mp4", "--factor", factor, "--output", "out.mp4") == 0
+    assert len(times_of("out.mp4")) == factor + 1
+
+
+def test_a_variable_frame_rate_stays_variable(interpolate):
+    times = [Fraction(0), FILM, FILM * 3, FILM * 4]
+    write_clip(Path("in.mp4"), 4, times=times)
+    assert interpolate("in.mp4", "--factor", 8) == 0
+    assert times_of("in_8x.mp4")[::8] == times
+
+
+def test_slow_motion_keeps_the_rate_and_drops_the_audio(interpolate):
+    write_clip(Path("in.mov"), 3, audio_from=write_tone(Path("tone.wav")))
+    assert interpolate("in.mov", "--factor", 4, "--slow-motion", "--output", "out.mov") == 0
+    assert times_of("out.mov") == [index * FILM for index in range(9)]
+    assert sound_of("out.mov") is None
+
+
+def test_audio_is_copied_when_the_duration_is_kept(interpolate):
+    write_clip(Path("in.mov"), 3, audio_from=write_tone(Path("tone.wav")))
+    assert interpolate("in.mov", "--factor", 4, "--output", "out.mov") == 0
+    assert sound_of("out.mov") == sound_of("in.mov") != b""
+
+
+def test_size_and_pixel_aspect_are_kept(interpolate):
+    write_clip(Path("in.mp4"), 2, size=(35, 21), aspect=Fraction(4, 3))
+    assert interpolate("in.mp4", "--factor", 8) == 0
+    info = VideoReader(Path("in_8x.mp4")).info
+    assert (info.width, info.height, info.pixel_aspect) == (35, 21, Fraction(4, 3))
+
+
+def test_a_folder_becomes_a_folder_with_its_images_unchanged(interpolate):
+    write_folder(Path("in"), 3)
+    assert interpolate("in", "--factor", 8) == 0
+    written = [frame.pixels for frame in ImageFolder(Path("in_8x"))]
+    assert len(written) == 17
+    np.testing.assert_array_equal(written[::8], list(pictures(3)))
+
+
+def test_a_folder_becomes_a_video_at_the_rate_given(interpolate):
+    write_folder(Path("in"), 2)
+    rate = ("--input-rate", "24000/1001")
+    assert interpolate("in", "--factor", 8, "--output", "out.mp4", *rate) == 0
+    assert times_of("out.mp4") == [index * FILM / 8 for index in range(9)]
+
+
+def test_a_lossless_video_holds_the_original_frames(interpolate):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--factor", 2, "--codec", "ffv1", "--output", "out.mp4") == 0
+    originals = [frame.pixels for frame in VideoReader(Path("in.mp4"))]
+    written = [frame.pixels for frame in VideoReader(Path("out.mp4"))]
+    np.testing.assert_array_equal(written[::2], originals)
+
+
+def test_a_run_says_what_it_did(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    interpolate("in.mp4", "--factor", 8)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "in.mp4 → in_8x.mp4, 23.976 → 191.81 frames/s"
+    assert "tiny_8x" in lines[1]
+    assert lines[-1].startswith("3 frames → 17 frames in in_8x.mp4, ")
+
+
+def test_a_truncated_video_is_finished_with_a_warning(interpolate, capsys):
+    path = write_clip(Path("in.mp4"), 40, size=(64, 48))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    assert interpolate("in.mp4", "--factor", 2) == 1
+    decoded = len(list(VideoReader(Path("in.mp4"))))
+    assert 1 < decoded < 40
+    assert len(times_of("in_2x.mp4")) == 2 * decoded - 1
+    assert "warning: in.mp4 is damaged" in capsys.readouterr().err
+
+
+def no_input():
+    return ["nowhere.mp4"], "nowhere.mp4"
+
+
+def junk():
+    Path("junk.mp4").write_bytes(bytes(range(256)) * 9)
+    return ["junk.mp4"], "junk.mp4 is not a video"
+
+
+def empty_folder():
+    Path("empty").mkdir()
+    return ["empty"], "empty holds no images"
+
+
+def mixed_sizes():
+    write_folder(Path("in"))
+    imageio.imwrite("in/9.png", np.zeros((4, 4, 3), np.uint8))
+    return ["in"], "in/9.png is 4×4 pixels, but 0.png is 32×24"
+
+
+def impossible_factor():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--factor", "3"], "3"
+
+
+def existing_output():
+    write_clip(Path("in.mp4"))
+    write_clip(Path("in_8x.mp4"))
+    return ["in.mp4"], "in_8x.mp4 exists. Use --overwrite"
+
+
+def unwritable_output():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--output", "in.mp4/out.mp4"], "in.mp4/out.mp4 cannot be written"
+
+
+def unknown_container():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--output", "out.wmv"], ".mp4, .mov, .mkv"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        no_input,
+        junk,
+        empty_folder,
+        mixed_sizes,
+        impossible_factor,
+        existing_output,
+        unwritable_output,
+        unknown_container,
+    ],
+)
+def test_a_mistake_is_one_line_and_costs_nothing(interpolate, capsys, mistake):
+    arguments, message = mistake()
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    assert interpolate(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_ctrl_c_leaves_no_file(network, tmp_path):
+    write_clip(tmp_path / "in.mp4", 400, size=(160, 120))
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "in.mp4", "--factor", "16", "--checkpoint", network],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "in_16x.partial.mp4").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted."
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in.mp4"]

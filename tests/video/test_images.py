@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of images as clips, in and out."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.images import ImageFolder, ImageFolderWriter
+
+
+def flat(value, channels=3, size=(6, 8)):
+    return np.full((*size, channels), value, np.uint8)
+
+
+def frame(value=0):
+    return TimedFrame(flat(value), Fraction(0), Fraction(1, 24))
+
+
+def test_images_come_in_natural_order(tmp_path):
+    for name, value in [("f10.png", 3), ("F2.png", 1), ("f9.PNG", 2), ("f1.png", 0)]:
+        imageio.imwrite(tmp_path / name, flat(value))
+    assert [f.pixels[0, 0, 0] for f in ImageFolder(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_times_follow_the_rate(tmp_path):
+    for index in range(3):
+        imageio.imwrite(tmp_path / f"{index}.png", flat(index))
+    source = ImageFolder(tmp_path, rate=Fraction(24000, 1001))
+    assert [f.pts for f in source] == [index * Fraction(1001, 24000) for index in range(3)]
+    assert source.info.frame_count == 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "jpg", "webp"])
+def test_every_kind_of_image_is_read(tmp_path, suffix):
+    imageio.imwrite(tmp_path / f"a.{suffix}", flat(128), plugin="pillow")
+    (read,) = ImageFolder(tmp_path)
+    assert np.abs(read.pixels.astype(int) - 128).max() <= 2  # JPEG and WebP are lossy
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "I;16", "CMYK"])
+def test_other_pixels_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.full((6, 8), 257 * 255, np.uint16)).save(path)
+    else:
+        Image.new("L", (8, 6), 255).convert("RGB" if mode in "CMYK" else "L").convert(mode).save(
+            path
+        )
+    (read,) = ImageFolder(tmp_path)
+    np.testing.assert_array_equal(read.pixels, flat(255))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped_with_one_warning(tmp_path, mode, caplog):
+    for index in range(3):
+        Image.new("RGBA", (8, 6), (90, 90, 90, 10)).convert(mode).save(tmp_path / f"{index}.png")
+    with caplog.at_level(logging.WARNING):
+        frames = list(ImageFolder(tmp_path))
+    for read in frames:
+        np.testing.assert_array_equal(read.pixels, flat(90))
+    assert [record.getMessage().endswith("transparency is dropped.") for record in caplog.records]
+    assert len(caplog.records) == 1
+
+
+def test_mixed_sizes_name_the_first_odd_image_and_both_sizes(tmp_path):
+    for index, size in enumerate([(6, 8), (6, 8), (6, 10), (4, 4)]):
+        imageio.imwrite(tmp_path / f"{index}.png", flat(0, size=size))
+    with pytest.raises(ValueError, match=r"2\.png is 10×6 pixels, but 0\.png is 8×6"):
+        ImageFolder(tmp_path)
+
+
+def test_other_files_are_ignored(tmp_path):
+    imageio.imwrite(tmp_path / "a.png", flat(1))
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "._a.png").write_bytes(b"a Mac's shadow file")
+    (tmp_path / "folder").mkdir()
+    assert len(list(ImageFolder(tmp_path))) == 1
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match="holds no images"):
+        ImageFolder(tmp_path)
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    imageio.imwrite(tmp_path / "a.png", flat(1))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+        ImageFolder(tmp_path)
+
+
+def test_a_half_written_image_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    imageio.imwrite(path, noise)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        list(ImageFolder(tmp_path))
+
+
+def test_written_frames_are_read_back_unchanged(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
+    with ImageFolderWriter(tmp_path / "out") as sink:
+        for pixels in noise:
+            sink.write(TimedFrame(pixels, Fraction(0), Fraction(1)))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "frame_000001.png",
+        "frame_000002.png",
+        "frame_000003.png",
+    ]
+    np.testing.assert_array_equal([f.pixels for f in ImageFolder(tmp_path / "out")], noise)
+
+
+def test_the_folder_has_its_name_only_when_complete(tmp_path):
+    with ImageFolderWriter(tmp_path / "out") as sink:
+        sink.write(frame())
+        assert not (tmp_path / "out").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def interrupted_run(path, **options):
+    with ImageFolderWriter(path, **options) as sink:
+        sink.write(frame())
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_run(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_run_leaves_an_older_result_alone(tmp_path):
+    with ImageFolderWriter(tmp_path / "out") as sink:
+        sink.write(frame(7))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_run(tmp_path / "out", overwrite=True)
+    assert [f.pixels[0, 0, 0] for f in ImageFolder(tmp_path / "out")] == [7]
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
+    imageio.imwrite(tmp_path / "a.png", flat(1))
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        ImageFolderWriter(tmp_path)
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "out").mkdir()
+    with ImageFolderWriter(tmp_path / "out") as sink:
+        sink.write(frame())
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_overwriting_replaces_the_older_images(tmp_path):
+    for count in (3, 1):
+        with ImageFolderWriter(tmp_path / "out", overwrite=True) as sink:
+            for _ in range(count):
+                sink.write(frame())
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_a_folder_with_other_files_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        ImageFolderWriter(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(FileExistsError, match="is a file"):
+        ImageFolderWriter(tmp_path / "out", overwrite=True)
