@@ -6,7 +6,26 @@
 >>> frames = interpolator(frames, factor=8)  # uint8 [n, h, w, 3] → [(n − 1)·8 + 1, h, w, 3]
 """
 
-from flavr_jax.config import ModelConfig
-from flavr_jax.inference.interpolator import Interpolator, load
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flavr_jax.config import ModelConfig
+    from flavr_jax.inference.interpolator import Interpolator, load
 
 __all__ = ["Interpolator", "ModelConfig", "load"]
+
+_HOMES = {
+    "Interpolator": "flavr_jax.inference.interpolator",
+    "ModelConfig": "flavr_jax.config",
+    "load": "flavr_jax.inference.interpolator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when first used: ``--help`` must not wait for JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

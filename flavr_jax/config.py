@@ -77,8 +77,11 @@ class ModelConfig:
 
     @property
     def encoder_bias(self) -> bool:
-        """Whether encoder convolutions have a bias: in the official code only 4× and 8× do."""
-        return self.n_outputs > 1
+        """Whether encoder convolutions have a bias: those of the official 4× and 8× models do.
+
+        The official factorised convolutions never have one.
+        """
+        return self.n_outputs > 1 and self.encoder != "r2plus1d"
 
 
 def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:

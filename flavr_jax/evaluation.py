@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -47,7 +48,7 @@ def method_of_network(predict: Callable[[Windows], Windows], n_outputs: int) -> 
                 f"{protocol.name} asks for factor {protocol.factor}; choose a divisor."
             )
         for inputs, _ in protocol.windows(frames):
-            yield predict(inputs[None].astype(np.float32) / 255)[0, step - 1 :: step]
+            yield predict(jnp.asarray(inputs[None], jnp.float32) / 255)[0, step - 1 :: step]
 
     return method
 

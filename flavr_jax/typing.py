@@ -8,6 +8,8 @@ Axes, always in this order and always channels-last:
 * ``height``, ``width``: pixels;
 * ``channel``: features, or red, green, blue.
 
+A name with a leading underscore may differ between the arguments and results of one function.
+
 Inside the network colours are float RGB in [0, 1]; outside it, frames are uint8 RGB.
 """
 
@@ -21,17 +23,17 @@ from jaxtyping import Float, UInt8
 
 __all__ = ["Features", "Frame", "Frames", "Images", "Windows"]
 
-Windows: TypeAlias = Float[Array, "batch time height width 3"]
+Windows: TypeAlias = Float[Array, "batch _time height width 3"]
 """Float RGB frames in [0, 1] at consecutive times, as the network reads and predicts them."""
 
-Features: TypeAlias = Float[Array, "batch time height width channel"]
+Features: TypeAlias = Float[Array, "batch time _height _width _channel"]
 """Activations of the 3-D part of the network."""
 
-Images: TypeAlias = Float[Array, "batch height width channel"]
+Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""
 
 Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
 """One video frame, 8-bit RGB, on the host."""
 
-Frames: TypeAlias = UInt8[np.ndarray, "time height width 3"]
+Frames: TypeAlias = UInt8[np.ndarray, "_time height width 3"]
 """Consecutive video frames, 8-bit RGB, on the host."""

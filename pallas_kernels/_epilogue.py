@@ -15,7 +15,7 @@ __all__ = ["Activation", "Inputs", "activate", "as_tuple", "check_channels", "fi
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 """``leaky_relu`` has the slope 0.2 below zero."""
 
-Inputs: TypeAlias = Float[Array, "batch *spatial channel"] | tuple[Array, ...]
+Inputs: TypeAlias = Float[Array, "batch *in_size in_channel"] | tuple[Array, ...]
 """One array, or several that count as one joined along its channels."""
 
 LEAKY_SLOPE = 0.2

@@ -42,19 +42,19 @@ class ConvertOptions:
 
 def main(options: ConvertOptions) -> None:
     """Read the source, report on it, and write the checkpoint unless only looking."""
-    if options.output is None and not options.inspect:
-        raise ValueError(
-            f"{options.source} has nowhere to go; name a directory with --output, or look at the "
-            "file with --inspect."
-        )
     # Names are never cut short; a narrower terminal breaks the lines itself.
     console = Console(width=200, highlight=False, markup=False, soft_wrap=True)
     source = torch_weights.read(options.source)
     console.print(options.source, *report.source_lines(source), sep="\n  ")
     if options.inspect:
         inspect(source, options, console)
+    elif options.output is None:
+        raise ValueError(
+            f"{options.source} has nowhere to go; name a directory with --output, or look at the "
+            "file with --inspect."
+        )
     else:
-        convert(source, options, console)
+        convert(source, options.output, options, console)
 
 
 def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
@@ -70,7 +70,9 @@ def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: C
         console.print(f"not recognised: {error}")
 
 
-def convert(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
+def convert(
+    source: torch_weights.TorchFile, output: Path, options: ConvertOptions, console: Console
+) -> None:
     """Print where each tensor goes and, if all of them fit, write the checkpoint."""
     conversion = torch_weights.convert(source.tensors, join=options.join)
     console.print(report.mapping_table(conversion))
@@ -83,9 +85,9 @@ def convert(source: torch_weights.TorchFile, options: ConvertOptions, console: C
         )
     dtype = jnp.dtype(options.dtype)
     checkpoint.save(
-        options.output,
+        output,
         conversion.config,
-        jax.tree.map(lambda values: values.astype(dtype), conversion.params),
+        jax.tree.map(lambda values: values.astype(dtype, copy=False), conversion.params),
         provenance={
             "source": options.source.resolve().name,
             "format": source.format,
@@ -95,7 +97,7 @@ def convert(source: torch_weights.TorchFile, options: ConvertOptions, console: C
         },
         overwrite=options.overwrite,
     )
-    console.print(f"wrote {options.output} ({options.dtype})")
+    console.print(f"wrote {output} ({options.dtype})")
 
 
 if __name__ == "__main__":

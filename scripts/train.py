@@ -38,7 +38,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Train, with progress on stderr."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
     loop.train(
         read_recipe(options.recipe, options.set),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
+import av.error
 import av.filter
 import numpy as np
 from jaxtyping import Float
@@ -55,10 +56,8 @@ def minterpolate(
 def _filtered(inputs: Frames, factor: int) -> dict[int, np.ndarray]:
     """The filter's output frames by their index at ``factor`` times the rate."""
     height, width = inputs.shape[1:3]
-    graph = av.filter.Graph()
-    source = graph.add_buffer(
-        width=width, height=height, format="rgb24", time_base=Fraction(1, _RATE)
-    )
+    graph, rgb = av.filter.Graph(), av.VideoFormat("rgb24", width, height)
+    source = graph.add_buffer(width=width, height=height, format=rgb, time_base=Fraction(1, _RATE))
     options = f"fps={factor * _RATE}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
     chain = [
         source,
@@ -76,9 +75,9 @@ def _filtered(inputs: Frames, factor: int) -> dict[int, np.ndarray]:
         while True:
             try:
                 frame = graph.pull()
-            except (av.BlockingIOError, av.EOFError):
+            except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            seconds = Fraction(frame.pts) * frame.time_base
+            seconds = Fraction(frame.pts or 0) * (frame.time_base or Fraction(1))
             outputs[round(seconds * factor * _RATE)] = frame.to_ndarray()
 
     for index, picture in enumerate(inputs):

@@ -24,7 +24,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         width = config.width
         if config.encoder == "r2plus1d":
-            middle = width * 45 // 64  # Tran et al.: 45 channels between the stem's halves
+            middle = max(1, width * 45 // 64)  # Tran et al.: 45 channels between the stem's halves
             self.stem = FactorisedConv3d(
                 3, middle, width, 7, options, stride=(1, 2, 2), use_bias=config.encoder_bias
             )

@@ -85,6 +85,7 @@ def blend(windows: Windows, n_outputs: int) -> Windows:
     return windows[:, after - 1, None] * (1 - times) + windows[:, after, None] * times
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: Array) -> Parameters:
     """Random float32 parameters (He initialisation)."""
     return _to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from flax import traverse_util
@@ -155,7 +155,8 @@ def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) ->
     colours, width = shapes["outconv.1.weight"][:2]
     features = shapes["feature_fuse.conv.0.weight"][1]
     joined = shapes[up][1 if trilinear else 0]
-    if colours % 3 or features % width or joined not in (4 * width, 8 * width):
+    uncountable = 0 in (colours, width) or colours % 3 or features % width
+    if uncountable or joined not in (4 * width, 8 * width):
         raise ValueError(
             f"no FLAVR has {width} channels before `outconv`, {colours} after it, {features} into "
             f"`feature_fuse` and {joined} into the first up-sampling; they are w, 3·n_outputs, "
@@ -195,7 +196,8 @@ def convert(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> C
     official = _official(tensors)
     params: dict[tuple[str, ...], np.ndarray] = {}
     mapped, missing, mismatched = [], [], []
-    for path, leaf in traverse_util.flatten_dict(flavr.parameter_shapes(config)).items():
+    leaves = traverse_util.flatten_dict(flavr.parameter_shapes(config))
+    for path, leaf in cast(dict[tuple[str, ...], Any], leaves).items():
         name = _official_name(path, config)
         if name not in official:
             missing.append(name)

@@ -60,8 +60,8 @@ def summary_lines(conversion: Conversion) -> list[str]:
     return [
         f"{len(conversion.mapped)} tensors mapped ({count:,} values), "
         f"{len(conversion.unmapped)} unmapped, {len(conversion.missing)} missing, "
-        f"{len(conversion.mismatched)} of wrong shape; "
-        f"{len(conversion.ignored)} that are no weights ignored",
+        f"{len(conversion.mismatched)} of wrong shape, "
+        f"{len(conversion.ignored)} ignored (counters and copies, no weights)",
         *conversion.problems(),
     ]
 

@@ -91,8 +91,7 @@ def train(
         )
     output.mkdir(parents=True, exist_ok=True)
     real = _read_clips(clips)
-    init = jax.jit(flavr.init, static_argnums=0)  # one compilation instead of one an array
-    state = states.create(init(recipe.model, jax.random.key(recipe.seed)), recipe.optimizer)
+    state = states.create(flavr.init(recipe.model, jax.random.key(recipe.seed)), recipe.optimizer)
     trained = 0.0
     if resume and (output / "state.npz").exists():
         state, trained = states.restore(output / "state.npz", state)
@@ -220,4 +219,5 @@ def _read_clips(folder: Path | None) -> mixture.RealClips | None:
         return None
     bank = clip_bank.read_folder(folder)
     logger.info("%d clips, %d frames from %s", len(bank.start), len(bank.frames), folder)
-    return steps.replicate(mixture.RealClips(bank.frames, clip_bank.tabulate(bank)))
+    table = clip_bank.tabulate(bank)
+    return mixture.RealClips(steps.replicate(bank.frames), steps.replicate(table))

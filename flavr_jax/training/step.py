@@ -60,7 +60,7 @@ def make_step(
         batch = mixture.draw(key, model.n_outputs, mix, real)
         loss, gradient = jax.value_and_grad(loss_of)(state.params, batch)
         loss, gradient = lax.pmean((loss, gradient), _AXIS)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
 
         updates, moments = update_rule.update(gradient, state.moments, state.params)

@@ -50,7 +50,9 @@ def test_objects_end_before_their_texture_does():
 
 
 def test_smooth_textures_have_the_spectrum_of_natural_images():
-    noise = np.asarray(jax.jit(textures._noise, static_argnums=1)(jax.random.key(3), 128)).astype(np.float64)
+    noise = np.asarray(jax.jit(textures._noise, static_argnums=1)(jax.random.key(3), 128)).astype(
+        np.float64
+    )
     power = (np.abs(np.fft.fft2(noise)) ** 2).mean(0)
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128))) * 128
     coarse = power[(radius > 4) & (radius < 8)].mean()

@@ -2,7 +2,6 @@
 """A checkpoint is a program in disguise; whatever it tries, it is refused and nothing is run."""
 
 import builtins
-import importlib
 import io
 import os
 import pickle
@@ -73,24 +72,24 @@ def checkpoint(size: str, stride: str, count: int = 4) -> bytes:
 @pytest.mark.parametrize("write", [write_zip, write_legacy, write_bare])
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
-    ("function", "code", "name"),
+    ("function", "code"),
     [
-        (os.system, "touch {}", f"{os.system.__module__}.system"),
-        (builtins.eval, "open({!r}, 'w')", "builtins.eval"),
-        (builtins.exec, "open({!r}, 'w')", "builtins.exec"),
-        (io.open, "{}", "io.open"),
-        (importlib.import_module, "{}", "importlib.import_module"),
+        (os.system, "touch {}"),
+        (builtins.eval, "open({!r}, 'w')"),
+        (builtins.exec, "open({!r}, 'w')"),
+        (os.mkdir, "{}"),
     ],
 )
 def test_a_pickle_that_calls_anything_is_refused_by_name_and_not_run(
-    tmp_path, write, protocol, function, code, name
+    tmp_path, write, protocol, function, code
 ):
     witness = tmp_path / "ran"
     call = Call(function, code.format(str(witness)))
     path = tmp_path / "weights.pth"
     write(path, pickle.dumps({"state_dict": {}, "optimizer": call}, protocol=protocol))
 
-    with pytest.raises(torch_weights.UnsafePickleError, match=rf"`{name}`"):
+    name = f"{function.__module__}.{function.__name__}"
+    with pytest.raises(torch_weights.UnsafePickleError, match=f"`{name}`"):
         torch_weights.read(path)
 
     assert not witness.exists()

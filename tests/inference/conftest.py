@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.models import flavr
+
+
+@pytest.fixture(scope="session")
+def random_network() -> Interpolator:
+    """A small 8× network with random parameters."""
+    config = ModelConfig(width=4, n_outputs=7)
+    return Interpolator(config, flavr.init(config, jax.random.key(0)))
+
+
+@pytest.fixture(scope="session")
+def blending_network() -> Interpolator:
+    """An 8× network that predicts the middle frames' blend, so that every output is known."""
+    config = ModelConfig(width=1, n_outputs=7, base="blend")
+    return Interpolator(config, jax.tree.map(jnp.zeros_like, flavr.init(config, jax.random.key(0))))
+
+
+@pytest.fixture
+def clip():
+    def make(n: int, height: int = 9, width: int = 14, seed: int = 0) -> np.ndarray:
+        shape = (n, height, width, 3)
+        return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+    return make

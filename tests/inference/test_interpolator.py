@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flavr_jax
+from flavr_jax import checkpoint
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference import interpolator as interpolators
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.models import flavr
+
+
+def test_predict_is_the_raw_network(random_network):
+    windows = jax.random.uniform(jax.random.key(2), (2, 4, 16, 24, 3))
+    params = random_network._params
+    expected = jax.jit(flavr.apply, static_argnums=0)(random_network.config, params, windows)
+    assert np.abs(random_network.predict(windows) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 20), (1, 1), (8, 9)])
+def test_any_size_is_padded_by_its_border_and_cropped_back(random_network, height, width):
+    windows = jax.random.uniform(jax.random.key(2), (1, 4, height, width, 3))
+    rows, columns = -height % 8, -width % 8
+    padded = np.pad(windows, ((0, 0), (0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+    expected = random_network.predict(padded)[:, :, :height, :width]
+    actual = random_network.predict(windows)
+    assert actual.shape == (1, 7, height, width, 3)
+    assert np.abs(actual - expected).max() < 1e-5
+
+
+def test_a_sample_does_not_depend_on_its_batch(random_network):
+    windows = jax.random.uniform(jax.random.key(2), (3, 4, 16, 16, 3))
+    together = random_network.predict(windows)
+    assert together.shape[0] == 3
+    for i in range(3):
+        alone = random_network.predict(windows[i : i + 1])
+        assert np.abs(together[i] - alone[0]).max() < 1e-5
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_one_network_makes_every_factor_that_divides_its_own(blending_network, clip, factor):
+    frames = clip(5)
+    result = blending_network(frames, factor)
+    assert result.shape == (4 * factor + 1, *frames.shape[1:])
+    for i in range(4):
+        for k in range(factor):
+            first, second = frames[i].astype(np.float64), frames[i + 1].astype(np.float64)
+            expected = first + (second - first) * k / factor
+            assert np.abs(result[i * factor + k] - expected).max() <= 0.5 + 1e-3
+
+
+def test_larger_factors_are_made_by_passing_the_result_through_again(blending_network, clip):
+    frames = clip(3)
+    result = blending_network(frames, 16)
+    assert result.shape[0] == 2 * 16 + 1
+    blended = frames[0] + (frames[1].astype(np.float64) - frames[0]) * 5 / 16
+    assert np.abs(result[5] - blended).max() <= 1.0  # rounded twice
+
+
+def test_factors_that_cannot_be_made_are_refused_with_those_that_can(random_network, clip):
+    for factor in (3, 6, 12, 0, -8):
+        with pytest.raises(ValueError, match=f"`factor` is {factor}.*2, 4, 8, 16"):
+            random_network(clip(2), factor)
+    assert random_network.passes(1) == []
+    assert random_network.passes(64) == [8, 8]
+    assert random_network.passes(16) == [8, 2]
+
+
+def test_a_network_of_two_frames_makes_thirds(clip):
+    config = ModelConfig(width=1, n_outputs=2)
+    network = Interpolator(config, flavr.init(config, jax.random.key(0)))
+    assert network(clip(3), 3).shape[0] == 7
+    assert network.passes(9) == [3, 3]
+    with pytest.raises(ValueError, match="use 3, 9"):
+        network.passes(2)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((8, 8, 3), np.uint8),
+    ],
+)
+def test_frames_of_another_kind_are_refused(random_network, frames):
+    with pytest.raises((ValueError, TypeError)):
+        random_network(frames, 2)
+
+
+def test_load_gives_the_saved_network_in_the_dtype_asked_for(tmp_path, random_network):
+    params = jax.tree.map(np.asarray, random_network._params)
+    checkpoint.save(tmp_path / "a", random_network.config, params, provenance={"a": 1})
+    windows = jax.random.uniform(jax.random.key(2), (1, 4, 16, 16, 3))
+    loaded = flavr_jax.load(tmp_path / "a")
+    assert loaded.provenance == {"a": 1}
+    expected = random_network.predict(windows)
+    assert np.array_equal(loaded.predict(windows), expected)
+    half = flavr_jax.load(tmp_path / "a", dtype=jnp.bfloat16)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(half._params))
+    assert 0 < np.abs(half.predict(windows) - expected).max() < 0.05
+
+
+def test_a_users_own_compilation_cache_is_respected(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+        interpolators._keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+        jax.config.update("jax_compilation_cache_dir", None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        interpolators._keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "flavr_jax" / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

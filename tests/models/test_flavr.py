@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flavr_jax import torch_weights
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = [case["name"] for case in json.loads((GOLDEN / "index.json").read_text())]
+
+
+def official_weights(case: str) -> dict[str, np.ndarray]:
+    """The weights behind a golden case, drawn by the rule in tests/golden/README.md."""
+    shapes = json.loads((GOLDEN / f"{case}.keys.json").read_text())
+    tensors = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        draw = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(shape)
+        if name.endswith("running_var"):
+            draw = 0.5 + np.abs(draw)
+        elif name.endswith((".bias", "running_mean")):
+            draw = 0.1 * draw
+        elif len(shape) == 1:
+            draw = 1 + 0.1 * draw
+        else:
+            draw = draw * np.sqrt(2 / np.prod(shape[1:]))
+        tensors[name] = draw.astype(np.float32)
+    return tensors
+
+
+def random_windows(config: ModelConfig, height: int = 16, width: int = 24) -> jax.Array:
+    return jax.random.uniform(jax.random.key(1), (2, config.n_inputs, height, width, 3))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_network_gives_the_official_outputs(case):
+    conversion = torch_weights.convert(official_weights(case))
+    stored = np.load(GOLDEN / f"{case}.npz")
+    apply = jax.jit(flavr.apply, static_argnums=0)
+    outputs = apply(conversion.config, conversion.params, jnp.asarray(stored["frames"]))
+    assert np.abs(np.asarray(outputs) - stored["outputs"]).max() < 2e-5
+
+
+VARIANTS = {
+    "8x": {"n_outputs": 7},
+    "34 layers, 6 inputs": {"depth": 34, "n_inputs": 6},
+    "2 inputs, blend": {"n_inputs": 2, "n_outputs": 3, "base": "blend"},
+    "3 inputs, trilinear": {"n_inputs": 3, "upsampling": "trilinear"},
+    "no skips, mc3": {"join": "none", "encoder": "mc3"},
+    "added skips, r2plus1d, norm": {"join": "add", "encoder": "r2plus1d", "batch_norm": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fast_formulation_gives_the_outputs_of_the_definition(variant):
+    config = ModelConfig(width=4, **VARIANTS[variant])
+    params = flavr.init(config, jax.random.key(0))
+    windows = random_windows(config)
+    apply = jax.jit(flavr.apply, static_argnums=0, static_argnames="implementation")
+    fast = apply(config, params, windows, implementation="xla")
+    defined = apply(config, params, windows, implementation="reference")
+    assert fast.shape == (2, config.n_outputs, 16, 24, 3)
+    assert fast.dtype == jnp.float32
+    assert np.abs(fast - defined).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (ModelConfig(), 42_061_571),
+        (ModelConfig(n_outputs=3), 42_084_297),
+        (ModelConfig(n_outputs=7), 42_121_941),
+        (ModelConfig(depth=34), 72_926_787),
+    ],
+)
+def test_parameter_counts_are_the_papers(config, count):
+    leaves = jax.tree.leaves(flavr.parameter_shapes(config))
+    assert sum(leaf.size for leaf in leaves) == count
+
+
+def test_factorised_convolutions_have_about_as_many_parameters_as_whole_ones():
+    counts = [
+        sum(leaf.size for leaf in jax.tree.leaves(flavr.parameter_shapes(config)["encoder"]))
+        for config in (ModelConfig(), ModelConfig(encoder="r2plus1d"))
+    ]
+    assert counts[1] == pytest.approx(counts[0], rel=0.01)
+
+
+def test_a_network_without_output_leaves_the_blend_of_the_middle_frames():
+    config = ModelConfig(width=4, n_outputs=3, base="blend")
+    params = flavr.init(config, jax.random.key(0))
+    params["out"] = jax.tree.map(jnp.zeros_like, params["out"])
+    windows = random_windows(config)
+    outputs = flavr.apply(config, params, windows)
+    for k in (1, 2, 3):
+        expected = windows[:, 1] * (1 - k / 4) + windows[:, 2] * (k / 4)
+        assert np.abs(outputs[:, k - 1] - expected).max() < 1e-6
+
+
+def test_brightness_passes_through():
+    # The mean colour is taken off and added back, so a brighter window gives as much brighter
+    # frames.
+    config = ModelConfig(width=4)
+    params = flavr.init(config, jax.random.key(0))
+    windows = random_windows(config) * 0.5
+    apply = jax.jit(flavr.apply, static_argnums=0)
+    shifted = apply(config, params, windows + 0.25)
+    assert np.abs(shifted - (apply(config, params, windows) + 0.25)).max() < 1e-5
+
+
+def test_the_parameters_dtype_is_the_computations():
+    config = ModelConfig(width=4)
+    params = flavr.init(config, jax.random.key(0))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    windows = random_windows(config)
+    apply = jax.jit(flavr.apply, static_argnums=0)
+    exact, rounded = apply(config, params, windows), apply(config, half, windows)
+    assert rounded.dtype == jnp.float32
+    assert 0 < np.abs(exact - rounded).max() < 2e-2
+    text = jax.jit(flavr.apply, static_argnums=0).lower(config, half, windows).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions
+    assert all("xf32>" not in line for line in convolutions)
+
+
+def test_batch_norm_learns_its_statistics_in_training_mode_only():
+    model = flavr.FLAVR(ModelConfig(width=4, batch_norm=True), rngs=nnx.Rngs(0))
+    windows = random_windows(model.config)
+    before = np.asarray(model.encoder.stem_norm.mean[...])
+    model(windows)
+    assert np.array_equal(before, model.encoder.stem_norm.mean[...])
+    model.train(use_running_average=False)
+    model(windows)
+    assert not np.array_equal(before, model.encoder.stem_norm.mean[...])
+
+
+def test_windows_that_do_not_fit_are_explained():
+    config = ModelConfig(width=4)
+    params = flavr.init(config, jax.random.key(0))
+    with pytest.raises(ValueError, match="has 2 frames.*`n_inputs` = 4"):
+        flavr.apply(config, params, jnp.zeros((1, 2, 16, 16, 3)))
+    with pytest.raises(ValueError, match="20×16 pixels.*multiples of 8"):
+        flavr.apply(config, params, jnp.zeros((1, 4, 16, 20, 3)))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_inputs": 1}, "`n_inputs` is 1"),
+        ({"n_outputs": 0}, "`n_outputs` is 0"),
+        ({"width": 0}, "`width` is 0"),
+        ({"n_inputs": 3, "base": "blend"}, "even number of inputs"),
+    ],
+)
+def test_settings_that_make_no_network_are_explained(values, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(ModelConfig(), **values)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Imports go downwards only: which room may import which, read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What a room may import besides itself; a room is a folder or module of flavr_jax.
+ALLOWED = {
+    "typing": set(),
+    "config": {"typing"},
+    "cli": set(),
+    "models": {"config", "typing"},
+    "checkpoint": {"models", "config", "typing"},
+    "torch_weights": {"models", "config", "typing"},
+    "losses": {"typing", "config"},
+    "metrics": {"typing", "config"},
+    "data": {"typing", "config"},
+    "video": {"typing", "config"},
+    "render": {"typing", "config"},
+    "evaluation": {"data", "metrics", "typing", "config"},
+    "inference": {"models", "video", "checkpoint", "config", "typing"},
+    "training": {
+        "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
+    },
+}  # fmt: skip
+MODULES = sorted((ROOT / "flavr_jax").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the whole name"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "flavr_jax").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_the_rooms_below_it(path):
+    if room(path) == "__init__":
+        return
+    rooms = {
+        name.split(".")[1] for name in imports(path) if name.startswith("flavr_jax.")
+    }
+    assert rooms <= ALLOWED[room(path)] | {room(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_layers_is_the_only_door_to_the_kernels(path):
+    used = any(name.split(".")[0] == "pallas_kernels" for name in imports(path))
+    assert used == (path.name == "layers.py")
+
+
+def test_the_kernels_know_nothing_of_flavr():
+    for path in (ROOT / "pallas_kernels").rglob("*.py"):
+        packages = {name.split(".")[0] for name in imports(path)}
+        assert packages <= {"pallas_kernels", "jax", "jaxtyping", "numpy", "__future__"} | {
+            "collections", "dataclasses", "functools", "math", "typing",
+        }, path  # fmt: skip
+        assert "flavr" not in path.read_text().replace("FLAVR section", "").lower(), path
+
+
+def test_scripts_stay_short():
+    for path in (ROOT / "scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 120, path
+
+
+def test_optional_packages_are_not_needed_to_import_anything():
+    optional = {"grain", "tensorflow_datasets", "tensorboardX", "torch", "safetensors", "ray"}
+    for path in MODULES:
+        tops = {
+            name.split(".")[0]
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+            )
+        }
+        assert not tops & optional, path

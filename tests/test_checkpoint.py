@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax import checkpoint
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+
+CONFIG = ModelConfig(width=2, n_outputs=3, join="add")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return flavr.init(CONFIG, jax.random.key(0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path, params, dtype):
+    stored = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    checkpoint.save(tmp_path / "a", CONFIG, stored, provenance={"source": "here", "step": 3})
+    loaded = checkpoint.load(tmp_path / "a")
+    assert loaded.config == CONFIG
+    assert loaded.provenance == {"source": "here", "step": 3}
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
+    for ours, theirs in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(stored)):
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+
+
+def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params, provenance={"run": 1})
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        checkpoint.save(tmp_path / "a", CONFIG, params, provenance={"run": 2})
+    assert checkpoint.load(tmp_path / "a").provenance == {"run": 1}
+    checkpoint.save(tmp_path / "a", CONFIG, params, provenance={"run": 2}, overwrite=True)
+    assert checkpoint.load(tmp_path / "a").provenance == {"run": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_parameters_of_another_network_are_refused_with_every_difference(tmp_path, params):
+    checkpoint.save(tmp_path / "a", ModelConfig(width=2, n_outputs=7), params)
+    with pytest.raises(ValueError, match="do not fit its config") as error:
+        checkpoint.load(tmp_path / "a")
+    message = str(error.value)
+    assert "out/kernel has the shape (7, 7, 2, 9); the network needs (7, 7, 2, 21)" in message
+    assert "out/bias has the shape" in message
+    assert "decoder/stages/4/conv/kernel has the shape" in message
+
+
+def test_missing_and_additional_parameters_are_named(params):
+    changed = {**params, "extra": {"kernel": np.zeros(1)}}
+    del changed["fuse"]
+    assert checkpoint.differences(CONFIG, changed) == [
+        "fuse/kernel is missing",
+        "extra/kernel is not part of the network",
+    ]
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        checkpoint.load(tmp_path / "missing")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_settings_of_another_version_are_named(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    stored = next((tmp_path / "a" / "config").glob("metadata"))
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), "colour": "rgb"}))
+    with pytest.raises(ValueError, match="unknown key 'colour' for ModelConfig"):
+        checkpoint.load(tmp_path / "a")
+
+
+def test_a_damaged_checkpoint_is_a_plain_error(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    for path in (tmp_path / "a" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(ValueError, match="is damaged and cannot be read"):
+        checkpoint.load(tmp_path / "a")

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import pytest
+
+from flavr_jax.config import ModelConfig, build, read_toml
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    rate: float = 1e-3
+    name: str | None = None
+    sizes: tuple[int, ...] = ()
+
+
+def test_nested_tables_become_nested_settings():
+    recipe = build(
+        Recipe, {"model": {"width": 32, "join": "add"}, "rate": 1, "name": "x", "sizes": [1, 2]}
+    )
+    assert recipe == Recipe(ModelConfig(width=32, join="add"), 1.0, "x", (1, 2))
+    assert type(recipe.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modle": {}}, "unknown key 'modle' for Recipe; known keys are model, rate, name, sizes"),
+        ({"model": {"widht": 3}}, "file: `model`: unknown key 'widht' for ModelConfig"),
+        ({"model": {"join": "sum"}}, "`join` is 'sum'; choose one of .*concat"),
+        ({"model": {"width": "64"}}, "`width` is '64'; a value of type int"),
+        ({"model": {"width": True}}, "`width` is True; a value of type int"),
+        ({"model": 3}, "`model` is 3; a table of ModelConfig"),
+        ({"name": 3}, "`name` is 3"),
+        ({"sizes": 3}, "`sizes` is 3; a list"),
+        ({"sizes": [1, "2"]}, r"`sizes`\[1\] is '2'"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_place_and_what_would(values, message):
+    with pytest.raises(ValueError, match=message):
+        build(Recipe, values, where="file")
+
+
+def test_a_broken_toml_file_is_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("width = ")
+    with pytest.raises(ValueError, match=r"broken\.toml is not valid TOML"):
+        read_toml(path)
