@@ -38,7 +38,7 @@ class FLAVR(nnx.Module):
         self,
         config: ModelConfig,
         *,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None,
         implementation: Implementation | None = None,
     ) -> None:
         options = LayerOptions(rngs, config.batch_norm, implementation)
@@ -85,9 +85,8 @@ def blend(windows: Windows, n_outputs: int) -> Windows:
     return windows[:, after - 1, None] * (1 - times) + windows[:, after, None] * times
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def init(config: ModelConfig, key: Array) -> Parameters:
-    """Random float32 parameters (He initialisation)."""
+    """Random float32 parameters (He initialisation), the same on every device."""
     return _to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
 
 
@@ -132,9 +131,7 @@ def _skeleton(
     config: ModelConfig, implementation: Implementation | None
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The network's structure, with shapes in place of parameters."""
-    model = nnx.eval_shape(
-        lambda: FLAVR(config, rngs=nnx.Rngs(0), implementation=implementation)
-    )
+    model = nnx.eval_shape(lambda: FLAVR(config, rngs=None, implementation=implementation))
     return nnx.split(model)
 
 

