@@ -113,13 +113,18 @@ def load(path: str | Path) -> Checkpoint:
 
 def differences(config: ModelConfig, params: dict[str, Any]) -> list[str]:
     """Every way in which ``params`` departs from the network's tree, a line each."""
-    expected = traverse_util.flatten_dict(flavr.parameter_shapes(config), sep="/")
-    found = traverse_util.flatten_dict(params, sep="/")
+    expected, found = _shapes(flavr.parameter_shapes(config)), _shapes(params)
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} is not part of the network" for name in found if name not in expected]
     lines += [
-        f"{name} has the shape {tuple(found[name].shape)}; the network needs {tuple(leaf.shape)}"
-        for name, leaf in expected.items()
-        if name in found and tuple(found[name].shape) != tuple(leaf.shape)
+        f"{name} has the shape {found[name]}; the network needs {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
     ]
     return lines
+
+
+def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every leaf's path and shape."""
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}

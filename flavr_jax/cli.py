@@ -34,8 +34,11 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     try:
         code = main(tyro.cli(options_type, config=(tyro.conf.FlagCreatePairsOff,)))
     except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted.", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # What main opened is closed by now, but computations may still run on other threads, and
+        # tearing the interpreter down under them can crash.
+        os._exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("FLAVR_DEBUG") == "1":
             raise

@@ -143,6 +143,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value!r}; {kind} goes there.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where} is {value!r}; a value of type {kind.__name__} goes there.")
+    if type(value) is not kind:  # and True is no int
+        name = getattr(kind, "__name__", kind)
+        raise ValueError(f"{where} is {value!r}; a value of type {name} goes there.")
     return value

@@ -19,10 +19,11 @@ from jax import Array
 from jaxtyping import Float
 
 from flavr_jax.data.protocols import Protocol, read_sequences
+from flavr_jax.inference.windows import BOUNDARIES, extend
 from flavr_jax.metrics import psnr
 from flavr_jax.typing import Frames, Windows
 
-__all__ = ["Method", "Score", "mean", "method_of_network", "score"]
+__all__ = ["Method", "Score", "mean", "method_of_network", "score", "score_boundaries"]
 
 Method: TypeAlias = Callable[
     [Frames, Protocol], Iterable[Float[Array | np.ndarray, "time height width 3"]]
@@ -62,6 +63,31 @@ def score(method: Method, protocol: Protocol, folder: Path) -> dict[str, Score]:
             for prediction, (_, targets) in zip(method(frames, protocol), protocol.windows(frames))
         ]
         scores[name] = Score(*(float(value) for value in np.mean(values, axis=(0, 2))))
+    return scores
+
+
+def score_boundaries(
+    predict: Callable[[Windows], Windows], n_outputs: int, protocol: Protocol, folder: Path
+) -> dict[str, dict[str, Score]]:
+    """Scores of the first and last interval of each sequence, by how missing frames are made up.
+
+    For a network of four inputs: one of them is made up, from the three at that end.
+    """
+    step = (n_outputs + 1) // protocol.factor
+    scores: dict[str, dict[str, Score]] = {}
+    for name, frames in read_sequences(folder, protocol):
+        inputs = frames[:: protocol.factor]
+        last = (len(inputs) - 2) * protocol.factor
+        for boundary in BOUNDARIES:
+            values = []
+            for kept, before, start in ((inputs[:3], 1, 0), (inputs[-3:], 0, last)):
+                window = np.stack(list(extend(kept, before, 1 - before, boundary)))
+                prediction = predict(jnp.asarray(window[None], jnp.float32) / 255)[0]
+                targets = frames[start + 1 : start + protocol.factor].astype(np.float32) / 255
+                values.append(_measure(prediction[step - 1 :: step], targets))
+            scores.setdefault(boundary, {})[name] = Score(
+                *(float(value) for value in np.mean(values, axis=(0, 2)))
+            )
     return scores
 
 

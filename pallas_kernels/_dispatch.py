@@ -6,15 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Implementation", "choose"]
+__all__ = ["Implementation", "Implementations", "choose"]
 
 Implementation: TypeAlias = Literal["xla", "reference"]
 """``xla``: formulated for XLA's fast paths; ``reference``: the definition, one lax call each."""
 
+Implementations: TypeAlias = Mapping[Implementation, Callable[..., Any]]
+"""An operation's implementations, the fastest first."""
+
 
 def choose(
     operation: str,
-    implementations: Mapping[Implementation, Callable[..., Any]],
+    implementations: Implementations,
     name: Implementation | None,
 ) -> Callable[..., Any]:
     """The implementation called ``name``; None takes the first, the fastest.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a convolution does to its sums before it stores them, and the checks all operations share."""
+"""What a convolution does to its sums before it stores them, and checks that all share."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def finish(
 
 
 def check_channels(inputs: tuple[Array, ...], kernel: Array, rank: int) -> None:
-    """Raises a ValueError where the inputs' ranks or channels do not fit ``kernel`` (…, in, out)."""
+    """Raises a ValueError where the inputs do not fit ``kernel`` ([…, in, out])."""
     for x in inputs:
         if x.ndim != rank or x.shape[:-1] != inputs[0].shape[:-1]:
             raise ValueError(

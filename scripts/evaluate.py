@@ -8,16 +8,14 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from flavr_jax import checkpoint, cli, evaluation
+import flavr_jax
+from flavr_jax import cli, evaluation
 from flavr_jax.data import baselines
 from flavr_jax.data.protocols import PROTOCOLS
-from flavr_jax.models import flavr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +30,8 @@ class Options:
     """Which protocols; one that asks for a higher factor than the network's is an error."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in."""
+    boundary: bool = False
+    """Instead, compare how frames beyond a clip's ends are made up, on its end intervals."""
     minterpolate: bool = True
     """Also score ffmpeg's minterpolate, where PyAV has it; about 2 seconds a sequence."""
     json: Path | None = None
@@ -45,13 +45,11 @@ def main(options: Options) -> None:
         raise ValueError(
             f"unknown protocol {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}."
         )
-    loaded = checkpoint.load(options.checkpoint)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, options.dtype), loaded.params)
-    apply = jax.jit(lambda params, windows: flavr.apply(loaded.config, params, windows))
+    network = flavr_jax.load(options.checkpoint, dtype=options.dtype)
+    n_outputs = network.config.n_outputs
+    title = f"{options.checkpoint.name} ({options.dtype})"
     methods = {
-        f"{options.checkpoint.name} ({options.dtype})": evaluation.method_of_network(
-            lambda windows: apply(params, windows), loaded.config.n_outputs
-        ),
+        title: evaluation.method_of_network(network.predict, n_outputs),
         "frame averaging": baselines.average,
     }
     if options.minterpolate and baselines.has_minterpolate():
@@ -60,10 +58,16 @@ def main(options: Options) -> None:
     console = Console()
     report: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for name in options.protocol:
-        scores = {
-            method: evaluation.score(predict, PROTOCOLS[name], options.source)
-            for method, predict in methods.items()
-        }
+        protocol = PROTOCOLS[name]
+        if options.boundary:
+            scores = evaluation.score_boundaries(
+                network.predict, n_outputs, protocol, options.source
+            )
+        else:
+            scores = {
+                method: evaluation.score(predict, protocol, options.source)
+                for method, predict in methods.items()
+            }
         console.print(_table(name, scores))
         report[name] = {
             method: {

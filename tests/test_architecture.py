@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"typing", "config"},
     "video": {"typing", "config"},
     "render": {"typing", "config"},
-    "evaluation": {"data", "metrics", "typing", "config"},
+    "evaluation": {"data", "metrics", "inference", "typing", "config"},
     "inference": {"models", "video", "checkpoint", "config", "typing"},
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
@@ -50,9 +50,7 @@ def room(path: Path) -> str:
 def test_a_room_imports_only_the_rooms_below_it(path):
     if room(path) == "__init__":
         return
-    rooms = {
-        name.split(".")[1] for name in imports(path) if name.startswith("flavr_jax.")
-    }
+    rooms = {name.split(".")[1] for name in imports(path) if name.startswith("flavr_jax.")}
     assert rooms <= ALLOWED[room(path)] | {room(path)}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -84,6 +85,7 @@ def test_a_value_the_options_refuse_is_one_line_too(monkeypatch, capsys):
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
+    monkeypatch.setattr(os, "_exit", sys.exit)  # it would end the test run
     assert run(monkeypatch, fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted.\n"
 

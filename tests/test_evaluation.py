@@ -44,3 +44,24 @@ def test_scores_are_means_over_windows_then_over_sequences(monkeypatch, tmp_path
     assert scores["long"].psnr_flavr == pytest.approx(20.0, abs=1e-3)
     assert scores["short"].psnr_flavr == pytest.approx(40.0, abs=1e-3)
     assert evaluation.mean(scores).psnr_flavr == pytest.approx(30.0, abs=1e-3)
+
+
+def test_boundaries_are_scored_on_the_end_intervals_with_made_up_context(monkeypatch, tmp_path):
+    frames = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None, None] * 20, (9, 8, 8, 3))
+    monkeypatch.setattr(evaluation, "read_sequences", lambda folder, protocol: [("ramp", frames)])
+
+    def outer_frames_mean(windows):
+        """Exact on a ramp when the outer frames continue it; 7 equal outputs."""
+        return np.repeat((windows[:, :1] + windows[:, 3:]) / 2, 7, axis=1)
+
+    scores = evaluation.score_boundaries(outer_frames_mean, 7, PROTOCOLS["fps60-2x"], tmp_path)
+    assert set(scores) == {"mirror", "duplicate", "extrapolate"}
+    # Clipped at black, the first frame cannot be extrapolated; the last one can, exactly (80 dB).
+    first_error = 40 / 255 / 2
+    expected = (-20 * np.log10(first_error) + 80) / 2
+    assert scores["extrapolate"]["ramp"].psnr_flavr == pytest.approx(expected, abs=0.1)
+    # Duplicates are off by half a step of 40, mirrored frames by a whole one.
+    duplicate = -20 * np.log10(40 / 255 / 2)
+    assert scores["duplicate"]["ramp"].psnr_flavr == pytest.approx(duplicate, abs=0.1)
+    mirror = -20 * np.log10(40 / 255)
+    assert scores["mirror"]["ramp"].psnr_flavr == pytest.approx(mirror, abs=0.1)

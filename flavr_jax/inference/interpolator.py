@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -154,9 +153,7 @@ def load(path: str | Path | None = None, *, dtype: DTypeLike | None = None) -> I
     """
     _keep_compiled_programs()
     stored = checkpoint.load(DEFAULT_CHECKPOINT if path is None else path)
-    return Interpolator(
-        stored.config, stored.params, dtype=dtype, provenance=stored.provenance
-    )
+    return Interpolator(stored.config, stored.params, dtype=dtype, provenance=stored.provenance)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -188,6 +185,6 @@ def _best_dtype() -> DTypeLike:
 
 def _keep_compiled_programs() -> None:
     """Points JAX's compilation cache at a folder of ours unless the user chose one."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "flavr_jax" / "compiled"))

@@ -80,6 +80,7 @@ class DecoderStage(nnx.Module):
         self.norm = options.norm(out_channels)
 
     def __call__(self, inputs: Features | tuple[Array, ...]) -> Features:
+        """The stage's features, twice the size if it upsamples."""
         if self.norm is None:
             return self.conv.gated(inputs, self.gate, activation="leaky_relu")
         return activate(self.norm(self.conv.gated(inputs, self.gate)), "leaky_relu")

@@ -82,6 +82,7 @@ class BasicBlock(nnx.Module):
             self.shortcut_norm = options.norm(out_channels)
 
     def __call__(self, x: Features) -> Features:
+        """``relu(gate(conv(relu(conv(x)))) + shortcut(x))``."""
         residual = x if self.shortcut is None else self.shortcut(x)
         if self.shortcut_norm is not None:
             residual = self.shortcut_norm(residual)

@@ -86,7 +86,10 @@ def blend(windows: Windows, n_outputs: int) -> Windows:
 
 
 def init(config: ModelConfig, key: Array) -> Parameters:
-    """Random float32 parameters (He initialisation), the same on every device."""
+    """Random float32 parameters (He initialisation), the same on every device.
+
+    Drawn on the host, so not inside ``jit``; :func:`parameter_shapes` is the abstract version.
+    """
     return _to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
 
 

@@ -75,7 +75,7 @@ class LayerOptions:
         return nnx.Param(jnp.asarray(generator.standard_normal(shape, np.float32) * deviation))
 
 
-def _bias(channels: int, use: bool = True) -> nnx.Param | None:
+def _bias(channels: int, use: bool) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(channels)) if use else None
 
 
@@ -85,7 +85,7 @@ class Gate(nnx.Module):
     def __init__(self, channels: int, options: LayerOptions) -> None:
         self.kernel = options.kernel(channels, channels, gain=1.0)
         self.bias = nnx.Param(jnp.zeros(channels))
-        self.implementation = options.implementation
+        self.implementation: Implementation | None = options.implementation
 
     def __call__(
         self, x: Features, residual: Features | None = None, activation: Activation = None
@@ -122,7 +122,7 @@ class Conv3d(nnx.Module):
         self.kernel = options.kernel(*kernel_size, in_channels, out_channels, gain=gain)
         self.bias = _bias(out_channels, use_bias)
         self.stride = stride
-        self.implementation = options.implementation
+        self.implementation: Implementation | None = options.implementation
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
         """The convolution of the inputs, which are joined along channels if several."""
@@ -183,9 +183,7 @@ class FactorisedConv3d(nnx.Module):
             use_bias=use_bias,
         )
         self.norm = options.norm(mid_channels)
-        self.temporal = Conv3d(
-            mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias
-        )
+        self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias)
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
         """As :meth:`Conv3d.__call__`."""
@@ -219,12 +217,10 @@ class TransposedConv3d(nnx.Module):
     ) -> None:
         # Only a quarter of the taps meet a pixel, so the fan-in is a quarter of the kernel's.
         self.kernel = options.kernel(3, 4, 4, in_channels, out_channels, gain=4 * gain)
-        self.bias = _bias(out_channels)
-        self.implementation = options.implementation
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.implementation: Implementation | None = options.implementation
 
-    def gated(
-        self, inputs: FeatureInputs, gate: Gate, activation: Activation = None
-    ) -> Features:
+    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> Features:
         """Transposed convolution, gate and activation as one operation."""
         return pk.gated_conv3d_transpose(
             inputs,
@@ -246,16 +242,12 @@ class TrilinearConv3d(nnx.Module):
         self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
     ) -> None:
         self.kernel = options.kernel(1, 1, 1, in_channels, out_channels, gain=gain)
-        self.bias = _bias(out_channels)
-        self.implementation = options.implementation
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.implementation: Implementation | None = options.implementation
 
-    def gated(
-        self, inputs: FeatureInputs, gate: Gate, activation: Activation = None
-    ) -> Features:
+    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> Features:
         """Convolution, resizing, gate and activation."""
-        x = pk.conv3d(
-            inputs, self.kernel[...], self.bias[...], implementation=self.implementation
-        )
+        x = pk.conv3d(inputs, self.kernel[...], self.bias[...], implementation=self.implementation)
         batch, time, height, width, channels = x.shape
         x = jax.image.resize(x, (batch, time, 2 * height, 2 * width, channels), "linear")
         return gate(x, activation=activation)
@@ -278,8 +270,8 @@ class Conv2d(nnx.Module):
         size = (kernel_size, kernel_size)
         self.kernel = options.kernel(*size, in_channels, out_channels, gain=gain)
         self.bias = _bias(out_channels, use_bias)
-        self.padding = padding
-        self.implementation = options.implementation
+        self.padding: Literal["zeros", "reflect"] = padding
+        self.implementation: Implementation | None = options.implementation
 
     def __call__(
         self,

@@ -30,6 +30,7 @@ Scalars: TypeAlias = Float[Array, "ray"]
 
 _R2 = (0.7548776662466927, 0.5698402909980532)  # 1/g and 1/g², g³ = g + 1
 _CLEARANCE = 1e-3  # paths go on this far above a surface, lest rounding makes them hit it again
+_TILE = 8192  # rays at a time: what a bounce computes then stays in a CPU's cache
 _DRAWS = 3  # pairs of random numbers at each hit: for the sun, for the choice, for the direction
 
 
@@ -51,6 +52,7 @@ class _Paths(NamedTuple):
     direction: Vectors
     weight: Vectors
     light: Vectors
+    sharp: Bool[Array, "ray"]
 
 
 def render(
@@ -96,34 +98,39 @@ def _trace(
     world: Snapshot, key: Key[Array, ""], height: int, width: int, samples: int, bounces: int
 ) -> Float[Array, "height width 3"]:
     world = jax.tree.map(jnp.asarray, world)
-    row, column = (axis.ravel() for axis in jnp.mgrid[:height, :width].astype(jnp.float32))
-    lattice = jnp.stack(
-        [_R2[0] * row + _R2[1] * column, _R2[1] * row - _R2[0] * column]
-    )  # [2, ray]
-
-    def add_sample(total: Vectors, draws: Float[Array, "draw 2"]) -> tuple[Vectors, None]:
-        uniform = (draws[:, :, None] + lattice) % 1.0  # [draw, 2, ray]
-        x = (column + uniform[0, 0] - width / 2) / (height * world.focal)
-        y = (row + uniform[0, 1] - height / 2) / (height * world.focal)
-        right, down, forward = world.axes[:, :, None]
-        paths = _Paths(
-            origin=jnp.broadcast_to(world.eye[:, None], total.shape),
-            direction=_normalise(x * right + y * down + forward),
-            weight=jnp.ones_like(total),
-            light=jnp.zeros_like(total),
-        )
-        hits = uniform[1:].reshape(bounces, _DRAWS, *uniform.shape[1:])
-        paths, _ = lax.scan(lambda paths, draw: (_bounce(world, paths, draw), None), paths, hits)
-        return total + paths.light, None
-
     draws = _draws(key, samples, 1 + _DRAWS * bounces)
-    total, _ = lax.scan(add_sample, jnp.zeros((3, height * width)), draws)
-    return (total / samples).reshape(3, height, width).transpose(1, 2, 0)
+    rows = next(n for n in range(height, 0, -1) if height % n == 0 and (n * width <= _TILE or n == 1))
+
+    def tile(first: Int[Array, ""]) -> Float[Array, "{rows} {width} 3"]:
+        row, column = jnp.divmod(first * width + jnp.arange(rows * width), width)
+        row, column = row.astype(jnp.float32), column.astype(jnp.float32)
+        shift = jax.random.uniform(jax.random.fold_in(key, first), (2, rows * width))
+
+        def add_sample(total: Vectors, draws: Float[Array, "draw 2"]) -> tuple[Vectors, None]:
+            uniform = _fraction(draws[:, :, None] + shift)  # [draw, 2, ray]
+            x = (column + uniform[0, 0] - width / 2) / (height * world.focal)
+            y = (row + uniform[0, 1] - height / 2) / (height * world.focal)
+            right, down, forward = world.axes[:, :, None]
+            paths = _Paths(
+                origin=jnp.broadcast_to(world.eye[:, None], total.shape),
+                direction=_normalise(x * right + y * down + forward),
+                weight=jnp.ones_like(total),
+                light=jnp.zeros_like(total),
+                sharp=jnp.ones_like(x, bool),
+            )
+            hits = uniform[1:].reshape(bounces, _DRAWS, *uniform.shape[1:])
+            paths, _ = lax.scan(lambda paths, draw: (_bounce(world, paths, draw), None), paths, hits)
+            return total + paths.light, None
+
+        total, _ = lax.scan(add_sample, jnp.zeros((3, rows * width)), draws)
+        return (total / samples).T.reshape(rows, width, 3)
+
+    return lax.map(tile, jnp.arange(0, height, rows)).reshape(height, width, 3)
 
 
 def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "sample {count} 2"]:
     """For each sample ``count`` points of the unit square, each well spread over the samples."""
-    points = (jnp.arange(1, samples + 1)[:, None] * jnp.array(_R2)) % 1.0
+    points = _fraction(jnp.arange(1, samples + 1)[:, None] * jnp.array(_R2))
 
     def shuffled(key: Key[Array, ""]) -> Float[Array, "sample 2"]:
         # Unshuffled, the points of two hits would be the same, and their light correlated.
@@ -135,9 +142,10 @@ def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "sampl
 
 def _bounce(world: Snapshot, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -> _Paths:
     """Follow each path to the next surface, collect its light, and choose where to go on."""
-    distance, index = _nearest(world, paths.origin, paths.direction)
+    distance, index = lax.optimization_barrier(_nearest(world, paths.origin, paths.direction))
     hit = index >= 0
     surface = _surface(world, paths, jnp.where(hit, distance, 1.0), index)
+    surface = lax.optimization_barrier(surface)
     facing = jnp.maximum(-_dot(paths.direction, surface.normal), 0.0)
     # Schlick 1994: all surfaces that reflect at all are mirrors at grazing angles.
     fresnel = surface.reflectance + (1 - surface.reflectance) * (1 - facing) ** 5
@@ -145,7 +153,7 @@ def _bounce(world: Snapshot, paths: _Paths, uniform: Float[Array, "draw 2 ray"])
     mirrored = paths.direction + 2 * facing * surface.normal
     origin = surface.point + _CLEARANCE * surface.normal
 
-    sun = _sunlight(world, surface, origin, mirrored, fresnel, uniform[0])
+    sun = _sunlight(world, surface, origin, mirrored, fresnel, paths.sharp, uniform[0])
     light = jnp.where(hit, surface.emission + sun, _sky(world, paths.direction))
 
     reflects = uniform[1, 0] < fresnel
@@ -158,6 +166,7 @@ def _bounce(world: Snapshot, paths: _Paths, uniform: Float[Array, "draw 2 ray"])
         direction=_normalise(direction),
         weight=paths.weight * jnp.where(hit, jnp.where(reflects, 1.0, surface.colour), 0.0),
         light=paths.light + paths.weight * light,
+        sharp=paths.sharp & reflects,
     )
 
 
@@ -196,7 +205,7 @@ def _surface(
 ) -> _Surface:
     """Place, direction and material of what was hit; anything where nothing was."""
     point = paths.origin + distance * paths.direction
-    table = world.balls.T[:, jnp.clip(index, 0, len(world.balls) - 1)]  # [25, ray]
+    table = jnp.matmul(world.balls.T, (index == jnp.arange(len(world.balls))[:, None]).astype(jnp.float32), precision="highest")
     normal = _normalise(point - table[:3])
     axes = table[4:13].reshape(3, 3, -1)
     mix = _ball_pattern(jnp.sum(axes * normal[:, None], axis=0), table[24])
@@ -221,8 +230,9 @@ def _surface(
 
 def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
     """Share of a ball's second colour, by the direction from its centre."""
-    bands = jnp.sin(7.5 * local[2]) > 0
-    wedges = jnp.sin(4.0 * jnp.arctan2(local[1], local[0])) * jnp.sign(0.93 - abs(local[2])) > 0
+    x, y, z = local
+    bands = _fraction(1.2 * z) < 0.5
+    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0  # sin 4φ, but for caps at the poles
     cell = 2.6 * local + 0.5
     offset = cell - jnp.round(cell)
     dots = _dot(offset, offset) < 0.11
@@ -239,12 +249,12 @@ def _ground_pattern(point: Vectors, tile: Scalars | Array, fade: Array) -> Scala
     bits = (x * 73856093) ^ (y * 19349663)
     bits = (bits ^ (bits >> 13)) * 1274126177
     u = jnp.where((bits >> 16) & 1, u, 1 - u)
-    near = jnp.minimum(jnp.hypot(u, v), jnp.hypot(1 - u, 1 - v))
+    near = jnp.minimum(_hypot(u, v), _hypot(1 - u, 1 - v))
     ribbon = jnp.abs(near - 0.5) < 0.16
     line = jnp.abs(jnp.abs(near - 0.5) - 0.26) < 0.03
     shade = ((bits >> 20) & 7) / 7.0
     mix = jnp.where(ribbon, 0.82 + 0.18 * shade, jnp.where(line, 0.6, 0.22 * shade))
-    return 0.4 + (mix - 0.4) * jnp.exp(-((jnp.hypot(point[0], point[1]) / fade) ** 2))
+    return 0.4 + (mix - 0.4) * jnp.exp(-_dot(point, point) / fade**2)
 
 
 def _sky(world: Snapshot, direction: Vectors) -> Vectors:
@@ -258,6 +268,7 @@ def _sunlight(
     origin: Vectors,
     mirrored: Vectors,
     fresnel: Scalars,
+    sharp: Bool[Array, "ray"],
     uniform: Float[Array, "2 ray"],
 ) -> Vectors:
     """Sunlight that leaves surfaces towards where the paths came from.
@@ -272,6 +283,7 @@ def _sunlight(
     blur = 0.1 * radius + 0.5 * surface.roughness[None]
     apart = jnp.sqrt(jnp.maximum(2 - 2 * _dot(mirrored, sun), 0.0))
     disc = jnp.clip((radius + blur - apart) / (2 * blur), 0.0, 1.0) / radius**2
+    disc = jnp.where(sharp, disc, 0.0)
     return jnp.where(lit, colour * (surface.colour * (1 - fresnel) * height + fresnel * disc), 0.0)
 
 
@@ -286,6 +298,14 @@ def _on_sphere(uniform: Float[Array, "2 ray"]) -> Vectors:
     level = jnp.sqrt(jnp.maximum(1 - z * z, 0.0))
     angle = 2 * math.pi * uniform[1]
     return jnp.stack([level * jnp.cos(angle), level * jnp.sin(angle), z])
+
+
+def _hypot(x: Scalars, y: Scalars) -> Scalars:
+    return jnp.sqrt(x * x + y * y)  # lengths are near 1: no need of jnp.hypot's care, nor its time
+
+
+def _fraction(x: Array) -> Array:
+    return x - jnp.floor(x)  # `% 1` is an order of magnitude slower on CPUs
 
 
 def _dot(a: Vectors, b: Vectors) -> Scalars:

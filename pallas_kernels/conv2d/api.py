@@ -9,13 +9,13 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation
+from pallas_kernels._dispatch import Implementation, Implementations
 from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
 from pallas_kernels.conv2d import reference, xla
 
 __all__ = ["conv2d"]
 
-IMPLEMENTATIONS = {"xla": xla.conv2d, "reference": reference.conv2d}
+IMPLEMENTATIONS: Implementations = {"xla": xla.conv2d, "reference": reference.conv2d}
 
 
 def conv2d(

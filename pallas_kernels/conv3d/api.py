@@ -7,13 +7,13 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation
+from pallas_kernels._dispatch import Implementation, Implementations
 from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
 from pallas_kernels.conv3d import reference, xla
 
 __all__ = ["conv3d"]
 
-IMPLEMENTATIONS = {"xla": xla.conv3d, "reference": reference.conv3d}
+IMPLEMENTATIONS: Implementations = {"xla": xla.conv3d, "reference": reference.conv3d}
 
 
 def conv3d(

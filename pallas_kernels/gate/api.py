@@ -10,14 +10,14 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation
+from pallas_kernels._dispatch import Implementation, Implementations
 from pallas_kernels._epilogue import Activation
 from pallas_kernels.gate import reference
 
 __all__ = ["gate"]
 
 # One reduction and one fused pass is already what XLA makes of the definition.
-IMPLEMENTATIONS = {"xla": reference.gate, "reference": reference.gate}
+IMPLEMENTATIONS: Implementations = {"xla": reference.gate, "reference": reference.gate}
 
 
 def gate(

@@ -7,19 +7,22 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation
+from pallas_kernels._dispatch import Implementation, Implementations
 from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
 from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d_transpose import reference, xla
 
 __all__ = ["conv3d_transpose", "gated_conv3d_transpose"]
 
-IMPLEMENTATIONS = {"xla": xla.conv3d_transpose, "reference": reference.conv3d_transpose}
+IMPLEMENTATIONS: Implementations = {
+    "xla": xla.conv3d_transpose,
+    "reference": reference.conv3d_transpose,
+}
 
 
 def gated_conv3d_transpose(
     inputs: Inputs,
-    kernel: Float[Array, "3 4 4 in_channel channel"],
+    kernel: Float[Array, "kt kh kw in_channel channel"],
     bias: Float[Array, " channel"] | None,
     gate_kernel: Float[Array, "channel channel"],
     gate_bias: Float[Array, " channel"],
@@ -27,14 +30,14 @@ def gated_conv3d_transpose(
     activation: Activation = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "batch time height2 width2 channel"]:
-    """``activation(gate(conv3d_transpose(inputs, kernel, bias)))``; see :func:`conv3d_transpose`."""
+    """``activation(gate(conv3d_transpose(inputs, kernel, bias)))``."""
     x = conv3d_transpose(inputs, kernel, bias, implementation=implementation)
     return gate(x, gate_kernel, gate_bias, activation=activation, implementation=implementation)
 
 
 def conv3d_transpose(
     inputs: Inputs,
-    kernel: Float[Array, "3 4 4 in_channel channel"],
+    kernel: Float[Array, "kt kh kw in_channel channel"],
     bias: Float[Array, " channel"] | None = None,
     *,
     implementation: Implementation | None = None,

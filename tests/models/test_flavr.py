@@ -147,9 +147,9 @@ def test_batch_norm_learns_its_statistics_in_training_mode_only():
 def test_windows_that_do_not_fit_are_explained():
     config = ModelConfig(width=4)
     params = flavr.init(config, jax.random.key(0))
-    with pytest.raises(ValueError, match="has 2 frames.*`n_inputs` = 4"):
+    with pytest.raises(ValueError, match=r"has 2 frames.*`n_inputs` = 4"):
         flavr.apply(config, params, jnp.zeros((1, 2, 16, 16, 3)))
-    with pytest.raises(ValueError, match="20×16 pixels.*multiples of 8"):
+    with pytest.raises(ValueError, match=r"20×16 pixels.*multiples of 8"):
         flavr.apply(config, params, jnp.zeros((1, 4, 16, 20, 3)))
 
 

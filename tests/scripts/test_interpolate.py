@@ -289,6 +289,6 @@ def test_ctrl_c_leaves_no_file(network, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "interrupted."
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.mp4"]

@@ -27,7 +27,7 @@ def train_step():
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(flavr.init, static_argnums=0)(MODEL, jax.random.key(0))
+    return flavr.init(MODEL, jax.random.key(0))
 
 
 def advance(train_step, before, *, rate=1e-3):
@@ -83,9 +83,7 @@ def test_a_restored_state_is_the_saved_one(tmp_path, params):
 
 def test_a_state_of_another_network_is_refused(tmp_path, params):
     state.save(tmp_path / "state.npz", state.create(params, OPTIMIZER), elapsed=0.0)
-    other = jax.eval_shape(
-        lambda key: flavr.init(dataclasses.replace(MODEL, width=8), key), jax.random.key(0)
-    )
+    other = flavr.parameter_shapes(dataclasses.replace(MODEL, width=8))
     like = state.create(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), other), OPTIMIZER)
     with pytest.raises(ValueError, match="state of another network"):
         state.restore(tmp_path / "state.npz", like)
