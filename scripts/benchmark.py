@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the network: ``scripts/benchmark.py --width 32 --n-outputs 7 --size 256 448``."""
+"""Time the network: ``scripts/benchmark.py --model default --size 256 448``."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from flavr_jax import cli
-from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
+from flavr_jax.models.presets import PRESETS, Preset
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Time one call of the network with random weights, by implementation."""
 
-    width: int = 64
-    """Base channels of the network; the bundled one has 32."""
-    n_outputs: int = 1
-    """Frames predicted inside an interval."""
+    model: Preset = "flavr_2x"
+    """Which network: the official ones by factor, or the bundled one's."""
     size: tuple[int, int] = (256, 448)
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
@@ -43,7 +41,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Print a line an implementation."""
-    config = ModelConfig(width=options.width, n_outputs=options.n_outputs)
+    config = PRESETS[options.model]
     params = jax.tree.map(
         lambda leaf: leaf.astype(options.dtype), flavr.init(config, jax.random.key(0))
     )

@@ -81,18 +81,17 @@ def main(options: Options) -> None:
 
 
 def _table(protocol: str, scores: dict[str, dict[str, evaluation.Score]]) -> Table:
-    sequences = list(next(iter(scores.values())))
+    """A row a sequence, a column a method; the means last."""
     table = Table(title=f"{protocol}: PSNR in dB, per frame, then the mean", title_justify="left")
-    table.add_column("method")
-    table.add_column("mean (8-bit)", justify="right")
-    for title in ("mean", *sequences):
-        table.add_column(title.partition("_")[2] or title, justify="right")
-    for method, of_method in scores.items():
-        mean = evaluation.mean(of_method)
-        values = [mean, *of_method.values()]
-        table.add_row(
-            method, f"{mean.psnr_uint8:.2f}", *(f"{value.psnr_flavr:.2f}" for value in values)
-        )
+    table.add_column("sequence")
+    for method in scores:
+        table.add_column(method, justify="right")
+    for name in next(iter(scores.values())):
+        table.add_row(name, *(f"{of[name].psnr_flavr:.2f}" for of in scores.values()))
+    means = [evaluation.mean(of_method) for of_method in scores.values()]
+    table.add_section()
+    table.add_row("mean", *(f"{mean.psnr_flavr:.2f}" for mean in means))
+    table.add_row("mean, 8-bit frames", *(f"{mean.psnr_uint8:.2f}" for mean in means))
     return table
 
 

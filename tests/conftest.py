@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import os
 import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 # Tests compile much and compute little: LLVM's optimisations would cost more than they save.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -12,6 +16,7 @@ os.environ.setdefault(
 )
 
 import jax
+import numpy as np
 import pytest
 
 
@@ -22,3 +27,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Outputs of the official code; README.md there says how they were made."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_shapes(golden: Path) -> Callable[[str], dict[str, tuple[int, ...]]]:
+    """Names and shapes of a golden case's state dict."""
+
+    def shapes(case: str) -> dict[str, tuple[int, ...]]:
+        keys = json.loads((golden / f"{case}.keys.json").read_text())
+        return {name: tuple(shape) for name, shape in keys.items()}
+
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def golden_tensor() -> Callable[[str, tuple[int, ...]], np.ndarray]:
+    """The tensor that belongs to a name, by the rule of golden/README.md."""
+
+    def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        values = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(
+            shape
+        )
+        if name.endswith(".running_var"):
+            values = 0.5 + np.abs(values)
+        elif name.endswith((".bias", ".running_mean")):
+            values = 0.1 * values
+        elif len(shape) == 1:
+            values = 1 + 0.1 * values
+        else:
+            values = values * np.sqrt(2 / np.prod(shape[1:]))
+        return values.astype(np.float32)
+
+    return tensor

@@ -12,10 +12,23 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jaxtyping import Float
 
-__all__ = ["Ball", "Camera", "Colour", "Ground", "Pattern", "Scene", "Sky", "Snapshot", "Sun"]
+__all__ = [
+    "Ball",
+    "Balls",
+    "Camera",
+    "Colour",
+    "Ground",
+    "Moment",
+    "Pattern",
+    "Scene",
+    "Sky",
+    "Sun",
+]
 
 Colour: TypeAlias = tuple[float, float, float]
 """Linear red, green and blue: reflected share of light, or radiance of what shines."""
@@ -176,47 +189,58 @@ class Scene:
     sky: Sky = Sky()
     sun: Sun = Sun()
 
-    def at(self, time: float) -> Snapshot:
-        """Everything that the tracer needs to know about one moment."""
-        patterns = get_args(Pattern)
-        rows = [
-            np.concatenate(
-                [
-                    ball.position(time),
-                    [ball.radius],
-                    ball.rotation(time).ravel(),
-                    *ball.colours,
-                    ball.emission,
-                    [ball.reflectance, ball.roughness, patterns.index(ball.pattern)],
-                ]
+    def __post_init__(self) -> None:
+        if not self.balls:
+            raise ValueError("`balls` is empty; a scene has at least one.")
+
+    def at(self, time: float) -> Moment:
+        """Where everything that moves is."""
+        rows = (
+            (
+                ball.position(time),
+                ball.radius,
+                ball.rotation(time),
+                ball.colours,
+                ball.emission,
+                ball.reflectance,
+                ball.roughness,
+                get_args(Pattern).index(ball.pattern),
             )
             for ball in self.balls
-        ]
-        ground = self.ground
-        sun = np.array(self.sun.direction) / np.linalg.norm(self.sun.direction)
-        return Snapshot(
-            balls=np.stack(rows).astype(np.float32),
-            ground=ground
-            and np.array(
-                [*ground.colours[0], *ground.colours[1]]
-                + [ground.tile, ground.reflectance, ground.roughness, ground.fade],
-                np.float32,
-            ),
-            sky=np.array([self.sky.zenith, self.sky.horizon], np.float32),
-            sun=np.array([*sun, *self.sun.colour, self.sun.angle], np.float32),
-            eye=self.camera.position(time).astype(np.float32),
-            axes=self.camera.axes(time).astype(np.float32),
-            focal=np.float32(self.camera.focal),
+        )
+        columns = (jnp.asarray(np.array(column), jnp.float32) for column in zip(*rows))
+        camera = self.camera
+        rays = camera.axes(time) * np.array([[1.0], [1.0], [camera.focal]])
+        return Moment(
+            Balls(*columns),
+            eye=jnp.asarray(camera.position(time), jnp.float32),
+            rays=jnp.asarray(rays, jnp.float32),
         )
 
 
-class Snapshot(NamedTuple):
-    """A scene at one moment, as tables of numbers; ``Scene.at`` says what is where."""
+class Balls(NamedTuple):
+    """The balls at one moment."""
 
-    balls: Float[np.ndarray, "ball 25"]
-    ground: Float[np.ndarray, "10"] | None
-    sky: Float[np.ndarray, "2 3"]
-    sun: Float[np.ndarray, "7"]
-    eye: Float[np.ndarray, "3"]
-    axes: Float[np.ndarray, "3 3"]
-    focal: np.float32
+    centre: Float[Array, "ball 3"]
+    radius: Float[Array, "ball"]
+    rotation: Float[Array, "ball 3 3"]
+    colours: Float[Array, "ball 2 3"]
+    emission: Float[Array, "ball 3"]
+    reflectance: Float[Array, "ball"]
+    roughness: Float[Array, "ball"]
+    pattern: Float[Array, "ball"]  # the number in Pattern
+
+
+class Moment(NamedTuple):
+    """All that moves, at one time.
+
+    Attributes:
+        balls: as they are then.
+        eye: where the camera is.
+        rays: the direction of the picture's middle, last, and what a step of one picture height to
+            the right, first, or down, second, adds to it.
+    """
+
+    balls: Balls
+    eye: Float[Array, "3"]
+    rays: Float[Array, "3 3"]

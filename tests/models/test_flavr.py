@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
-import zlib
 from pathlib import Path
 
 import jax
@@ -13,29 +12,10 @@ from flax import nnx
 from flavr_jax import torch_weights
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
+from flavr_jax.models.presets import PRESETS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [case["name"] for case in json.loads((GOLDEN / "index.json").read_text())]
-
-
-def official_weights(case: str) -> dict[str, np.ndarray]:
-    """The weights behind a golden case, drawn by the rule in tests/golden/README.md."""
-    shapes = json.loads((GOLDEN / f"{case}.keys.json").read_text())
-    tensors = {}
-    for name, shape in shapes.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        draw = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(shape)
-        if name.endswith("running_var"):
-            draw = 0.5 + np.abs(draw)
-        elif name.endswith((".bias", "running_mean")):
-            draw = 0.1 * draw
-        elif len(shape) == 1:
-            draw = 1 + 0.1 * draw
-        else:
-            draw = draw * np.sqrt(2 / np.prod(shape[1:]))
-        tensors[name] = draw.astype(np.float32)
-    return tensors
 
 
 def random_windows(config: ModelConfig, height: int = 16, width: int = 24) -> jax.Array:
@@ -43,8 +23,9 @@ def random_windows(config: ModelConfig, height: int = 16, width: int = 24) -> ja
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_network_gives_the_official_outputs(case):
-    conversion = torch_weights.convert(official_weights(case))
+def test_the_network_gives_the_official_outputs(case, golden_shapes, golden_tensor):
+    tensors = {name: golden_tensor(name, shape) for name, shape in golden_shapes(case).items()}
+    conversion = torch_weights.convert(tensors)
     stored = np.load(GOLDEN / f"{case}.npz")
     apply = jax.jit(flavr.apply, static_argnums=0)
     outputs = apply(conversion.config, conversion.params, jnp.asarray(stored["frames"]))
@@ -75,16 +56,16 @@ def test_the_fast_formulation_gives_the_outputs_of_the_definition(variant):
 
 
 @pytest.mark.parametrize(
-    ("config", "count"),
+    ("preset", "count"),
     [
-        (ModelConfig(), 42_061_571),
-        (ModelConfig(n_outputs=3), 42_084_297),
-        (ModelConfig(n_outputs=7), 42_121_941),
-        (ModelConfig(depth=34), 72_926_787),
+        ("flavr_2x", 42_061_571),
+        ("flavr_4x", 42_084_297),
+        ("flavr_8x", 42_121_941),
+        ("flavr_2x_34", 72_926_787),
     ],
 )
-def test_parameter_counts_are_the_papers(config, count):
-    leaves = jax.tree.leaves(flavr.parameter_shapes(config))
+def test_presets_have_the_parameters_of_the_official_models(preset, count):
+    leaves = jax.tree.leaves(flavr.parameter_shapes(PRESETS[preset]))
     assert sum(leaf.size for leaf in leaves) == count
 
 

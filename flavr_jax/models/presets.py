@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks with a name."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from flavr_jax.config import ModelConfig
+
+__all__ = ["PRESETS", "Preset"]
+
+Preset: TypeAlias = Literal["flavr_2x", "flavr_4x", "flavr_8x", "flavr_2x_34", "default"]
+
+PRESETS: dict[Preset, ModelConfig] = {
+    "flavr_2x": ModelConfig(n_outputs=1),
+    "flavr_4x": ModelConfig(n_outputs=3),
+    "flavr_8x": ModelConfig(n_outputs=7),
+    "flavr_2x_34": ModelConfig(n_outputs=1, depth=34),
+    "default": ModelConfig(width=32, n_outputs=7, base="blend"),
+}
+"""The official models of the paper by their factor, its 34-layer one, and the bundled one."""

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rays hit, and how it looks there.
+
+Vectors have their components first, ``3 ray``: each becomes a long row that vectorises well.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from flavr_jax.render.scene import Balls, Ground
+
+__all__ = [
+    "Scalars",
+    "Surface",
+    "Vectors",
+    "dot",
+    "fraction",
+    "hit",
+    "nearest",
+    "normalise",
+    "shadowed",
+]
+
+Vectors: TypeAlias = Float[Array, "3 ray"]
+Scalars: TypeAlias = Float[Array, "ray"]
+
+
+class Surface(NamedTuple):
+    """Places on surfaces, and what they are made of there."""
+
+    point: Vectors
+    normal: Vectors
+    colour: Vectors
+    emission: Vectors
+    reflectance: Scalars
+    roughness: Scalars
+
+
+def nearest(
+    balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
+) -> tuple[Scalars, Int[Array, "ray"]]:
+    """Distance and number of the first surface: a ball's, the ground's after them, or −1."""
+    distance = jnp.full(origin.shape[1], jnp.inf)
+    index = jnp.full(origin.shape[1], -1)
+    count = len(balls.radius)
+    if ground is not None:
+        down = -origin[2] / direction[2]
+        below = (direction[2] < 0) & (down > 0)
+        distance, index = jnp.where(below, down, jnp.inf), jnp.where(below, count, -1)
+    # A loop of few balls, unrolled: one pass over the rays, and no table of all pairs.
+    for number in range(count):
+        entry = _entry(balls.centre[number], balls.radius[number], origin, direction)
+        nearer = entry < distance
+        distance, index = jnp.where(nearer, entry, distance), jnp.where(nearer, number, index)
+    return distance, index
+
+
+def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "ray"]:
+    """Whether a ball is in the way; the ground never is, as nothing is below it."""
+    blocked = jnp.zeros(origin.shape[1], bool)
+    for centre, radius in zip(balls.centre, balls.radius):
+        blocked |= _entry(centre, radius, origin, direction) < jnp.inf
+    return blocked
+
+
+def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "ray"]) -> Surface:
+    """The surface of number ``index`` at points on it; anything where that is −1."""
+    chosen = (index == jnp.arange(len(balls.radius))[:, None]).astype(jnp.float32)
+    # As a product with zeros and ones: looking rows up one by one takes CPUs longer.
+    ball = jax.tree.map(lambda row: jnp.tensordot(row, chosen, (0, 0), precision="highest"), balls)
+    normal = normalise(point - ball.centre)  # where no ball is chosen, something finite as well
+    mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
+    first, second = ball.colours
+    on_ball = Surface(
+        point,
+        normal,
+        first + mix * (second - first),
+        ball.emission,
+        ball.reflectance,
+        ball.roughness,
+    )
+    if ground is None:
+        return on_ball
+    first, second = jnp.array(ground.colours)[:, :, None]
+    on_ground = Surface(
+        point,
+        jnp.broadcast_to(jnp.array([[0.0], [0.0], [1.0]]), point.shape),
+        first + _ground_pattern(point, ground) * (second - first),
+        jnp.zeros_like(point),
+        jnp.full(index.shape, ground.reflectance),
+        jnp.full(index.shape, ground.roughness),
+    )
+    is_ground = index == len(balls.radius)
+    return jax.tree.map(lambda a, b: jnp.where(is_ground, a, b), on_ground, on_ball)
+
+
+def _entry(
+    centre: Float[Array, "3"], radius: Float[Array, ""], origin: Vectors, direction: Vectors
+) -> Scalars:
+    """Distance at which rays enter a ball; infinite where they miss it or start beyond."""
+    offset = origin - centre[:, None]
+    along = dot(offset, direction)
+    # |offset|² − along² cancels for far balls; the squared distance of ball and ray does not.
+    apart = offset - along * direction
+    inside = radius**2 - dot(apart, apart)
+    entry = -along - jnp.sqrt(jnp.maximum(inside, 0.0))
+    return jnp.where((inside > 0) & (entry > 0), entry, jnp.inf)
+
+
+def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
+    """Share of a ball's second colour, by the direction from its centre."""
+    x, y, z = local
+    bands = fraction(1.2 * z) < 0.5
+    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0  # sin 4φ, but for caps at the poles
+    cell = 2.6 * local + 0.5
+    offset = cell - jnp.round(cell)
+    dots = dot(offset, offset) < 0.11
+    mix = (kind == 1) & bands | (kind == 2) & wedges | (kind == 3) & dots
+    return mix.astype(jnp.float32)
+
+
+def _ground_pattern(point: Vectors, ground: Ground) -> Scalars:
+    """Share of the ground's second colour: Truchet's quarter circles, and a shade for each tile."""
+    place = point[:2] / ground.tile
+    corner = jnp.floor(place)
+    u, v = place - corner
+    x, y = jnp.clip(corner, -1e6, 1e6).astype(jnp.int32)
+    bits = (x * 73856093) ^ (y * 19349663)  # any scrambling will do
+    bits = (bits ^ (bits >> 13)) * 1274126177
+    u = jnp.where((bits >> 16) & 1, u, 1 - u)
+    first, second = u * u + v * v, (1 - u) ** 2 + (1 - v) ** 2
+    off_arc = jnp.abs(jnp.sqrt(jnp.minimum(first, second)) - 0.5)
+    shade = ((bits >> 20) & 7) / 7.0
+    line = jnp.where(jnp.abs(off_arc - 0.26) < 0.03, 0.6, 0.22 * shade)
+    mix = jnp.where(off_arc < 0.16, 0.82 + 0.18 * shade, line)
+    return 0.4 + (mix - 0.4) * jnp.exp(-dot(point, point) / ground.fade**2)
+
+
+def fraction(x: Array) -> Array:
+    """What is left of numbers without their whole part; on CPUs ``% 1`` takes ten times as long."""
+    return x - jnp.floor(x)
+
+
+def dot(a: Vectors, b: Vectors) -> Scalars:
+    """Inner products. Written out, XLA would compute the factors anew for each of its terms."""
+    return jnp.sum(a * b, axis=0)
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """Unit vectors of the same directions."""
+    return vectors * lax.rsqrt(dot(vectors, vectors))

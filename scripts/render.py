@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render the bundled scene: a clip to interpolate, and the exact frames between its frames."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+
+from flavr_jax import cli, render
+from flavr_jax.typing import Frame
+from flavr_jax.video import timing, writer
+from flavr_jax.video.frames import ClipInfo, TimedFrame
+
+
+@dataclass(frozen=True)
+class Options:
+    """Render rolling balls by path tracing, at any times: frames in between are exact too."""
+
+    output: str
+    """A name in .mp4, .mov or .mkv is a video, a name without suffix a folder of PNG images."""
+    frames: int = 24
+    """Frames of the clip; the camera's and the balls' paths are made for 24."""
+    fps: str = "12"
+    """Frames per second, such as 12 or 24000/1001; the motion from frame to frame is the same."""
+    size: tuple[int, int] = (256, 448)
+    """Height and width in pixels."""
+    samples: int = 64
+    """Paths for each pixel: four times as many halve the noise."""
+    factor: int = 1
+    """Render FACTOR - 1 more frames in each interval, at FACTOR times the frame rate."""
+    seed: int = 0
+    """Chooses the paths; all frames use the same, so that the noise does not flicker."""
+    encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=writer.Encoding
+    )
+    """How a video is compressed."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+
+
+def main(options: Options) -> None:
+    """Render one clip."""
+    for name in ("frames", "factor"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(options, name)}; it is at least 1.")
+    height, width = options.size
+    rate = timing.parse_rate(options.fps) * options.factor
+    count = (options.frames - 1) * options.factor + 1
+    info = ClipInfo(width, height, rate, 1 / rate, count)
+    scene, key = render.showcase(), jax.random.key(options.seed)
+
+    def draw(index: int) -> Frame:
+        moment = index / options.factor
+        picture = render.render(
+            scene, moment, height=height, width=width, samples=options.samples, key=key
+        )
+        return np.round(np.asarray(picture) * 255).astype(np.uint8)
+
+    started = time.monotonic()
+    sink = writer.open_sink(
+        options.output,
+        info,
+        source=Path(__file__),
+        audio=False,
+        encoding=options.encoding,
+        overwrite=options.overwrite,
+    )
+    with sink, contextlib.closing(cli.track(range(count), count)) as indices:
+        for index in indices:
+            sink.write(TimedFrame(draw(index), index / rate, 1 / rate))
+    print(f"{count} frames in {options.output}, {time.monotonic() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled checkpoint is there, is the network it says, and is better than blending."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flavr_jax
+from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT
+from flavr_jax.models.presets import PRESETS
+from flavr_jax.video import reader
+
+SAMPLE = Path(__file__).parents[1] / "docs" / "media" / "sample.mp4"
+
+
+@pytest.fixture(scope="module")
+def default() -> flavr_jax.Interpolator:
+    return flavr_jax.load()
+
+
+def test_the_default_network_is_the_preset_and_says_where_it_comes_from(default):
+    assert default.config == PRESETS["default"]
+    assert {"recipe", "steps", "device", "clips"} <= set(default.provenance)
+    assert (DEFAULT_CHECKPOINT / "MODEL_CARD.md").is_file()
+
+
+def test_the_default_checkpoint_stays_small():
+    size = sum(file.stat().st_size for file in DEFAULT_CHECKPOINT.rglob("*") if file.is_file())
+    assert size < 22e6
+
+
+def test_the_default_network_beats_blending_on_the_bundled_clip(default):
+    # Every second frame in, the one between asked for; the middle of the picture, where it moves.
+    frames = [timed.pixels for timed in reader.open_source(SAMPLE)][:7]
+    crop = np.stack(frames)[:, 64:192, 96:352].astype(np.float32) / 255
+    prediction = default.predict(jnp.asarray(crop[None, ::2]))[0, 3]
+    blend = (crop[2] + crop[4]) / 2
+    errors = [float(np.mean((image - crop[3]) ** 2)) for image in (prediction, blend)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_what_does_not_move_stays_as_it_is(default):
+    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    still = np.repeat(frame, 4, axis=0)
+    between = np.asarray(default.between(still, 8))[0]
+    assert np.abs(between.astype(int) - frame).mean() < 2.0
