@@ -46,34 +46,32 @@ def nearest(
     balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
 ) -> tuple[Scalars, Int[Array, "ray"]]:
     """Distance and number of the first surface: a ball's, the ground's after them, or −1."""
-    distance = jnp.full(origin.shape[1], jnp.inf)
-    index = jnp.full(origin.shape[1], -1)
-    count = len(balls.radius)
+    distances = [_entry(balls, number, origin, direction) for number in range(len(balls.radius))]
     if ground is not None:
         down = -origin[2] / direction[2]
-        below = (direction[2] < 0) & (down > 0)
-        distance, index = jnp.where(below, down, jnp.inf), jnp.where(below, count, -1)
-    # A loop of few balls, unrolled: one pass over the rays, and no table of all pairs.
-    for number in range(count):
-        entry = _entry(balls.centre[number], balls.radius[number], origin, direction)
-        nearer = entry < distance
-        distance, index = jnp.where(nearer, entry, distance), jnp.where(nearer, number, index)
+        distances.append(jnp.where((direction[2] < 0) & (down > 0), down, jnp.inf))
+    table = jnp.stack(distances)
+    distance = jnp.min(table, axis=0)
+    # Not argmin, which compilers for CPUs do not vectorise.
+    number = jnp.arange(len(distances))[:, None]
+    index = jnp.max(jnp.where((table == distance) & (table < jnp.inf), number, -1), axis=0)
     return distance, index
 
 
 def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "ray"]:
     """Whether a ball is in the way; the ground never is, as nothing is below it."""
+
     blocked = jnp.zeros(origin.shape[1], bool)
-    for centre, radius in zip(balls.centre, balls.radius):
-        blocked |= _entry(centre, radius, origin, direction) < jnp.inf
+    for number in range(len(balls.radius)):
+        blocked |= _entry(balls, number, origin, direction) < jnp.inf
     return blocked
 
 
 def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "ray"]) -> Surface:
     """The surface of number ``index`` at points on it; anything where that is −1."""
-    chosen = (index == jnp.arange(len(balls.radius))[:, None]).astype(jnp.float32)
-    # As a product with zeros and ones: looking rows up one by one takes CPUs longer.
-    ball = jax.tree.map(lambda row: jnp.tensordot(row, chosen, (0, 0), precision="highest"), balls)
+    ball = jax.tree.map(
+        lambda rows: _select(rows, index), balls
+    )
     normal = normalise(point - ball.centre)  # where no ball is chosen, something finite as well
     mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
     first, second = ball.colours
@@ -100,15 +98,14 @@ def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "
     return jax.tree.map(lambda a, b: jnp.where(is_ground, a, b), on_ground, on_ball)
 
 
-def _entry(
-    centre: Float[Array, "3"], radius: Float[Array, ""], origin: Vectors, direction: Vectors
-) -> Scalars:
+def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Scalars:
     """Distance at which rays enter a ball; infinite where they miss it or start beyond."""
-    offset = origin - centre[:, None]
-    along = dot(offset, direction)
+    x, y, z = origin - balls.centre[number][:, None]
+    u, v, w = direction
+    along = x * u + y * v + z * w
     # |offset|² − along² cancels for far balls; the squared distance of ball and ray does not.
-    apart = offset - along * direction
-    inside = radius**2 - dot(apart, apart)
+    x, y, z = x - along * u, y - along * v, z - along * w
+    inside = balls.radius[number] ** 2 - (x * x + y * y + z * z)
     entry = -along - jnp.sqrt(jnp.maximum(inside, 0.0))
     return jnp.where((inside > 0) & (entry > 0), entry, jnp.inf)
 
@@ -149,9 +146,15 @@ def fraction(x: Array) -> Array:
 
 def dot(a: Vectors, b: Vectors) -> Scalars:
     """Inner products. Written out, XLA would compute the factors anew for each of its terms."""
-    return jnp.sum(a * b, axis=0)
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def normalise(vectors: Vectors) -> Vectors:
     """Unit vectors of the same directions."""
     return vectors * lax.rsqrt(dot(vectors, vectors))
+
+
+def _select(rows: Array, index: Array) -> Array:
+    chosen = (index == jnp.arange(len(rows))[:, None]).astype(jnp.float32)
+    flat = jnp.matmul(chosen.T, rows.reshape(len(rows), -1))
+    return flat.T.reshape(*rows.shape[1:], -1)
