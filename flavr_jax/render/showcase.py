@@ -31,9 +31,9 @@ def showcase() -> Scene:
             _roller(2.75, 0.38, (_PLUM, _AMBER), "wedges", phase=-3.0, turn=0.05),
             _roller(3.6, 0.55, (_CREAM, _CORAL), "bands", phase=0.6, turn=0.07),
             Ball(
-                (2.3, -2.0, 0.34), 0.34, (_CORAL, _CREAM), "dots", _LACQUER, bounce=0.8, period=13
+                (2.3, -2.0, 0.34), 0.34, (_CORAL, _CREAM), "dots", _LACQUER, bounce=0.8, period=13.0
             ),
-            Ball((-2.9, -0.6, 0.45), 0.45, (_NAVY, _TEAL), "dots", 0.15),
+            Ball((-2.75, 1.1, 0.45), 0.45, (_NAVY, _TEAL), "dots", 0.15),
             Ball((-2.6, 4.4, 0.85), 0.85, (_TEAL, _NAVY), "wedges", _LACQUER, roll=0.05),
         ),
         camera=Camera(

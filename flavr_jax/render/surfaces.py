@@ -52,7 +52,7 @@ def nearest(
         distances.append(jnp.where((direction[2] < 0) & (down > 0), down, jnp.inf))
     table = jnp.stack(distances)
     distance = jnp.min(table, axis=0)
-    # Not argmin, which compilers for CPUs do not vectorise.
+    # Not argmin, which is slower on CPUs.
     number = jnp.arange(len(distances))[:, None]
     index = jnp.max(jnp.where((table == distance) & (table < jnp.inf), number, -1), axis=0)
     return distance, index
@@ -60,7 +60,6 @@ def nearest(
 
 def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "ray"]:
     """Whether a ball is in the way; the ground never is, as nothing is below it."""
-
     blocked = jnp.zeros(origin.shape[1], bool)
     for number in range(len(balls.radius)):
         blocked |= _entry(balls, number, origin, direction) < jnp.inf
@@ -69,9 +68,7 @@ def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "
 
 def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "ray"]) -> Surface:
     """The surface of number ``index`` at points on it; anything where that is −1."""
-    ball = jax.tree.map(
-        lambda rows: _select(rows, index), balls
-    )
+    ball = jax.tree.map(lambda rows: _rows(rows, index), balls)
     normal = normalise(point - ball.centre)  # where no ball is chosen, something finite as well
     mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
     first, second = ball.colours
@@ -110,6 +107,14 @@ def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Sc
     return jnp.where((inside > 0) & (entry > 0), entry, jnp.inf)
 
 
+def _rows(table: Float[Array, "row ..."], index: Int[Array, "ray"]) -> Float[Array, "... ray"]:
+    """The rows of the given numbers, zeros for other numbers; the rays come last."""
+    # A product with zeros and ones: CPUs take longer to look rows up one by one.
+    chosen = (index[:, None] == jnp.arange(len(table))).astype(jnp.float32)
+    rows = jnp.matmul(chosen, table.reshape(len(table), -1), precision="highest")
+    return rows.T.reshape(*table.shape[1:], len(index))
+
+
 def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
     """Share of a ball's second colour, by the direction from its centre."""
     x, y, z = local
@@ -144,17 +149,11 @@ def fraction(x: Array) -> Array:
     return x - jnp.floor(x)
 
 
-def dot(a: Vectors, b: Vectors) -> Scalars:
-    """Inner products. Written out, XLA would compute the factors anew for each of its terms."""
+def dot(a: Float[Array, "3 #ray"], b: Float[Array, "3 #ray"]) -> Scalars:
+    """Inner products."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def normalise(vectors: Vectors) -> Vectors:
     """Unit vectors of the same directions."""
     return vectors * lax.rsqrt(dot(vectors, vectors))
-
-
-def _select(rows: Array, index: Array) -> Array:
-    chosen = (index == jnp.arange(len(rows))[:, None]).astype(jnp.float32)
-    flat = jnp.matmul(chosen.T, rows.reshape(len(rows), -1))
-    return flat.T.reshape(*rows.shape[1:], -1)

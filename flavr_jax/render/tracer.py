@@ -112,14 +112,15 @@ def _trace(
     bounces: int,
 ) -> Float[Array, "{height} {width} 3"]:
     world = _World(moment.balls, *surroundings)
-    draws = _draws(key, samples, 1 + _DRAWS * bounces)
+    draws_key, shift_key = jax.random.split(key)
+    draws = _draws(draws_key, samples, 1 + _DRAWS * bounces)
     rows = next(
         n for n in range(height, 0, -1) if height % n == 0 and (n == 1 or n * width <= _TILE)
     )
 
-    def tile(first: Int[Array, ""]) -> Float[Array, "rows {width} 3"]:
+    def tile(first: Int[Array, ""]) -> Float[Array, "rows width 3"]:
         row, column = jnp.divmod(first * width + jnp.arange(rows * width), width)
-        shift = jax.random.uniform(jax.random.fold_in(key, first), (2, rows * width))
+        shift = jax.random.uniform(jax.random.fold_in(shift_key, first), (2, rows * width))
 
         def add_sample(total: Vectors, draws: Float[Array, "draw 2"]) -> tuple[Vectors, None]:
             uniform = fraction(draws[:, :, None] + shift)  # [draw, 2, ray]
@@ -180,12 +181,10 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     reflects = uniform[1, 0] < chance
     share = jnp.where(reflects, fresnel, diffuse) / jnp.where(reflects, chance, 1 - chance)
     scatter = _on_sphere(uniform[2])
-    direction = jnp.where(
-        # A hair less than the sphere that touches the surface, which may give no direction at all.
-        reflects,
-        mirrored + surface.roughness * scatter,
-        surface.normal + 0.9999 * scatter,
-    )
+    glossy = mirrored + surface.roughness * scatter
+    glossy += 2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal  # not into it
+    # A hair less than the sphere that touches the surface, which may give no direction at all.
+    direction = jnp.where(reflects, glossy, surface.normal + 0.9999 * scatter)
     return _Paths(
         origin=origin,
         direction=normalise(direction),

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script that renders the bundled scene, at the size of a stamp."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flavr_jax import cli
+from flavr_jax.video.images import ImageFolder
+from flavr_jax.video.reader import VideoReader
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "render.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("render_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["render_script"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def render(script, monkeypatch):
+    def run(*arguments):
+        tiny = ["--size", "16", "24", "--samples", "2"]
+        monkeypatch.setattr(sys, "argv", ["render.py", *map(str, arguments), *tiny])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(script.main, script.Options)
+        return stop.value.code
+
+    return run
+
+
+def test_a_video_has_the_frames_and_the_rate_that_were_asked_for(render, tmp_path):
+    path = tmp_path / "clip.mp4"
+    assert not render("--output", path, "--frames", 3, "--fps", 10)
+    source = VideoReader(path)
+    assert [frame.pts for frame in source] == [Fraction(index, 10) for index in range(3)]
+    assert (source.info.width, source.info.height) == (24, 16)
+
+
+def test_frames_in_between_are_added_and_the_others_stay(render, tmp_path):
+    assert not render("--output", tmp_path / "few", "--frames", 2)
+    assert not render("--output", tmp_path / "many", "--frames", 2, "--factor", 4)
+    few = [frame.pixels for frame in ImageFolder(tmp_path / "few")]
+    many = [frame.pixels for frame in ImageFolder(tmp_path / "many")]
+    assert len(many) == 5
+    np.testing.assert_array_equal(many[::4], few)
+    assert all((one != other).any() for one, other in itertools.pairwise(many))
+
+
+def test_no_frames_is_a_mistake_in_one_line(render, tmp_path, capsys):
+    assert render("--output", tmp_path / "none", "--frames", 0) == 2
+    assert "`frames` is 0" in capsys.readouterr().err
