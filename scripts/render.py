@@ -16,7 +16,11 @@ import tyro
 from flavr_jax import cli, render
 from flavr_jax.typing import Frame
 from flavr_jax.video import timing, writer
+from flavr_jax.video.colour import RGB, Colour
 from flavr_jax.video.frames import ClipInfo, TimedFrame
+
+
+SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def main(options: Options) -> None:
     height, width = options.size
     rate = timing.parse_rate(options.fps) * options.factor
     count = (options.frames - 1) * options.factor + 1
-    info = ClipInfo(width, height, rate, 1 / rate, count)
+    info = ClipInfo(width, height, rate, 1 / rate, count, colour=SRGB)
     scene, key = render.showcase(), jax.random.key(options.seed)
 
     def draw(index: int) -> Frame:
