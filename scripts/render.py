@@ -19,7 +19,6 @@ from flavr_jax.video import timing, writer
 from flavr_jax.video.colour import RGB, Colour
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 
-
 SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
 
