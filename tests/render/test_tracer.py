@@ -15,11 +15,11 @@ DAWN = Sky((0.2, 0.4, 0.8), (0.8, 0.4, 0.2))
 LEVEL = Camera(elevation=(0.0, 0.0), distance=(10.0, 0.0), focal=1.5)
 
 
-def light_of(scene, time=0.0, *, height=24, width=32, samples=8, seed=0):
+def light_of(scene, time=0.0, *, height=24, width=32, samples=8, bounces=3, seed=0):
+    size = {"height": height, "width": width}
     key = jax.random.key(seed)
-    return np.asarray(
-        radiance(scene, time, height=height, width=width, samples=samples, key=key), np.float64
-    )
+    light = radiance(scene, time, **size, samples=samples, bounces=bounces, key=key)
+    return np.asarray(light, np.float64)
 
 
 @pytest.mark.parametrize("albedo", [0.0, 0.18, 0.6, 1.0])
@@ -43,7 +43,8 @@ def test_the_sun_lights_by_the_cosine_and_balls_cast_shadows():
     camera = Camera(elevation=(1.3, 0.0), distance=(12.0, 0.0), focal=1.5)
     ball = Ball((0.0, 0.0, 1.0), 0.5, grey)
     sun = Sun((1.0, 0.0, 1.0), (2.0, 2.0, 2.0), 0.01)
-    light = light_of(Scene((ball,), camera, Ground(grey), BLACK, sun), height=48, width=64)
+    scene = Scene((ball,), camera, Ground(grey), BLACK, sun)
+    light = light_of(scene, height=48, width=64, bounces=1)  # none by way of ball and ground
 
     def at(x, y):
         row, column = camera.project(np.array([x, y, 0.0]), 0.0, height=48, width=64)
