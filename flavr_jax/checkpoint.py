@@ -68,6 +68,8 @@ def save(
     }
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(partial, ocp.args.Composite(**items))
+    for marker in partial.rglob("commit_success.txt"):
+        marker.unlink()  # holds this machine's path; the renaming below is what commits
     if path.exists():
         old = path.with_name(path.name + ".old" + PARTIAL)
         path.rename(old)

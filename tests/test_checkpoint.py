@@ -41,6 +41,13 @@ def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path, params):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_checkpoint_does_not_tell_where_it_was_written(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert files
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in files)
+
+
 def test_parameters_of_another_network_are_refused_with_every_difference(tmp_path, params):
     checkpoint.save(tmp_path / "a", ModelConfig(width=2, n_outputs=7), params)
     with pytest.raises(ValueError, match="do not fit its config") as error:
