@@ -9,9 +9,12 @@ it. Nothing heavy is imported here, so that ``--help`` is quick.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable
+from types import FrameType
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -23,6 +26,10 @@ __all__ = ["run", "track"]
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
+# Python drops an exception that is raised inside a callback of its garbage collector, and JAX has
+# such callbacks. So a Ctrl-C is also noted here, where `track` finds it.
+_interrupted = threading.Event()
+
 
 def run(main: Callable[[Options], int | None], options_type: type[Options]) -> NoReturn:
     """Parse the command line into ``options_type``, call ``main`` with it, and exit.
@@ -31,6 +38,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError`` or ``OSError``,
     reported as one line on stderr; 130 for Ctrl-C. ``FLAVR_DEBUG=1`` shows the traceback instead.
     """
+    _interrupted.clear()
+    handler = signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(tyro.cli(options_type, config=(tyro.conf.FlagCreatePairsOff,)))
     except KeyboardInterrupt:
@@ -44,7 +53,14 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def track(
@@ -68,6 +84,8 @@ def track(
         task = bar.add_task("", total=total, speed=0.0)
         for count, item in enumerate(items, 1):
             yield item
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
             now = time.monotonic()
             speed = count / max(now - start, 1e-9)
             bar.update(task, completed=count, speed=speed)

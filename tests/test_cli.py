@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 
@@ -88,6 +89,26 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch, capsys):
     monkeypatch.setattr(os, "_exit", sys.exit)  # it would end the test run
     assert run(monkeypatch, fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted.\n"
+
+
+def test_ctrl_c_is_noticed_even_where_python_drops_it(monkeypatch, capsys):
+    class Cycle:
+        """Interrupts inside a finaliser, whose exceptions Python prints and drops."""
+
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def main(options):
+        for number in cli.track(range(3), total=3):
+            assert number < 1, "the loop went on"
+            Cycle()
+
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: None)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(monkeypatch, main) == 130
+    assert capsys.readouterr().err == "interrupted.\n"
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
