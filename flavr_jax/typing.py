@@ -10,7 +10,8 @@ Axes, always in this order and always channels-last:
 
 A name with a leading underscore may differ between the arguments and results of one function.
 
-Inside the network colours are float RGB in [0, 1]; outside it, frames are uint8 RGB.
+Inside the network colours are float RGB in [0, 1]; outside it, frames are RGB or RGBA (straight, not
+premultiplied alpha) in uint8, or in uint16 over its full range for sources of more than 8 bits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 
 __all__ = ["Features", "Frame", "Frames", "Images", "Windows"]
 
@@ -32,8 +33,13 @@ Features: TypeAlias = Float[Array, "batch time _height _width _channel"]
 Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""
 
-Frame: TypeAlias = UInt8[np.ndarray, "height width 3"]
-"""One video frame, 8-bit RGB, on the host."""
+Frame: TypeAlias = (
+    UInt8[np.ndarray, "height width _channel"] | UInt16[np.ndarray, "height width _channel"]
+)
+"""One video frame on the host: 3 (RGB) or 4 (RGBA) channels over the type's full range."""
 
-Frames: TypeAlias = UInt8[np.ndarray, "_time height width 3"]
-"""Consecutive video frames, 8-bit RGB, on the host."""
+Frames: TypeAlias = (
+    UInt8[np.ndarray, "_time height width _channel"]
+    | UInt16[np.ndarray, "_time height width _channel"]
+)
+"""Consecutive video frames on the host, each as in :data:`Frame`."""

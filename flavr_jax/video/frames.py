@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+import av
+
 from flavr_jax.typing import Frame
 from flavr_jax.video.colour import Colour
 
@@ -53,11 +55,20 @@ class ClipInfo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimedFrame:
-    """A frame, when it is shown and for how long, in seconds."""
+    """A frame, when it is shown and for how long, in seconds.
+
+    Attributes:
+        pixels: RGB or RGBA.
+        pts: when it is shown.
+        duration: for how long.
+        original: the picture as the source stores it, None for a frame that was made. A sink that
+            stores pictures of this kind writes it as it is instead of ``pixels``.
+    """
 
     pixels: Frame
     pts: Fraction
     duration: Fraction
+    original: av.VideoFrame | None = None
 
 
 @runtime_checkable
