@@ -6,93 +6,98 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
-from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 import flavr_jax
 from flavr_jax import cli, evaluation
-from flavr_jax.data import baselines
-from flavr_jax.data.protocols import PROTOCOLS
+from flavr_jax.data import baselines, sources
+from flavr_jax.evaluation import tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Score a checkpoint and the baselines under FLAVR's protocols."""
+    """Score a checkpoint and the baselines on data sets, each under its protocol."""
 
     checkpoint: Positional[Path]
     """Checkpoint directory."""
     source: Path
-    """Folder of evaluation clips: davis_*.mp4, fps60_*.mp4."""
-    protocol: tuple[str, ...] = ("davis-2x", "fps60-2x", "fps60-4x", "fps60-8x")
-    """Which protocols; one that asks for a higher factor than the network's is an error."""
+    """Folder that the data set was unpacked to, or that scripts/prepare_data.py packed it to."""
+    dataset: Annotated[tuple[str, ...], arg(aliases=["--protocol"])] = (
+        "davis-2x", "fps60-2x", "fps60-4x", "fps60-8x",
+    )  # fmt: skip
+    """Which data sets; an unknown name lists the known ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in."""
     boundary: bool = False
     """Instead, compare how frames beyond a clip's ends are made up, on its end intervals."""
-    minterpolate: bool = True
-    """Also score ffmpeg's minterpolate, where PyAV has it; about 2 seconds a sequence."""
+    baselines: tuple[str, ...] = tuple(filter(baselines.available, baselines.BASELINES))
+    """Which baselines; without a name behind the flag, none. An unknown name lists the known."""
+    lpips: bool = False
+    """Also measure LPIPS; needs the extra `metrics`."""
+    csv: Path | None = None
+    """Write a line a frame and method there."""
     json: Path | None = None
-    """Write the scores there, of every sequence."""
+    """Write the means there, of every sequence."""
+    worst: Path | None = None
+    """Folder for pictures of the network's worst frames, one a data set."""
+    predictions: Path | None = None
+    """Folder for the network's frames as PNG."""
 
 
 def main(options: Options) -> None:
-    """Print one table a protocol."""
-    unknown = sorted(set(options.protocol) - set(PROTOCOLS))
-    if unknown:
-        raise ValueError(
-            f"unknown protocol {', '.join(unknown)}; known are {', '.join(PROTOCOLS)}."
-        )
+    """Print a card and a table a data set."""
+    if unknown := sorted(set(options.baselines) - set(baselines.BASELINES)):
+        known = ", ".join(map(repr, baselines.BASELINES))
+        raise ValueError(f"unknown baseline {', '.join(unknown)}; known are {known}.")
+    sets = [sources.data_set(name) for name in options.dataset]
+    metrics = dict(evaluation.METRICS)
+    if options.lpips:
+        metrics["lpips"] = evaluation.perceptual_metric()
     network = flavr_jax.load(options.checkpoint, dtype=options.dtype)
-    n_outputs = network.config.n_outputs
     title = f"{options.checkpoint.name} ({options.dtype})"
-    methods = {
-        title: evaluation.method_of_network(network.predict, n_outputs),
-        "frame averaging": baselines.average,
-    }
-    if options.minterpolate and baselines.has_minterpolate():
-        methods["ffmpeg minterpolate"] = baselines.minterpolate
+    own = evaluation.method_of_network(network.predict, network.config.n_outputs)
 
-    console = Console()
-    report: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for name in options.protocol:
-        protocol = PROTOCOLS[name]
+    samples: dict[str, list[evaluation.Sample]] = {}
+    report: dict[str, object] = {}
+    for data_set in sets:
+        sequences = data_set.read(options.source)
+        worst = evaluation.WorstCases()
+        watchers = [worst.watch]
+        if options.predictions is not None:
+            watchers.append(evaluation.PredictionWriter(options.predictions / data_set.name).watch)
         if options.boundary:
-            scores = evaluation.score_boundaries(
-                network.predict, n_outputs, protocol, options.source
-            )
+            scores: dict[str, list[evaluation.Sample]] = {
+                **evaluation.score_boundaries(network.predict, network.config.n_outputs, sequences)
+            }
         else:
             scores = {
-                method: evaluation.score(predict, protocol, options.source)
-                for method, predict in methods.items()
+                title: evaluation.score(own, sequences, metrics, warm_up=True, watch=watchers)
             }
-        console.print(_table(name, scores))
-        report[name] = {
-            method: {
-                sequence: dataclasses.asdict(score)
-                for sequence, score in {**of_method, "mean": evaluation.mean(of_method)}.items()
-            }
-            for method, of_method in scores.items()
-        }
+            for name in options.baselines if any(each.targets for each in sequences) else ():
+                scores[name] = evaluation.score(baselines.BASELINES[name], sequences, metrics)
+        _print(data_set, scores)
+        report[data_set.name] = tables.as_json(data_set, scores)
+        samples |= {f"{data_set.name}/{method}": of for method, of in scores.items()}
+        if options.worst is not None and any(scores.values()) and not options.boundary:
+            worst.write(options.worst / f"{data_set.name}.png")
+    if options.csv is not None:
+        evaluation.write_csv(options.csv, samples)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _table(protocol: str, scores: dict[str, dict[str, evaluation.Score]]) -> Table:
-    """A row a sequence, a column a method; the means last."""
-    table = Table(title=f"{protocol}: PSNR in dB, per frame, then the mean", title_justify="left")
-    table.add_column("sequence")
-    for method in scores:
-        table.add_column(method, justify="right")
-    for name in next(iter(scores.values())):
-        table.add_row(name, *(f"{of[name].psnr_flavr:.2f}" for of in scores.values()))
-    means = [evaluation.mean(of_method) for of_method in scores.values()]
-    table.add_section()
-    table.add_row("mean", *(f"{mean.psnr_flavr:.2f}" for mean in means))
-    table.add_row("mean, 8-bit frames", *(f"{mean.psnr_uint8:.2f}" for mean in means))
-    return table
+def _print(data_set: sources.DataSet, scores: dict[str, list[evaluation.Sample]]) -> None:
+    console = Console()
+    console.print(tables.card(data_set, scores))
+    if not any(scores.values()):
+        console.print("No truth to score against; --predictions writes the frames.")
+        return
+    console.print(tables.of_methods(data_set, scores))
+    if (by_sequence := tables.of_sequences(scores)) is not None:
+        console.print(by_sequence)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network has to beat: frame averaging, and ffmpeg's motion-compensated interpolation."""
+"""What a network has to beat: repeating, averaging, warping by optical flow, ffmpeg's filter."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -13,47 +14,98 @@ import av.filter
 import numpy as np
 from jaxtyping import Float
 
-from flavr_jax.data.protocols import Protocol
-from flavr_jax.typing import Frames
+from flavr_jax.data.sequences import Picture, Pictures, Sequence
 
-__all__ = ["average", "has_minterpolate", "minterpolate"]
+__all__ = ["BASELINES", "available", "average", "flow_warp", "minterpolate", "repeat"]
 
 _RATE = 25  # frames per second that minterpolate is told; any rate gives the same frames
 
 
-def average(
-    frames: Frames, protocol: Protocol
-) -> Iterator[Float[np.ndarray, "time height width 3"]]:
+def repeat(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
+    """The nearer of the two middle inputs; half-way, the one before: what a display shows."""
+    for _, before, after, _ in sequence.windows():
+        frames = [before if 2 * k <= sequence.factor else after for k in range(1, sequence.factor)]
+        yield np.stack(frames).astype(np.float32) / 255
+
+
+def average(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
     """The two middle inputs of each window, mixed by time."""
-    times = (np.arange(1, protocol.factor, dtype=np.float32) / protocol.factor)[:, None, None, None]
-    for inputs, _ in protocol.windows(frames):
-        before, after = inputs[1:3].astype(np.float32) / 255
-        yield before[None] * (1 - times) + after[None] * times
+    for _, before, after, _ in sequence.windows():
+        pair = np.stack([before, after]).astype(np.float32) / 255
+        yield np.stack([pair[0] * (1 - t) + pair[1] * t for t in _times(sequence.factor)])
 
 
-def has_minterpolate() -> bool:
-    """Whether this build of PyAV has ffmpeg's filter of that name."""
-    return "minterpolate" in av.filter.filters_available
+def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
+    """The two middle inputs warped towards each time by DIS optical flow, and mixed by time.
+
+    The flow at a time is put together from the two flows between the inputs, as by Jiang et al.
+    (Super SloMo, 2018); nothing is done about what is hidden in one of them.
+
+    Raises:
+        ModuleNotFoundError: when OpenCV is not installed.
+    """
+    import cv2
+
+    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    for _, before, after, _ in sequence.windows():
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+        empty = np.zeros((*grey[0].shape, 2), np.float32)
+        forth = finder.calc(grey[0], grey[1], empty.copy())
+        back = finder.calc(grey[1], grey[0], empty.copy())
+        y, x = np.mgrid[: grey[0].shape[0], : grey[0].shape[1]].astype(np.float32)
+
+        def warp(frame: Picture, flow: np.ndarray, x: np.ndarray = x, y: np.ndarray = y):  # noqa: ANN202
+            place = x + flow[..., 0], y + flow[..., 1]
+            return cv2.remap(
+                frame, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            ).astype(np.float32)
+
+        yield np.stack(
+            [
+                (1 - t) / 255 * warp(before, t * t * back - t * (1 - t) * forth)
+                + t / 255 * warp(after, (1 - t) ** 2 * forth - t * (1 - t) * back)
+                for t in _times(sequence.factor)
+            ]
+        ).astype(np.float32)
 
 
-def minterpolate(
-    frames: Frames, protocol: Protocol
-) -> Iterator[Float[np.ndarray, "time height width 3"]]:
+def minterpolate(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
     """The ``minterpolate`` filter of ffmpeg at its best settings, fed every input of a sequence.
 
     Raises:
         ValueError: when this PyAV was built without the filter.
     """
-    if not has_minterpolate():
+    if "minterpolate" not in av.filter.filters_available:
         raise ValueError("this build of PyAV has no minterpolate filter; leave that row out.")
-    factor = protocol.factor
-    dense = _filtered(frames[::factor], factor)
-    for start in protocol.starts(len(frames)):
-        between = range(start + factor + 1, start + 2 * factor)
+    factor = sequence.factor
+    inputs = np.stack([sequence.read(index) for index in sequence.inputs])
+    dense = _filtered(inputs, factor)
+    for window in range(len(sequence)):
+        between = range((window + 1) * factor + 1, (window + 2) * factor)
         yield np.stack([dense[index] for index in between]).astype(np.float32) / 255
 
 
-def _filtered(inputs: Frames, factor: int) -> dict[int, np.ndarray]:
+BASELINES: dict[str, Callable[[Sequence], Iterator[np.ndarray]]] = {
+    "nearest-frame": repeat,
+    "frame-averaging": average,
+    "dis-flow-warp": flow_warp,
+    "ffmpeg-minterpolate": minterpolate,
+}
+"""Every baseline by the name it has in tables."""
+
+
+def available(name: str) -> bool:
+    """Whether a baseline can run here: two of them need an optional package or filter."""
+    if name == "dis-flow-warp":
+        return importlib.util.find_spec("cv2") is not None
+    return name != "ffmpeg-minterpolate" or "minterpolate" in av.filter.filters_available
+
+
+def _times(factor: int) -> list[float]:
+    return [k / factor for k in range(1, factor)]
+
+
+def _filtered(inputs: Pictures, factor: int) -> dict[int, np.ndarray]:
     """The filter's output frames by their index at ``factor`` times the rate."""
     height, width = inputs.shape[1:3]
     graph, rgb = av.filter.Graph(), av.VideoFormat("rgb24", width, height)

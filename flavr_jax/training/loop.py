@@ -26,7 +26,7 @@ from flavr_jax import evaluation as scoring
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import clips as clip_bank
 from flavr_jax.data import mixture
-from flavr_jax.data.protocols import PROTOCOLS
+from flavr_jax.data.sources import data_set
 from flavr_jax.models import flavr
 from flavr_jax.training import state as states
 from flavr_jax.training import step as steps
@@ -181,8 +181,10 @@ class _Run:
             method = scoring.method_of_network(
                 lambda windows: self._predict(state.average, windows), recipe.model.n_outputs
             )
-            result = scoring.score(method, PROTOCOLS["davis-2x"], self._evaluation_clips)
-            scores = {"davis_2x_psnr": scoring.mean(result).psnr_flavr}
+            davis = data_set("davis-2x")
+            metrics = {"psnr_flavr": scoring.METRICS["psnr_flavr"]}
+            samples = scoring.score(method, davis.read(self._evaluation_clips), metrics)
+            scores = {"davis_2x_psnr": scoring.mean(samples, davis.average)["psnr_flavr"]}
         self._write(minutes=trained / 60, skipped=int(state.skipped), **scores)
         provenance = {
             "recipe": dataclasses.asdict(recipe),

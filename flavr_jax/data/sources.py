@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of data sets: how each is read, and the protocol card that its scores go by.
+
+A score means nothing without its protocol: other crops, frames or averages change it by more than
+methods differ. A card is printed with every table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from flavr_jax.data import (
+    adobe240,
+    davis,
+    folder,
+    gopro,
+    middlebury,
+    snu_film,
+    ucf101,
+    vimeo90k,
+    xtest,
+)
+from flavr_jax.data.sequences import Sequence
+
+__all__ = ["SOURCES", "Average", "DataSet", "data_set"]
+
+Average: TypeAlias = Literal["samples", "sequences"]
+"""Whether each window counts once, or each sequence, however long it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set under one protocol.
+
+    Attributes:
+        name: for tables and command lines.
+        reader: sequences from the folder that the data set was unpacked to.
+        layout: what that folder looks like.
+        inputs: which frames are given, and which are sought.
+        crop: height and width cut from the centre; None keeps whole frames.
+        average: what a mean is over, where this protocol's numbers are published.
+        note: whose numbers these are, and how they may differ.
+    """
+
+    name: str
+    reader: Callable[[Path], list[Sequence]]
+    layout: str
+    inputs: str
+    crop: tuple[int, int] | None = None
+    average: Average = "samples"
+    note: str = ""
+
+    def read(self, root: Path) -> list[Sequence]:
+        """The sequences, cropped as the protocol has it; nothing is decoded yet.
+
+        Raises:
+            FileNotFoundError: when the folder does not have the layout.
+        """
+        return [dataclasses.replace(each, crop=self.crop) for each in self.reader(root)]
+
+    def card(self) -> list[tuple[str, str]]:
+        """The protocol in words: pairs of a heading and a text."""
+        crop = f"centre {self.crop[0]}×{self.crop[1]}" if self.crop else "whole frames"
+        rows = [("frames", self.inputs), ("crop", crop), ("average", f"over {self.average}")]
+        return [*rows, ("note", self.note)] if self.note else rows
+
+
+def data_set(name: str) -> DataSet:
+    """An entry of the table.
+
+    Raises:
+        ValueError: when there is none of that name, with those there are.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}; known are {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
+_SECOND = "s, s+2, s+4, s+6 → s+3, s every 2"
+
+
+def _high_rate(factor: int) -> str:
+    if factor == 2:
+        return _SECOND
+    return (
+        f"s, s+{factor}, s+{2 * factor}, s+{3 * factor} → the {factor - 1} between the middle two, "
+        f"s every {factor}"
+    )
+
+
+_FLAVR = "FLAVR's code"
+_SPLITS: tuple[tuple[str, Literal["train", "test"]], ...] = (("", "test"), ("-train", "train"))
+
+_ALL = [
+    *(
+        DataSet(
+            f"vimeo90k{suffix}",
+            partial(vimeo90k.read, split=split),
+            vimeo90k.LAYOUT,
+            "1, 3, 5, 7 → 4",
+            note=f"{_FLAVR}; 36.30 dB published for FLAVR on the test list",
+        )
+        for suffix, split in _SPLITS
+    ),
+    *(
+        DataSet(
+            f"gopro-{factor}x{suffix}",
+            partial(gopro.read, split=split, factor=factor),
+            gopro.LAYOUT,
+            _high_rate(factor),
+            crop=(512, 512),
+            note=f"{_FLAVR}; 31.31 dB published for FLAVR at 8×",
+        )
+        for suffix, split in _SPLITS
+        for factor in (4, 8)
+    ),
+    *(
+        DataSet(
+            f"adobe240-8x{suffix}",
+            partial(adobe240.read, split=split, factor=8),
+            adobe240.LAYOUT,
+            _high_rate(8),
+            crop=(512, 512),
+            note=f"{_FLAVR}; 32.20 dB published for FLAVR, 31.83 in users' re-tests",
+        )
+        for suffix, split in _SPLITS
+    ),
+    DataSet(
+        "ucf101",
+        ucf101.read,
+        ucf101.LAYOUT,
+        "0, 1, 2, 3 → between 1 and 2",
+        crop=(224, 224),
+        note=f"{_FLAVR}; 31.38 dB in a user's re-test of FLAVR",
+    ),
+    DataSet("davis", davis.read, davis.LAYOUT, _SECOND, crop=(480, 840), note=_FLAVR),
+    DataSet(
+        "middlebury-other",
+        partial(middlebury.read, half="other"),
+        middlebury.LAYOUTS["other"],
+        "09, 10, 11, 12 → between 10 and 11",
+        note="frames are padded; FLAVR's code resizes them to multiples of 8",
+    ),
+    DataSet(
+        "middlebury-evaluation",
+        partial(middlebury.read, half="evaluation"),
+        middlebury.LAYOUTS["evaluation"],
+        "09, 10, 11, 12 → between 10 and 11",
+        note="the truth is not public: write predictions and hand them in",
+    ),
+    *(
+        DataSet(
+            f"snu-film-{level}",
+            partial(snu_film.read, level=level),
+            snu_film.LAYOUT,
+            f"t−{3 * near}, t−{near}, t+{near}, t+{3 * near} → t",
+            crop=(720, 720),
+            note=f"{_FLAVR}; samples without outer inputs left out",
+        )
+        for level, near in snu_film.DISTANCES.items()
+    ),
+    DataSet(
+        "xtest",
+        xtest.read,
+        xtest.LAYOUT,
+        "0, 32 → 4, 8 … 28",
+        note="Sim et al.'s 8×; outer inputs mirrored in time, for only two are given",
+    ),
+    *(
+        DataSet(
+            f"folder-{factor}x",
+            partial(folder.read, factor=factor),
+            folder.LAYOUT,
+            _high_rate(factor),
+            average="sequences",
+            note="your own clips; no published numbers",
+        )
+        for factor in (2, 4, 8)
+    ),
+    DataSet(
+        "davis-2x",
+        partial(folder.read, factor=2, pattern="davis_*.mp4"),
+        "davis_*.mp4",
+        _SECOND,
+        crop=(480, 840),
+        average="sequences",
+        note="the davis protocol on clips that were encoded as video: compare within this table",
+    ),
+    *(
+        DataSet(
+            f"fps60-{factor}x",
+            partial(folder.read, factor=factor, pattern="fps60_*.mp4"),
+            "fps60_*.mp4",
+            _high_rate(factor),
+            average="sequences",
+            note="clips of 60 frames a second: compare within this table",
+        )
+        for factor in (2, 4, 8)
+    ),
+]
+
+SOURCES: dict[str, DataSet] = {each.name: each for each in _ALL}
+"""Every data set by name."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores on paper: a line a frame as CSV, predictions as PNG, and the worst cases as a picture.
+
+Means hide how a method fails. The contact sheet shows the frames it is furthest off on, between
+their neighbours and beside the truth.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from flavr_jax.data.sequences import Picture, Sequence
+from flavr_jax.evaluation.scoring import Outcome, Sample
+
+__all__ = ["PredictionWriter", "WorstCases", "write_csv"]
+
+_WIDTH = 320  # of a picture on the sheet
+_LINE = 18
+_AMPLIFY = 4  # the difference picture's contrast
+
+
+def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
+    """A line for each frame and method: data set, method, sequence, window, time, values, seconds.
+
+    Args:
+        path: the file; it appears when it is complete.
+        scores: samples by "data set/method".
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    names = list(dict.fromkeys(n for of in scores.values() for each in of for n in each.values))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(
+            ["data_set", "method", "sequence", "window", "time", *names, "seconds_a_frame"]
+        )
+        for key, samples in scores.items():
+            for each in samples:
+                values = [f"{each.values[name]:.6f}" for name in names]
+                place = [*key.split("/", 1), each.sequence, each.window, f"{each.time:g}"]
+                table.writerow([*place, *values, f"{each.seconds:.6f}"])
+    os.replace(partial, path)
+
+
+class PredictionWriter:
+    """Writes the frames that it is shown: ``<folder>/<sequence>/<window>_<k>of<factor>.png``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
+        """Write a window's frames; fits ``score(…, watch=[…])``.
+
+        Raises:
+            OSError: when they cannot be written.
+        """
+        target = self._folder / outcome.sequence.clip.name
+        target.mkdir(parents=True, exist_ok=True)
+        for number, frame in enumerate(outcome.prediction, 1):
+            name = f"{outcome.window:04d}_{number}of{outcome.sequence.factor}.png"
+            partial = target / f"{name}.partial"
+            Image.fromarray(_pixels(frame)).save(partial, "PNG")
+            os.replace(partial, target / name)
+
+
+class WorstCases:
+    """Keeps the frames with the lowest PSNR that it is shown, and draws them."""
+
+    def __init__(self, count: int = 6) -> None:
+        self._count = count
+        self._order = itertools.count()  # a tie-breaker: pictures cannot be compared
+        self._heap: list[tuple[float, int, Sample, Sequence, Picture]] = []
+
+    def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
+        """Look at a window; fits ``score(…, watch=[…])``."""
+        for number, sample in enumerate(samples):
+            badness = -sample.values["psnr_flavr"]  # the heap's first is the least bad
+            if len(self._heap) < self._count or badness > self._heap[0][0]:
+                frame = _pixels(outcome.prediction[number])
+                case = (badness, next(self._order), sample, outcome.sequence, frame)
+                heapq.heappush(self._heap, case)
+                if len(self._heap) > self._count:
+                    heapq.heappop(self._heap)
+
+    def write(self, path: Path) -> None:
+        """A sheet with a row a case, worst first: neighbours, prediction, truth, difference.
+
+        Raises:
+            ValueError: when nothing was scored.
+            OSError: when it cannot be written.
+        """
+        if not self._heap:
+            raise ValueError("there are no scored frames to show; choose a data set with targets.")
+        rows = [_row(*case[2:]) for case in sorted(self._heap, key=lambda case: -case[0])]
+        sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+        top = 0
+        for row in rows:
+            sheet.paste(row, (0, top))
+            top += row.height
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(partial)
+        os.replace(partial, path)
+
+
+def _row(sample: Sample, sequence: Sequence, prediction: Picture) -> Image.Image:
+    """One case: a line of text, and five pictures."""
+    before, after = (sequence.read(sequence.inputs[sample.window + shift]) for shift in (1, 2))
+    number = round(sample.time * sequence.factor) - 1
+    truth = sequence.read(sequence.targets[sample.window][number])
+    off = np.abs(prediction.astype(np.int16) - truth) * _AMPLIFY
+    difference = np.minimum(off, 255).astype(np.uint8)
+    titles = ("before", "prediction", "truth", "after", f"difference ×{_AMPLIFY}")
+    pictures = (before, prediction, truth, after, difference)
+    height = round(_WIDTH * truth.shape[0] / truth.shape[1])
+    row = Image.new("RGB", (_WIDTH * len(pictures), height + _LINE), "white")
+    draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)
+    for column, (title, picture) in enumerate(zip(titles, pictures)):
+        scaled = Image.fromarray(picture).resize((_WIDTH, height), Image.Resampling.LANCZOS)
+        row.paste(scaled, (column * _WIDTH, _LINE))
+        draw.text((column * _WIDTH + 4, 1), title, "black", font)
+    place = f"{sample.sequence}, window {sample.window}, t = {sample.time:g}"
+    score = f"{sample.values['psnr_flavr']:.2f} dB"
+    draw.text((_WIDTH + 90, 1), f"{place}: {score}", "black", font)
+    return row
+
+
+def _pixels(frame: np.ndarray) -> Picture:
+    return np.rint(255 * np.clip(frame, 0.0, 1.0)).astype(np.uint8)

