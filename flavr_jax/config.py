@@ -138,8 +138,12 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         item = arguments[0]
         return tuple(_convert(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
     if arguments:  # a union such as `str | None`
-        if any(isinstance(value, option) for option in arguments if isinstance(option, type)):
-            return value
+        for option in arguments:
+            try:
+                return _convert(value, option, where)
+            except ValueError:
+                if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+                    raise  # a table can only be meant for it, so its message is the right one
         raise ValueError(f"{where} is {value!r}; {kind} goes there.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -11,27 +11,34 @@ class Recipe:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     rate: float = 1e-3
     name: str | None = None
+    limit: float | None = None
+    small: ModelConfig | None = None
     sizes: tuple[int, ...] = ()
 
 
 def test_nested_tables_become_nested_settings():
     recipe = build(
-        Recipe, {"model": {"width": 32, "join": "add"}, "rate": 1, "name": "x", "sizes": [1, 2]}
+        Recipe,
+        {"model": {"width": 32, "join": "add"}, "rate": 1, "name": "x", "sizes": [1, 2],
+         "limit": 3, "small": {"width": 8}}
+    )  # fmt: skip
+    assert recipe == Recipe(
+        ModelConfig(width=32, join="add"), 1.0, "x", 3.0, ModelConfig(width=8), (1, 2)
     )
-    assert recipe == Recipe(ModelConfig(width=32, join="add"), 1.0, "x", (1, 2))
     assert type(recipe.rate) is float
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"modle": {}}, "unknown key 'modle' for Recipe; known keys are model, rate, name, sizes"),
+        ({"modle": {}}, "unknown key 'modle' for Recipe; known keys are model, rate, name, limit"),
         ({"model": {"widht": 3}}, "file: `model`: unknown key 'widht' for ModelConfig"),
         ({"model": {"join": "sum"}}, "`join` is 'sum'; choose one of .*concat"),
         ({"model": {"width": "64"}}, "`width` is '64'; a value of type int"),
         ({"model": {"width": True}}, "`width` is True; a value of type int"),
         ({"model": 3}, "`model` is 3; a table of ModelConfig"),
         ({"name": 3}, "`name` is 3"),
+        ({"small": {"widht": 3}}, "`small`: unknown key 'widht'"),
         ({"sizes": 3}, "`sizes` is 3; a list"),
         ({"sizes": [1, "2"]}, r"`sizes`\[1\] is '2'"),
     ],

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key, UInt8
+from jaxtyping import Float, Int, Key, UInt8
 
 from flavr_jax.data import clips, synthetic
 from flavr_jax.typing import Windows
@@ -30,7 +30,7 @@ class MixtureConfig:
 
     Attributes:
         crop: side of the square windows, a multiple of 8.
-        batch_size: windows per device and step.
+        batch_size: windows a step, over all devices.
         synthetic_share: share of windows that are synthetic; all are where there are no clips.
         middle_weight: weight of the middle time against each other one; 2× is what most videos
             are interpolated by, and what most real windows have.
@@ -62,27 +62,41 @@ class Batch(NamedTuple):
 
 
 def draw(
-    key: Key[Array, ""], n_outputs: int, config: MixtureConfig, real: RealClips | None
+    key: Key[Array, ""],
+    n_outputs: int,
+    config: MixtureConfig,
+    real: RealClips | None,
+    *,
+    part: Int[Array, ""] | int = 0,
+    parts: int = 1,
 ) -> Batch:
-    """A batch for a network that predicts ``n_outputs`` frames inside the middle interval."""
+    """A batch for a network that predicts ``n_outputs`` frames inside the middle interval.
+
+    Args:
+        key: the same key is the same batch, into however many parts it is cut.
+        n_outputs: frames sought.
+        config: what the batch is made of.
+        real: clips to cut windows from; without them all windows are synthetic.
+        part: which part of the batch to draw.
+        parts: how many parts there are; each has its share of synthetic windows.
+    """
     inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
     times = jnp.asarray(np.concatenate([np.arange(N_INPUTS), inside]), jnp.float32)
     importance = np.where(inside == 1.5, config.middle_weight, 1.0)
     size = (config.crop, config.crop)
-    n_synthetic = round(config.batch_size * config.synthetic_share)
-    if real is None:
-        n_synthetic = config.batch_size
+    n_windows = config.batch_size // parts
+    n_synthetic = n_windows if real is None else round(n_windows * config.synthetic_share)
     key_synthetic, key_real = jax.random.split(key)
 
     parts = []
     if n_synthetic > 0:
         textures = None if real is None else real.frames
         frames = jax.vmap(lambda key: synthetic.draw(key, times, size, config.synthetic, textures))(
-            jax.random.split(key_synthetic, n_synthetic)
+            _keys(key_synthetic, n_synthetic, part)
         )
         parts.append((frames, jnp.ones(frames.shape[:2])))
-    if real is not None and n_synthetic < config.batch_size:
-        keys = jax.random.split(key_real, config.batch_size - n_synthetic)
+    if real is not None and n_synthetic < n_windows:
+        keys = _keys(key_real, n_windows - n_synthetic, part)
         parts.append(
             jax.vmap(lambda key: clips.draw(key, times, size, real.frames, real.table))(keys)
         )
@@ -92,3 +106,8 @@ def draw(
         targets=frames[:, N_INPUTS:],
         weights=filmed[:, N_INPUTS:] * jnp.asarray(importance, jnp.float32)[None],
     )
+
+
+def _keys(key: Key[Array, ""], count: int, part: Int[Array, ""] | int) -> Key[Array, " count"]:
+    """The keys of a part's windows, out of one sequence over all parts."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, part * count + jnp.arange(count))

@@ -6,6 +6,7 @@ Joins need no joined copy: a stage takes the previous stage's output and the ski
 
 from __future__ import annotations
 
+import jax
 from flax import nnx
 from jax import Array
 
@@ -43,14 +44,18 @@ class Decoder(nnx.Module):
             ]
         )
 
-    def __call__(self, features: tuple[Features, ...]) -> Features:
-        """Full-size features from the encoder's, which run from fine to coarse."""
+    def __call__(self, features: tuple[Features, ...], *, remat: bool = False) -> Features:
+        """Full-size features from the encoder's, which run from fine to coarse.
+
+        With ``remat`` a gradient keeps a stage's inputs alone, and computes the stage again.
+        """
         *skips, x = features
-        x = self.stages[0](x)  # [b, t, h/8, w/8, 4·width]
-        x = self.stages[1](self._join(x, skips[3]))  # [b, t, h/4, w/4, 2·width]
-        x = self.stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, width]
-        x = self.stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, width]
-        return self.stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
+        stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages]
+        x = stages[0](x)  # [b, t, h/8, w/8, 4·width]
+        x = stages[1](self._join(x, skips[3]))  # [b, t, h/4, w/4, 2·width]
+        x = stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, width]
+        x = stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, width]
+        return stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
 
     def _join(self, x: Features, skip: Features) -> tuple[Array, ...]:
         """What the next stage reads: both, their sum, or the decoder's own features alone."""

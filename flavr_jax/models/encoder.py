@@ -38,8 +38,11 @@ class Encoder(nnx.Module):
         self.layer3 = _stage(config, options, 3, 2 * width, 4 * width, stride=2)
         self.layer4 = _stage(config, options, 4, 4 * width, 8 * width, stride=1)
 
-    def __call__(self, frames: Windows) -> tuple[Features, ...]:
-        """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels."""
+    def __call__(self, frames: Windows, *, remat: bool = False) -> tuple[Features, ...]:
+        """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels.
+
+        With ``remat`` a gradient keeps a block's input alone, and computes the block again.
+        """
         if self.stem_norm is None:
             x = self.stem(frames, "relu")  # [b, t, h/2, w/2, width]
         else:
@@ -47,7 +50,7 @@ class Encoder(nnx.Module):
         features = [x]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = block(x)
+                x = jax.checkpoint(block.__call__)(x) if remat else block(x)
             features.append(x)  # sizes h/2, h/4, h/8, h/8
         return tuple(features)
 

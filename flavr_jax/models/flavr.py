@@ -51,18 +51,20 @@ class FLAVR(nnx.Module):
         # A small start: the first predictions are close to what the output is added to.
         self.out = Conv2d(width, 3 * config.n_outputs, 7, options, padding="reflect", gain=0.01)
 
-    def __call__(self, windows: Windows) -> Windows:
+    def __call__(self, windows: Windows, *, remat: bool = False) -> Windows:
         """The frames inside the middle interval, float32 and not clipped.
 
         Args:
             windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames a sample.
+            remat: keep only what enters each block for the gradient, and compute the rest again.
 
         Returns:
             ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1).
         """
         mean = jnp.mean(windows, axis=(1, 2, 3), keepdims=True)
         dtype = self.out.kernel[...].dtype
-        x = self.decoder(self.encoder((windows - mean).astype(dtype)))
+        features = self.encoder((windows - mean).astype(dtype), remat=remat)
+        x = self.decoder(features, remat=remat)
         x = self._fuse(x)  # [b, h, w, width]
         x = self.out(x).astype(jnp.float32)  # [b, h, w, n_outputs·3]
         x = x.reshape(*x.shape[:3], self.config.n_outputs, 3)
@@ -104,6 +106,7 @@ def apply(
     windows: Windows,
     *,
     implementation: Implementation | None = None,
+    remat: bool = False,
 ) -> Windows:
     """The network as a function; see :meth:`FLAVR.__call__`.
 
@@ -126,7 +129,7 @@ def apply(
     graph, abstract = _skeleton(config, implementation)
     state = jax.tree.map(lambda leaf: leaf, abstract)
     nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)(windows)
+    return nnx.merge(graph, state)(windows, remat=remat)
 
 
 @functools.cache

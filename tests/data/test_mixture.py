@@ -29,3 +29,15 @@ def test_without_clips_everything_is_synthetic():
     batch = jax.jit(lambda key: mixture.draw(key, 1, CONFIG, None))(jax.random.key(0))
     assert batch.targets.shape == (4, 1, 16, 16, 3)
     np.testing.assert_array_equal(batch.weights, 3.0)
+
+
+def test_the_parts_of_a_batch_are_together_the_whole_of_it():
+    draw = jax.jit(
+        lambda key, part, parts: mixture.draw(key, 1, CONFIG, None, part=part, parts=parts),
+        static_argnums=2,
+    )
+    whole = draw(jax.random.key(0), 0, 1)
+    parts = [draw(jax.random.key(0), part, 2) for part in range(2)]
+    together = jax.tree.map(lambda *of: jnp.concatenate(of), *parts)
+    np.testing.assert_allclose(together.inputs, whole.inputs, atol=1e-6)
+    np.testing.assert_allclose(together.targets, whole.targets, atol=1e-6)
