@@ -16,7 +16,7 @@ ALLOWED = {
     "models": {"config", "typing"},
     "checkpoint": {"models", "config", "typing"},
     "torch_weights": {"models", "config", "typing"},
-    "losses": {"typing", "config"},
+    "losses": {"metrics", "typing", "config"},
     "metrics": {"typing", "config"},
     "data": {"typing", "config"},
     "video": {"typing", "config"},

