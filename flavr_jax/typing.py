@@ -10,8 +10,9 @@ Axes, always in this order and always channels-last:
 
 A name with a leading underscore may differ between the arguments and results of one function.
 
-Inside the network colours are float RGB in [0, 1]; outside it, frames are RGB or RGBA (straight, not
-premultiplied alpha) in uint8, or in uint16 over its full range for sources of more than 8 bits.
+Inside the network colours are float RGB in [0, 1]; outside it, frames are RGB or RGBA (straight
+alpha, not premultiplied) in uint8, or in uint16 over its full range where a source has more than
+8 bits.
 """
 
 from __future__ import annotations

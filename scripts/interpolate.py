@@ -8,6 +8,7 @@ import functools
 import sys
 import time
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +35,12 @@ class Options:
     factor: int = 8
     """How many intervals become of one: 2, 4, 8 from the network, 16 and more by cascade."""
     output: str | None = None
-    """A name in .mp4, .mov or .mkv is a video, a name without suffix a folder of PNG images.
-    Otherwise INPUT_8x.mp4, or INPUT_8x/ for a folder of images, in the current directory."""
+    """A name in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m is a video, one without suffix a
+    folder of images, - is a Y4M pipe. Otherwise INPUT_8x.mp4, or INPUT_8x/ for a folder."""
     checkpoint: Path | None = None
     """Directory of the network to use; the bundled one if left out."""
     slow_motion: bool = False
-    """Keep the frame rate and stretch time by FACTOR, without audio."""
+    """Keep the frame rate and stretch time by FACTOR; without audio unless --audio says so."""
     encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=writer.Encoding
     )
@@ -60,11 +61,11 @@ def main(options: Options) -> int:
     interpolator.check_factor(options.factor)
     info = timing.output_info(source.info, options.factor, slow_motion=options.slow_motion)
     output = options.output or default_output(options, path)
+    # A pipe carries pictures only: what there is to say goes to stderr.
+    say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
     device = jax.devices()[0]
-    print(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
-    print(
-        f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})"
-    )
+    say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
+    say(f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})")
 
     interpolate = functools.partial(
         stream.interpolate,
@@ -78,7 +79,7 @@ def main(options: Options) -> int:
         output,
         info,
         source=path,
-        audio=not options.slow_motion,
+        stretch=Fraction(options.factor if options.slow_motion else 1),
         encoding=options.encoding,
         overwrite=options.overwrite,
     )
@@ -88,7 +89,7 @@ def main(options: Options) -> int:
             count += 1
     seconds = time.monotonic() - started
     frames = (count - 1) // options.factor + 1
-    print(f"{frames} frames → {count} frames in {output}, {seconds:.1f} s")
+    say(f"{frames} frames → {count} frames in {output}, {seconds:.1f} s")
     if source.damage:
         print(
             f"warning: {path} is damaged ({source.damage}); what could be read is done.",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -70,8 +69,7 @@ def main(options: Options) -> None:
     sink = writer.open_sink(
         options.output,
         info,
-        source=Path(__file__),
-        audio=False,
+        source=None,
         encoding=options.encoding,
         overwrite=options.overwrite,
     )

@@ -1,27 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between a stream's YUV and the network's RGB, by one rule in both directions.
+"""Between a stream's pictures and RGB, by one rule in both directions.
 
-A matrix guessed differently on the way in and on the way out shifts every colour, so both ways
-live here. swscale by itself takes untagged video for BT.601, and its fast paths are up to 2.5
-levels off for 4:2:0; with the flags below it is within rounding of the formulas of ITU-T H.273.
+Frames that pass through keep their stored values; frames that are made have been RGB. So that the
+two do not flicker when they alternate, the way out is the exact inverse of the way in: chroma is
+interpolated linearly, and reduced again by the filters that undo just that (horizontally those of
+the LeGall 5/3 wavelet). swscale would not do: measured there and back, its full-range chroma comes
+out half a level low, its 12-bit luma seven levels high, and 4:2:0 chroma blurred.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import av
+import jax
+import jax.numpy as jnp
+import numpy as np
 from av.video.reformatter import ColorRange, Interpolation
+from jax import Array
 
 from flavr_jax.typing import Frame
+from flavr_jax.video.layout import Layout
 
-__all__ = ["RGB", "Colour", "from_rgb", "to_rgb"]
+__all__ = ["RGB", "SRGB", "UNTAGGED", "Colour", "from_rgb", "repacked", "samples", "to_rgb"]
 
 RGB, UNTAGGED = 0, 2
+# H.273 matrix → luma's share of red and blue: BT.709, FCC, BT.601 (two tags), SMPTE 240M,
+# BT.2020 (two tags).
+_WEIGHTS = {
+    1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114),
+    7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593),
+}  # fmt: skip
 _BT709, _BT601 = 1, 5
-# H.273 matrix → swscale's: BT.709, FCC, BT.601 (two tags), SMPTE 240M, BT.2020 (two tags).
-_SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-_ACCURATE = (
+# FFmpeg's chroma locations whose chroma lies on a luma column, and on a luma row; the bottom ones
+# are rare enough to be taken for the middle.
+_ON_COLUMN, _ON_ROW = (0, 1, 3, 5), (3, 4)
+_EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
@@ -39,22 +54,34 @@ class Colour:
         levels: 0 untagged, 1 limited (16 to 235), 2 full (0 to 255).
         primaries: 2 is untagged.
         transfer: 2 is untagged.
+        siting: where chroma samples lie, as FFmpeg's AVChromaLocation; 0 is untagged.
     """
 
     matrix: int = UNTAGGED
     levels: int = 0
     primaries: int = UNTAGGED
     transfer: int = UNTAGGED
+    siting: int = 0
 
-    def conversion(self, height: int) -> tuple[int, int]:
-        """The matrix and levels to convert by, as swscale counts them.
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Colour:
+        """The tags of a decoded frame."""
+        full_by_name = frame.format.name.startswith("yuvj")
+        return cls(
+            matrix=RGB if Layout.of(frame.format.name).kind == "rgb" else int(frame.colorspace),
+            levels=int(ColorRange.JPEG) if full_by_name else int(frame.color_range),
+            primaries=int(frame.color_primaries),
+            transfer=int(frame.color_trc),
+            siting=int(getattr(frame, "chroma_location", 0)),  # PyAV 18 does not tell
+        )
 
-        A missing or unknown matrix is BT.709 from 720 lines on and BT.601 below, as players
-        assume; missing levels are limited. RGB that is to become YUV follows the same rule.
+    def matrix_used(self, height: int) -> int:
+        """The matrix to convert by.
+
+        A missing or unknown one is BT.709 from 720 lines on and BT.601 below, as players assume;
+        RGB that is to become YUV follows the same rule.
         """
-        default = _BT709 if height >= 720 else _BT601
-        limited = self.levels != ColorRange.JPEG or self.matrix == RGB
-        return _SWSCALE.get(self.matrix, default), ColorRange.MPEG if limited else ColorRange.JPEG
+        return self.matrix if self.matrix in _WEIGHTS else (_BT709 if height >= 720 else _BT601)
 
     def stored_in(self, pixel_format: str, height: int) -> Colour:
         """The tags for a stream of this pixel format that ``from_rgb`` fills.
@@ -62,39 +89,201 @@ class Colour:
         Tags are kept, and what was untagged stays so: a player then guesses for the result what
         it guessed for the source. Only a matrix that cannot be kept is replaced.
         """
-        if av.VideoFormat(pixel_format).is_rgb:
+        if Layout.of(pixel_format).kind == "rgb":
             return dataclasses.replace(self, matrix=RGB, levels=int(ColorRange.JPEG))
-        if self.matrix in _SWSCALE or self.matrix == UNTAGGED:
+        if self.matrix in _WEIGHTS or self.matrix == UNTAGGED:
             return self
-        matrix, levels = self.conversion(height)
-        return dataclasses.replace(self, matrix=matrix, levels=int(levels))
+        levels = ColorRange.MPEG if self.matrix == RGB else self.levels
+        return dataclasses.replace(self, matrix=self.matrix_used(height), levels=int(levels))
+
+
+SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
+"""What images without tags are in."""
 
 
 def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
-    """The pixels of a decoded frame as 8-bit RGB."""
-    matrix, levels = colour.conversion(frame.height)
-    # Formats that are full range by their name ("yuvj420p") or hold RGB leave no choice.
-    if frame.format.is_rgb or frame.format.name.startswith("yuvj"):
-        levels = ColorRange.JPEG
-    return frame.to_ndarray(
-        format="rgb24",
-        src_colorspace=matrix,
-        src_color_range=levels,
-        dst_color_range=ColorRange.JPEG,
-        interpolation=_ACCURATE,
-    )
+    """The pixels of a decoded frame as RGB or RGBA: 8-bit, or 16-bit where it has more."""
+    layout = Layout.of(frame.format.name)
+    if frame.format.name in ("rgb24", "rgba", "rgb48le", "rgba64le"):
+        return frame.to_ndarray()
+    rule = _rule(layout.planar, colour, frame.height)
+    planes = tuple(samples(plane, rule.layout) for plane in repacked(frame, layout.planar).planes)
+    with jax.default_device(_host()):
+        return np.asarray(_decode(planes, rule, (frame.height, frame.width)))
 
 
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
-    """A frame to encode, converted as ``to_rgb`` would read it back."""
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    if av.VideoFormat(pixel_format).is_rgb:
-        return frame.reformat(format=pixel_format)
-    matrix, levels = colour.conversion(frame.height)
+    """A frame to encode, converted as ``to_rgb`` would read it back.
+
+    Alpha is added (opaque) or dropped as the pixel format asks for.
+    """
+    height, width = pixels.shape[:2]
+    planar = Layout.of(pixel_format).planar
+    frame = av.VideoFrame(width, height, planar)
+    rule = _rule(planar, colour, height)
+    with jax.default_device(_host()):
+        planes = _encode(pixels, rule)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        samples(plane, rule.layout)[:] = values
+    return repacked(frame, pixel_format)
+
+
+def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
+    """The same samples in another pixel format of the same content, or the closest to it."""
+    if frame.format.name == pixel_format:
+        return frame
+    if frame.format.name.replace("yuvj", "yuv") == pixel_format.replace("yuvj", "yuv"):
+        copy = av.VideoFrame(frame.width, frame.height, pixel_format)
+        layout = Layout.of(pixel_format)
+        for target, source in zip(copy.planes, frame.planes, strict=True):
+            samples(target, layout)[:] = samples(source, layout)
+        return copy
+    # Equal levels and matrix on both sides: nothing but the packing changes.
+    full = Layout.of(pixel_format).kind == "rgb"
+    levels = ColorRange.JPEG if full else ColorRange.MPEG
     return frame.reformat(
         format=pixel_format,
-        dst_colorspace=matrix,
-        src_color_range=ColorRange.JPEG,
+        src_color_range=levels,
         dst_color_range=levels,
-        interpolation=_ACCURATE,
+        interpolation=_EXACT,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """Everything that a conversion depends on besides the samples."""
+
+    layout: Layout
+    weights: tuple[float, float]
+    full: bool
+    on_column: bool
+    on_row: bool
+
+    @property
+    def black(self) -> float:
+        return 0.0 if self.full else 2.0 ** (self.layout.bits - 4)
+
+    @property
+    def middle(self) -> float:
+        return 2.0 ** (self.layout.bits - 1)
+
+    @property
+    def top(self) -> float:
+        return 2.0**self.layout.bits - 1
+
+    def span(self, limited: int) -> float:
+        """Between the levels of black and white (219), or of the extremes of chroma (224)."""
+        return self.top if self.full else limited * 2.0 ** (self.layout.bits - 8)
+
+
+def _rule(planar: str, colour: Colour, height: int) -> _Rule:
+    layout = Layout.of(planar)
+    return _Rule(
+        layout=layout,
+        weights=_WEIGHTS[colour.matrix_used(height)],
+        full=layout.kind == "rgb" or colour.levels == ColorRange.JPEG,
+        on_column=colour.siting in _ON_COLUMN,
+        on_row=colour.siting in _ON_ROW,
+    )
+
+
+def _host() -> jax.Device | None:
+    """The processor: decoding and encoding happen there, and the network keeps the GPU busy."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # a JAX_PLATFORMS without cpu
+        return None
+
+
+def samples(plane: av.video.plane.VideoPlane, layout: Layout) -> np.ndarray:
+    """A plane's samples [height, width], to read and to write."""
+    kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
+    rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
+    return rows[:, : plane.width]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _decode(planes: tuple[Array, ...], rule: _Rule, size: tuple[int, int]) -> Array:
+    colours = [plane.astype(jnp.float32) for plane in planes]
+    alpha = [colours.pop() / rule.top] if rule.layout.alpha else []
+    if rule.layout.kind == "rgb":
+        green, blue, red = (plane / rule.top for plane in colours)
+    else:
+        luma = (colours[0] - rule.black) / rule.span(219)
+        red = green = blue = luma
+        if rule.layout.kind == "yuv":
+            for axis, on_sample in ((0, rule.on_row), (1, rule.on_column)):
+                if rule.layout.chroma[1 - axis]:
+                    colours[1:] = [_finer(plane, axis, on_sample) for plane in colours[1:]]
+            difference = [
+                (plane[: size[0], : size[1]] - rule.middle) / rule.span(224)
+                for plane in colours[1:]
+            ]
+            kr, kb = rule.weights
+            red = luma + 2 * (1 - kr) * difference[1]
+            blue = luma + 2 * (1 - kb) * difference[0]
+            green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    most, kind = (255, jnp.uint8) if rule.layout.pixel_bits == 8 else (65535, jnp.uint16)
+    pixels = jnp.stack([red, green, blue, *alpha], axis=-1)
+    return jnp.rint(jnp.clip(pixels, 0, 1) * most).astype(kind)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _encode(pixels: Array, rule: _Rule) -> list[Array]:
+    most = 255 if pixels.dtype == jnp.uint8 else 65535
+    red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
+    planes = [green * rule.top, blue * rule.top, red * rule.top]
+    if rule.layout.kind != "rgb":
+        kr, kb = rule.weights
+        luma = kr * red + (1 - kr - kb) * green + kb * blue
+        planes = [luma * rule.span(219) + rule.black]
+        if rule.layout.kind == "yuv":
+            chroma = [(blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))]
+            for axis, on_sample in ((1, rule.on_column), (0, rule.on_row)):
+                if rule.layout.chroma[1 - axis]:
+                    chroma = [_coarser(plane, axis, on_sample) for plane in chroma]
+            planes += [plane * rule.span(224) + rule.middle for plane in chroma]
+    if rule.layout.alpha:
+        planes.append((alpha[0] if alpha else jnp.ones_like(red)) * rule.top)
+    kind = jnp.uint8 if rule.layout.bits <= 8 else jnp.uint16
+    return [jnp.rint(jnp.clip(plane, 0, rule.top)).astype(kind) for plane in planes]
+
+
+def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
+    """Twice the samples along an axis, interpolated linearly.
+
+    ``on_sample``: every other new sample lies on an old one; otherwise old ones lie in the middle
+    between two new ones.
+    """
+    before, after = _shifted(plane, axis, -1), _shifted(plane, axis, 1)
+    if on_sample:
+        pair = [plane, (plane + after) / 2]
+    else:
+        pair = [(3 * plane + before) / 4, (3 * plane + after) / 4]
+    shape = list(plane.shape)
+    shape[axis] *= 2
+    return jnp.stack(pair, axis + 1).reshape(shape)
+
+
+def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
+    """Half the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
+    taps = (-1, 2, 6, 2, -1) if on_sample else (0, -2, 6, 6, -2)
+    padding = [(0, 0)] * plane.ndim
+    padding[axis] = (2, 2 + plane.shape[axis] % 2)
+    padded = jnp.pad(plane, padding, mode="edge")
+    length = padded.shape[axis] - 4
+    parts = [
+        weight * padded[(slice(None),) * axis + (slice(k, k + length, 2),)]
+        for k, weight in enumerate(taps)
+        if weight
+    ]
+    return functools.reduce(jnp.add, parts) / 8
+
+
+def _shifted(plane: Array, axis: int, step: int) -> Array:
+    """Each sample's neighbour ``step`` samples on; beyond the border, the border's."""
+    padding = [(0, 0)] * plane.ndim
+    padding[axis] = (max(0, -step), max(0, step))
+    start = max(0, step)
+    inside = (slice(None),) * axis + (slice(start, start + plane.shape[axis]),)
+    return jnp.pad(plane, padding, mode="edge")[inside]

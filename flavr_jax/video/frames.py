@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import av
 
 from flavr_jax.typing import Frame
 from flavr_jax.video.colour import Colour
+from flavr_jax.video.hdr import StaticHDR
 
 __all__ = [
     "ClipInfo",
     "FrameSink",
     "FrameSource",
+    "MappedSink",
+    "Origin",
     "TimedFrame",
     "claim",
 ]
@@ -35,13 +38,17 @@ class ClipInfo:
     """What is known of a clip before its frames are read.
 
     Attributes:
-        width: of the frames as shown, in pixels.
+        width: of the frames as stored, in pixels.
         height: likewise.
         rate: average frames per second.
         time_base: every pts is a multiple of it, in seconds.
         frame_count: as the header has it, or None; a damaged or careless file may hold another.
         pixel_aspect: width of a pixel over its height.
         colour: the colour tags.
+        pixel_format: how the source stores its pictures, as FFmpeg calls it.
+        display_matrix: how to turn or mirror the pictures to show them, as FFmpeg has it in nine
+            integers; None for as they are.
+        hdr: the static HDR metadata.
     """
 
     width: int
@@ -51,6 +58,21 @@ class ClipInfo:
     frame_count: int | None = None
     pixel_aspect: Fraction = Fraction(1)
     colour: Colour = Colour()  # noqa: RUF009
+    pixel_format: str = "rgb24"
+    display_matrix: tuple[int, ...] | None = None
+    hdr: StaticHDR | None = None
+
+
+class Origin(NamedTuple):
+    """Where an original comes from; an ``av.VideoFrame`` keeps it as its ``opaque``.
+
+    Attributes:
+        index: which frame of the source it is, from 0.
+        path: the file that holds nothing but it.
+    """
+
+    index: int
+    path: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,8 +83,8 @@ class TimedFrame:
         pixels: RGB or RGBA.
         pts: when it is shown.
         duration: for how long.
-        original: the picture as the source stores it, None for a frame that was made. A sink that
-            stores pictures of this kind writes it as it is instead of ``pixels``.
+        original: the picture as the source stores it, with its ``Origin``; None for a frame that
+            was made. A sink that stores pictures of this kind writes it instead of ``pixels``.
     """
 
     pixels: Frame
@@ -102,6 +124,29 @@ class FrameSink(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+class MappedSink:
+    """Changes each frame on its way into another sink."""
+
+    def __init__(self, sink: FrameSink, change: Callable[[TimedFrame], TimedFrame]) -> None:
+        self._sink, self._change = sink, change
+
+    def write(self, frame: TimedFrame) -> None:
+        """Change a frame and pass it on."""
+        self._sink.write(self._change(frame))
+
+    def __enter__(self) -> MappedSink:
+        self._sink.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._sink.__exit__(kind, error, traceback)
 
 
 def claim(path: Path, *, overwrite: bool, folder: bool = False) -> Path:

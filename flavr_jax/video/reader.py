@@ -8,24 +8,32 @@ two: what decodes is given out, and ``damage`` tells what is missing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from flavr_jax.video.colour import RGB, Colour, to_rgb
-from flavr_jax.video.frames import ClipInfo, FrameSource, TimedFrame
+from flavr_jax.video.animations import WebPReader
+from flavr_jax.video.colour import Colour, to_rgb
+from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame
+from flavr_jax.video.hdr import StaticHDR
 from flavr_jax.video.images import ImageFolder
+from flavr_jax.video.orientation import display_matrix
 
 __all__ = [
+    "PIPE",
+    "RawVideo",
     "VideoReader",
     "as_fraction",
     "explained",
@@ -35,9 +43,55 @@ __all__ = [
 ]
 
 
-def open_source(path: Path, *, rate: Fraction = Fraction(24)) -> FrameSource:
-    """A video file or a folder of images as a frame source; ``rate`` is for the folder."""
-    return ImageFolder(path, rate=rate) if path.is_dir() else VideoReader(path)
+PIPE = Path("-")
+"""Standard input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawVideo:
+    """Bare pictures, one after the other.
+
+    Attributes:
+        size: width and height, written 1920x1080.
+        pixel_format: how they are stored, as FFmpeg calls it.
+        rate: frames per second.
+    """
+
+    size: str
+    pixel_format: str = "yuv420p"
+    rate: Fraction = Fraction(24)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9][0-9]*x[1-9][0-9]*", self.size):
+            raise ValueError(f"The size is {self.size!r}; write it such as 1920x1080.")
+        if self.pixel_format not in av.video.format.names:
+            raise ValueError(
+                f"The pixel format is {self.pixel_format!r}, which FFmpeg does not know; write "
+                "one such as yuv420p."
+            )
+
+    @property
+    def options(self) -> dict[str, str]:
+        """FFmpeg's options of these meanings."""
+        rate = f"{self.rate.numerator}/{self.rate.denominator}"
+        return {"video_size": self.size, "pixel_format": self.pixel_format, "framerate": rate}
+
+
+def open_source(
+    path: Path, *, rate: Fraction = Fraction(24), raw: RawVideo | None = None
+) -> FrameSource:
+    """A frame source: a video file, a folder of images, an animated WebP, or ``-`` for a pipe.
+
+    Args:
+        path: where it is.
+        rate: of a folder of images.
+        raw: what a file or pipe of bare pictures holds.
+    """
+    if path.is_dir():
+        return ImageFolder(path, rate=rate)
+    if path.suffix.lower() == ".webp":
+        return WebPReader(path)
+    return VideoReader(path, raw=raw)
 
 
 def as_fraction(value: Any) -> Fraction | None:
@@ -62,15 +116,19 @@ def explained(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_input(path: Path) -> Iterator[InputContainer]:
-    """A file opened for reading.
+def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContainer]:
+    """A file, or standard input, opened for reading.
 
     Raises:
         OSError: the file is missing or cannot be read.
         ValueError: it is not a video.
     """
     with explained(f"{path} is not a video that can be read"):
-        container = av.open(str(path))
+        container = av.open(
+            "pipe:0" if path == PIPE else str(path),
+            format="rawvideo" if raw else None,
+            options=raw.options if raw else {},
+        )
     with container:
         yield container
 
@@ -94,13 +152,18 @@ def timeline_start(container: InputContainer) -> Fraction:
 class VideoReader:
     """The first video stream of a file; cover pictures do not count as video.
 
-    A frame's pts is exact. Colours are converted by the stream's matrix and range; what is untagged
-    is taken for BT.709 from 720 lines on, for BT.601 below, and for limited range. Frames are
-    turned upright where the file says that they are stored in quarter turns.
+    A frame's pts is exact, and its ``original`` is the decoded picture. Pixels are RGB by the
+    stream's matrix and range, 16-bit where the source has more than 8; what is untagged is taken
+    for BT.709 from 720 lines on, for BT.601 below, and for limited range. Pictures that are stored
+    turned stay so: ``info.display_matrix`` tells how to show them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, raw: RawVideo | None = None) -> None:
         """Open ``path`` and decode its first frame.
+
+        Args:
+            path: a file, or ``-`` for a pipe on standard input, which can be read once.
+            raw: what is in a file or pipe of bare pictures.
 
         Raises:
             OSError: the file is missing or cannot be read.
@@ -108,55 +171,62 @@ class VideoReader:
         """
         self.path = path
         self.damage: str | None = None
-        with open_input(path) as container:
+        self._raw = raw
+        self._opened = contextlib.ExitStack()
+        container = self._opened.enter_context(open_input(path, raw))
+        with contextlib.ExitStack() as failed:
+            failed.push(self._opened)
             stream = _video_stream(container, path)
-            frame = next(self._decode(container, stream), None)
-            if frame is None:
+            frames = self._decode(container, stream)
+            first = next(frames, None)
+            if first is None:
                 reason = f": {self.damage}" if self.damage else ""
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
-            aspect = as_fraction(stream.sample_aspect_ratio) or Fraction(1)
-            turned = _quarter_turns(frame) % 2 == 1
-            seconds = Fraction(container.duration or 0, av.time_base)
-            self.info = ClipInfo(
-                width=frame.height if turned else frame.width,
-                height=frame.width if turned else frame.height,
-                rate=_rate(stream),
-                time_base=as_fraction(stream.time_base) or Fraction(1, 90000),
-                frame_count=stream.frames or round(seconds * _rate(stream)) or None,
-                pixel_aspect=1 / aspect if turned else aspect,
-                colour=Colour(
-                    matrix=RGB if frame.format.is_rgb else int(frame.colorspace),
-                    levels=int(frame.color_range),
-                    primaries=int(frame.color_primaries),
-                    transfer=int(frame.color_trc),
-                ),
-            )
+            self.info = _info(container, stream, first)
+            failed.pop_all()
+        self._start = timeline_start(container)
+        self._frames: Iterator[av.VideoFrame] | None = itertools.chain([first], frames)
+        if path != PIPE:
+            self._frames = None
+            self._opened.close()
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        self.damage = None
+        if self.path != PIPE:
+            with open_input(self.path, self._raw) as container:
+                stream = _video_stream(container, self.path)
+                self.damage = None
+                yield from self._timed(self._decode(container, stream))
+            return
+        if self._frames is None:
+            raise ValueError("Standard input can be read once only; give a file instead.")
+        frames, self._frames = self._frames, None
+        with self._opened:
+            yield from self._timed(frames)
+
+    def _timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
+        """Decoded frames with their pixels and their times."""
         last: Fraction | None = None
-        with open_input(self.path) as container:
-            stream = _video_stream(container, self.path)
-            start = timeline_start(container)
-            for frame in self._decode(container, stream):
-                pixels = np.rot90(to_rgb(frame, self.info.colour), _quarter_turns(frame))
-                if pixels.shape[:2] != (self.info.height, self.info.width):
-                    raise ValueError(
-                        f"{self.path} changes size from {self.info.width}×{self.info.height} to "
-                        f"{pixels.shape[1]}×{pixels.shape[0]}; a clip has one size."
-                    )
-                duration = (frame.duration or 0) * self.info.time_base or 1 / self.info.rate
-                pts = None if frame.pts is None else frame.pts * self.info.time_base - start
-                # Files without usable times (raw streams, broken indices) run at their rate.
-                if pts is None or (last is not None and pts <= last):
-                    pts = Fraction(0) if last is None else last + duration
-                last = pts
-                yield TimedFrame(np.ascontiguousarray(pixels), pts, duration)
+        size = self.info.width, self.info.height
+        for index, frame in enumerate(frames):
+            if (frame.width, frame.height) != size:
+                raise ValueError(
+                    f"{self.path} changes size from {size[0]}×{size[1]} to "
+                    f"{frame.width}×{frame.height}; a clip has one size."
+                )
+            duration = (frame.duration or 0) * self.info.time_base or 1 / self.info.rate
+            pts = None if frame.pts is None else frame.pts * self.info.time_base - self._start
+            # Files without usable times (raw streams, broken indices) run at their rate.
+            if pts is None or (last is not None and pts <= last):
+                pts = Fraction(0) if last is None else last + duration
+            last = pts
+            frame.opaque = Origin(index)
+            yield TimedFrame(to_rgb(frame, self.info.colour), pts, duration, frame)
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """The stream's frames; ``damage`` then tells what of the file is broken or missing."""
         end = Fraction(0)
         packets = container.demux()
+        decode = _decoder(stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -168,13 +238,41 @@ class VideoReader:
                 if packet.is_corrupt:
                     self.damage = "a packet is incomplete"
                 elif packet.stream.index == stream.index:
-                    yield from stream.decode(packet)
+                    yield from decode(packet)
             except FFmpegError as error:
                 self.damage = str(error.strerror)
         missing = _stated_end(container) - end
         # Rounding in headers and the padding of audio codecs stay below this.
         if missing > max(Fraction(1, 10), 3 / (2 * _rate(stream))):
             self.damage = f"the last {float(missing):.2f} seconds are missing"
+
+
+def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipInfo:
+    """What a stream and its first frame tell about a clip."""
+    seconds = Fraction(container.duration or 0, av.time_base)
+    return ClipInfo(
+        width=frame.width,
+        height=frame.height,
+        rate=_rate(stream),
+        time_base=as_fraction(stream.time_base) or Fraction(1, 90000),
+        frame_count=stream.frames or round(seconds * _rate(stream)) or None,
+        pixel_aspect=as_fraction(stream.sample_aspect_ratio) or Fraction(1),
+        colour=Colour.of(frame),
+        pixel_format=frame.format.name,
+        display_matrix=display_matrix(frame),
+        hdr=StaticHDR.of(frame),
+    )
+
+
+def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
+    """What turns packets into frames.
+
+    VP9's alpha is a second stream inside the packets, which only libvpx decodes.
+    """
+    if stream.name != "vp9" or stream.metadata.get("alpha_mode") != "1":
+        return stream.decode
+    context = av.VideoCodecContext.create("libvpx-vp9", "r")
+    return lambda packet: context.decode(packet if packet.size else None)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -190,11 +288,6 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 def _rate(stream: VideoStream) -> Fraction:
     """Average frames per second; 25 where the file gives no hint."""
     return as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or Fraction(25)
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """How often to turn the stored picture by 90° counterclockwise; other angles are ignored."""
-    return frame.rotation // 90 if frame.rotation % 90 == 0 else 0
 
 
 def _stated_end(container: InputContainer) -> Fraction:

@@ -1,89 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files out of timed frames: exact times, kept colours, copied audio, all or nothing.
+"""Video files out of timed frames: exact times, kept colours, copied streams, all or nothing.
 
 MP4 and MOV count time in ticks of any length, so the tick is chosen such that every pts is whole;
-Matroska rounds each pts to a millisecond.
+Matroska rounds each pts to a millisecond, AVI and Y4M know one rate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, cast
+from typing import cast
 
 import av
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from flavr_jax.video.audio import AudioCopy
-from flavr_jax.video.colour import from_rgb
-from flavr_jax.video.frames import ClipInfo, FrameSink, TimedFrame, claim
-from flavr_jax.video.images import ImageFolderWriter
+from flavr_jax.video import hdr
+from flavr_jax.video.animations import GifWriter
+from flavr_jax.video.colour import from_rgb, repacked
+from flavr_jax.video.encoders import ENCODERS, Encoding, check_encoder, options_of
+from flavr_jax.video.formats import container_of, encoder_for, pixel_format_for
+from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame, claim
+from flavr_jax.video.images import ImageFolderWriter, displayed, is_linear
+from flavr_jax.video.layout import Layout
+from flavr_jax.video.orientation import upright, upright_info
 from flavr_jax.video.reader import explained
+from flavr_jax.video.streams import OtherStreams
 
 __all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")
 _MOV_LIKE = (".mp4", ".mov")
 # MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
 _FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
-Preset = Literal[
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """How frames are compressed.
-
-    Attributes:
-        codec: h264 plays everywhere, hevc is smaller, ffv1 is lossless (RGB, large).
-        crf: quality of h264 and hevc, 0 (best) to 51; 18 is hard to tell from the source.
-        preset: of h264 and hevc: slower makes smaller files.
-    """
-
-    codec: Literal["h264", "hevc", "ffv1"] = "h264"
-    crf: int = 18
-    preset: Preset = "medium"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"`crf` is {self.crf}; it goes from 0 (best) to 51.")
-
-    @property
-    def encoder(self) -> str:
-        """FFmpeg's name of the encoder."""
-        return {"h264": "libx264", "hevc": "libx265", "ffv1": "ffv1"}[self.codec]
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The encoder's own options."""
-        quality = {"crf": str(self.crf), "preset": self.preset}
-        return {
-            "h264": quality,
-            "hevc": {**quality, "x265-params": "log-level=error"},
-            "ffv1": {"level": "3", "slicecrc": "1"},
-        }[self.codec]
-
-    def pixel_format(self, info: ClipInfo) -> str:
-        """What pixels are stored as; a chroma sample for 2×2 pixels needs even sizes."""
-        if self.codec == "ffv1":
-            return "bgr0"
-        return "yuv444p" if info.width % 2 or info.height % 2 else "yuv420p"
-
 
 def is_video_name(name: str) -> bool:
-    """Whether an output of this name is a video: it has a suffix and is no folder."""
+    """Whether an output of this name is a video: it has a suffix and is no folder; or is ``-``."""
+    if name == "-":
+        return True
     return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
 
 
@@ -91,34 +55,54 @@ def open_sink(
     name: str,
     info: ClipInfo,
     *,
-    source: Path,
-    audio: bool = True,
+    source: Path | None,
+    stretch: Fraction = Fraction(1),
     encoding: Encoding = Encoding(),
     overwrite: bool = False,
 ) -> FrameSink:
-    """A video file or a folder of PNG files, as ``is_video_name`` has it.
+    """A video file, a pipe, or a folder of images, as ``is_video_name`` has it.
 
     Whatever can be known to fail fails here, before any frame is computed.
 
     Args:
-        name: of the output; a folder may be marked by a slash at the end.
+        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
         info: of the frames to come.
-        source: where the frames come from, which is never overwritten.
-        audio: copy the source's audio, where both it and the output are video files.
-        encoding: codec and quality of a video.
+        source: where the frames come from, if anywhere; it is never overwritten, and its other
+            streams are copied where both it and the output are video files.
+        stretch: how many times as long the output takes as the source.
+        encoding: codec and quality of a video, and what becomes of its sound.
         overwrite: whether the output may exist.
     """
     path = Path(name)
-    if path.resolve() == source.resolve():
+    if source is not None and name != "-" and path.resolve() == source.resolve():
         raise ValueError(f"{path} is the input itself. Use another --output.")
-    if not is_video_name(name):
-        return ImageFolderWriter(path, overwrite=overwrite)
-    audio_from = source if audio and source.is_file() else None
-    return VideoWriter(path, info, encoding=encoding, audio_from=audio_from, overwrite=overwrite)
+    matrix = info.display_matrix
+    is_video = is_video_name(name)
+    linear = is_linear(info) and (is_video or encoding.images not in ("auto", "exr"))
+    if linear:
+        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
+        info = dataclasses.replace(info, pixel_format=deep)
+    if matrix is not None and not (is_video and container_of(name).rich):
+        info = upright_info(info)
+    else:
+        matrix = None  # stays as it is
+    if not is_video:
+        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
+    elif container_of(name).codecs == ("gif",):
+        encoder_for(name, encoding, Layout.of("bgra"))
+        sink = GifWriter(path, info, overwrite=overwrite)
+    else:
+        others = source if source is not None and source.is_file() and name != "-" else None
+        sink = VideoWriter(
+            path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
+        )
+    if linear:
+        sink = MappedSink(sink, displayed)
+    return sink if matrix is None else MappedSink(sink, functools.partial(upright, matrix))
 
 
 class VideoWriter:
-    """A video file, written as ``<name>.partial<suffix>`` and renamed when complete."""
+    """A video file, written as ``<name>.partial<suffix>`` and renamed when complete; or a pipe."""
 
     def __init__(
         self,
@@ -126,63 +110,86 @@ class VideoWriter:
         info: ClipInfo,
         *,
         encoding: Encoding = Encoding(),
-        audio_from: Path | None = None,
+        others: Path | None = None,
+        stretch: Fraction = Fraction(1),
         overwrite: bool = False,
     ) -> None:
         """Create the partial file and write its header.
 
         Args:
-            path: a name in .mp4, .mov or .mkv.
-            info: size, rate, time base, pixel aspect and colour tags of the frames to come.
+            path: a name with a suffix of ``formats.CONTAINERS``, or ``-`` for standard output.
+            info: of the frames to come.
             encoding: codec and quality.
-            audio_from: a file whose audio streams are copied, packet by packet.
+            others: a file whose sound, subtitles, chapters and metadata are copied.
+            stretch: how many times as long the output takes as that file.
             overwrite: whether ``path`` may exist.
 
         Raises:
             OSError: ``path`` exists or cannot be written.
-            ValueError: the container cannot hold the streams.
+            ValueError: the container cannot hold the codec, or the encoder does not work here.
         """
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise ValueError(
-                f"{path} has the suffix {path.suffix!r}; videos are written as "
-                f"{', '.join(VIDEO_SUFFIXES)}, and a name that ends in / is a folder of images."
-            )
         self.path, self.info = path, info
-        self._pixel_format = encoding.pixel_format(info)
-        self._tick = Fraction(1, _ticks_per_second(info.time_base))
-        self._partial = claim(path, overwrite=overwrite)
+        self._container_kind = container_of(str(path))
+        layout = Layout.of(info.pixel_format)
+        self._encoder = encoder_for(str(path), encoding, layout)
+        check_encoder(self._encoder)
+        options = options_of(self._encoder, encoding, info.hdr)
+        self._pixel_format = pixel_format_for(
+            self._encoder, encoding, self._container_kind, layout, (info.width, info.height)
+        )
+        self._tags = info.colour.stored_in(self._pixel_format, info.height)
+        # Stored values mean the same in the output if depth, chroma and matrix do.
+        same = (self._tags.matrix, self._tags.levels) == (info.colour.matrix, info.colour.levels)
+        self._kept = Layout.of(self._pixel_format) if same or layout.kind == "rgb" else None
+        self._tick = self._tick_for(info)
+        self._last, self._moved = -1, False
+        pipe = str(path) == "-"
         with contextlib.ExitStack() as undo:
-            undo.callback(self._partial.unlink, missing_ok=True)
-            self._container = av.open(str(self._partial), "w", options=self._container_options())
+            self._partial = None if pipe else claim(path, overwrite=overwrite)
+            if self._partial is not None:
+                undo.callback(self._partial.unlink, missing_ok=True)
+            self._container = av.open(
+                "pipe:1" if pipe else str(self._partial),
+                "w",
+                format="rawvideo" if self._encoder == "rawvideo" else self._container_kind.muxer,
+                options=self._container_options(),
+            )
             undo.callback(_close, self._container)
-            with explained(
-                f"{path.suffix} cannot hold this {encoding.codec} video and its audio; use another "
-                f"suffix of {', '.join(VIDEO_SUFFIXES)}"
-            ):
-                self._stream = self._add_video(encoding)
-                self._audio = None
-                if audio_from is not None:
-                    self._audio = AudioCopy(audio_from, self._container)
-                    undo.callback(self._audio.close)
+            with explained(f"{path} cannot hold this video; use another suffix or --codec"):
+                self._stream = self._add_video(options)
+                self._others = None
+                if others is not None:
+                    self._others = OtherStreams(
+                        others,
+                        self._container,
+                        self._container_kind,
+                        sound=encoding.audio,
+                        stretch=stretch,
+                    )
+                    undo.callback(self._others.close)
                 self._container.start_encoding()
             self._undo = undo.pop_all()
-        if self._pixel_format == "yuv444p":
-            logger.warning(
-                "%d×%d is an odd size: written as 4:4:4, which browsers and some players "
-                "cannot show.",
-                info.width,
-                info.height,
-            )
+        self._tell_of_losses(layout)
 
     def write(self, frame: TimedFrame) -> None:
-        """Encode a frame and copy the audio up to it; pts must increase."""
-        picture = from_rgb(frame.pixels, self._pixel_format, self.info.colour)
-        picture.time_base = self._tick
-        picture.pts = round(frame.pts / self._tick)
-        picture.duration = round(frame.duration / self._tick)
+        """Encode a frame and copy the other streams up to it; pts must increase."""
+        picture = self._picture(frame)
+        tick = round(frame.pts / self._tick)
+        if self._container_kind.one_rate:
+            tick = max(tick, self._last + 1)
+            if abs(tick * self._tick - frame.pts) > self._tick / 100 and not self._moved:
+                self._moved = True
+                logger.warning(
+                    "%s knows one rate: frames are shown at multiples of 1/%.6g s.",
+                    self.path.suffix or "A pipe",
+                    1 / self._tick,
+                )
+        self._last = tick
+        picture.time_base, picture.pts = self._tick, tick
+        picture.duration = max(1, round(frame.duration / self._tick))
         self._container.mux(self._stream.encode(picture))
-        if self._audio is not None:
-            self._audio.copy(until=frame.pts)
+        if self._others is not None:
+            self._others.copy(until=frame.pts)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -198,36 +205,84 @@ class VideoWriter:
             if kind is not None:
                 return
             self._container.mux(self._stream.encode(None))
-            if self._audio is not None:
-                self._audio.copy()
+            if self._others is not None:
+                self._others.copy()
             self._container.close()
-            self._partial.replace(self.path)
+            if self._partial is not None:
+                self._partial.replace(self.path)
+
+    def _picture(self, frame: TimedFrame) -> av.VideoFrame:
+        """A frame as it is stored; an original keeps its values where they fit."""
+        original = frame.original
+        if (
+            original is not None
+            and self._kept == Layout.of(original.format.name)
+            and (original.width, original.height) == (self.info.width, self.info.height)
+        ):
+            picture = repacked(original, self._pixel_format)
+            picture.pict_type = 0  # the source's key frames are no order to this encoder
+            return picture
+        return from_rgb(frame.pixels, self._pixel_format, self._tags)
+
+    def _tick_for(self, info: ClipInfo) -> Fraction:
+        if self._container_kind.one_rate:
+            return 1 / info.rate
+        return self._container_kind.tick or Fraction(1, _ticks_per_second(info.time_base))
 
     def _container_options(self) -> dict[str, str]:
-        if self.path.suffix.lower() not in _MOV_LIKE:
-            return {}
-        # The start of a track is kept in the movie's ticks, which are 1 ms unless told otherwise.
-        return {"movie_timescale": str(self._tick.denominator), "movflags": "+faststart"}
+        if self.path.suffix.lower() in _MOV_LIKE:
+            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
+            return {"movie_timescale": str(self._tick.denominator), "movflags": "+faststart"}
+        # Y4M of more than 8 bits, and FFV1 of some versions, want to be asked twice.
+        return {"strict": "-1", **({"loop": "0"} if self.path.suffix.lower() == ".webp" else {})}
 
-    def _add_video(self, encoding: Encoding) -> VideoStream:
-        stream = cast(
-            VideoStream,
-            self._container.add_stream(
-                encoding.encoder, rate=self.info.rate, options=encoding.options
-            ),
-        )
-        stream.width, stream.height = self.info.width, self.info.height
-        stream.pix_fmt = self._pixel_format
-        stream.time_base = self._tick
+    def _add_video(self, options: dict[str, str]) -> VideoStream:
+        info, matroska = self.info, ENCODERS[self._encoder].matroska
+        if info.hdr is not None and matroska is not None:
+            with hdr.template(matroska, info.width, info.height, info.hdr) as template:
+                stream = self._container.add_stream_from_template(
+                    template.streams.video[0], opaque=False
+                )
+        else:
+            stream = self._container.add_stream(self._encoder, rate=info.rate)
+        stream = cast(VideoStream, stream)
         context = stream.codec_context
-        context.time_base = self._tick
-        context.sample_aspect_ratio = self.info.pixel_aspect
-        tags = self.info.colour.stored_in(self._pixel_format, self.info.height)
-        context.colorspace, context.color_range = tags.matrix, tags.levels
-        context.color_primaries, context.color_trc = tags.primaries, tags.transfer
-        if encoding.codec == "hevc" and self.path.suffix.lower() in _MOV_LIKE:
+        context.options = options
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, self._pixel_format
+        stream.time_base = context.time_base = self._tick
+        context.framerate = info.rate
+        context.sample_aspect_ratio = info.pixel_aspect
+        context.colorspace, context.color_range = self._tags.matrix, self._tags.levels
+        context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
+        if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
+            context.chroma_sample_location = self._tags.siting
+        if self._container_kind.one_rate:
+            context.max_b_frames = 0  # AVI has no room for the order that they come in
+        if ENCODERS[self._encoder].codec == "hevc" and self.path.suffix.lower() in _MOV_LIKE:
             context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
+        if info.display_matrix is not None:
+            stream.set_display_matrix(info.display_matrix)
+        context.open()  # PyAV does not for a stream that was made from a template
         return stream
+
+    def _tell_of_losses(self, source: Layout) -> None:
+        """One line where the output stores less than the source."""
+        stored = Layout.of(self._pixel_format)
+        lost = ["transparency"] * (source.alpha and not stored.alpha)
+        lost += [f"{source.bits} bits"] * (stored.bits < source.bits)
+        if source.kind == "yuv" and any(t > s for s, t in zip(source.chroma, stored.chroma)):
+            lost += ["chroma resolution"]
+        if lost:
+            logger.warning(
+                "%s: written as %s by %s, which loses %s; other --codec: %s.",
+                self.path, self._pixel_format, self._encoder, " and ".join(lost),
+                ", ".join(self._container_kind.holds),
+            )  # fmt: skip
+        if ENCODERS[self._encoder].even and (self.info.width % 2 or self.info.height % 2):
+            logger.warning(
+                "%d×%d is an odd size: written as %s, which browsers and some players cannot show.",
+                self.info.width, self.info.height, self._pixel_format,
+            )  # fmt: skip
 
 
 def _close(container: OutputContainer) -> None:

@@ -84,10 +84,10 @@ def pictures(count, size=(32, 24)):
         yield (127 + 90 * wave).astype(np.uint8)
 
 
-def write_clip(path, count=3, *, size=(32, 24), aspect=Fraction(1), audio_from=None, times=None):
+def write_clip(path, count=3, *, size=(32, 24), aspect=Fraction(1), others=None, times=None):
     info = ClipInfo(*size, 1 / FILM, Fraction(1, 24000), None, aspect, Colour(1, 1, 1, 1))
     times = times or [index * FILM for index in range(count)]
-    with VideoWriter(path, info, encoding=Encoding(crf=1), audio_from=audio_from) as sink:
+    with VideoWriter(path, info, encoding=Encoding(crf=1), others=others) as sink:
         for pixels, pts in zip(pictures(count, size), times, strict=True):
             sink.write(TimedFrame(pixels, pts, FILM))
     return path
@@ -147,14 +147,14 @@ def test_a_variable_frame_rate_stays_variable(interpolate):
 
 
 def test_slow_motion_keeps_the_rate_and_drops_the_audio(interpolate):
-    write_clip(Path("in.mov"), 3, audio_from=write_tone(Path("tone.wav")))
+    write_clip(Path("in.mov"), 3, others=write_tone(Path("tone.wav")))
     assert interpolate("in.mov", "--factor", 2, "--slow-motion", "--output", "out.mov") == 0
     assert times_of("out.mov") == [index * FILM for index in range(5)]
     assert sound_of("out.mov") is None
 
 
 def test_audio_is_copied_when_the_duration_is_kept(interpolate):
-    write_clip(Path("in.mov"), 3, audio_from=write_tone(Path("tone.wav")))
+    write_clip(Path("in.mov"), 3, others=write_tone(Path("tone.wav")))
     assert interpolate("in.mov", "--factor", 2, "--output", "out.mov") == 0
     assert sound_of("out.mov") == sound_of("in.mov") != b""
 

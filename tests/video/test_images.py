@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.images import ImageFolder, ImageFolderWriter
+
+
+INFO = ClipInfo(8, 6, Fraction(24), Fraction(1, 24))
 
 
 def flat(value, channels=3, size=(6, 8)):
@@ -44,29 +47,32 @@ def test_every_kind_of_image_is_read(tmp_path, suffix):
     assert np.abs(read.pixels.astype(int) - 128).max() <= 2  # JPEG and WebP are lossy
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
 def test_other_pixels_become_rgb(tmp_path, mode):
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((6, 8), 257 * 255, np.uint16)).save(path)
-    else:
-        Image.new("L", (8, 6), 255).convert("RGB" if mode in "CMYK" else "L").convert(mode).save(
-            path
-        )
+    Image.new("L", (8, 6), 255).convert("RGB" if mode in "CMYK" else "L").convert(mode).save(path)
     (read,) = ImageFolder(tmp_path)
     np.testing.assert_array_equal(read.pixels, flat(255))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_dropped_with_one_warning(tmp_path, mode, caplog):
-    for index in range(3):
-        Image.new("RGBA", (8, 6), (90, 90, 90, 10)).convert(mode).save(tmp_path / f"{index}.png")
+def test_alpha_is_kept(tmp_path, mode):
+    Image.new("RGBA", (8, 6), (90, 90, 90, 10)).convert(mode).save(tmp_path / "0.png")
+    source = ImageFolder(tmp_path)
+    (read,) = source
+    np.testing.assert_array_equal(read.pixels[0, 0], [90, 90, 90, 10])
+    assert source.info.pixel_format == "rgba"
+
+
+def test_images_are_fitted_to_the_first_with_one_line_where_that_loses(tmp_path, caplog):
+    Image.new("RGB", (8, 6), (90, 90, 90)).save(tmp_path / "0.png")
+    for index in (1, 2):
+        Image.new("RGBA", (8, 6), (80, 80, 80, 10)).save(tmp_path / f"{index}.png")
     with caplog.at_level(logging.WARNING):
         frames = list(ImageFolder(tmp_path))
-    for read in frames:
-        np.testing.assert_array_equal(read.pixels, flat(90))
-    assert [record.getMessage().endswith("transparency is dropped.") for record in caplog.records]
-    assert len(caplog.records) == 1
+    assert [read.pixels.shape for read in frames] == [(6, 8, 3)] * 3
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("1.png: transparency is dropped, since the first image has none.")
 
 
 def test_mixed_sizes_name_the_first_odd_image_and_both_sizes(tmp_path):
@@ -108,7 +114,7 @@ def test_a_half_written_image_is_named(tmp_path):
 
 def test_written_frames_are_read_back_unchanged(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
-    with ImageFolderWriter(tmp_path / "out") as sink:
+    with ImageFolderWriter(tmp_path / "out", INFO) as sink:
         for pixels in noise:
             sink.write(TimedFrame(pixels, Fraction(0), Fraction(1)))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -120,14 +126,14 @@ def test_written_frames_are_read_back_unchanged(tmp_path):
 
 
 def test_the_folder_has_its_name_only_when_complete(tmp_path):
-    with ImageFolderWriter(tmp_path / "out") as sink:
+    with ImageFolderWriter(tmp_path / "out", INFO) as sink:
         sink.write(frame())
         assert not (tmp_path / "out").exists()
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def interrupted_run(path, **options):
-    with ImageFolderWriter(path, **options) as sink:
+    with ImageFolderWriter(path, INFO, **options) as sink:
         sink.write(frame())
         raise KeyboardInterrupt
 
@@ -139,7 +145,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
 
 
 def test_an_interrupted_run_leaves_an_older_result_alone(tmp_path):
-    with ImageFolderWriter(tmp_path / "out") as sink:
+    with ImageFolderWriter(tmp_path / "out", INFO) as sink:
         sink.write(frame(7))
     with pytest.raises(KeyboardInterrupt):
         interrupted_run(tmp_path / "out", overwrite=True)
@@ -149,19 +155,19 @@ def test_an_interrupted_run_leaves_an_older_result_alone(tmp_path):
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
     imageio.imwrite(tmp_path / "a.png", flat(1))
     with pytest.raises(FileExistsError, match="--overwrite"):
-        ImageFolderWriter(tmp_path)
+        ImageFolderWriter(tmp_path, INFO)
 
 
 def test_an_empty_folder_is_used(tmp_path):
     (tmp_path / "out").mkdir()
-    with ImageFolderWriter(tmp_path / "out") as sink:
+    with ImageFolderWriter(tmp_path / "out", INFO) as sink:
         sink.write(frame())
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_overwriting_replaces_the_older_images(tmp_path):
     for count in (3, 1):
-        with ImageFolderWriter(tmp_path / "out", overwrite=True) as sink:
+        with ImageFolderWriter(tmp_path / "out", INFO, overwrite=True) as sink:
             for _ in range(count):
                 sink.write(frame())
     assert len(list((tmp_path / "out").iterdir())) == 1
@@ -170,11 +176,11 @@ def test_overwriting_replaces_the_older_images(tmp_path):
 def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"thesis\.tex"):
-        ImageFolderWriter(tmp_path, overwrite=True)
+        ImageFolderWriter(tmp_path, INFO, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(FileExistsError, match="is a file"):
-        ImageFolderWriter(tmp_path / "out", overwrite=True)
+        ImageFolderWriter(tmp_path / "out", INFO, overwrite=True)

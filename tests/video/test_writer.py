@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pytest
 
-from flavr_jax.video import timing
 from flavr_jax.video.colour import RGB, Colour
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.images import ImageFolderWriter
@@ -67,9 +66,12 @@ def context_of(path):
 def test_split_intervals_are_exact_at_a_variable_frame_rate(
     tmp_path, times_of, suffix, start, preset
 ):
-    source = [(start + pts, Fraction(1, 24)) for pts in VARIABLE]
-    times = [pts for pts, _ in timing.output_times(source, 8)]
-    info = timing.output_info(dataclasses.replace(INFO, time_base=Fraction(1, 24000)), 8)
+    times = [
+        start + a + (b - a) * step / 8
+        for a, b in itertools.pairwise([*VARIABLE, VARIABLE[-1]])
+        for step in range(8 if a < b else 1)
+    ]
+    info = dataclasses.replace(INFO, rate=Fraction(192), time_base=Fraction(1, 192000))
     path = write(tmp_path / f"a.{suffix}", info, times, encoding=Encoding(preset=preset))
     assert times_of(path) == times
 
@@ -154,12 +156,14 @@ def test_even_sizes_are_written_as_every_player_wants_them(tmp_path):
     assert (written["codec"], written["pixels"]) == ("h264", "yuv420p")
 
 
-@pytest.mark.parametrize("size", [(63, 48), (64, 47), (5, 3)])
-def test_odd_sizes_are_kept_and_warned_about(tmp_path, size, caplog):
+@pytest.mark.parametrize(
+    ("size", "pixels"), [((63, 48), "yuv444p"), ((64, 47), "yuv422p"), ((5, 3), "yuv444p")]
+)
+def test_odd_sizes_are_kept_and_warned_about(tmp_path, size, pixels, caplog):
     info = dataclasses.replace(INFO, width=size[0], height=size[1])
     with caplog.at_level(logging.WARNING):
         written = context_of(write(tmp_path / "a.mp4", info))
-    assert (written["size"], written["pixels"]) == (size, "yuv444p")
+    assert (written["size"], written["pixels"]) == (size, pixels)
     assert "odd size" in caplog.text
 
 
@@ -167,7 +171,7 @@ def test_odd_sizes_are_kept_and_warned_about(tmp_path, size, caplog):
 def test_audio_is_copied_bit_exactly_and_in_time(make_clip, tmp_path, packets_of, audio):
     source = make_clip("in.mkv", audio=audio, pts=[Fraction(i, 24) for i in range(12)])
     times = [Fraction(i, 48) for i in range(23)]
-    path = write(tmp_path / "out.mkv", times=times, audio_from=source)
+    path = write(tmp_path / "out.mkv", times=times, others=source)
     before, after = packets_of(source), packets_of(path)
     assert [data for _, data in after] == [data for _, data in before]
     # Matroska shifts a whole file to let the priming samples of a codec start at zero.
@@ -178,7 +182,7 @@ def test_audio_is_copied_bit_exactly_and_in_time(make_clip, tmp_path, packets_of
 
 def test_audio_times_are_exact_in_mp4(make_clip, tmp_path, packets_of):
     source = make_clip("in.mp4", audio="aac")
-    path = write(tmp_path / "out.mp4", audio_from=source)
+    path = write(tmp_path / "out.mp4", others=source)
     assert packets_of(path) == packets_of(source)
 
 
@@ -189,7 +193,7 @@ def test_sound_and_picture_of_a_broadcast_stay_together(make_clip, tmp_path, pac
     )
     reader = VideoReader(source)
     info = dataclasses.replace(reader.info, colour=INFO.colour)
-    with VideoWriter(tmp_path / "out.mp4", info, audio_from=source) as sink:
+    with VideoWriter(tmp_path / "out.mp4", info, others=source) as sink:
         for frame in reader:
             sink.write(frame)
     lag = packets_of(source)[0][0] - times_of(source)[0]
@@ -199,9 +203,7 @@ def test_sound_and_picture_of_a_broadcast_stay_together(make_clip, tmp_path, pac
 
 def test_audio_is_interleaved_with_the_video(make_clip, tmp_path):
     source = make_clip("in.mp4", audio="aac", pts=[Fraction(i, 24) for i in range(48)])
-    path = write(
-        tmp_path / "out.mp4", times=[Fraction(i, 24) for i in range(48)], audio_from=source
-    )
+    path = write(tmp_path / "out.mp4", times=[Fraction(i, 24) for i in range(48)], others=source)
     with av.open(str(path)) as container:
         kinds = [packet.stream.type for packet in container.demux() if packet.size]
     longest = max(len(list(group)) for _, group in itertools.groupby(kinds))
@@ -209,7 +211,7 @@ def test_audio_is_interleaved_with_the_video(make_clip, tmp_path):
 
 
 def test_a_source_without_audio_gives_a_file_without(make_clip, tmp_path):
-    path = write(tmp_path / "out.mp4", audio_from=make_clip())
+    path = write(tmp_path / "out.mp4", others=make_clip())
     with av.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
@@ -273,21 +275,25 @@ def test_an_unknown_suffix_names_the_known_ones(tmp_path):
 
 
 def test_a_codec_the_container_cannot_hold_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"\.mov cannot hold this ffv1 video"):
+    with pytest.raises(ValueError, match=r"\.mov cannot hold ffv1; it holds h264, hevc, prores"):
         VideoWriter(tmp_path / "a.mov", INFO, encoding=Encoding(codec="ffv1"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_audio_the_container_cannot_hold_is_an_error(make_clip, tmp_path):
+def test_audio_the_container_cannot_hold_is_left_out_with_one_line(make_clip, tmp_path, caplog):
     source = make_clip("in.mkv", audio="libopus")
-    with pytest.raises(ValueError, match=r"\.mov cannot hold .* another suffix"):
-        VideoWriter(tmp_path / "a.mov", INFO, audio_from=source)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["in.mkv"]
+    path = write(tmp_path / "a.mov", others=source)
+    with av.open(str(path)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("left out of the output: audio opus.")
 
 
-def test_quality_outside_its_range_is_an_error():
-    with pytest.raises(ValueError, match="`crf` is 52; it goes from 0"):
-        Encoding(crf=52)
+@pytest.mark.parametrize(("codec", "crf", "most"), [("h264", 52, 51), ("av1", 64, 63)])
+def test_quality_outside_its_range_is_an_error(tmp_path, codec, crf, most):
+    with pytest.raises(ValueError, match=f"`crf` is {crf}; .*{most}"):
+        VideoWriter(tmp_path / "a.mp4", INFO, encoding=Encoding(codec=codec, crf=crf))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -295,7 +301,7 @@ def test_quality_outside_its_range_is_an_error():
     [("a.mp4", VideoWriter), ("a", ImageFolderWriter), ("v1.2/", ImageFolderWriter)],
 )
 def test_a_name_with_a_suffix_is_a_video_and_others_are_folders(tmp_path, name, kind):
-    with open_sink(f"{tmp_path}/{name}", INFO, source=Path("in.mp4"), audio=False) as sink:
+    with open_sink(f"{tmp_path}/{name}", INFO, source=Path("in.mp4")) as sink:
         assert isinstance(sink, kind)
         sink.write(next(frames([Fraction(0)])))
 

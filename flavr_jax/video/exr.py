@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scene-linear OpenEXR images and the 16-bit RGB that a network can read.
+
+Light has no upper end there, RGB does. In between is ACEScct (Academy S-2016-001), a curve made for
+grading that reaches to 222 times white with steps far finer than those of 16-bit floats.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from jaxtyping import Float
+
+from flavr_jax.typing import Frame
+
+__all__ = ["displayed", "from_linear", "linear_of_display", "read", "to_linear", "write"]
+
+_CUT, _SLOPE, _OFFSET = 0.0078125, 10.5402377416545, 0.0729055341958355
+_CODES = np.arange(65536) / 65535
+_LIGHT = np.where(
+    _CODES > _SLOPE * _CUT + _OFFSET, 2 ** (_CODES * 17.52 - 9.72), (_CODES - _OFFSET) / _SLOPE
+).astype(np.float32)
+
+
+def from_linear(light: Float[np.ndarray, "height width channel"]) -> Frame:
+    """ACEScct of linear light (alpha, a fourth channel, as it is), as uint16."""
+    light = light.astype(np.float32)
+    curve = (np.log2(np.maximum(light, _CUT)) + 9.72) / 17.52
+    coded = np.where(light > _CUT, curve, _SLOPE * light + _OFFSET)
+    coded[..., 3:] = light[..., 3:]
+    return np.rint(np.clip(coded, 0, 1) * 65535).astype(np.uint16)
+
+
+def to_linear(pixels: Frame) -> Float[np.ndarray, "height width channel"]:
+    """The inverse of ``from_linear``, as float32."""
+    light = _LIGHT[pixels]
+    light[..., 3:] = pixels[..., 3:] / np.float32(65535)
+    return light
+
+
+def displayed(pixels: Frame) -> Frame:
+    """ACEScct pixels as sRGB, clipped at white."""
+    light = np.clip(to_linear(pixels), 0, 1)
+    shown = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+    shown[..., 3:] = light[..., 3:]
+    return np.rint(shown * 65535).astype(np.uint16)
+
+
+def linear_of_display(pixels: Frame) -> Float[np.ndarray, "height width channel"]:
+    """SRGB pixels of any depth as linear light."""
+    coded = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    light = np.where(coded > 0.04045, ((coded + 0.055) / 1.055) ** 2.4, coded / 12.92)
+    light[..., 3:] = coded[..., 3:]
+    return light
+
+
+def read(path: Path) -> Float[np.ndarray, "height width channel"]:
+    """An image's linear light, with 3 channels or 4.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: it is not an EXR that FFmpeg reads.
+    """
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+    except (FFmpegError, StopIteration) as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
+    # swscale would clip at white.
+    kind = np.dtype("<f2") if frame.format.name.endswith("f16le") else np.dtype("<f4")
+    planes = [
+        np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
+        for plane in frame.planes
+    ]
+    order = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [2, 0, 1], 4: [2, 0, 1, 3]}[len(planes)]
+    return np.stack([planes[index] for index in order], axis=-1).astype(np.float32)
+
+
+def write(path: Path, light: Float[np.ndarray, "height width channel"]) -> None:
+    """Write linear light as 16-bit floats."""
+    form = "gbrapf32le" if light.shape[2] == 4 else "gbrpf32le"
+    frame = av.VideoFrame.from_ndarray(light.astype(np.float32), form)
+    context = av.VideoCodecContext.create("exr", "w")
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, form
+    context.framerate, context.time_base = 1, 1
+    context.options = {"format": "half", "compression": "zip16"}
+    path.write_bytes(b"".join(bytes(p) for f in (frame, None) for p in context.encode(f)))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pixel format holds: depth, chroma resolution, alpha.
+
+FFmpeg has two hundred pixel formats, but they hold one of three kinds of picture; the rest is
+packing. Each has a planar format of the same content, which is what colours are converted in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import av
+
+__all__ = ["Layout"]
+
+Kind = Literal["rgb", "yuv", "grey"]
+_CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (0, 1): "440"}
+_DEPTHS = {
+    "yuv420": (8, 9, 10, 12, 14, 16), "yuv422": (8, 9, 10, 12, 14, 16),
+    "yuv444": (8, 9, 10, 12, 14, 16), "yuv440": (8, 10, 12),
+    "yuva420": (8, 9, 10, 16), "yuva422": (8, 9, 10, 12, 16), "yuva444": (8, 9, 10, 12, 16),
+    "gbr": (8, 9, 10, 12, 14, 16), "gbra": (8, 10, 12, 14, 16), "gray": (8, 9, 10, 12, 14, 16),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The content of a pixel format.
+
+    Attributes:
+        kind: RGB, luma with chroma, or luma alone.
+        bits: of each channel.
+        alpha: whether there is an alpha channel.
+        chroma: by how many powers of two chroma is coarser, horizontally and vertically.
+    """
+
+    kind: Kind
+    bits: int = 8
+    alpha: bool = False
+    chroma: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, pixel_format: str) -> Layout:
+        """What FFmpeg's pixel format of this name holds."""
+        form = av.VideoFormat(pixel_format, 64, 64)
+        alpha = form.has_palette or any(part.is_alpha for part in form.components)
+        bits = max((part.bits for part in form.components), default=8)
+        if form.is_rgb or form.has_palette or pixel_format.startswith("xyz"):
+            return cls("rgb", bits, alpha)
+        if len(form.components) - alpha < 3:
+            return cls("grey", bits, alpha)
+        coarser = (64 // form.chroma_width(64), 64 // form.chroma_height(64))
+        return cls("yuv", bits, alpha, (coarser[0].bit_length() - 1, coarser[1].bit_length() - 1))
+
+    @property
+    def planar(self) -> str:
+        """The planar format of this content, or the smallest that holds it.
+
+        Grey with alpha is kept as RGB, quarter-width chroma as full chroma, and floating point as
+        16 bits.
+        """
+        if self.kind == "rgb" or (self.kind == "grey" and self.alpha):
+            stem, tail = ("gbra", "p") if self.alpha else ("gbr", "p")
+        elif self.kind == "grey":
+            stem, tail = "gray", ""
+        else:
+            stem, tail = f"yuv{'a' * self.alpha}{_CHROMA.get(self.chroma, '444')}", "p"
+            if stem not in _DEPTHS:
+                stem = "yuva444"
+        bits = next((depth for depth in _DEPTHS[stem] if depth >= self.bits), 16)
+        return f"{stem}{tail}" if bits == 8 else f"{stem}{tail}{bits}le"
+
+    @property
+    def pixel_bits(self) -> Literal[8, 16]:
+        """Bits of a channel of the RGB pixels that this becomes."""
+        return 8 if self.bits <= 8 else 16
