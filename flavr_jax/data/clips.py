@@ -24,8 +24,11 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, Key, UInt8
 
+from flavr_jax.data import augment
+
 __all__ = ["ClipBank", "WindowTable", "draw", "read_folder", "tabulate"]
 
+_AUGMENT = augment.AugmentConfig()
 _SPACINGS = (2, 4, 6, 8, 12, 16)
 
 
@@ -119,11 +122,9 @@ def draw(
     size: tuple[int, int],
     frames: UInt8[Array, "frames rows columns 3"],
     table: WindowTable,
+    config: augment.AugmentConfig = _AUGMENT,
 ) -> tuple[Float[Array, "time height width 3"], Float[Array, " time"]]:
     """One augmented window at the given times, and 1 for each time that was filmed, else 0.
-
-    All frames share one crop, one flip and transposition and one change of colour: where each had
-    its own, five published re-trainings of FLAVR stuck at 17 to 20 dB.
 
     Args:
         key: chooses window and augmentation.
@@ -131,13 +132,14 @@ def draw(
         size: height and width of the crop; transposed crops only where they are equal.
         frames: as in ``ClipBank``, on the device.
         table: what to choose from.
+        config: how windows are augmented.
     """
-    key_row, key_place, key_flips, key_colour = jax.random.split(key, 4)
+    key_row, key_place, key_change = jax.random.split(key, 3)
+    change = augment.draw(key_change, config)
     row = jax.random.categorical(key_row, table.log_weight)
     start, length, width, spacing = (column[row] for column in table[:4])
-    flip_time, flip_x, flip_y, transpose = jax.random.bernoulli(key_flips, shape=(4,))
     # Indices first, pictures later: turning time round costs nothing this way.
-    moments = jnp.where(flip_time, 3.0 - times, times) * spacing.astype(jnp.float32)
+    moments = jnp.where(change.backwards, 3.0 - times, times) * spacing.astype(jnp.float32)
     indices = jnp.round(moments).astype(jnp.int32)
     filmed = (jnp.abs(moments - indices.astype(jnp.float32)) < 1e-3).astype(jnp.float32)
     limits = jnp.stack(
@@ -153,21 +155,8 @@ def draw(
         place = (start + first + index, top, left, jnp.zeros_like(top))
         return lax.dynamic_slice(frames, place, (1, *size, 3))[0]
 
-    window = jax.vmap(crop)(indices)
-    window = jnp.where(flip_x, window[:, :, ::-1], window)
-    window = jnp.where(flip_y, window[:, ::-1], window)
-    if size[0] == size[1]:
-        window = jnp.where(transpose, window.swapaxes(1, 2), window)
-    return _recolour(key_colour, window.astype(jnp.float32) / 255.0), filmed
-
-
-def _recolour(
-    key: Key[Array, ""], window: Float[Array, "time height width 3"]
-) -> Float[Array, "time height width 3"]:
-    """Another brightness, contrast and white balance, the same for all frames."""
-    contrast, brightness, *balance = jax.random.uniform(key, (5,), minval=-1.0)
-    gain = (1.0 + 0.1 * contrast) * (1.0 + 0.05 * jnp.stack(balance))
-    return jnp.clip(window * gain[None, None, None] + 0.05 * brightness, 0.0, 1.0)
+    window = augment.reorient(jax.vmap(crop)(indices).astype(jnp.float32) / 255.0, change)
+    return augment.recolour(window, change), filmed
 
 
 def _count_frames(path: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 from flavr_jax.data import (
     adobe240,
+    array_record,
     davis,
     folder,
     gopro,
@@ -57,10 +58,14 @@ class DataSet:
     def read(self, root: Path) -> list[Sequence]:
         """The sequences, cropped as the protocol has it; nothing is decoded yet.
 
+        Args:
+            root: the folder in the official layout, or one that it was packed to.
+
         Raises:
             FileNotFoundError: when the folder does not have the layout.
         """
-        return [dataclasses.replace(each, crop=self.crop) for each in self.reader(root)]
+        reader = array_record.read if array_record.is_packed(root) else self.reader
+        return [dataclasses.replace(each, crop=self.crop) for each in reader(root)]
 
     def card(self) -> list[tuple[str, str]]:
         """The protocol in words: pairs of a heading and a text."""

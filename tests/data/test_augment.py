@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.data import augment
+
+CONFIG = augment.AugmentConfig()
+
+
+@pytest.fixture(scope="module")
+def transforms():
+    keys = jax.random.split(jax.random.key(0), 64)
+    return jax.jit(jax.vmap(lambda key: augment.draw(key, CONFIG)))(keys)
+
+
+@pytest.fixture(scope="module")
+def window():
+    """Four inputs and three targets, plain, and the brighter the later."""
+    times = jnp.array([0.0, 4.0, 8.0, 12.0, 5.0, 6.0, 7.0])
+    frames = jnp.broadcast_to(times[:, None, None, None] / 16, (7, 8, 8, 3))
+    return frames[:4], frames[4:], jnp.array([1.0, 0.0, 0.5])
+
+
+apply = jax.jit(jax.vmap(augment.apply, in_axes=(0, None, None, None)))
+
+
+def test_all_frames_of_a_window_share_one_transform(transforms):
+    picture = jax.random.uniform(jax.random.key(1), (8, 8, 3))
+    still = jnp.broadcast_to(picture, (7, 8, 8, 3))
+    inputs, targets, _ = apply(transforms, still[:4], still[4:], jnp.ones(3))
+    found = np.concatenate([inputs, targets], axis=1)
+    np.testing.assert_array_equal(found, np.repeat(found[:, :1], 7, axis=1))
+    assert len(np.unique(found[:, 0].reshape(64, -1), axis=0)) > 60  # windows differ, though
+
+
+def test_flips_and_transposition_make_all_eight_orientations(transforms):
+    corner = jnp.zeros((1, 8, 8, 3)).at[0, 0, 1].set(1.0)
+    seen = {
+        tuple(np.argwhere(np.asarray(augment.reorient(corner, one))[0, ..., 0])[0])
+        for one in [jax.tree.map(lambda leaf, i=i: leaf[i], transforms) for i in range(64)]
+    }
+    assert seen == {(0, 1), (0, 6), (7, 1), (7, 6), (1, 0), (6, 0), (1, 7), (6, 7)}
+
+
+def test_reversal_turns_targets_and_their_weights_round_with_the_inputs(transforms, window):
+    inputs, targets, weights = apply(transforms, *window)
+    backwards = np.asarray(transforms.backwards)
+    assert 16 < backwards.sum() < 48
+    for turned in (False, True):
+        some = backwards == turned
+        shown = np.concatenate([inputs[some], targets[some]], axis=1).mean(axis=(2, 3, 4))
+        order = [3, 2, 1, 0, 6, 5, 4] if turned else range(7)
+        expected = np.array([0, 4, 8, 12, 5, 6, 7])[list(order)]
+        # Colours changed affinely and were at most clipped: brighter is later.
+        inside = shown[:, np.argsort(expected)]
+        assert (np.diff(inside[:, 1:], axis=1) > 0).all()
+        np.testing.assert_array_equal(
+            weights[some], np.tile([0.5, 0.0, 1.0] if turned else [1.0, 0.0, 0.5], (some.sum(), 1))
+        )
+
+
+def test_colours_change_affinely_within_the_given_range(transforms):
+    grey = jnp.full((1, 2, 2, 3), 0.5)
+    found = np.stack(
+        [np.asarray(augment.recolour(grey, jax.tree.map(lambda leaf, i=i: leaf[i], transforms)))
+         for i in range(64)]
+    )  # fmt: skip
+    assert found.max() <= 0.5 * 1.1 * 1.05 + 0.05
+    assert found.min() >= 0.5 * 0.9 * 0.95 - 0.05
+    assert found.std() > 0.01
+
+
+def test_what_is_turned_off_leaves_windows_as_they_are(window):
+    nothing = augment.AugmentConfig(flips=False, turns=False, reversal=False, contrast=0.0,
+                                    brightness=0.0, balance=0.0)  # fmt: skip
+    transform = augment.draw(jax.random.key(5), nothing)
+    for found, given in zip(augment.apply(transform, *window), window):
+        np.testing.assert_array_equal(found, given)
+
+
+def test_frames_that_are_not_square_are_never_transposed(transforms):
+    wide = jax.random.uniform(jax.random.key(1), (2, 4, 8, 3))
+    one = jax.tree.map(lambda leaf: leaf[0], transforms)._replace(transpose=jnp.array(True))
+    assert augment.reorient(wide, one).shape == wide.shape
+
+
+@pytest.mark.parametrize(
+    ("spacing", "indices", "filmed"),
+    [
+        (2, [7, 9, 11, 13, 10], [4]),
+        (4, [7, 11, 15, 19, 12, 13, 14], [2, 4, 6]),
+        (8, [7, 15, 23, 31, *range(16, 23)], [1, 2, 3, 4, 5, 6, 7]),
+        (3, [7, 10, 13, 16], []),
+    ],
+)
+def test_another_spacing_is_another_frame_rate(spacing, indices, filmed):
+    times = np.array([0, 1, 2, 3, *(1 + np.arange(1, 8) / 8)])
+    found, known = augment.window_indices(7, spacing, times)
+    assert found[known].tolist() == indices
+    assert (np.flatnonzero(known[4:]) + 1).tolist() == filmed
+
+
+def test_an_exposure_adds_up_light():
+    frames = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (0, 255)])
+    light = (0.0 + 1.0) / 2
+    np.testing.assert_array_equal(augment.expose(frames), round(255 * light ** (1 / 2.2)))
+    same = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(augment.expose(np.repeat(same, 3, axis=0)), same[0])
