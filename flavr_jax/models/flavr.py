@@ -25,7 +25,7 @@ from flavr_jax.models.encoder import Encoder
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, activate
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["FLAVR", "Parameters", "apply", "init", "parameter_shapes"]
+__all__ = ["FLAVR", "Parameters", "apply", "init", "parameter_shapes", "to_dict"]
 
 Parameters: TypeAlias = dict[str, Any]
 """Nested dicts of arrays; list positions are the keys "0", "1", …"""
@@ -92,12 +92,12 @@ def init(config: ModelConfig, key: Array) -> Parameters:
 
     Drawn on the host, so not inside ``jit``; :func:`parameter_shapes` is the abstract version.
     """
-    return _to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
+    return to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
 
 
 def parameter_shapes(config: ModelConfig) -> Parameters:
     """The parameter tree with a ``jax.ShapeDtypeStruct`` in place of every array."""
-    return _to_dict(_skeleton(config, None)[1])
+    return to_dict(_skeleton(config, None)[1])
 
 
 def apply(
@@ -141,7 +141,7 @@ def _skeleton(
     return nnx.split(model)
 
 
-def _to_dict(state: nnx.State) -> Parameters:
+def to_dict(state: nnx.State) -> Parameters:
     """A state as nested dicts with string keys throughout, as checkpoints store them."""
 
     def stringify(tree: Any) -> Any:
