@@ -16,12 +16,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
-from flavr_jax.data import clips, synthetic
+from flavr_jax.data import augment, clips, synthetic
+from flavr_jax.data.pipeline import Window
+from flavr_jax.data.sequences import N_INPUTS
 from flavr_jax.typing import Windows
 
-__all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw"]
-
-N_INPUTS = 4  # what synthetic paths and clips' windows are laid out for
+__all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw", "from_windows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class MixtureConfig:
         middle_weight: weight of the middle time against each other one; 2× is what most videos
             are interpolated by, and what most real windows have.
         synthetic: what synthetic clips look like.
+        augment: how real windows are changed.
     """
 
     crop: int = 256
@@ -44,6 +45,7 @@ class MixtureConfig:
     synthetic: synthetic.SyntheticConfig = dataclasses.field(
         default_factory=synthetic.SyntheticConfig
     )
+    augment: augment.AugmentConfig = dataclasses.field(default_factory=augment.AugmentConfig)
 
 
 class RealClips(NamedTuple):
@@ -82,30 +84,49 @@ def draw(
     """
     inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
     times = jnp.asarray(np.concatenate([np.arange(N_INPUTS), inside]), jnp.float32)
-    importance = np.where(inside == 1.5, config.middle_weight, 1.0)
     size = (config.crop, config.crop)
     n_windows = config.batch_size // parts
     n_synthetic = n_windows if real is None else round(n_windows * config.synthetic_share)
     key_synthetic, key_real = jax.random.split(key)
 
-    parts = []
+    drawn = []
     if n_synthetic > 0:
         textures = None if real is None else real.frames
         frames = jax.vmap(lambda key: synthetic.draw(key, times, size, config.synthetic, textures))(
             _keys(key_synthetic, n_synthetic, part)
         )
-        parts.append((frames, jnp.ones(frames.shape[:2])))
+        drawn.append((frames, jnp.ones(frames.shape[:2])))
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part)
-        parts.append(
-            jax.vmap(lambda key: clips.draw(key, times, size, real.frames, real.table))(keys)
+        drawn.append(
+            jax.vmap(
+                lambda key: clips.draw(key, times, size, real.frames, real.table, config.augment)
+            )(keys)
         )
-    frames, filmed = (jnp.concatenate(part) for part in zip(*parts))
+    frames, filmed = (jnp.concatenate(part) for part in zip(*drawn))
     return Batch(
         inputs=frames[:, :N_INPUTS],
         targets=frames[:, N_INPUTS:],
-        weights=filmed[:, N_INPUTS:] * jnp.asarray(importance, jnp.float32)[None],
+        weights=filmed[:, N_INPUTS:] * _importance(n_outputs, config),
     )
+
+
+def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) -> Batch:
+    """A batch of the loader's windows, each augmented by a transform of its own."""
+    keys = jax.random.split(key, len(windows.inputs))
+    pixels = (jnp.asarray(part, jnp.float32) / 255.0 for part in windows[:2])
+    inputs, targets, filmed = jax.vmap(
+        lambda key, *window: augment.apply(augment.draw(key, config.augment), *window)
+    )(keys, *pixels, jnp.asarray(windows.weights))
+    return Batch(inputs, targets, filmed * _importance(filmed.shape[1], config))
+
+
+def _importance(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
+    """The weight of each predicted time in the loss."""
+    weights = np.ones(n_outputs, np.float32)
+    if n_outputs % 2:
+        weights[n_outputs // 2] = config.middle_weight
+    return jnp.asarray(weights)
 
 
 def _keys(key: Key[Array, ""], count: int, part: Int[Array, ""] | int) -> Key[Array, " count"]:

@@ -21,6 +21,7 @@ from PIL import Image
 
 __all__ = [
     "IMAGES",
+    "N_INPUTS",
     "Clip",
     "ImageClip",
     "Picture",
@@ -35,7 +36,7 @@ __all__ = [
 Picture: TypeAlias = UInt8[np.ndarray, "height width 3"]
 Pictures: TypeAlias = UInt8[np.ndarray, "_time height width 3"]
 
-N_INPUTS = 4
+N_INPUTS = 4  # of a window, in every data set and in what synthetic paths are laid out for
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 _PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s")
 

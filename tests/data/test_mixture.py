@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flavr_jax.data import clips, mixture, synthetic
+from flavr_jax.data import augment, clips, mixture, pipeline, synthetic
 
 CONFIG = mixture.MixtureConfig(
     crop=16,
@@ -41,3 +43,17 @@ def test_the_parts_of_a_batch_are_together_the_whole_of_it():
     together = jax.tree.map(lambda *of: jnp.concatenate(of), *parts)
     np.testing.assert_allclose(together.inputs, whole.inputs, atol=1e-6)
     np.testing.assert_allclose(together.targets, whole.targets, atol=1e-6)
+
+
+def test_windows_from_disk_become_a_batch_of_the_same_kind():
+    levels = np.array([0, 40, 80, 120, 50, 60, 70], np.uint8)[None, :, None, None, None]
+    frames = np.broadcast_to(levels, (3, 7, 8, 8, 3))
+    filmed = np.tile(np.float32([1, 0, 1]), (3, 1))
+    still = dataclasses.replace(CONFIG, augment=augment.AugmentConfig(reversal=False))
+    batch = mixture.from_windows(
+        jax.random.key(0), pipeline.Window(frames[:, :4], frames[:, 4:], filmed), still
+    )
+    np.testing.assert_array_equal(batch.weights, np.tile([1, 0, 1], (3, 1)))
+    ratio = (batch.targets - batch.inputs[:, 1:2]) / (batch.inputs[:, 2:3] - batch.inputs[:, 1:2])
+    expected = np.broadcast_to(np.array([0.25, 0.5, 0.75])[:, None, None, None], ratio.shape[1:])
+    np.testing.assert_allclose(ratio, np.broadcast_to(expected, ratio.shape), atol=1e-3)
