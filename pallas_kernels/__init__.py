@@ -2,11 +2,14 @@
 """Convolution and gating operations for 3-D networks on video, each with several implementations.
 
 Every operation takes channels-last arrays and an ``implementation``: None for the fastest that
-works here, or a name from :data:`Implementation` for that one or an error.
+works here, or a name from :data:`Implementation` for that one or an error. :func:`explain` tells
+what None chose and why.
 """
 
-from pallas_kernels._dispatch import Implementation
+from pallas_kernels._device import assume_hopper, interpret
+from pallas_kernels._dispatch import Choice, Implementation, explain
 from pallas_kernels._epilogue import Activation, activate
+from pallas_kernels._features import FeatureMap
 from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.conv3d.api import conv3d
 from pallas_kernels.gate.api import gate
@@ -15,11 +18,16 @@ from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
 
 __all__ = [
     "Activation",
+    "Choice",
+    "FeatureMap",
     "Implementation",
     "activate",
+    "assume_hopper",
     "conv2d",
     "conv3d",
+    "explain",
     "gate",
     "gated_conv3d",
     "gated_conv3d_transpose",
+    "interpret",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a convolution does to its sums before it stores them, and checks that all share."""
+"""What a convolution does to its sums before it stores them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
 
-__all__ = ["Activation", "Inputs", "activate", "as_tuple", "check_channels", "finish"]
+__all__ = ["LEAKY_SLOPE", "Activation", "activate", "finish"]
 
 Activation: TypeAlias = Literal["relu", "leaky_relu"] | None
 """``leaky_relu`` has the slope 0.2 below zero."""
 
-Inputs: TypeAlias = Float[Array, "batch *in_size in_channel"] | tuple[Array, ...]
-"""One array, or several that count as one joined along its channels."""
-
 LEAKY_SLOPE = 0.2
-
-
-def as_tuple(inputs: Inputs) -> tuple[Array, ...]:
-    """The arrays to be joined along channels, also when there is only one."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def activate(x: Array, activation: Activation) -> Array:
@@ -59,19 +50,3 @@ def finish(
     if residual is not None:
         sums = sums + residual
     return activate(sums, activation)
-
-
-def check_channels(inputs: tuple[Array, ...], kernel: Array, rank: int) -> None:
-    """Raises a ValueError where the inputs do not fit ``kernel`` ([…, in, out])."""
-    for x in inputs:
-        if x.ndim != rank or x.shape[:-1] != inputs[0].shape[:-1]:
-            raise ValueError(
-                f"the inputs have the shapes {[x.shape for x in inputs]}; they must be "
-                f"{rank}-dimensional and agree in every axis but the last, the channels."
-            )
-    channels = sum(x.shape[-1] for x in inputs)
-    if kernel.ndim != rank or kernel.shape[-2] != channels:
-        raise ValueError(
-            f"the kernel has the shape {kernel.shape}, but the inputs have {channels} channels; "
-            f"it must be {rank}-dimensional with {channels} as its last axis but one."
-        )

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import jax
 from flax import nnx
-from jax import Array
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.layers import (
     Conv3d,
+    FeatureMap,
     Gate,
     LayerOptions,
     TransposedConv3d,
     TrilinearConv3d,
-    activate,
+    normalise,
 )
-from flavr_jax.typing import Features
 
 __all__ = ["Decoder", "DecoderStage"]
 
@@ -44,7 +43,7 @@ class Decoder(nnx.Module):
             ]
         )
 
-    def __call__(self, features: tuple[Features, ...], *, remat: bool = False) -> Features:
+    def __call__(self, features: tuple[FeatureMap, ...], *, remat: bool = False) -> FeatureMap:
         """Full-size features from the encoder's, which run from fine to coarse.
 
         With ``remat`` a gradient keeps a stage's inputs alone, and computes the stage again.
@@ -57,11 +56,11 @@ class Decoder(nnx.Module):
         x = stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, width]
         return stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
 
-    def _join(self, x: Features, skip: Features) -> tuple[Array, ...]:
+    def _join(self, x: FeatureMap, skip: FeatureMap) -> tuple[FeatureMap, ...]:
         """What the next stage reads: both, their sum, or the decoder's own features alone."""
         if self.join == "concat":
             return (x, skip)
-        return (x + skip,) if self.join == "add" else (x,)
+        return (x.map(lambda values: values + skip.values),) if self.join == "add" else (x,)
 
 
 class DecoderStage(nnx.Module):
@@ -84,8 +83,8 @@ class DecoderStage(nnx.Module):
         self.gate = Gate(out_channels, options)
         self.norm = options.norm(out_channels)
 
-    def __call__(self, inputs: Features | tuple[Array, ...]) -> Features:
+    def __call__(self, inputs: FeatureMap | tuple[FeatureMap, ...]) -> FeatureMap:
         """The stage's features, twice the size if it upsamples."""
         if self.norm is None:
             return self.conv.gated(inputs, self.gate, activation="leaky_relu")
-        return activate(self.norm(self.conv.gated(inputs, self.gate)), "leaky_relu")
+        return normalise(self.norm, self.conv.gated(inputs, self.gate), "leaky_relu")

@@ -12,8 +12,15 @@ import jax
 from flax import nnx
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models.layers import Conv3d, FactorisedConv3d, Gate, LayerOptions
-from flavr_jax.typing import Features, Windows
+from flavr_jax.models.layers import (
+    Conv3d,
+    FactorisedConv3d,
+    FeatureMap,
+    Gate,
+    LayerOptions,
+    normalise,
+)
+from flavr_jax.typing import Windows
 
 __all__ = ["BasicBlock", "Encoder"]
 
@@ -38,7 +45,7 @@ class Encoder(nnx.Module):
         self.layer3 = _stage(config, options, 3, 2 * width, 4 * width, stride=2)
         self.layer4 = _stage(config, options, 4, 4 * width, 8 * width, stride=1)
 
-    def __call__(self, frames: Windows, *, remat: bool = False) -> tuple[Features, ...]:
+    def __call__(self, frames: Windows, *, remat: bool = False) -> tuple[FeatureMap, ...]:
         """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels.
 
         With ``remat`` a gradient keeps a block's input alone, and computes the block again.
@@ -46,7 +53,7 @@ class Encoder(nnx.Module):
         if self.stem_norm is None:
             x = self.stem(frames, "relu")  # [b, t, h/2, w/2, width]
         else:
-            x = jax.nn.relu(self.stem_norm(self.stem(frames)))
+            x = normalise(self.stem_norm, self.stem(frames), "relu")
         features = [x]
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
@@ -84,16 +91,16 @@ class BasicBlock(nnx.Module):
             )
             self.shortcut_norm = options.norm(out_channels)
 
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: FeatureMap) -> FeatureMap:
         """``relu(gate(conv(relu(conv(x)))) + shortcut(x))``."""
         residual = x if self.shortcut is None else self.shortcut(x)
         if self.shortcut_norm is not None:
-            residual = self.shortcut_norm(residual)
+            residual = normalise(self.shortcut_norm, residual)
         if self.norm1 is None or self.norm2 is None:
             x = self.conv1(x, "relu")
             return self.conv2.gated(x, self.gate, residual, "relu")
-        x = jax.nn.relu(self.norm1(self.conv1(x)))
-        return self.gate(self.norm2(self.conv2(x)), residual, "relu")
+        x = normalise(self.norm1, self.conv1(x), "relu")
+        return self.gate(normalise(self.norm2, self.conv2(x)), residual, "relu")
 
 
 def _stage(

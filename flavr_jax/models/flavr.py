@@ -22,7 +22,14 @@ from jax import Array
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.decoder import Decoder
 from flavr_jax.models.encoder import Encoder
-from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, activate
+from flavr_jax.models.layers import (
+    Conv2d,
+    FeatureMap,
+    Fusion,
+    Implementation,
+    LayerOptions,
+    activate,
+)
 from flavr_jax.typing import Images, Windows
 
 __all__ = ["FLAVR", "Parameters", "apply", "init", "parameter_shapes", "to_dict"]
@@ -46,7 +53,7 @@ class FLAVR(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, options)
         self.decoder = Decoder(config, options)
-        self.fuse = Conv2d(config.n_inputs * width, width, 1, options, use_bias=False)
+        self.fuse = Fusion(config.n_inputs, width, options)
         self.fuse_norm = options.norm(width)
         # A small start: the first predictions are close to what the output is added to.
         self.out = Conv2d(width, 3 * config.n_outputs, 7, options, padding="reflect", gain=0.01)
@@ -66,17 +73,16 @@ class FLAVR(nnx.Module):
         features = self.encoder((windows - mean).astype(dtype), remat=remat)
         x = self.decoder(features, remat=remat)
         x = self._fuse(x)  # [b, h, w, width]
-        x = self.out(x).astype(jnp.float32)  # [b, h, w, n_outputs·3]
+        x = self.out(x, out_dtype=jnp.float32)  # [b, h, w, n_outputs·3]
         x = x.reshape(*x.shape[:3], self.config.n_outputs, 3)
         base = mean if self.config.base == "mean" else blend(windows, self.config.n_outputs)
         return jnp.moveaxis(x, 3, 1) + base
 
-    def _fuse(self, x: Array) -> Images:
-        """All frames' features into one image, frame after frame along the channels."""
-        frames = tuple(x[:, t] for t in range(self.config.n_inputs))
+    def _fuse(self, x: FeatureMap) -> Images:
+        """All frames' features into one image."""
         if self.fuse_norm is None:
-            return self.fuse(frames, "leaky_relu")
-        return activate(self.fuse_norm(self.fuse(frames)), "leaky_relu")
+            return self.fuse(x, "leaky_relu")
+        return activate(self.fuse_norm(self.fuse(x)), "leaky_relu")
 
 
 def blend(windows: Windows, n_outputs: int) -> Windows:

@@ -16,25 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jax.typing import DTypeLike
 
 import pallas_kernels as pk
-from flavr_jax.typing import Features, Images
-from pallas_kernels import Activation, Implementation, activate
+from flavr_jax.typing import Images
+from pallas_kernels import Activation, FeatureMap, Implementation, activate
 
 __all__ = [
     "Conv2d",
     "Conv3d",
     "FactorisedConv3d",
+    "FeatureMap",
+    "Fusion",
     "Gate",
     "Implementation",
     "LayerOptions",
     "TransposedConv3d",
     "TrilinearConv3d",
     "activate",
+    "normalise",
 ]
 
-FeatureInputs: TypeAlias = Features | tuple[Array, ...]
+FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,13 @@ class LayerOptions:
         return nnx.Param(jnp.asarray(generator.standard_normal(shape, np.float32) * deviation))
 
 
+def normalise(
+    norm: nnx.BatchNorm | None, x: FeatureMap, activation: Activation = None
+) -> FeatureMap:
+    """``activation(norm(x))``; without a norm only the activation."""
+    return x.map(lambda v: activate(v if norm is None else norm(v), activation))
+
+
 def _bias(channels: int, use: bool) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(channels)) if use else None
 
@@ -88,15 +98,17 @@ class Gate(nnx.Module):
         self.implementation: Implementation | None = options.implementation
 
     def __call__(
-        self, x: Features, residual: Features | None = None, activation: Activation = None
-    ) -> Features:
+        self, x: FeatureMap, residual: FeatureMap | None = None, activation: Activation = None
+    ) -> FeatureMap:
         """``activation(x · scale + residual)``."""
-        return pk.gate(
-            x,
-            *self.parameters,
-            residual=residual,
-            activation=activation,
-            implementation=self.implementation,
+        return FeatureMap(
+            pk.gate(
+                x.values,
+                *self.parameters,
+                residual=None if residual is None else residual.values,
+                activation=activation,
+                implementation=self.implementation,
+            )
         )
 
     @property
@@ -124,13 +136,14 @@ class Conv3d(nnx.Module):
         self.stride = stride
         self.implementation: Implementation | None = options.implementation
 
-    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
+    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
         """The convolution of the inputs, which are joined along channels if several."""
         return pk.conv3d(
             inputs,
             *self.parameters,
             stride=self.stride,
             activation=activation,
+            with_totals=True,
             implementation=self.implementation,
         )
 
@@ -138,16 +151,17 @@ class Conv3d(nnx.Module):
         self,
         inputs: FeatureInputs,
         gate: Gate,
-        residual: Features | None = None,
+        residual: FeatureMap | None = None,
         activation: Activation = None,
-    ) -> Features:
+    ) -> FeatureMap:
         """Convolution, gate, residual and activation as one operation (stride 1)."""
         return pk.gated_conv3d(
             inputs,
             *self.parameters,
             *gate.parameters,
-            residual=residual,
+            residual=None if residual is None else residual.values,
             activation=activation,
+            with_totals=True,
             implementation=self.implementation,
         )
 
@@ -185,7 +199,7 @@ class FactorisedConv3d(nnx.Module):
         self.norm = options.norm(mid_channels)
         self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias)
 
-    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> Features:
+    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
         """As :meth:`Conv3d.__call__`."""
         return self.temporal(self._over_space(inputs), activation)
 
@@ -193,16 +207,16 @@ class FactorisedConv3d(nnx.Module):
         self,
         inputs: FeatureInputs,
         gate: Gate,
-        residual: Features | None = None,
+        residual: FeatureMap | None = None,
         activation: Activation = None,
-    ) -> Features:
+    ) -> FeatureMap:
         """As :meth:`Conv3d.gated`."""
         return self.temporal.gated(self._over_space(inputs), gate, residual, activation)
 
-    def _over_space(self, inputs: FeatureInputs) -> Features:
+    def _over_space(self, inputs: FeatureInputs) -> FeatureMap:
         if self.norm is None:
             return self.spatial(inputs, "relu")
-        return jax.nn.relu(self.norm(self.spatial(inputs)))
+        return normalise(self.norm, self.spatial(inputs), "relu")
 
 
 class TransposedConv3d(nnx.Module):
@@ -220,7 +234,7 @@ class TransposedConv3d(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.implementation: Implementation | None = options.implementation
 
-    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> Features:
+    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
         """Transposed convolution, gate and activation as one operation."""
         return pk.gated_conv3d_transpose(
             inputs,
@@ -228,6 +242,7 @@ class TransposedConv3d(nnx.Module):
             self.bias[...],
             *gate.parameters,
             activation=activation,
+            with_totals=True,
             implementation=self.implementation,
         )
 
@@ -245,12 +260,35 @@ class TrilinearConv3d(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.implementation: Implementation | None = options.implementation
 
-    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> Features:
+    def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
         """Convolution, resizing, gate and activation."""
         x = pk.conv3d(inputs, self.kernel[...], self.bias[...], implementation=self.implementation)
-        batch, time, height, width, channels = x.shape
-        x = jax.image.resize(x, (batch, time, 2 * height, 2 * width, channels), "linear")
-        return gate(x, activation=activation)
+        batch, time, height, width, channels = x.values.shape
+        size = (batch, time, 2 * height, 2 * width, channels)
+        return gate(
+            x.map(lambda values: jax.image.resize(values, size, "linear")), None, activation
+        )
+
+
+class Fusion(nnx.Module):
+    """All frames' features into one image: a 1×1 convolution over their joined channels."""
+
+    def __init__(self, frames: int, channels: int, options: LayerOptions) -> None:
+        self.kernel = options.kernel(1, 1, frames * channels, channels, gain=2.0)
+        self.frames = frames
+        self.implementation: Implementation | None = options.implementation
+
+    def __call__(self, x: FeatureMap, activation: Activation = None) -> Images:
+        """``[batch, height, width, channel]``; channels count on from frame to frame."""
+        kernel = self.kernel[...]
+        image = pk.conv3d(
+            x,
+            kernel.reshape(self.frames, 1, 1, -1, kernel.shape[-1]),
+            pad_time=False,
+            activation=activation,
+            implementation=self.implementation,
+        )
+        return image.values[:, 0]
 
 
 class Conv2d(nnx.Module):
@@ -275,15 +313,18 @@ class Conv2d(nnx.Module):
 
     def __call__(
         self,
-        inputs: Images | tuple[Float[Array, "batch height width _"], ...],
+        image: Images,
         activation: Activation = None,
+        *,
+        out_dtype: DTypeLike | None = None,
     ) -> Images:
-        """The convolution of the inputs, which are joined along channels if several."""
+        """The convolution of an image; ``out_dtype`` is the result's type if not the image's."""
         return pk.conv2d(
-            inputs,
+            image,
             self.kernel[...],
             None if self.bias is None else self.bias[...],
             padding=self.padding,
             activation=activation,
+            out_dtype=out_dtype,
             implementation=self.implementation,
         )

@@ -5,17 +5,24 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation, Implementations
-from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
-from pallas_kernels.conv2d import reference, xla
+from pallas_kernels._dispatch import Candidate, Implementation, Implementations
+from pallas_kernels._epilogue import Activation
+from pallas_kernels._features import Inputs, as_maps, check_channels, on_values
+from pallas_kernels.conv2d import mosaic_gpu, reference, xla
 
 __all__ = ["conv2d"]
 
-IMPLEMENTATIONS: Implementations = {"xla": xla.conv2d, "reference": reference.conv2d}
+IMPLEMENTATIONS: Implementations = {
+    "mosaic_gpu": Candidate(mosaic_gpu.conv2d, mosaic_gpu.why_not),
+    "xla": Candidate(on_values(xla.conv2d)),
+    "reference": Candidate(on_values(reference.conv2d)),
+}
 
 
 def conv2d(
@@ -25,6 +32,7 @@ def conv2d(
     *,
     padding: Literal["zeros", "reflect"] = "zeros",
     activation: Activation = None,
+    out_dtype: DTypeLike | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "batch height width channel"]:
     """``activation(conv(inputs) + bias)`` at stride 1, padded by ``kernel // 2``.
@@ -35,21 +43,26 @@ def conv2d(
         bias: one value an output channel.
         padding: zeros, or the image mirrored about its border pixels.
         activation: applied last.
+        out_dtype: of the result; the inputs' type where not given.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Raises:
         ValueError: for an even kernel size, channels that do not fit, or an image too small to
             be mirrored.
+        NotImplementedError: the implementation that was named cannot run here.
     """
-    arrays = as_tuple(inputs)
-    check_channels(arrays, kernel, rank=4)
+    maps = as_maps(inputs)
+    check_channels(maps, kernel, rank=4)
     if any(size % 2 == 0 for size in kernel.shape[:2]):
         raise ValueError(f"the kernel spans {kernel.shape[:2]}; sizes must be odd.")
     reach = max(kernel.shape[:2]) // 2
-    if padding == "reflect" and min(arrays[0].shape[1:3]) <= reach:
+    if padding == "reflect" and min(maps[0].values.shape[1:3]) <= reach:
         raise ValueError(
-            f"images of {arrays[0].shape[1:3]} pixels cannot be mirrored by {reach}; "
+            f"images of {maps[0].values.shape[1:3]} pixels cannot be mirrored by {reach}; "
             f"they must be larger than {reach} in height and width."
         )
-    run = _dispatch.choose("conv2d", IMPLEMENTATIONS, implementation)
-    return run(arrays, kernel, bias, padding, activation)
+    dtype = maps[0].values.dtype if out_dtype is None else jnp.dtype(out_dtype)
+    result = _dispatch.call(
+        "conv2d", IMPLEMENTATIONS, implementation, maps, kernel, bias, padding, activation, dtype
+    )
+    return result.values.astype(dtype)

@@ -7,13 +7,18 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation, Implementations
-from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
-from pallas_kernels.conv3d import reference, xla
+from pallas_kernels._dispatch import Candidate, Implementation, Implementations
+from pallas_kernels._epilogue import Activation
+from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels.conv3d import mosaic_gpu, reference, xla
 
 __all__ = ["conv3d"]
 
-IMPLEMENTATIONS: Implementations = {"xla": xla.conv3d, "reference": reference.conv3d}
+IMPLEMENTATIONS: Implementations = {
+    "mosaic_gpu": Candidate(mosaic_gpu.conv3d, mosaic_gpu.why_not),
+    "xla": Candidate(on_values(xla.conv3d)),
+    "reference": Candidate(on_values(reference.conv3d)),
+}
 
 
 def conv3d(
@@ -22,35 +27,63 @@ def conv3d(
     bias: Float[Array, " channel"] | None = None,
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
+    pad_time: bool = True,
     scale: Float[Array, "batch channel"] | None = None,
     residual: Float[Array, "batch time height width channel"] | None = None,
     activation: Activation = None,
+    with_totals: bool = False,
     implementation: Implementation | None = None,
-) -> Float[Array, "batch time height width channel"]:
+) -> FeatureMap:
     """``activation((conv(inputs) + bias) · scale + residual)``, zero-padded by ``kernel // 2``.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays that is
-            convolved as if joined along the channels.
-        kernel: odd sizes in time, height and width; correlation, as in every neural network.
+        inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature maps
+            that is convolved as if joined along the channels.
+        kernel: odd sizes in height and width, and in time if that is padded; correlation, as in
+            every neural network.
         bias: one value an output channel.
         stride: (1, 1, 1) or (1, 2, 2); a stride of 2 halves the size, rounded up.
+        pad_time: whether to pad time as well, so that as many frames come out as go in; otherwise
+            ``kt − 1`` fewer do.
         scale: one factor a sample and output channel.
         residual: added after the scale; of the output's shape.
         activation: applied last.
+        with_totals: add up the output's channels where that comes for free, for a gate to come.
         implementation: see :data:`pallas_kernels.Implementation`.
+
+    Returns:
+        The output as ``values``, and ``totals`` or None.
 
     Raises:
         ValueError: for an even kernel size, another stride, or channels that do not fit.
+        NotImplementedError: the implementation that was named cannot run here.
     """
-    arrays = as_tuple(inputs)
-    check_channels(arrays, kernel, rank=5)
-    if any(size % 2 == 0 for size in kernel.shape[:3]):
+    maps = as_maps(inputs)
+    check_channels(maps, kernel, rank=5)
+    padded = kernel.shape[0 if pad_time else 1 : 3]
+    if any(size % 2 == 0 for size in padded):
         raise ValueError(
             f"the kernel spans {kernel.shape[:3]}; sizes must be odd, so that a padding of "
             "kernel // 2 keeps the frame's size."
         )
+    if not pad_time and kernel.shape[0] > maps[0].values.shape[1]:
+        raise ValueError(
+            f"the kernel spans {kernel.shape[0]} frames, but the inputs have only "
+            f"{maps[0].values.shape[1]}; use a shorter one or `pad_time`."
+        )
     if stride not in ((1, 1, 1), (1, 2, 2)):
         raise ValueError(f"`stride` is {stride}; (1, 1, 1) and (1, 2, 2) are supported.")
-    run = _dispatch.choose("conv3d", IMPLEMENTATIONS, implementation)
-    return run(arrays, kernel, bias, stride, scale, residual, activation)
+    return _dispatch.call(
+        "conv3d",
+        IMPLEMENTATIONS,
+        implementation,
+        maps,
+        kernel,
+        bias,
+        stride,
+        pad_time,
+        scale,
+        residual,
+        activation,
+        with_totals,
+    )

@@ -16,16 +16,19 @@ def conv3d(
     kernel: Array,
     bias: Array | None,
     stride: tuple[int, int, int],
+    pad_time: bool,
     scale: Array | None,
     residual: Array | None,
     activation: Activation,
 ) -> Array:
     """See :func:`pallas_kernels.conv3d`."""
+    kt, kh, kw = kernel.shape[:3]
+    pad = kt // 2 if pad_time else 0
     sums = lax.conv_general_dilated(
         jnp.concatenate(inputs, axis=-1),
         kernel,
         window_strides=stride,
-        padding=[(size // 2, size // 2) for size in kernel.shape[:3]],
+        padding=[(pad, pad), (kh // 2, kh // 2), (kw // 2, kw // 2)],
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
     return finish(sums, bias, scale, residual, activation)

@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from pallas_kernels._epilogue import Activation, finish
 
-__all__ = ["conv3d", "conv_frames"]
+__all__ = ["conv3d", "conv_frames", "space_to_depth"]
 
 # Below this many channels, a stride of 2 is moved into them (space to depth): the 3-channel stem
 # would leave most of every vector register and tensor-core tile empty.
@@ -26,17 +26,24 @@ def conv3d(
     kernel: Array,
     bias: Array | None,
     stride: tuple[int, int, int],
+    pad_time: bool,
     scale: Array | None,
     residual: Array | None,
     activation: Activation,
 ) -> Array:
     """See :func:`pallas_kernels.conv3d`."""
-    kh, kw = kernel.shape[1:3]
+    kt, kh, kw = kernel.shape[:3]
+    if not pad_time and (kh, kw) == (1, 1) and stride[1] == 1:
+        return finish(_over_time(inputs, kernel[:, 0, 0]), bias, scale, residual, activation)
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
     if stride[1] == 2 and kernel.shape[3] < FEW_CHANNELS:
-        inputs, kernel, padding = _space_to_depth(inputs, kernel)
+        inputs, kernel, padding = space_to_depth(inputs, kernel)
         stride = (1, 1, 1)
-    sums = conv_frames(inputs, kernel, stride[1:], padding)
+    if pad_time:
+        sums = conv_frames(inputs, kernel, stride[1:], padding)
+    else:
+        count = inputs[0].shape[1] - kt + 1
+        sums = _conv_run(inputs, kernel, 0, count, stride[1:], padding)
     return finish(sums, bias, scale, residual, activation)
 
 
@@ -86,7 +93,20 @@ def _conv_run(
     return out.reshape(batch, count, *out.shape[1:])
 
 
-def _space_to_depth(
+def _over_time(inputs: tuple[Array, ...], kernel: Array) -> Array:
+    """A kernel that spans time alone, unpadded: a matrix product a tap, and nothing is joined."""
+    count = inputs[0].shape[1] - kernel.shape[0] + 1
+    sums, start = None, 0
+    for x in inputs:
+        for tap, weights in enumerate(kernel[:, start : start + x.shape[-1]]):
+            product = x[:, tap : tap + count] @ weights
+            sums = product if sums is None else sums + product
+        start += x.shape[-1]
+    assert sums is not None
+    return sums
+
+
+def space_to_depth(
     inputs: tuple[Array, ...], kernel: Array
 ) -> tuple[tuple[Array, ...], Array, tuple[tuple[int, int], tuple[int, int]]]:
     """A convolution of spatial stride 2 as one of stride 1 on 2×2 blocks of pixels.

@@ -6,12 +6,19 @@ from __future__ import annotations
 from jax import Array
 from jaxtyping import Float
 
-from pallas_kernels._dispatch import Implementation
-from pallas_kernels._epilogue import Activation, Inputs
-from pallas_kernels.conv3d.api import conv3d
-from pallas_kernels.gate.api import gate
+from pallas_kernels import _dispatch
+from pallas_kernels._dispatch import Candidate, Implementation, Implementations
+from pallas_kernels._epilogue import Activation
+from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels.gated_conv3d import mosaic_gpu, reference, xla
 
 __all__ = ["gated_conv3d"]
+
+IMPLEMENTATIONS: Implementations = {
+    "mosaic_gpu": Candidate(mosaic_gpu.gated_conv3d, mosaic_gpu.why_not),
+    "xla": Candidate(on_values(xla.gated_conv3d)),
+    "reference": Candidate(on_values(reference.gated_conv3d)),
+}
 
 
 def gated_conv3d(
@@ -23,19 +30,28 @@ def gated_conv3d(
     *,
     residual: Float[Array, "batch time height width channel"] | None = None,
     activation: Activation = None,
+    with_totals: bool = False,
     implementation: Implementation | None = None,
-) -> Float[Array, "batch time height width channel"]:
+) -> FeatureMap:
     """``activation(gate(conv3d(inputs, kernel, bias)) + residual)`` at stride 1.
 
     Arguments and errors are those of :func:`pallas_kernels.conv3d` and
-    :func:`pallas_kernels.gate`.
+    :func:`pallas_kernels.gate`. Inputs that know their totals spare a pass over them.
     """
-    x = conv3d(inputs, kernel, bias, implementation=implementation)
-    return gate(
-        x,
+    maps = as_maps(inputs)
+    check_channels(maps, kernel, rank=5)
+    if any(size % 2 == 0 for size in kernel.shape[:3]):
+        raise ValueError(f"the kernel spans {kernel.shape[:3]}; sizes must be odd.")
+    return _dispatch.call(
+        "gated_conv3d",
+        IMPLEMENTATIONS,
+        implementation,
+        maps,
+        kernel,
+        bias,
         gate_kernel,
         gate_bias,
-        residual=residual,
-        activation=activation,
-        implementation=implementation,
+        residual,
+        activation,
+        with_totals,
     )

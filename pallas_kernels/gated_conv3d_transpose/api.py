@@ -7,16 +7,17 @@ from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Implementation, Implementations
-from pallas_kernels._epilogue import Activation, Inputs, as_tuple, check_channels
-from pallas_kernels.gate.api import gate
-from pallas_kernels.gated_conv3d_transpose import reference, xla
+from pallas_kernels._dispatch import Candidate, Implementation, Implementations
+from pallas_kernels._epilogue import Activation
+from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels.gated_conv3d_transpose import mosaic_gpu, reference, xla
 
-__all__ = ["conv3d_transpose", "gated_conv3d_transpose"]
+__all__ = ["gated_conv3d_transpose"]
 
 IMPLEMENTATIONS: Implementations = {
-    "xla": xla.conv3d_transpose,
-    "reference": reference.conv3d_transpose,
+    "mosaic_gpu": Candidate(mosaic_gpu.gated_conv3d_transpose, mosaic_gpu.why_not),
+    "xla": Candidate(on_values(xla.gated_conv3d_transpose)),
+    "reference": Candidate(on_values(reference.gated_conv3d_transpose)),
 }
 
 
@@ -28,36 +29,46 @@ def gated_conv3d_transpose(
     gate_bias: Float[Array, " channel"],
     *,
     activation: Activation = None,
+    with_totals: bool = False,
     implementation: Implementation | None = None,
-) -> Float[Array, "batch time height2 width2 channel"]:
-    """``activation(gate(conv3d_transpose(inputs, kernel, bias)))``."""
-    x = conv3d_transpose(inputs, kernel, bias, implementation=implementation)
-    return gate(x, gate_kernel, gate_bias, activation=activation, implementation=implementation)
+) -> FeatureMap:
+    """``activation(gate(transposed convolution of inputs + bias))``.
 
-
-def conv3d_transpose(
-    inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"],
-    bias: Float[Array, " channel"] | None = None,
-    *,
-    implementation: Implementation | None = None,
-) -> Float[Array, "batch time height2 width2 channel"]:
-    """Fractionally strided convolution: kernel 3×4×4, stride 1×2×2, padding 1 on every side.
+    The convolution has the kernel 3×4×4, the stride 1×2×2 and a padding of 1 on every side.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` or a tuple to be joined along channels.
+        inputs: ``[batch, time, height, width, channel]`` arrays or feature maps, one or a tuple to
+            be joined along channels. Inputs that know their totals spare a pass over them.
         kernel: the kernel of the equivalent convolution over the input with zeros between its
             pixels. PyTorch's ``ConvTranspose3d`` weight is this one with its taps reversed along
             time, height and width.
         bias: one value an output channel.
+        gate_kernel: see :func:`pallas_kernels.gate`.
+        gate_bias: likewise.
+        activation: applied last.
+        with_totals: see :func:`pallas_kernels.conv3d`.
         implementation: see :data:`pallas_kernels.Implementation`.
+
+    Returns:
+        ``[batch, time, 2·height, 2·width, channel]`` as ``values``.
 
     Raises:
         ValueError: for a kernel of another size, or channels that do not fit.
+        NotImplementedError: the implementation that was named cannot run here.
     """
-    arrays = as_tuple(inputs)
-    check_channels(arrays, kernel, rank=5)
+    maps = as_maps(inputs)
+    check_channels(maps, kernel, rank=5)
     if kernel.shape[:3] != (3, 4, 4):
         raise ValueError(f"the kernel spans {kernel.shape[:3]}; only (3, 4, 4) is supported.")
-    run = _dispatch.choose("gated_conv3d_transpose", IMPLEMENTATIONS, implementation)
-    return run(arrays, kernel, bias)
+    return _dispatch.call(
+        "gated_conv3d_transpose",
+        IMPLEMENTATIONS,
+        implementation,
+        maps,
+        kernel,
+        bias,
+        gate_kernel,
+        gate_bias,
+        activation,
+        with_totals,
+    )

@@ -6,13 +6,27 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels._epilogue import finish
+from pallas_kernels._epilogue import Activation, finish
+from pallas_kernels.gate.reference import gate
 
-__all__ = ["conv3d_transpose"]
+__all__ = ["conv3d_transpose", "gated_conv3d_transpose"]
+
+
+def gated_conv3d_transpose(
+    inputs: tuple[Array, ...],
+    kernel: Array,
+    bias: Array | None,
+    gate_kernel: Array,
+    gate_bias: Array,
+    activation: Activation,
+) -> Array:
+    """See :func:`pallas_kernels.gated_conv3d_transpose`."""
+    x = conv3d_transpose(inputs, kernel, bias)
+    return gate(x, gate_kernel, gate_bias, None, activation)
 
 
 def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
-    """See :func:`pallas_kernels.gated_conv3d_transpose.api.conv3d_transpose`."""
+    """Kernel 3×4×4, stride 1×2×2, padding 1: ``[b, t, 2·height, 2·width, channel]``."""
     sums = lax.conv_general_dilated(
         jnp.concatenate(inputs, axis=-1),
         kernel,

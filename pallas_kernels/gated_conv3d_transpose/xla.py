@@ -11,14 +11,28 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels._epilogue import finish
+from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels.conv3d.xla import conv_frames
+from pallas_kernels.gate.reference import gate
 
-__all__ = ["conv3d_transpose"]
+__all__ = ["conv3d_transpose", "gated_conv3d_transpose"]
+
+
+def gated_conv3d_transpose(
+    inputs: tuple[Array, ...],
+    kernel: Array,
+    bias: Array | None,
+    gate_kernel: Array,
+    gate_bias: Array,
+    activation: Activation,
+) -> Array:
+    """See :func:`pallas_kernels.gated_conv3d_transpose`."""
+    x = conv3d_transpose(inputs, kernel, bias)
+    return gate(x, gate_kernel, gate_bias, None, activation)
 
 
 def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
-    """See :func:`pallas_kernels.gated_conv3d_transpose.api.conv3d_transpose`."""
+    """Kernel 3×4×4, stride 1×2×2, padding 1: ``[b, t, 2·height, 2·width, channel]``."""
     batch, time, height, width, _ = inputs[0].shape
     rows = [
         jnp.stack(

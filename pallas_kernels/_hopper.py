@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Mosaic GPU implementations share: when they can run, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pallas_kernels import _device
+from pallas_kernels._features import FeatureMap
+from pallas_kernels._means import mean_of_convolution
+from pallas_kernels.gate.reference import gate_scale
+
+__all__ = ["differentiable", "gate", "scale_and_offset", "why_not"]
+
+_LARGEST_KERNEL = 7
+
+
+def why_not(
+    inputs: tuple[FeatureMap, ...], kernel: Array, *, any_channels: bool = False
+) -> str | None:
+    """Why the kernels cannot run on these inputs here; None if they can.
+
+    Args:
+        inputs: the operation's inputs.
+        kernel: ``[…, in_channel, channel]``.
+        any_channels: whether the operation itself brings channels to multiples of 16.
+    """
+    reason = _device.why_not()
+    if reason is not None:
+        return reason
+    dtypes = {jnp.dtype(x.dtype).name for x in (*(x.values for x in inputs), kernel)}
+    if len(dtypes) > 1 or not dtypes <= {"bfloat16", "float16"}:
+        return f"it needs bfloat16 or float16 throughout, and got {' and '.join(sorted(dtypes))}"
+    if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
+        return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
+    channels = [*(x.values.shape[-1] for x in inputs), kernel.shape[-1]]
+    if not any_channels and any(count % 16 for count in channels):
+        return f"it needs channels in multiples of 16, and got {channels}"
+    return None
+
+
+def gate(
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array,
+    bias: Array | None,
+    gate: tuple[Array, Array],
+    *,
+    phases: int = 1,
+) -> tuple[Array | None, Array | None]:
+    """Scale and offset of a convolution that is gated, from sums over its inputs."""
+    totals = tuple(
+        x.values.sum(axis=(2, 3), dtype=jnp.float32) if x.totals is None else x.totals
+        for x in inputs
+    )
+    arrays = tuple(x.values for x in inputs)
+    mean = mean_of_convolution(arrays, totals, kernel, bias, phases=phases)
+    return scale_and_offset(gate_scale(mean, *gate), bias)
+
+
+def scale_and_offset(scale: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:
+    """``(sums + bias) · scale`` as ``sums · scale + offset``, in float32."""
+    if scale is not None:
+        scale = scale.astype(jnp.float32)
+    if bias is None:
+        return scale, None
+    offset = bias.astype(jnp.float32)[None]
+    return scale, offset if scale is None else offset * scale
+
+
+def differentiable(
+    forward: Callable[..., FeatureMap], definition: Callable[..., Array]
+) -> Callable[..., FeatureMap]:
+    """``forward`` with the gradient of ``definition``, a function of the same arrays.
+
+    Totals carry no gradient: they follow from the values, whose gradient is whole.
+    """
+
+    def start(*arrays: Any) -> tuple[FeatureMap, Any]:
+        return forward(*arrays), arrays
+
+    def backward(arrays: Any, cotangent: FeatureMap) -> Any:
+        _, pull_back = jax.vjp(definition, *arrays)
+        return pull_back(cotangent.values)
+
+    run = jax.custom_vjp(forward)
+    run.defvjp(start, backward)
+    return run

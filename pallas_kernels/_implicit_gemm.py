@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions over time, height and width as one matrix product, on Hopper's tensor cores.
+
+One kernel serves every convolution here: 3×3×3 and 1×1×1, strides of 1 and 2, and the transposed
+convolution as four phases. A thread block owns a tile: a patch of output pixels × some output
+channels, of all frames of a clip (``frames`` = time: each input frame that is fetched serves up to
+three output frames, and products with the temporal zero padding are left out) or of one frame.
+It walks over the input in steps, one spatial tap and up to 64 channels each:
+
+- Two warpgroups multiply: pixels × channels of the input times channels × output channels of the
+  weights, into float32 accumulators in registers. A third one only copies, ahead of them, through
+  two rings of shared memory: boxes of the input, and pieces of the weights.
+- The taps above and below a pixel are the same box, read from another row. So a 3×3 kernel takes
+  three boxes, one for each horizontal shift, not nine.
+- Blocks are persistent: each walks over its share of the tiles, and the copying runs ahead across
+  tiles.
+
+The end of a tile scales, shifts, adds the residual, applies the activation and, if asked, adds up
+each channel over the tile's pixels, which is what a gate needs to know (see ``_means.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels import _device
+from pallas_kernels._boxes import tiled
+from pallas_kernels._epilogue import LEAKY_SLOPE, Activation
+from pallas_kernels._problem import MARGIN, MULTIPLIERS, Geometry, Problem
+from pallas_kernels._tuning import Config, Work, choose
+
+__all__ = ["implicit_gemm"]
+
+_REDUCTION_FLOATS = 256  # a warpgroup's scratch for adding up channels
+
+
+class _Refs(NamedTuple):
+    """The kernel's memory: global first, then shared."""
+
+    inputs: tuple[Any, ...]
+    weights: Any
+    scale: Any
+    offset: Any
+    residual: Any
+    output: Any
+    totals: Any
+    input_memory: Any
+    weight_memory: Any
+    output_memory: Any
+    reduction_memory: Any
+    input_full: Any
+    input_empty: Any
+    weight_full: Any
+    weight_empty: Any
+    residual_full: Any
+
+
+class _Tile(NamedTuple):
+    """Where a tile begins."""
+
+    sample: Any
+    row: Any
+    column: Any
+    phase: tuple[Any, Any]
+    frame: Any
+    channel: Any
+    spot: Any
+
+
+def implicit_gemm(
+    inputs: tuple[Array, ...],
+    weights: Array,
+    geometry: Geometry,
+    size: tuple[int, int, int],
+    *,
+    scale: Array | None = None,
+    offset: Array | None = None,
+    residual: Array | None = None,
+    activation: Activation = None,
+    totals: bool = False,
+    out_dtype: Any = None,
+    config: Config | None = None,
+) -> tuple[Array, Array | None]:
+    """``activation(conv(inputs) · scale + offset + residual)`` and its channel totals.
+
+    Args:
+        inputs: ``[batch, time, height, width, channel]`` of one 16-bit type, joined along channels;
+            at stride 2 height and width must be even.
+        weights: ``[*kernel, channel, out_channel]`` of the same type.
+        geometry: kernel, padding, stride and phases.
+        size: time, height and width of the output; of one phase for a transposed convolution.
+            Input beyond the end counts as zero.
+        scale: float32 ``[batch, out_channel]``.
+        offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
+        residual: of the output's shape and the inputs' type.
+        activation: applied last.
+        totals: whether to return the totals.
+        out_dtype: of the output; the inputs' where not given.
+        config: tile and rings; chosen by :mod:`pallas_kernels._tuning` where not given.
+
+    Returns:
+        The output, and float32 ``[batch, time, out_channel]``, its sums over height and width, or
+        None.
+    """
+    batch, in_time = inputs[0].shape[:2]
+    kt, kh, kw, depth, channels = weights.shape
+    in_channels = tuple(x.shape[-1] for x in inputs)
+    out_dtype = jnp.dtype(out_dtype or inputs[0].dtype)
+    if config is None:
+        work = Work(
+            geometry.kernel,
+            geometry.stride,
+            geometry.phases,
+            batch,
+            in_time,
+            *size,
+            in_channels,
+            channels,
+            out_dtype.itemsize,
+        )
+        config = choose(work, _device.processors())
+    problem = Problem(
+        geometry,
+        config,
+        batch,
+        in_time,
+        *size,
+        in_channels,
+        channels,
+        inputs[0].dtype,
+        out_dtype,
+        activation,
+        totals,
+        _device.interpreting(),
+    )
+    arguments = (
+        tuple(_picture(problem, x, geometry.stride) for x in inputs),
+        weights.reshape(kt, kh * kw * depth, channels),
+        scale,
+        offset,
+        None if residual is None else _picture(problem, residual, 1),
+    )
+    output, sums = _launch(problem, arguments)
+    time, height, width = (size[0], *(geometry.phases * n for n in size[1:]))
+    output = output.reshape(batch, time, -1, geometry.phases * problem.padded_size[1], channels)
+    if sums is not None:
+        sums = sums.sum(axis=1).reshape(batch, time, channels)
+    return output[:, :, :height, :width], sums
+
+
+def _picture(problem: Problem, x: Array, stride: int) -> Array:
+    """Frames in a row, with a stride's phases on axes of their own: at most 5 axes, for TMA."""
+    batch, time, height, width, channels = x.shape
+    if problem.interpret:
+        config = problem.config
+        rows, columns = (
+            (MARGIN, MARGIN + stride * config.rows),
+            (MARGIN, MARGIN + stride * config.columns),
+        )
+        x = jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
+        height, width = x.shape[2:4]
+    if stride == 1:
+        return x.reshape(batch * time, height, width, channels)
+    return x.reshape(batch * time, height // 2, 2, width // 2, 2 * channels)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array | None]:
+    """Run the kernel; the output's phases are still on axes of their own."""
+    geometry = problem.geometry
+    frames = problem.batch * problem.time
+    height, width = problem.padded_size
+    phases = geometry.phases
+    shape = (frames, height, width, problem.channels)
+    if phases == 2:
+        shape = (frames, height, 2, width, 2 * problem.channels)
+    out_type = [jax.ShapeDtypeStruct(shape, problem.out_dtype)]
+    if problem.totals:
+        out_type.append(
+            jax.ShapeDtypeStruct((frames, problem.spots, problem.channels), jnp.float32)
+        )
+    given, tree = jax.tree.flatten(arguments)
+    tiles = functools.reduce(lambda a, b: a * b, problem.grid)
+    blocks = min(_device.processors(), tiles)
+
+    def body(*refs: Any) -> None:
+        refs, outputs = refs[: len(given)], list(refs[len(given) :])
+        inputs, weights, scale, offset, residual = jax.tree.unflatten(tree, refs)
+        output = outputs.pop(0)
+        totals = outputs.pop(0) if problem.totals else None
+        memory = _Refs(inputs, weights, scale, offset, residual, output, totals, *outputs)
+        block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
+        share = (tiles - block + blocks - 1) // blocks
+
+        def place(turn: Any) -> _Tile:
+            return _place(problem, block + turn * blocks)
+
+        @pl.when(warpgroup == MULTIPLIERS)
+        def _copy() -> None:
+            plgpu.set_max_registers(40, action="decrease")
+            _copy_ahead(problem, memory, share, place)
+
+        @pl.when(warpgroup < MULTIPLIERS)
+        def _multiply() -> None:
+            plgpu.set_max_registers(232, action="increase")
+            _multiply_tiles(problem, memory, share, place, warpgroup)
+
+    kernel = plgpu.kernel(
+        body,
+        out_type=out_type,
+        scratch_types=_scratch(problem),
+        grid=(blocks,),
+        grid_names=("block",),
+        num_threads=MULTIPLIERS + 1,
+        thread_name="warpgroup",
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
+            # Each warp reads from shared memory only what it wrote itself, or what the copy
+            # engine did; barriers and `commit_smem` order that.
+            unsafe_no_auto_barriers=True,
+        ),
+        interpret=plgpu.InterpretGPUParams() if problem.interpret else None,
+    )
+    outputs = kernel(*given)
+    return outputs[0], outputs[1] if problem.totals else None
+
+
+def _scratch(problem: Problem) -> list[Any]:
+    """Rings, staging and barriers, in the order of :class:`_Refs`."""
+    config = problem.config
+    _, taps = problem.temporal_taps
+    weights = (config.weight_slots, taps, problem.chunk, config.channels)
+    full, empty = (
+        functools.partial(plgpu.Barrier, num_arrivals=1),
+        functools.partial(plgpu.Barrier, num_arrivals=MULTIPLIERS),
+    )
+    return [
+        problem.input_boxes.memory,
+        plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.chunk, problem.dtype)),
+        problem.output_boxes.memory,
+        plgpu.SMEM((MULTIPLIERS, _REDUCTION_FLOATS), jnp.float32),
+        plgpu.Barrier(num_arrivals=problem.input_boxes.arrivals, num_barriers=config.input_slots),
+        empty(num_barriers=config.input_slots),
+        full(num_barriers=config.weight_slots),
+        empty(num_barriers=config.weight_slots),
+        plgpu.Barrier(num_arrivals=problem.output_boxes.arrivals, num_barriers=MULTIPLIERS),
+    ]
+
+
+def _place(problem: Problem, tile: Any) -> _Tile:
+    """The tile of a number; neighbours in number share inputs, to meet in the L2 cache."""
+    _, rows, columns, phases, frames, channels = problem.grid
+    config = problem.config
+    tile, channel = tile // channels, tile % channels
+    tile, frame = tile // frames, tile % frames
+    tile, phase = tile // phases, tile % phases
+    tile, column = tile // columns, tile % columns
+    sample, row = tile // rows, tile % rows
+    return _Tile(
+        sample,
+        row * config.rows,
+        column * config.columns,
+        (phase // 2, phase % 2),
+        frame * config.frames,
+        channel * config.channels,
+        ((row * columns + column) * phases + phase) * MULTIPLIERS,
+    )
+
+
+def _meeting_taps(problem: Problem, tile: _Tile) -> tuple[Any, Any]:
+    """First temporal tap that meets a frame of the clip, and the end; one pass if resident."""
+    if problem.resident:
+        return 0, 1
+    low = problem.geometry.low[0]
+    first = jnp.maximum(0, low - tile.frame)
+    return first, jnp.minimum(problem.geometry.kernel[0], problem.in_time + low - tile.frame)
+
+
+def _next(slot: Any, slots: int) -> Any:
+    return jnp.where(slot == slots - 1, 0, slot + 1)
+
+
+def _previous(slot: Any, slots: int) -> Any:
+    return jnp.where(slot == 0, slots - 1, slot - 1)
+
+
+def _copy_ahead(problem: Problem, refs: _Refs, share: Any, place: Any) -> None:
+    """The copying warpgroup: fill the rings with what all tiles of this block will need."""
+    config = problem.config
+
+    def copy_tile(turn: Any, carry: Any) -> Any:
+        tile = place(turn)
+        first, end = _meeting_taps(problem, tile)
+        depth = 0
+        for source, channels in zip(refs.inputs, problem.in_channels):
+            load = functools.partial(
+                _copy_box, problem, refs, tile, first, (source, channels, depth)
+            )
+            count = (end - first) * (channels // problem.chunk) * problem.geometry.loads
+            carry = lax.fori_loop(0, count, load, carry)
+            depth += channels
+        return carry
+
+    zero = jnp.int32(0)
+    _, boxes, _, pieces = lax.fori_loop(0, share, copy_tile, (zero, zero, zero, zero))
+    # Every phase of a barrier has to be seen before the kernel ends; a slot that was never filled
+    # has none.
+    for count, slots, empty in (
+        (boxes, config.input_slots, refs.input_empty),
+        (pieces, config.weight_slots, refs.weight_empty),
+    ):
+        for slot in range(slots):
+            pl.when(count > slot)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
+
+
+def _copy_box(
+    problem: Problem,
+    refs: _Refs,
+    tile: _Tile,
+    first_tap: Any,
+    source: tuple[Any, int, int],
+    number: Any,
+    carry: Any,
+) -> Any:
+    """One box of the input, then the weights that multiply it, each as its slot becomes free."""
+    config, geometry, chunk = problem.config, problem.geometry, problem.chunk
+    picture, in_channels, depth = source
+    box_slot, boxes, piece_slot, pieces = carry
+    number, load = number // geometry.loads, number % geometry.loads
+    chunks = in_channels // chunk
+    frame = tile.sample * problem.in_time
+    if problem.resident:
+        temporal_tap, channel = problem.temporal_taps[0], number * chunk
+    else:
+        temporal_tap, channel = first_tap + number // chunks, number % chunks * chunk
+        frame += tile.frame + temporal_tap - geometry.low[0]
+    row, column, row_phase, column_phase = geometry.box(load, tile.phase)
+    margin = MARGIN // geometry.stride if problem.interpret else 0
+    columns = pl.ds(tile.column + column + margin, config.columns)
+    channels = pl.ds(column_phase * in_channels + channel, chunk)
+
+    def index(frames: Any, rows: Any) -> tuple[Any, ...]:
+        if geometry.stride == 1:
+            return frames, rows, columns, channels
+        return frames, rows, row_phase, columns, channels
+
+    def wait(count: Any, slots: int, empty: Any) -> None:
+        pl.when(count >= slots)(functools.partial(plgpu.barrier_wait, empty))
+
+    wait(boxes, config.input_slots, refs.input_empty.at[box_slot])
+    problem.input_boxes.load(
+        picture,
+        index,
+        frame,
+        tile.row + row + margin,
+        refs.input_memory,
+        box_slot,
+        refs.input_full.at[box_slot],
+    )
+
+    def copy_weights(tap: Any, carry: Any) -> Any:
+        slot, pieces = carry
+        wait(pieces, config.weight_slots, refs.weight_empty.at[slot])
+        total = sum(problem.in_channels)
+        start = geometry.tap(load, tap, tile.phase) * total + depth + channel
+        plgpu.copy_gmem_to_smem(
+            refs.weights.at[
+                pl.ds(temporal_tap, problem.temporal_taps[1]),
+                pl.ds(start, chunk),
+                pl.ds(tile.channel, config.channels),
+            ],
+            refs.weight_memory.at[slot],
+            refs.weight_full.at[slot],
+        )
+        return _next(slot, config.weight_slots), pieces + 1
+
+    piece_slot, pieces = lax.fori_loop(0, geometry.taps, copy_weights, (piece_slot, pieces))
+    return _next(box_slot, config.input_slots), boxes + 1, piece_slot, pieces
+
+
+def _multiply_tiles(problem: Problem, refs: _Refs, share: Any, place: Any, warpgroup: Any) -> None:
+    """A multiplying warpgroup: its pixels of every tile of this block."""
+    config = problem.config
+    accumulator = plgpu.WGMMAAccumulatorRef((problem.share, config.channels), jnp.float32)
+
+    def multiply_tile(turn: Any, slots: Any) -> Any:
+        tile = place(turn)
+
+        def run(*accumulators: Any) -> Any:
+            ends = _multiply(problem, refs, tile, warpgroup, accumulators, slots)
+            sums = [accumulator[...] for accumulator in accumulators]
+            _release(problem, refs, *ends, both=True)
+            _finish(problem, refs, tile, warpgroup, sums)
+            return ends
+
+        return pl.run_scoped(run, *[accumulator] * config.frames)
+
+    lax.fori_loop(0, share, multiply_tile, (jnp.int32(0), jnp.int32(0)))
+    plgpu.wait_smem_to_gmem(0)
+
+
+def _release(problem: Problem, refs: _Refs, box: Any, piece: Any, *, both: Any) -> None:
+    """Give back the slots before these: the weights', and the input's if ``both``."""
+    config = problem.config
+    plgpu.barrier_arrive(refs.weight_empty.at[_previous(piece, config.weight_slots)])
+
+    def release_box() -> None:
+        plgpu.barrier_arrive(refs.input_empty.at[_previous(box, config.input_slots)])
+
+    if both is True:
+        release_box()
+    else:
+        pl.when(both)(release_box)
+
+
+def _multiply(
+    problem: Problem,
+    refs: _Refs,
+    tile: _Tile,
+    warpgroup: Any,
+    accumulators: tuple[Any, ...],
+    slots: tuple[Any, Any],
+) -> tuple[Any, Any]:
+    """All products of a tile; returns the slots that come next."""
+    config, geometry = problem.config, problem.geometry
+    _, matrices = refs.input_memory
+    frame_pixels = problem.box_rows * config.columns
+    first, end = _meeting_taps(problem, tile)
+    chunks = sum(problem.in_channels) // problem.chunk
+    steps = (end - first) * chunks * geometry.loads * geometry.taps
+    first_tap, _ = problem.temporal_taps
+
+    def step(number: Any, carry: Any) -> Any:
+        tap, box, piece = carry
+        pl.when(tap == 0)(functools.partial(plgpu.barrier_wait, refs.input_full.at[box]))
+        plgpu.barrier_wait(refs.weight_full.at[piece])
+        start = tap * config.columns + warpgroup * problem.share
+        for temporal_tap, frame, source in problem.pairs:
+            pixels = pl.ds(start + source * frame_pixels, problem.share)
+            plgpu.wgmma(
+                accumulators[frame],
+                matrices.at[box, pixels],
+                refs.weight_memory.at[piece, temporal_tap - first_tap],
+            )
+        # All but this step's products are done, so the last step's slots are free.
+        plgpu.wgmma_wait(len(problem.pairs))
+        pl.when(number > 0)(functools.partial(_release, problem, refs, box, piece, both=tap == 0))
+        last = tap == geometry.taps - 1
+        next_box = jnp.where(last, _next(box, config.input_slots), box)
+        return jnp.where(last, 0, tap + 1), next_box, _next(piece, config.weight_slots)
+
+    _, box, piece = lax.fori_loop(0, steps, step, (jnp.int32(0), *slots))
+    return box, piece
+
+
+def _finish(problem: Problem, refs: _Refs, tile: _Tile, warpgroup: Any, sums: list[Array]) -> None:
+    """Scale, shift, add, activate and store a tile, ``store_chunk`` channels at a time."""
+    config, width = problem.config, problem.store_chunk
+    inside = _inside(problem, tile, warpgroup)
+    number = 0
+    for first in range(0, config.channels, width):
+        channels = pl.ds(tile.channel + first, width)
+        scale = _channel_values(refs.scale, tile.sample, channels)
+        offset = _channel_values(refs.offset, tile.sample, channels)
+        for frame in range(config.frames):
+            slot = (warpgroup, number % config.store_slots)
+            number += 1
+            values = sums[frame]
+            if width < config.channels:
+                values = values[:, first : first + width]
+            plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
+            place = (tile, tile.sample * problem.time + tile.frame + frame, warpgroup, slot)
+            if refs.residual is not None:
+                _fetch_residual(problem, refs, place, channels)
+            if scale is not None:
+                values = values * lax.broadcast_in_dim(scale, values.shape, (1,))
+            if offset is not None:
+                values = values + lax.broadcast_in_dim(offset, values.shape, (1,))
+            if refs.residual is not None:
+                plgpu.barrier_wait(refs.residual_full.at[warpgroup])
+                values = values + refs.output_memory[1][slot].astype(jnp.float32)
+            values = _activate(values, problem.activation)
+            _store(problem, refs, place, first, values)
+            if refs.totals is not None:
+                if inside is not None:
+                    values = jnp.where(inside, values, 0.0)
+                total = _add_up(problem, values, refs.reduction_memory.at[warpgroup])
+                refs.totals[place[1], tile.spot + warpgroup, channels] = total
+
+
+def _channel_values(ref: Any, sample: Any, channels: Any) -> Array | None:
+    """A value a channel, laid out like the columns of the accumulators."""
+    if ref is None:
+        return None
+    row = 0 if ref.shape[0] == 1 else sample
+    return _load(ref.at[row, channels], plgpu.Layout.WGMMA.reduce(0))
+
+
+def _load(ref: Any, layout: Any) -> Array:
+    """``plgpu.load`` of jax 0.10 wants an index besides the reference."""
+    load: Any = plgpu.load
+    index = ((),) if "idx" in inspect.signature(load).parameters else ()
+    return load(ref, *index, layout=layout, optimized=False)
+
+
+def _activate(values: Array, activation: Activation) -> Array:
+    if activation == "relu":
+        return jnp.maximum(values, 0.0)
+    return values if activation is None else jnp.maximum(values, LEAKY_SLOPE * values)
+
+
+def _fetch_residual(problem: Problem, refs: _Refs, place: tuple[Any, ...], channels: Any) -> None:
+    """Start copying what is added to where the sum will be stored from."""
+    tile, frame, warpgroup, slot = place
+    margin = MARGIN if problem.interpret else 0
+    columns = pl.ds(tile.column + margin, problem.config.columns)
+    problem.output_boxes.load(
+        refs.residual,
+        lambda frames, rows: (frames, rows, columns, channels),
+        frame,
+        tile.row + warpgroup * problem.output_boxes.rows + margin,
+        refs.output_memory,
+        slot,
+        refs.residual_full.at[warpgroup],
+    )
+
+
+def _store(
+    problem: Problem, refs: _Refs, place: tuple[Any, ...], first: int, values: Array
+) -> None:
+    """Hand a warpgroup's pixels to the copy engine."""
+    tile, frame, warpgroup, slot = place
+    refs.output_memory[1][slot] = values.astype(problem.out_dtype)
+    plgpu.commit_smem()
+    columns = pl.ds(tile.column, problem.config.columns)
+    channel = tile.channel + first
+
+    def index(frames: Any, rows: Any) -> tuple[Any, ...]:
+        if problem.geometry.phases == 1:
+            return frames, rows, columns, pl.ds(channel, problem.store_chunk)
+        start = tile.phase[1] * problem.channels + channel
+        return frames, rows, tile.phase[0], columns, pl.ds(start, problem.store_chunk)
+
+    row = tile.row + warpgroup * problem.output_boxes.rows
+    problem.output_boxes.store(refs.output_memory, slot, refs.output, index, frame, row)
+
+
+def _inside(problem: Problem, tile: _Tile, warpgroup: Any) -> Array | None:
+    """Which of a warpgroup's pixels lie in the picture; None where all tiles are whole."""
+    config = problem.config
+    whole = problem.height % config.rows == 0 and problem.width % config.columns == 0
+    if not problem.totals or whole:
+        return None
+    shape = (problem.share, problem.store_chunk)
+    pixel = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=plgpu.Layout.WGMMA)
+    row = tile.row + warpgroup * problem.output_boxes.rows + pixel // config.columns
+    column = tile.column + pixel % config.columns
+    return (row < problem.height) & (column < problem.width)
+
+
+def _add_up(problem: Problem, values: Array, scratch: Any) -> Array:
+    """Sums of the columns. Each warpgroup has its own scratch; ``jnp.sum`` would share one."""
+    if problem.interpret:
+        return jnp.sum(values, axis=0)
+
+    layout: Any = plgpu.Layout.WGMMA.reduce(0)
+    inline: Any = plgpu.inline_mgpu(
+        arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
+        return_type=plgpu.ShapeDtypeStruct((values.shape[1],), jnp.dtype("float32"), layout),
+    )
+    return inline(lambda _, values, scratch: values.reduce("add", 0, scratch))(values, scratch)

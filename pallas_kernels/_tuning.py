@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tile sizes of the Mosaic GPU kernels: measured ones where there are some, else a cost model.
+
+``tuned/<device>.json`` holds what was measured, and the command that measured it. Nothing is ever
+measured silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from pathlib import Path
+
+from pallas_kernels._device import SHARED_MEMORY
+
+__all__ = ["Config", "Work", "candidates", "choose", "cost", "tuned"]
+
+_TUNED = Path(__file__).parent / "tuned"
+_ACCUMULATORS = 2 * 64 * 256  # float32 values that two warpgroups hold in registers
+_RESERVED = 4096  # bytes of shared memory for barriers and reductions
+_MOST_SLOTS = 4
+_TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How a convolution is cut into tiles, and how far copying runs ahead.
+
+    Attributes:
+        rows: of a tile's pixels; even.
+        columns: of a tile's pixels; a multiple of 8. A tile has a multiple of 128 pixels.
+        channels: output channels of a tile, at most 256.
+        frames: 1, or all frames of the clip.
+        input_slots: boxes of the input in shared memory.
+        weight_slots: pieces of the weights in shared memory.
+        store_slots: output boxes of a warpgroup in shared memory.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    frames: int
+    input_slots: int = 2
+    weight_slots: int = 2
+    store_slots: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the tile sizes depend on.
+
+    Attributes:
+        kernel: taps in time, height and width.
+        stride: 1 or 2.
+        phases: 1, or 2 for a transposed convolution.
+        batch: samples.
+        in_time: frames of the input.
+        time: frames of the output.
+        height: of the output; for a transposed convolution of one of its phases.
+        width: likewise.
+        in_channels: of each input.
+        channels: of the output.
+        out_bytes: of an output value.
+    """
+
+    kernel: tuple[int, int, int]
+    stride: int
+    phases: int
+    batch: int
+    in_time: int
+    time: int
+    height: int
+    width: int
+    in_channels: tuple[int, ...]
+    channels: int
+    out_bytes: int = 2
+
+    @property
+    def key(self) -> str:
+        """The name of this work in the tables of measured sizes."""
+        kernel = "x".join(map(str, self.kernel))
+        size = f"{self.batch}x{self.in_time}-{self.time}x{self.height}x{self.width}"
+        channels = "+".join(map(str, self.in_channels))
+        kind = "t" if self.phases == 2 else f"s{self.stride}"
+        return f"{kernel}{kind} {size} {channels}-{self.channels} {8 * self.out_bytes}"
+
+
+def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
+    """The measured sizes for this work, or those of the lowest estimated cost.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    measured = tuned(device).get(work.key)
+    if measured is not None:
+        return measured
+    possible = candidates(work)
+    if not possible:
+        raise ValueError(
+            f"{work.in_channels} → {work.channels} channels cannot be tiled; channels must be "
+            "multiples of 16."
+        )
+    return min(possible, key=lambda config: cost(work, config, processors))
+
+
+@functools.cache
+def tuned(device: str) -> dict[str, Config]:
+    """The table of a device; empty where nothing was measured."""
+    path = _TUNED / f"{device}.json"
+    if not path.exists():
+        return {}
+    return {key: Config(**sizes) for key, sizes in json.loads(path.read_text())["configs"].items()}
+
+
+def candidates(work: Work) -> list[Config]:
+    """Every tile that fits in registers and shared memory, with the deepest rings that do."""
+    frames = {1, work.time} if work.time == work.in_time <= 4 else {1}
+    sizes = [size for size in range(16, 257, 16) if work.channels % size == 0]
+    found = []
+    for (rows, columns), channels, count in itertools.product(_TILES, sizes, sorted(frames)):
+        if rows % 2 == 0 and rows * columns * channels * count <= _ACCUMULATORS:
+            config = _with_rings(work, Config(rows, columns, channels, count))
+            found += [config] if config else []
+    return found
+
+
+def cost(work: Work, config: Config, processors: int) -> float:
+    """Estimated time of the whole work; only ratios mean something.
+
+    Per tile the slowest counts of the tensor cores, their reads of shared memory (128 bytes a
+    cycle: an m64 product of 16 channels reads 2 KB of pixels and 32 bytes an output channel in
+    ``channels / 2`` cycles), and the copies from the L2 cache (about 40 bytes a cycle). Waves of
+    tiles are rounded up.
+    """
+    taps = math.prod(work.kernel) / work.phases**2
+    depth = sum(work.in_channels)
+    pixels = config.rows * config.columns * config.frames
+    multiply = pixels / 64 * depth / 16 * taps * config.channels / 2
+    read = pixels / 64 * depth / 16 * taps * (2048 + 32 * config.channels) / 128
+    box, piece = _bytes(work, config)
+    chunks = depth / _chunk(work, config)
+    loads = _loads(work)
+    times = 1 if config.frames > 1 else work.kernel[0]
+    copy = times * chunks * loads * (box + _taps(work) * piece) / 40
+    finish = pixels * config.channels / 40
+    tiles = (
+        work.batch
+        * math.ceil(work.height / config.rows)
+        * math.ceil(work.width / config.columns)
+        * work.phases**2
+        * (work.time // config.frames)
+        * (work.channels // config.channels)
+    )
+    return math.ceil(tiles / processors) * (max(multiply, read, copy) + finish)
+
+
+def _chunk(work: Work, config: Config) -> int:
+    return min(size & -size for size in (*work.in_channels, config.channels, 64))
+
+
+def _loads(work: Work) -> int:
+    _, kh, kw = work.kernel
+    return kh * kw if work.stride == 2 else kw // work.phases
+
+
+def _taps(work: Work) -> int:
+    return 1 if work.stride == 2 else work.kernel[1] // work.phases
+
+
+def _bytes(work: Work, config: Config) -> tuple[int, int]:
+    """Of a box of the input and of a piece of the weights."""
+    chunk = _chunk(work, config)
+    box = config.frames * (config.rows + _taps(work) - 1) * config.columns * chunk * 2
+    temporal = work.kernel[0] if config.frames > 1 else 1
+    return box, temporal * chunk * config.channels * 2
+
+
+def _with_rings(work: Work, config: Config) -> Config | None:
+    """The config with as many slots as fit, or None where not even two of each do."""
+    box, piece = _bytes(work, config)
+    width = min(config.channels & -config.channels, 128 // work.out_bytes)
+    output = config.rows * config.columns * width * work.out_bytes
+    stores = config.frames * config.channels // width
+
+    def fits(inputs: int, weights: int, outputs: int) -> bool:
+        return inputs * box + weights * piece + outputs * output <= SHARED_MEMORY - _RESERVED
+
+    slots = [2, 2, 1]
+    if not fits(*slots):
+        return None
+    if stores % 2 == 0 and fits(2, 3, 2):
+        slots[2] = 2
+    for _ in range(_MOST_SLOTS):
+        for kind in (1, 0):
+            larger = [count + (index == kind) for index, count in enumerate(slots)]
+            if larger[kind] <= _MOST_SLOTS and fits(*larger):
+                slots = larger
+    return dataclasses.replace(
+        config, input_slots=slots[0], weight_slots=slots[1], store_slots=slots[2]
+    )

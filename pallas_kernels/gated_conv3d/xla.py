@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gated_conv3d as two steps: one pass of XLA over the convolution, one over the gate."""
+
+from __future__ import annotations
+
+from jax import Array
+
+from pallas_kernels._epilogue import Activation
+from pallas_kernels.conv3d import xla
+from pallas_kernels.gate.reference import gate
+
+__all__ = ["gated_conv3d"]
+
+
+def gated_conv3d(
+    inputs: tuple[Array, ...],
+    kernel: Array,
+    bias: Array | None,
+    gate_kernel: Array,
+    gate_bias: Array,
+    residual: Array | None,
+    activation: Activation,
+) -> Array:
+    """See :func:`pallas_kernels.gated_conv3d`."""
+    x = xla.conv3d(inputs, kernel, bias, (1, 1, 1), True, None, None, None)
+    return gate(x, gate_kernel, gate_bias, residual, activation)

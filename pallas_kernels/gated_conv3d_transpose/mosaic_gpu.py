@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gated_conv3d_transpose on Hopper's tensor cores: four 3×2×2 convolutions in one launch.
+
+Each output pixel (2·y + p, 2·x + q) is a 3×2×2 convolution of the input with every second tap of
+the kernel. The four phases (p, q) are tiles of one kernel, stored interleaved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+
+from pallas_kernels import _hopper
+from pallas_kernels._epilogue import Activation
+from pallas_kernels._features import FeatureMap
+from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._problem import Geometry
+from pallas_kernels.gated_conv3d_transpose import xla
+
+__all__ = ["gated_conv3d_transpose", "why_not"]
+
+_GEOMETRY = Geometry((3, 4, 4), (1, 1, 1), phases=2)
+
+
+def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
+    """Why this cannot run here on these arguments; None if it can."""
+    return _hopper.why_not(inputs, kernel)
+
+
+def gated_conv3d_transpose(
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array,
+    bias: Array | None,
+    gate_kernel: Array,
+    gate_bias: Array,
+    activation: Activation,
+    with_totals: bool,
+) -> FeatureMap:
+    """See :func:`pallas_kernels.gated_conv3d_transpose`; the gradient is that for XLA."""
+
+    def forward(inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array]) -> FeatureMap:
+        scale, offset = _hopper.gate(inputs, kernel, bias, gate, phases=2)
+        return FeatureMap(
+            *implicit_gemm(
+                tuple(x.values for x in inputs),
+                kernel,
+                _GEOMETRY,
+                inputs[0].values.shape[1:4],
+                scale=scale,
+                offset=offset,
+                activation=activation,
+                totals=with_totals,
+            )
+        )
+
+    def definition(inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array]) -> Array:
+        arrays = tuple(x.values for x in inputs)
+        return xla.gated_conv3d_transpose(arrays, kernel, bias, *gate, activation)
+
+    run = _hopper.differentiable(forward, definition)
+    return run(inputs, kernel, bias, (gate_kernel, gate_bias))
