@@ -54,7 +54,7 @@ class GifWriter:
         self._partial = claim(path, overwrite=overwrite)
         self._stack = contextlib.ExitStack()
         self._stack.callback(self._partial.unlink, missing_ok=True)
-        self._file = self._stack.enter_context(tempfile.TemporaryFile())
+        self._file = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._waiting = av.open(self._file, "w", format="nut")
         stream = self._waiting.add_stream("ffv1", rate=100, options={"level": "3"})
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, "bgra"
@@ -97,13 +97,14 @@ class GifWriter:
             self._palette.push(None)
             self._write_gif(self._palette.pull())
             self._partial.replace(self.path)
-        if self._rounded or len(self._ticks) < self._count:
+        lost = self._count - len(self._ticks)
+        if self._rounded or lost:
+            left_out = f", and {lost} of {self._count} frames are left out" if lost else ""
             logger.warning(
                 "%s: a GIF counts in 10 ms and shows at most 50 frames a second: times are "
-                "rounded, and %d of %d frames are left out.",
+                "rounded%s.",
                 self.path,
-                self._count - len(self._ticks),
-                self._count,
+                left_out,
             )
 
     def _write_gif(self, palette: av.VideoFrame) -> None:

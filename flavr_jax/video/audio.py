@@ -30,13 +30,21 @@ _SLOWEST = Fraction(1, 2)  # atempo's limit; several in a row go further
 class StretchedAudio:
     """One stream of sound, decoded, stretched and encoded again."""
 
-    def __init__(self, source: AudioStream, output: OutputContainer, stretch: Fraction) -> None:
+    def __init__(
+        self,
+        source: AudioStream,
+        output: OutputContainer,
+        *,
+        stretch: Fraction,
+        start: Fraction = Fraction(0),
+    ) -> None:
         """Add a stream to ``output``, in the source's codec if that can be encoded.
 
         Args:
             source: the stream whose packets will come.
             output: where to.
             stretch: how many times as long it becomes.
+            start: the source's time that is the output's zero, in seconds.
         """
         context = source.codec_context
         self._source, self._stretch = source, stretch
@@ -46,33 +54,29 @@ class StretchedAudio:
         self.stream = output.add_stream(name, rate=self._rate, layout=self._layout)
         if context.bit_rate and not name.startswith(("pcm_", "flac")):
             self.stream.bit_rate = context.bit_rate
-        self._first: Fraction | None = None
+        self._start, self._offset = start, 0
         self._graph: Graph | None = None
         self._fifo = AudioFifo()
         self._samples_in = self._samples_out = 0
 
-    def stretched(self, packet: Packet | None, start: Fraction = Fraction(0)) -> Iterator[Packet]:
-        """The packets that follow from one of the source's, or from its end.
-
-        Args:
-            packet: of the source; None at its end.
-            start: the source's time of the first packet, in seconds.
-        """
-        if self._first is None:
-            self._first = start
+    def stretched(self, packet: Packet | None) -> Iterator[Packet]:
+        """The packets that follow from one of the source's, or from its end (None)."""
         for frame in self._source.decode(packet):
+            if self._graph is None:
+                self._graph = self._make_graph(frame)
+                base = Fraction(frame.time_base.numerator, frame.time_base.denominator)
+                begin = (frame.pts or 0) * base - self._start
+                self._offset = round(begin * self._stretch * self._rate)
             self._samples_in += frame.samples
             yield from self._push(frame)
-        if packet is None and self._graph is not None:
-            yield from self._push(None)
-            yield from self._emit(self._due() - self._samples_out, pad=True)
         if packet is None:
+            if self._graph is not None:
+                yield from self._push(None)
+                yield from self._emit(self._due() - self._samples_out, pad=True)
             yield from self.stream.encode(None)
 
     def _push(self, frame: AudioFrame | None) -> Iterator[Packet]:
-        if self._graph is None:
-            assert frame is not None
-            self._graph = self._make_graph(frame)
+        assert self._graph is not None
         if frame is not None:
             frame.pts = None  # gaps in the times are not gaps in the sound
         self._graph.push(frame)
@@ -100,10 +104,8 @@ class StretchedAudio:
         if pad and count > here:
             parts.append(self._silence(count - here))
         for part in parts:
-            assert self._first is not None
-            offset = round(self._first * self._stretch * self._rate)
             part.sample_rate, part.time_base = self._rate, Fraction(1, self._rate)
-            part.pts = offset + self._samples_out
+            part.pts = self._offset + self._samples_out
             self._samples_out += part.samples
             yield from self.stream.encode(part)
 

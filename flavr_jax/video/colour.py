@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import av
 import jax
@@ -106,10 +107,10 @@ def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
     layout = Layout.of(frame.format.name)
     if frame.format.name in ("rgb24", "rgba", "rgb48le", "rgba64le"):
         return frame.to_ndarray()
-    rule = _rule(layout.planar, colour, frame.height)
-    planes = tuple(samples(plane, rule.layout) for plane in repacked(frame, layout.planar).planes)
+    form, numbers = _conversion(layout.planar, colour, frame.height)
+    planes = tuple(samples(plane, form.layout) for plane in repacked(frame, layout.planar).planes)
     with jax.default_device(_host()):
-        return np.asarray(_decode(planes, rule, (frame.height, frame.width)))
+        return np.asarray(_decode(planes, numbers, form, (frame.height, frame.width)))
 
 
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
@@ -120,11 +121,11 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
     height, width = pixels.shape[:2]
     planar = Layout.of(pixel_format).planar
     frame = av.VideoFrame(width, height, planar)
-    rule = _rule(planar, colour, height)
+    form, numbers = _conversion(planar, colour, height)
     with jax.default_device(_host()):
-        planes = _encode(pixels, rule)
+        planes = _encode(pixels, numbers, form)
     for plane, values in zip(frame.planes, planes, strict=True):
-        samples(plane, rule.layout)[:] = values
+        samples(plane, form.layout)[:] = values
     return repacked(frame, pixel_format)
 
 
@@ -150,41 +151,48 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rule:
-    """Everything that a conversion depends on besides the samples."""
+class _Form:
+    """What a conversion is compiled for; matrix, levels and depth are numbers that it is given."""
 
     layout: Layout
-    weights: tuple[float, float]
-    full: bool
     on_column: bool
     on_row: bool
 
-    @property
-    def black(self) -> float:
-        return 0.0 if self.full else 2.0 ** (self.layout.bits - 4)
 
-    @property
-    def middle(self) -> float:
-        return 2.0 ** (self.layout.bits - 1)
+class _Numbers(NamedTuple):
+    """Luma's share of red and blue, and levels.
 
-    @property
-    def top(self) -> float:
-        return 2.0**self.layout.bits - 1
+    They are those of black and of no chroma, the spans from black to white and between the extremes
+    of chroma, and the highest of all.
+    """
 
-    def span(self, limited: int) -> float:
-        """Between the levels of black and white (219), or of the extremes of chroma (224)."""
-        return self.top if self.full else limited * 2.0 ** (self.layout.bits - 8)
+    kr: float
+    kb: float
+    black: float
+    middle: float
+    luma: float
+    chroma: float
+    top: float
 
 
-def _rule(planar: str, colour: Colour, height: int) -> _Rule:
+def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbers]:
     layout = Layout.of(planar)
-    return _Rule(
-        layout=layout,
-        weights=_WEIGHTS[colour.matrix_used(height)],
-        full=layout.kind == "rgb" or colour.levels == ColorRange.JPEG,
+    scale, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
+    full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
+    numbers = _Numbers(
+        *_WEIGHTS[colour.matrix_used(height)],
+        black=0.0 if full else 16 * scale,
+        middle=128 * scale,
+        luma=top if full else 219 * scale,
+        chroma=top if full else 224 * scale,
+        top=top,
+    )
+    form = _Form(
+        layout=dataclasses.replace(layout, bits=layout.pixel_bits),
         on_column=colour.siting in _ON_COLUMN,
         on_row=colour.siting in _ON_ROW,
     )
+    return form, numbers
 
 
 def _host() -> jax.Device | None:
@@ -202,51 +210,53 @@ def samples(plane: av.video.plane.VideoPlane, layout: Layout) -> np.ndarray:
     return rows[:, : plane.width]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _decode(planes: tuple[Array, ...], rule: _Rule, size: tuple[int, int]) -> Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _decode(
+    planes: tuple[Array, ...], numbers: _Numbers, form: _Form, size: tuple[int, int]
+) -> Array:
+    layout = form.layout
     colours = [plane.astype(jnp.float32) for plane in planes]
-    alpha = [colours.pop() / rule.top] if rule.layout.alpha else []
-    if rule.layout.kind == "rgb":
-        green, blue, red = (plane / rule.top for plane in colours)
+    alpha = [colours.pop() / numbers.top] if layout.alpha else []
+    if layout.kind == "rgb":
+        green, blue, red = (plane / numbers.top for plane in colours)
     else:
-        luma = (colours[0] - rule.black) / rule.span(219)
+        luma = (colours[0] - numbers.black) / numbers.luma
         red = green = blue = luma
-        if rule.layout.kind == "yuv":
-            for axis, on_sample in ((0, rule.on_row), (1, rule.on_column)):
-                if rule.layout.chroma[1 - axis]:
-                    colours[1:] = [_finer(plane, axis, on_sample) for plane in colours[1:]]
-            difference = [
-                (plane[: size[0], : size[1]] - rule.middle) / rule.span(224)
-                for plane in colours[1:]
-            ]
-            kr, kb = rule.weights
-            red = luma + 2 * (1 - kr) * difference[1]
-            blue = luma + 2 * (1 - kb) * difference[0]
-            green = (luma - kr * red - kb * blue) / (1 - kr - kb)
-    most, kind = (255, jnp.uint8) if rule.layout.pixel_bits == 8 else (65535, jnp.uint16)
+        if layout.kind == "yuv":
+            difference = [(plane - numbers.middle) / numbers.chroma for plane in colours[1:]]
+            for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
+                if layout.chroma[1 - axis]:
+                    difference = [_finer(plane, axis, on_sample) for plane in difference]
+            cb, cr = (plane[: size[0], : size[1]] for plane in difference)
+            red = luma + 2 * (1 - numbers.kr) * cr
+            blue = luma + 2 * (1 - numbers.kb) * cb
+            green = luma - numbers.kr * red - numbers.kb * blue
+            green = green / (1 - numbers.kr - numbers.kb)
+    most, kind = (255, jnp.uint8) if layout.bits == 8 else (65535, jnp.uint16)
     pixels = jnp.stack([red, green, blue, *alpha], axis=-1)
     return jnp.rint(jnp.clip(pixels, 0, 1) * most).astype(kind)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _encode(pixels: Array, rule: _Rule) -> list[Array]:
+@functools.partial(jax.jit, static_argnums=2)
+def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
+    layout = form.layout
     most = 255 if pixels.dtype == jnp.uint8 else 65535
     red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
-    planes = [green * rule.top, blue * rule.top, red * rule.top]
-    if rule.layout.kind != "rgb":
-        kr, kb = rule.weights
+    planes = [green * numbers.top, blue * numbers.top, red * numbers.top]
+    if layout.kind != "rgb":
+        kr, kb = numbers.kr, numbers.kb
         luma = kr * red + (1 - kr - kb) * green + kb * blue
-        planes = [luma * rule.span(219) + rule.black]
-        if rule.layout.kind == "yuv":
+        planes = [luma * numbers.luma + numbers.black]
+        if layout.kind == "yuv":
             chroma = [(blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))]
-            for axis, on_sample in ((1, rule.on_column), (0, rule.on_row)):
-                if rule.layout.chroma[1 - axis]:
+            for axis, on_sample in ((1, form.on_column), (0, form.on_row)):
+                if layout.chroma[1 - axis]:
                     chroma = [_coarser(plane, axis, on_sample) for plane in chroma]
-            planes += [plane * rule.span(224) + rule.middle for plane in chroma]
-    if rule.layout.alpha:
-        planes.append((alpha[0] if alpha else jnp.ones_like(red)) * rule.top)
-    kind = jnp.uint8 if rule.layout.bits <= 8 else jnp.uint16
-    return [jnp.rint(jnp.clip(plane, 0, rule.top)).astype(kind) for plane in planes]
+            planes += [plane * numbers.chroma + numbers.middle for plane in chroma]
+    if layout.alpha:
+        planes.append((alpha[0] if alpha else jnp.ones_like(red)) * numbers.top)
+    kind = jnp.uint8 if layout.bits == 8 else jnp.uint16
+    return [jnp.rint(jnp.clip(plane, 0, numbers.top)).astype(kind) for plane in planes]
 
 
 def _finer(plane: Array, axis: int, on_sample: bool) -> Array:

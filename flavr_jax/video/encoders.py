@@ -117,9 +117,10 @@ _SPEEDS: dict[str, tuple[int, int, int]] = {  # preset → SVT-AV1's, libvpx's, 
 
 
 def _svtav1(encoding: Encoding, crf: int) -> Options:
-    speed = str(_SPEEDS[encoding.preset][0])
+    # Lossless and faster than 10, it writes broken streams of some pictures (in PyAV 18 and 19).
+    speed = min(_SPEEDS[encoding.preset][0], 10 if encoding.lossless else 13)
     parameters = ["lossless=1"] * encoding.lossless
-    return {"preset": speed, "crf": str(crf), "svtav1-params": parameters}
+    return {"preset": str(speed), "crf": str(crf), "svtav1-params": parameters}
 
 
 def _vpx(encoding: Encoding, crf: int) -> Options:
@@ -176,6 +177,7 @@ _FORMATS = {
     # A lossy WebP picture is BT.601 whatever its source: libwebp converts by itself.
     "libwebp_anim": ("bgra",),
     "gif": ("bgra",),
+    "libvpx-vp9": ("yuv420p", "yuva420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"),
     "wrapped_avframe": (
         "gray", "gray10le", "gray12le", "gray16le",
         "yuv420p", "yuv420p10le", "yuv420p12le", "yuv420p16le",

@@ -15,14 +15,17 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import SubtitleSet
+from av.video.stream import VideoStream
 
 from flavr_jax.video.audio import StretchedAudio
 from flavr_jax.video.formats import Container
@@ -40,6 +43,8 @@ _STALE = re.compile(
     r"number_of_.*|_statistics_.*|bps|stereo_mode|vendor_id",
     re.IGNORECASE,
 )
+_MILLISECOND = Fraction(1, 1000)
+_NO_TEXT = b"\0\0"  # MP4 has a packet for every pause between two subtitles, and muxes its own
 _TEXT = ("subrip", "srt", "mov_text", "webvtt", "text", "ass", "ssa")
 
 
@@ -90,56 +95,72 @@ class OtherStreams:
         self._container.close()
 
     def _add(self, stream: Stream) -> None:
-        cover = stream.type == "video" and stream.disposition & Disposition.attached_pic
-        if stream.type == "video" and not cover:
-            return
-        if stream.type == "audio":
-            if self._sound == "drop":
-                return
-            if self._sound == "stretch" and self._stretch != 1:
-                self._add_stretched(stream)
-                return
-        if _holds(self._kind.muxer, stream):
-            target = self._output.add_stream_from_template(stream, opaque=True)
-            _describe(stream, target)
-            if stream.type in ("audio", "video", "subtitle"):
-                self._steps[stream.index] = self._copier(stream, target)
-        elif not (stream.type == "subtitle" and self._add_text(stream)):
+        if isinstance(stream, VideoStream):
+            kept = not stream.disposition & Disposition.attached_pic or self._add_cover(stream)
+        elif isinstance(stream, AudioStream):
+            kept = self._sound == "drop" or self._add_sound(stream)
+        else:
+            kept = self._add_copy(stream) or (
+                isinstance(stream, SubtitleStream) and self._add_text(stream)
+            )
+        # MP4 keeps chapters in a stream as well.
+        if not kept and not (stream.type == "data" and self._container.chapters()):
             name = stream.codec_context.name if stream.codec_context else ""
             self._lost.append(f"{stream.type} {name}".strip())
 
-    def _add_stretched(self, stream: av.AudioStream) -> None:
-        audio = StretchedAudio(stream, self._output, self._stretch)
-        _describe(stream, audio.stream)
+    def _add_copy(self, stream: Stream) -> bool:
+        """Whether a stream could be added as it is."""
+        if not _holds(self._kind.muxer, stream):
+            return False
+        target = self._output.add_stream_from_template(stream, opaque=True)
+        _describe(stream, target)
+        if stream.type != "attachment":
+            self._steps[stream.index] = self._copier(stream, target)
+        return True
+
+    def _add_cover(self, stream: VideoStream) -> bool:
+        """Whether a cover picture could be added; Matroska has them as attachments."""
+        if self._kind.muxer != "matroska":
+            return self._kind.muxer in ("mp4", "mov") and self._add_copy(stream)
+        with av.open(self._container.name) as again:
+            packet = next(again.demux(again.streams[stream.index]))
+        kind = {"mjpeg": "jpeg"}.get(stream.name, stream.name)
+        name = stream.metadata.get("filename", f"cover.{kind}")
+        mimetype = stream.metadata.get("mimetype", f"image/{kind}")
+        self._output.add_attachment(name, mimetype, bytes(packet))
+        return True
+
+    def _add_sound(self, stream: AudioStream) -> bool:
+        """Whether sound could be added, stretched if asked for."""
+        if self._sound == "copy" or self._stretch == 1:
+            return self._add_copy(stream)
         start = timeline_start(self._container)
+        audio = StretchedAudio(stream, self._output, stretch=self._stretch, start=start)
+        _describe(stream, audio.stream)
+        self._steps[stream.index] = audio.stretched
+        return True
 
-        def step(packet: Packet | None) -> Iterator[Packet]:
-            base = as_fraction(packet.time_base) if packet is not None else None
-            if packet is None or packet.pts is None or base is None:
-                return audio.stretched(packet)
-            return audio.stretched(packet, packet.pts * base - start)
-
-        self._steps[stream.index] = step
-
-    def _add_text(self, stream: av.subtitles.stream.SubtitleStream) -> bool:
+    def _add_text(self, stream: SubtitleStream) -> bool:
         """Whether subtitles could be added as text of the kind that the output holds."""
         if self._kind.text is None or stream.codec_context.name not in _TEXT:
             return False
-        target = self._output.add_stream(self._kind.text)
-        target.codec_context.subtitle_header = stream.codec_context.subtitle_header
+        stream.codec_context.open(strict=False)  # so that it knows the styles
+        target = cast(SubtitleStream, self._output.add_stream(self._kind.text))
+        encoder = target.codec_context
+        encoder.subtitle_header = stream.codec_context.subtitle_header
+        encoder.time_base = _MILLISECOND
         _describe(stream, target)
-        shift = self._copier(stream, target)
+        move = self._copier(stream, target)
 
         def step(packet: Packet | None) -> Iterator[Packet]:
             subtitle = stream.codec_context.decode2(packet) if packet is not None else None
             for event in subtitle or ():
                 text = getattr(event, "ass", b"")
-                made = target.codec_context.encode_subtitle(
-                    SubtitleSet.create(text=text, start=0, end=0, pts=0)
-                )
+                made = encoder.encode_subtitle(SubtitleSet.create(text, start=0, end=0))
+                assert packet is not None
                 made.time_base, made.pts, made.dts = packet.time_base, packet.pts, packet.dts
-                made.duration = packet.duration
-                yield from shift(made)
+                made.duration = packet.duration or 0
+                yield from move(made)
 
         self._steps[stream.index] = step
         return True
@@ -148,12 +169,13 @@ class OtherStreams:
         """Moves packets in time as the output has it, and to the output's stream."""
         start = timeline_start(self._container)
         stretch = Fraction(1) if source.type == "audio" else self._stretch
+        text = source.codec_context is not None and source.codec_context.name == "mov_text"
 
         def step(packet: Packet | None) -> Iterator[Packet]:
             if packet is None:
                 return
             base = as_fraction(packet.time_base)
-            if packet.dts is None or base is None:
+            if packet.dts is None or base is None or (text and bytes(packet) == _NO_TEXT):
                 return
             offset = start / base
             pts = packet.dts if packet.pts is None else packet.pts
@@ -225,4 +247,7 @@ def _describe(source: Stream, target: Stream) -> None:
 
 
 def _lasting(metadata: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if not _STALE.fullmatch(key)}
+    lasting = {key: value for key, value in metadata.items() if not _STALE.fullmatch(key)}
+    if "name" in lasting:  # what MP4 calls the title of a stream
+        lasting["title"] = lasting.pop("name")
+    return lasting

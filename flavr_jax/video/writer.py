@@ -269,14 +269,15 @@ class VideoWriter:
         """One line where the output stores less than the source."""
         stored = Layout.of(self._pixel_format)
         lost = ["transparency"] * (source.alpha and not stored.alpha)
-        lost += [f"{source.bits} bits"] * (stored.bits < source.bits)
+        if stored.bits < source.bits:
+            lost.append(f"{source.bits - stored.bits} of {source.bits} bits")
         if source.kind == "yuv" and any(t > s for s, t in zip(source.chroma, stored.chroma)):
-            lost += ["chroma resolution"]
+            lost.append("chroma resolution")
         if lost:
+            holds = ", ".join(self._container_kind.holds)
             logger.warning(
-                "%s: written as %s by %s, which loses %s; other --codec: %s.",
-                self.path, self._pixel_format, self._encoder, " and ".join(lost),
-                ", ".join(self._container_kind.holds),
+                "%s: stored as %s, which loses %s (--codec: %s).",
+                self.path, self._pixel_format, " and ".join(lost), holds,
             )  # fmt: skip
         if ENCODERS[self._encoder].even and (self.info.width % 2 or self.info.height % 2):
             logger.warning(

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips written with PyAV alone, so that the library is not tested against itself."""
+"""Clips written with PyAV alone and read by ffmpeg, so that nothing is tested against itself."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.reader import open_source
+from flavr_jax.video.writer import Encoding, open_sink
 
 
 def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:
@@ -117,3 +124,49 @@ def packets_of():
             ]
 
     return packets
+
+
+@pytest.fixture(scope="session")
+def ffmpeg():
+    """Run ffmpeg, a reader that shares no code with ours: bytes of stdout, and what it reports."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        program = pytest.importorskip("imageio_ffmpeg", reason="no ffmpeg").get_ffmpeg_exe()
+
+    def run(*arguments) -> tuple[bytes, str]:
+        command = [program, "-hide_banner", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+        return done.stdout, done.stderr.decode()
+
+    return run
+
+
+@pytest.fixture
+def pass_through():
+    """Read a file and write it with a made frame, the mean, inside each interval."""
+
+    def run(source, name, *, stretch=1, encoding=None):
+        reader = open_source(source)
+        info = dataclasses.replace(
+            reader.info, rate=2 * reader.info.rate / stretch, time_base=reader.info.time_base / 2
+        )
+        sink = open_sink(
+            name, info, source=source, stretch=Fraction(stretch), encoding=encoding or Encoding()
+        )
+        before = None
+        with sink:
+            for frame in reader:
+                if before is not None:
+                    half = (frame.pts - before.pts) / 2
+                    pixels = (before.pixels.astype(np.uint32) + frame.pixels) // 2
+                    pts = (before.pts + half) * stretch
+                    made = TimedFrame(pixels.astype(frame.pixels.dtype), pts, half * stretch)
+                    sink.write(made)
+                sink.write(
+                    dataclasses.replace(
+                        frame, pts=frame.pts * stretch, duration=frame.duration * stretch / 2
+                    )
+                )
+                before = frame
+
+    return run
