@@ -213,6 +213,7 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
             plgpu.set_max_registers(232, action="increase")
             _multiply_tiles(problem, memory, share, place, warpgroup)
 
+    body.__name__ = problem.name
     kernel = plgpu.kernel(
         body,
         out_type=out_type,

@@ -113,6 +113,14 @@ class Problem:
         assert self.stores % config.store_slots == 0
 
     @property
+    def name(self) -> str:
+        """What a profiler shows."""
+        kernel = "x".join(map(str, self.geometry.kernel))
+        kind = "transposed" if self.geometry.phases == 2 else f"stride{self.geometry.stride}"
+        depth = sum(self.in_channels)
+        return f"conv_{kernel}_{kind}_{depth}_to_{self.channels}_at_{self.height}x{self.width}"
+
+    @property
     def resident(self) -> bool:
         """Whether a tile spans the clip."""
         return self.config.frames == self.time == self.in_time

@@ -50,14 +50,17 @@ class Encoder(nnx.Module):
 
         With ``remat`` a gradient keeps a block's input alone, and computes the block again.
         """
-        if self.stem_norm is None:
-            x = self.stem(frames, "relu")  # [b, t, h/2, w/2, width]
-        else:
-            x = normalise(self.stem_norm, self.stem(frames), "relu")
+        with jax.named_scope("stem"):
+            if self.stem_norm is None:
+                x = self.stem(frames, "relu")  # [b, t, h/2, w/2, width]
+            else:
+                x = normalise(self.stem_norm, self.stem(frames), "relu")
         features = [x]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = jax.checkpoint(block.__call__)(x) if remat else block(x)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        for number, stage in enumerate(stages, 1):
+            for index, block in enumerate(stage):
+                with jax.named_scope(f"layer{number}/block{index}"):
+                    x = jax.checkpoint(block.__call__)(x) if remat else block(x)
             features.append(x)  # sizes h/2, h/4, h/8, h/8
         return tuple(features)
 
@@ -93,14 +96,17 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """``relu(gate(conv(relu(conv(x)))) + shortcut(x))``."""
-        residual = x if self.shortcut is None else self.shortcut(x)
-        if self.shortcut_norm is not None:
-            residual = normalise(self.shortcut_norm, residual)
-        if self.norm1 is None or self.norm2 is None:
-            x = self.conv1(x, "relu")
-            return self.conv2.gated(x, self.gate, residual, "relu")
-        x = normalise(self.norm1, self.conv1(x), "relu")
-        return self.gate(normalise(self.norm2, self.conv2(x)), residual, "relu")
+        with jax.named_scope("shortcut"):
+            residual = x if self.shortcut is None else self.shortcut(x)
+            if self.shortcut_norm is not None:
+                residual = normalise(self.shortcut_norm, residual)
+        plain = self.norm1 is None or self.norm2 is None
+        with jax.named_scope("conv1"):
+            x = self.conv1(x, "relu") if plain else normalise(self.norm1, self.conv1(x), "relu")
+        with jax.named_scope("conv2"):
+            if plain:
+                return self.conv2.gated(x, self.gate, residual, "relu")
+            return self.gate(normalise(self.norm2, self.conv2(x)), residual, "relu")
 
 
 def _stage(

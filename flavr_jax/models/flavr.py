@@ -70,10 +70,14 @@ class FLAVR(nnx.Module):
         """
         mean = jnp.mean(windows, axis=(1, 2, 3), keepdims=True)
         dtype = self.out.kernel[...].dtype
-        features = self.encoder((windows - mean).astype(dtype), remat=remat)
-        x = self.decoder(features, remat=remat)
-        x = self._fuse(x)  # [b, h, w, width]
-        x = self.out(x, out_dtype=jnp.float32)  # [b, h, w, n_outputs·3]
+        with jax.named_scope("encoder"):
+            features = self.encoder((windows - mean).astype(dtype), remat=remat)
+        with jax.named_scope("decoder"):
+            x = self.decoder(features, remat=remat)
+        with jax.named_scope("fuse"):
+            x = self._fuse(x)  # [b, h, w, width]
+        with jax.named_scope("out"):
+            x = self.out(x, out_dtype=jnp.float32)  # [b, h, w, n_outputs·3]
         x = x.reshape(*x.shape[:3], self.config.n_outputs, 3)
         base = mean if self.config.base == "mean" else blend(windows, self.config.n_outputs)
         return jnp.moveaxis(x, 3, 1) + base
