@@ -21,6 +21,7 @@ import numpy as np
 from av.error import BlockingIOError as NothingYet
 from av.error import EOFError as NothingLeft
 from av.filter import Graph
+from av.filter.context import FilterContext
 from PIL import Image, UnidentifiedImageError
 
 from flavr_jax.video.colour import SRGB, from_rgb
@@ -95,7 +96,7 @@ class GifWriter:
             if kind is not None:
                 return
             self._palette.push(None)
-            self._write_gif(self._palette.pull())
+            self._write_gif(self._palette.vpull())
             self._partial.replace(self.path)
         lost = self._count - len(self._ticks)
         if self._rounded or lost:
@@ -123,7 +124,7 @@ class GifWriter:
         delay = max(_SHORTEST, self._end - self._ticks[-1])
         options = {"loop": "0", "final_delay": str(delay)}
         with (
-            av.open(self._file, format="nut") as waiting,
+            av.open(self._file, "r", format="nut") as waiting,
             av.open(str(self._partial), "w", format="gif", options=options) as output,
         ):
             stream = output.add_stream("gif", rate=100)
@@ -189,7 +190,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def _buffer(graph: Graph, width: int, height: int) -> av.filter.context.FilterContext:
+def _buffer(graph: Graph, width: int, height: int) -> FilterContext:
     return graph.add_buffer(width=width, height=height, format="bgra", time_base=_TICK)
 
 
@@ -201,9 +202,11 @@ def _graph(info: ClipInfo, filters: list[tuple[str, str]]) -> Graph:
     return graph.configure() or graph
 
 
-def _pulled(sink: av.filter.context.FilterContext) -> Iterator[av.VideoFrame]:
+def _pulled(sink: FilterContext) -> Iterator[av.VideoFrame]:
     while True:
         try:
-            yield sink.pull()
+            picture = sink.pull()
         except (NothingYet, NothingLeft):
             return
+        assert isinstance(picture, av.VideoFrame)
+        yield picture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -51,7 +52,8 @@ class StretchedAudio:
         self._rate: int = context.sample_rate
         self._layout: str = context.layout.name
         name = _encoder_name(source, output)
-        self.stream = output.add_stream(name, rate=self._rate, layout=self._layout)
+        stream = output.add_stream(name, rate=self._rate, layout=self._layout)
+        self.stream = cast(AudioStream, stream)
         if context.bit_rate and not name.startswith(("pcm_", "flac")):
             self.stream.bit_rate = context.bit_rate
         self._start, self._offset = start, 0

@@ -18,6 +18,7 @@ import av
 import jax
 import jax.numpy as jnp
 import numpy as np
+from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Interpolation
 from jax import Array
 
@@ -203,7 +204,7 @@ def _host() -> jax.Device | None:
         return None
 
 
-def samples(plane: av.video.plane.VideoPlane, layout: Layout) -> np.ndarray:
+def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
     """A plane's samples [height, width], to read and to write."""
     kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)

@@ -12,11 +12,13 @@ import functools
 import os
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import av
 from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import names as pixel_formats
 
 from flavr_jax.video.hdr import StaticHDR
 from flavr_jax.video.layout import Layout
@@ -70,7 +72,7 @@ class Encoding:
             raise ValueError(
                 f"`crf` is {self.crf}; it goes from 0 (best) to 51, or 63 for av1, vp9."
             )
-        if self.pixel_format is not None and self.pixel_format not in av.video.format.names:
+        if self.pixel_format is not None and self.pixel_format not in pixel_formats:
             raise ValueError(
                 f"`pixel_format` is {self.pixel_format!r}, which FFmpeg does not know; write one "
                 "such as yuv420p, yuv422p10le or gbrp."
@@ -224,7 +226,7 @@ def stored(encoder: str) -> list[str]:
     if encoder in _FORMATS:
         return list(_FORMATS[encoder])
     if encoder == "rawvideo":
-        return sorted(av.video.format.names)
+        return sorted(pixel_formats)
     names = [form.name for form in av.Codec(encoder, "w").video_formats or []]
     # Names in yuvj say what the range tag says; x265's alpha is read by no decoder here.
     return [
@@ -242,7 +244,7 @@ def failure(encoder: str) -> str | None:
     if encoder in ("wrapped_avframe", "rawvideo", "gif"):
         return None
     try:
-        context = av.VideoCodecContext.create(encoder, "w")
+        context = cast(VideoCodecContext, av.CodecContext.create(encoder, "w"))
         context.width, context.height, context.pix_fmt = 640, 480, stored(encoder)[0]
         context.options = options_of(encoder, Encoding(), None)
         context.framerate, context.time_base = 25, Fraction(1, 25)

@@ -8,15 +8,17 @@ grading that reaches to 222 times white with steps far finer than those of 16-bi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from jaxtyping import Float
 
 from flavr_jax.typing import Frame
 
-__all__ = ["displayed", "from_linear", "linear_of_display", "read", "to_linear", "write"]
+__all__ = ["displayed", "encoded", "from_linear", "linear_of_display", "read", "to_linear", "write"]
 
 _CUT, _SLOPE, _OFFSET = 0.0078125, 10.5402377416545, 0.0729055341958355
 _CODES = np.arange(65536) / 65535
@@ -85,8 +87,13 @@ def write(path: Path, light: Float[np.ndarray, "height width channel"]) -> None:
     """Write linear light as 16-bit floats."""
     form = "gbrapf32le" if light.shape[2] == 4 else "gbrpf32le"
     frame = av.VideoFrame.from_ndarray(light.astype(np.float32), form)
-    context = av.VideoCodecContext.create("exr", "w")
-    context.width, context.height, context.pix_fmt = frame.width, frame.height, form
+    path.write_bytes(encoded("exr", frame, {"format": "half", "compression": "zip16"}))
+
+
+def encoded(codec: str, frame: av.VideoFrame, options: dict[str, str]) -> bytes:
+    """A picture as a file, by one of FFmpeg's encoders of images."""
+    context = cast(VideoCodecContext, av.CodecContext.create(codec, "w"))
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
     context.framerate, context.time_base = 1, 1
-    context.options = {"format": "half", "compression": "zip16"}
-    path.write_bytes(b"".join(bytes(p) for f in (frame, None) for p in context.encode(f)))
+    context.options = options
+    return b"".join(bytes(packet) for part in (frame, None) for packet in context.encode(part))

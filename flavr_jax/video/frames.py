@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import av
 
@@ -63,7 +63,8 @@ class ClipInfo:
     hdr: StaticHDR | None = None
 
 
-class Origin(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Origin:
     """Where an original comes from; an ``av.VideoFrame`` keeps it as its ``opaque``.
 
     Attributes:

@@ -105,7 +105,7 @@ def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContai
         _element("1F43B675", _element("E7", 0)),
     ]
     data = _element("1A45DFA3", b"".join(_element(*part) for part in header))
-    return av.open(io.BytesIO(data + _element("18538067", b"".join(content))))
+    return av.open(io.BytesIO(data + _element("18538067", b"".join(content))), "r")
 
 
 def _element(identifier: str, payload: bytes | str | int | float) -> bytes:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any
 
 import av
 import imageio.v3 as imageio
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".exr")
 _FORMATS = {(3, 8): "rgb24", (4, 8): "rgba", (3, 16): "rgb48le", (4, 16): "rgba64le"}
 _PNG_DEPTH = 24  # where a PNG file says how many bits a channel has
+_COMPRESSION: dict[str, Any] = {"png": {"compress_level": 3}, "tiff": {"compression": "tiff_lzw"}}
 _PQ_AND_HLG = (16, 18)
 
 
@@ -163,8 +164,7 @@ class ImageFolderWriter:
             imageio.imwrite(target, _eight_bits(pixels), quality=95, subsampling=0)
         elif frame.pixels.dtype == np.uint8:
             # Level 3 is three times as fast as the default and a few per cent larger.
-            options = {"compress_level": 3} if self._kind == "png" else {"compression": "tiff_lzw"}
-            imageio.imwrite(target, frame.pixels, plugin="pillow", **options)
+            imageio.imwrite(target, frame.pixels, plugin="pillow", **_COMPRESSION[self._kind])
         else:
             _write_16_bits(target, self._kind, frame.pixels)
 
@@ -284,12 +284,9 @@ def _eight_bits(pixels: Frame) -> Frame:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _write_16_bits(path: Path, kind: Literal["png", "tiff"], pixels: Frame) -> None:
+def _write_16_bits(path: Path, kind: str, pixels: Frame) -> None:
     order = "be" if kind == "png" else "le"
     stem = "rgba64" if pixels.shape[2] == 4 else "rgb48"
     frame = av.VideoFrame.from_ndarray(pixels, f"{stem}le").reformat(format=stem + order)
-    context = av.VideoCodecContext.create(kind, "w")
-    context.width, context.height, context.pix_fmt = frame.width, frame.height, stem + order
-    context.framerate, context.time_base = 1, 1
-    context.options = {"compression_level": "3"} if kind == "png" else {"compression_algo": "lzw"}
-    path.write_bytes(b"".join(bytes(p) for f in (frame, None) for p in context.encode(f)))
+    options = {"compression_level": "3"} if kind == "png" else {"compression_algo": "lzw"}
+    path.write_bytes(exr.encoded(kind, frame, options))

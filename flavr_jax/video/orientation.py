@@ -82,7 +82,8 @@ def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFra
     turned = av.VideoFrame(*size, _turned_format(layout.planar) if swapped else layout.planar)
     for target, source in zip(turned.planes, frame.planes, strict=True):
         samples(target, layout)[:] = _turned(matrix, samples(source, layout))
-    turned.opaque = Origin(frame.opaque.index)
+    if isinstance(frame.opaque, Origin):
+        turned.opaque = Origin(frame.opaque.index)
     return turned
 
 

@@ -22,6 +22,7 @@ from av.error import FFmpegError
 from av.format import Flags
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.format import names as pixel_formats
 from av.video.stream import VideoStream
 
 from flavr_jax.video.animations import WebPReader
@@ -64,7 +65,7 @@ class RawVideo:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9][0-9]*x[1-9][0-9]*", self.size):
             raise ValueError(f"The size is {self.size!r}; write it such as 1920x1080.")
-        if self.pixel_format not in av.video.format.names:
+        if self.pixel_format not in pixel_formats:
             raise ValueError(
                 f"The pixel format is {self.pixel_format!r}, which FFmpeg does not know; write "
                 "one such as yuv420p."

@@ -74,6 +74,7 @@ class OtherStreams:
         self._container = av.open(str(path))
         self._lost: list[str] = []
         self._steps: dict[int, _Step] = {}
+        self._covers: list[Packet] = []
         for stream in self._container.streams:
             self._add(stream)
         _copy_metadata(self._container, output)
@@ -110,7 +111,9 @@ class OtherStreams:
 
     def _add_copy(self, stream: Stream) -> bool:
         """Whether a stream could be added as it is."""
-        if not _holds(self._kind.muxer, stream):
+        # WebM's muxer takes attachments and forgets them.
+        forgotten = stream.type == "attachment" and self._kind.muxer != "matroska"
+        if forgotten or not _holds(self._kind.muxer, stream):
             return False
         target = self._output.add_stream_from_template(stream, opaque=True)
         _describe(stream, target)
@@ -120,14 +123,20 @@ class OtherStreams:
 
     def _add_cover(self, stream: VideoStream) -> bool:
         """Whether a cover picture could be added; Matroska has them as attachments."""
-        if self._kind.muxer != "matroska":
-            return self._kind.muxer in ("mp4", "mov") and self._add_copy(stream)
+        if self._kind.muxer not in ("matroska", "mp4", "mov"):
+            return False
         with av.open(self._container.name) as again:
             packet = next(again.demux(again.streams[stream.index]))
-        kind = {"mjpeg": "jpeg"}.get(stream.name, stream.name)
-        name = stream.metadata.get("filename", f"cover.{kind}")
-        mimetype = stream.metadata.get("mimetype", f"image/{kind}")
-        self._output.add_attachment(name, mimetype, bytes(packet))
+        if self._kind.muxer == "matroska":
+            kind = "jpeg" if stream.name == "mjpeg" else stream.name
+            name = stream.metadata.get("filename", f"cover.{kind}")
+            mimetype = stream.metadata.get("mimetype", f"image/{kind}")
+            self._output.add_attachment(name, mimetype, bytes(packet))
+            return True
+        packet.stream = self._output.add_stream_from_template(stream, opaque=True)
+        packet.stream.disposition = stream.disposition
+        packet.pts = packet.dts = 0
+        self._covers.append(packet)
         return True
 
     def _add_sound(self, stream: AudioStream) -> bool:
@@ -190,6 +199,7 @@ class OtherStreams:
 
     def _read(self) -> Generator[tuple[Fraction, Packet], None, None]:
         """Start and packet, up to the end or to where the file is broken."""
+        yield from ((Fraction(0), packet) for packet in self._covers)
         if not self._steps:
             return
         streams = [self._container.streams[index] for index in self._steps]
