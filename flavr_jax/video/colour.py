@@ -127,7 +127,12 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
         planes = _encode(pixels, numbers, form)
     for plane, values in zip(frame.planes, planes, strict=True):
         samples(plane, form.layout)[:] = values
-    return repacked(frame, pixel_format)
+    frame = repacked(frame, pixel_format)
+    tags = colour.stored_in(pixel_format, height)
+    # Some encoders, such as ProRes's, believe the frames and not the stream.
+    frame.colorspace, frame.color_range = tags.matrix, tags.levels
+    frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
+    return frame
 
 
 def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:

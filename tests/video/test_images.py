@@ -14,7 +14,6 @@ from PIL import Image
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.images import ImageFolder, ImageFolderWriter
 
-
 INFO = ClipInfo(8, 6, Fraction(24), Fraction(1, 24))
 
 
