@@ -75,7 +75,8 @@ def draw(
     """A batch for a network that predicts ``n_outputs`` frames inside the middle interval.
 
     Args:
-        key: the same key is the same batch, into however many parts it is cut.
+        key: the same key is the same batch, into however many parts it is cut, as long as shares
+            of synthetic and of blurred clips are whole numbers in each.
         n_outputs: frames sought.
         config: what the batch is made of.
         real: clips to cut windows from; without them all windows are synthetic.
@@ -92,12 +93,11 @@ def draw(
     drawn = []
     if n_synthetic > 0:
         textures = None if real is None else real.frames
-        frames = jax.vmap(lambda key: synthetic.draw(key, times, size, config.synthetic, textures))(
-            _keys(key_synthetic, n_synthetic, part)
-        )
+        keys = _keys(key_synthetic, n_synthetic, part, parts)
+        frames = synthetic.draw_many(keys, times, size, config.synthetic, textures)
         drawn.append((frames, jnp.ones(frames.shape[:2])))
     if real is not None and n_synthetic < n_windows:
-        keys = _keys(key_real, n_windows - n_synthetic, part)
+        keys = _keys(key_real, n_windows - n_synthetic, part, parts)
         drawn.append(
             jax.vmap(
                 lambda key: clips.draw(key, times, size, real.frames, real.table, config.augment)
@@ -129,6 +129,9 @@ def _importance(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
     return jnp.asarray(weights)
 
 
-def _keys(key: Key[Array, ""], count: int, part: Int[Array, ""] | int) -> Key[Array, " count"]:
-    """The keys of a part's windows, out of one sequence over all parts."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, part * count + jnp.arange(count))
+def _keys(
+    key: Key[Array, ""], count: int, part: Int[Array, ""] | int, parts: int
+) -> Key[Array, " count"]:
+    """The keys of a part's windows: of one sequence, every ``parts``-th."""
+    # Not a run of it: the first few windows of a batch differ from the others, in each part alike.
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, part + parts * jnp.arange(count))

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 
+from flavr_jax.data import motion
 from flavr_jax.data import textures as painting
+from flavr_jax.data.motion import MIDDLE, MotionConfig
 
-__all__ = ["SyntheticConfig", "draw"]
-
-_MIDDLE = 1.5  # the time about which paths are expanded: objects are in view then
+__all__ = ["SyntheticConfig", "draw", "draw_many"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,39 +37,85 @@ class SyntheticConfig:
     Attributes:
         texture_size: side of a layer's square texture in texels, each 0.5 to 1.2 pixels wide.
         n_objects: layers in front of the background; about one in five stays invisible.
-        min_speed: slowest speed of a moving camera or object, in pixels per interval.
-        max_speed: fastest one; speeds are log-uniform, every octave is equally frequent.
+        motion: how much moves.
         real_share: share of layers textured with crops of real frames, where there are any.
+        blur_share: share of a batch's clips with motion blur, rounded down to whole clips.
+        blur_samples: moments that a blurred frame is the mean of; such clips take that many times
+            as long to draw.
+        max_exposure: longest time the shutter is open.
+        cut_share: share of clips with a cut before the second input or behind the third: the outer
+            input beyond it shows another place. A cut between the middle two is never drawn: when
+            it happens cannot be known from the inputs.
     """
 
     texture_size: int = 352
     n_objects: int = 4
-    min_speed: float = 0.5
-    max_speed: float = 36.0
+    motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
     real_share: float = 0.75
-
-
-class _Path(NamedTuple):
-    """A smooth motion of a plane: polynomials in time since the middle, lowest order first."""
-
-    position: Float[Array, "4 2"]
-    angle: Float[Array, "3"]
-    log_scale: Float[Array, "3"]  # pixels per unit of the plane
-    tilt: Float[Array, "2 2"]
-    shake: Float[Array, "3 2"]  # amplitude, frequency and phase of a horizontal and a vertical sway
+    blur_share: float = 0.15
+    blur_samples: int = 6
+    max_exposure: float = 0.3
+    cut_share: float = 0.03
 
 
 class _Layer(NamedTuple):
     """A packed texture and where it is."""
 
     texels: UInt32[Array, "size size"]
-    path: _Path
-    wave: Float[Array, "4 2"]  # of the bending: amplitude, wave number, phase and speed
+    path: motion.Path
+    wave: Float[Array, "4 2"]
     is_background: Bool[Array, ""]  # goes on beyond its texture
     is_overlay: Bool[Array, ""]  # stays in place on the image, as a caption or a logo does
 
 
+class _Light(NamedTuple):
+    """Brightness over time, and over the image as a wave that wanders: logarithms of gains."""
+
+    drift: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    wave: Float[Array, "3"]  # wave numbers along x and y, and speed
+    phase: Float[Array, ""]
+
+
+class _Cut(NamedTuple):
+    """Beyond ``before`` or ``after`` the camera is elsewhere and colours are others."""
+
+    before: Float[Array, ""]
+    after: Float[Array, ""]
+    elsewhere: Float[Array, "3 3"]
+    gain: Float[Array, "3"]
+
+
+class _Scene(NamedTuple):
+    camera: motion.Path
+    layers: _Layer
+    light: _Light
+    cut: _Cut
+
+
 Colours: TypeAlias = tuple[Float[Array, "time height width"], ...]
+
+
+def draw_many(
+    keys: Key[Array, " clips"],
+    times: Float[Array, " time"],
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None = None,
+) -> Float[Array, "clips time height width 3"]:
+    """One clip a key, the first ``blur_share`` of them with motion blur; see :func:`draw`."""
+    n_blurred = int(len(keys) * config.blur_share)
+    make = functools.partial(_random_scene, size=size, config=config, textures=textures)
+    scenes, exposures = jax.vmap(make)(keys)
+    sharp = functools.partial(_render, times=times, size=size)
+    blurred = functools.partial(_expose, times=times, size=size, samples=config.blur_samples)
+    some, others = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, exposures))
+        for part in (slice(None, n_blurred), slice(n_blurred, None))
+    )
+    parts = [jax.vmap(blurred)(*some)] if n_blurred else []
+    parts += [jax.vmap(sharp)(others[0])] if n_blurred < len(keys) else []
+    return jnp.concatenate(parts)
 
 
 def draw(
@@ -78,6 +124,8 @@ def draw(
     size: tuple[int, int],
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
+    *,
+    blurred: bool = False,
 ) -> Float[Array, "time height width 3"]:
     """One clip seen at the given times; the same key is the same clip at whatever times.
 
@@ -87,16 +135,36 @@ def draw(
         size: height and width of a frame.
         config: ranges of content and motion.
         textures: real frames to cut textures from, at least ``texture_size`` on either side.
+        blurred: whether the shutter is open for a while about each time, the same for all frames.
     """
-    key_camera, key_moves, key_light, key_layers = jax.random.split(key, 4)
-    camera_moves = jax.random.bernoulli(key_moves, 0.8).astype(jnp.float32)
-    camera = _random_path(
-        key_camera, size, config, moves=camera_moves, pixels_per_texel=(1.0, 1.0), spread=0.0
-    )
-    view = jax.vmap(functools.partial(_plane_from_image, camera))(times)
-    layers = jax.vmap(functools.partial(_random_layer, size, config, textures))(
-        jnp.arange(config.n_objects + 1), jax.random.split(key_layers, config.n_objects + 1)
-    )
+    scene, exposure = _random_scene(key, size, config, textures)
+    if blurred:
+        return _expose(scene, exposure, times, size, config.blur_samples)
+    return _render(scene, times, size)
+
+
+def _expose(
+    scene: _Scene,
+    exposure: Float[Array, ""],
+    times: Float[Array, " time"],
+    size: tuple[int, int],
+    samples: int,
+) -> Float[Array, "time height width 3"]:
+    """The scene while the shutter is open, about some moments."""
+    moments = exposure * ((jnp.arange(samples) + 0.5) / samples - 0.5)
+    # Light adds up, not the values it is coded by (gamma 2.2). One moment at a time, for memory.
+    light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
+    return jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
+
+
+def _render(
+    scene: _Scene, times: Float[Array, " time"], size: tuple[int, int]
+) -> Float[Array, "time height width 3"]:
+    """The scene at some moments, layer over layer."""
+    view = jax.vmap(functools.partial(motion.plane_from_image, scene.camera))(times)
+    is_cut = ((times < scene.cut.before) | (times > scene.cut.after))[:, None, None]
+    elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)
+    view = jnp.where(is_cut, elsewhere, view)
 
     def paint_over(behind: Colours, layer: _Layer) -> tuple[Colours, None]:
         look_up = jax.vmap(functools.partial(_look_up, layer, size))
@@ -105,10 +173,30 @@ def draw(
 
     blank = jnp.zeros((times.shape[0], *size))
     # A scan keeps one layer's look-ups in flight: unrolled, compilation takes a minute.
-    colours, _ = lax.scan(paint_over, (blank, blank, blank), layers)
-    drift = 0.06 * _sometimes_normal(key_light, probability=0.3)
-    light = jnp.exp(drift * (times - _MIDDLE))[:, None, None, None]
-    return jnp.clip(light * jnp.stack(colours, axis=-1), 0.0, 1.0)
+    colours, _ = lax.scan(paint_over, (blank, blank, blank), scene.layers)
+    light = jax.vmap(functools.partial(_brightness, scene.light, size))(times)
+    gain = jnp.where(is_cut[..., None], scene.cut.gain, 1.0)
+    return jnp.clip(gain * light[..., None] * jnp.stack(colours, axis=-1), 0.0, 1.0)
+
+
+def _random_scene(
+    key: Key[Array, ""],
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None,
+) -> tuple[_Scene, Float[Array, ""]]:
+    """A scene, and how long the shutter would be open for it."""
+    key_camera, key_values, key_light, key_cut, key_layers = jax.random.split(key, 5)
+    chance, open_share = jax.random.uniform(key_values, (2,))
+    camera_moves = (chance < 0.8).astype(jnp.float32)
+    camera = motion.random_path(
+        key_camera, size, config.motion, moves=camera_moves, pixels_per_texel=(1.0, 1.0), spread=0.0
+    )
+    layers = jax.vmap(functools.partial(_random_layer, size, config, textures))(
+        jnp.arange(config.n_objects + 1), jax.random.split(key_layers, config.n_objects + 1)
+    )
+    scene = _Scene(camera, layers, _random_light(key_light), _random_cut(key_cut, size, config))
+    return scene, config.max_exposure * open_share
 
 
 def _random_layer(
@@ -126,95 +214,65 @@ def _random_layer(
     chance = jax.random.uniform(key_flags, (3,))
     is_object = index > 0
     overlay = (index == config.n_objects) & (chance[0] < 0.35)
-    alpha = (chance[1] < 0.8) * painting.coverage(key_cover, relief)
+    alpha = painting.coverage(key_cover, relief, is_text=overlay & (chance[1] < 0.5))
+    alpha = (chance[1] < 0.8) * alpha
     moves = (is_object & ~overlay & (chance[2] < 0.85)).astype(jnp.float32)
-    path = _random_path(
+    path = motion.random_path(
         key_path,
         size,
-        config,
+        config.motion,
         moves=moves,
         pixels_per_texel=(0.5, 1.2),
         spread=0.9 * is_object.astype(jnp.float32),
     )
+    upright = jnp.where(overlay, 0.0, path.angle)  # as captions are
     return _Layer(
         texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0)),
-        path=path,
-        wave=moves * _random_wave(key_wave),
+        path=path._replace(angle=upright),
+        wave=moves * motion.random_wave(key_wave, config.motion),
         is_background=~is_object,
         is_overlay=overlay,
     )
 
 
-def _random_path(
-    key: Key[Array, ""],
-    size: tuple[int, int],
-    config: SyntheticConfig,
-    *,
-    moves: Float[Array, ""],
-    pixels_per_texel: tuple[float, float],
-    spread: Float[Array, ""] | float,
-) -> _Path:
-    """A path that in the middle of the clip passes within ``spread`` half frames of the centre.
-
-    Acceleration is a fraction of the speed, so that fast things curve most; ``moves`` is 0 or 1.
-    """
-    keys = jax.random.split(key, 8)
-    speed = _log_uniform(keys[0], config.min_speed, config.max_speed)
-    heading = jax.random.uniform(keys[1], (), maxval=2 * math.pi)
-    velocity = speed * jnp.stack([jnp.cos(heading), jnp.sin(heading)])
-    bends = speed * jnp.array([[0.12], [0.03]]) * jax.random.normal(keys[2], (2, 2))
-    half_frame = jnp.array([size[1] / 2, size[0] / 2])
-    place = spread * half_frame * jax.random.uniform(keys[3], (2,), minval=-1.0)
-    start = jnp.stack(
-        [
-            jax.random.uniform(keys[4], (), maxval=2 * math.pi),
-            jnp.log(_log_uniform(keys[5], *pixels_per_texel)),
-        ]
-    )
-    turn, zoom, tilt_x, tilt_y = jax.random.normal(keys[6], (4, 2)) * jnp.array(
-        [[0.03, 0.008], [0.02, 0.005], [4e-4, 1e-4], [4e-4, 1e-4]]
-    )
-    amplitude = 2.5 * _sometimes_normal(keys[7], probability=0.3)
-    frequency, phase = jax.random.uniform(keys[7], (2, 2)) * jnp.array([[5.0], [2 * math.pi]])
-    return _Path(
-        position=jnp.concatenate([place[None], moves * velocity[None], moves * bends]),
-        angle=jnp.concatenate([start[:1], moves * turn]),
-        log_scale=jnp.concatenate([start[1:], moves * zoom]),
-        tilt=moves * jnp.stack([tilt_x, tilt_y], axis=1),
-        shake=jnp.stack([jnp.full((2,), moves * amplitude), frequency, phase]),
+def _random_light(key: Key[Array, ""]) -> _Light:
+    """Three clips in ten change their brightness, and three in ten have a light that wanders."""
+    u = jax.random.uniform(key, (8,))
+    happens = u[:2] < 0.3
+    sizes = jnp.array([0.06, 0.15]) * motion.normal(u[2:4])
+    return _Light(
+        drift=happens[0] * sizes[0],
+        amplitude=happens[1] * sizes[1],
+        wave=jnp.array([0.02, 0.02, 0.8]) * (2.0 * u[4:7] - 1.0),
+        phase=2 * math.pi * u[7],
     )
 
 
-def _random_wave(key: Key[Array, ""]) -> Float[Array, "4 2"]:
-    """A travelling sine that bends two layers of five by up to 6 texels."""
-    key_bends, key_shape = jax.random.split(key)
-    bends = jax.random.bernoulli(key_bends, 0.4).astype(jnp.float32)
-    amplitude, number, phase, speed = jax.random.uniform(key_shape, (4, 2))
-    return jnp.stack(
-        [bends * 6.0 * amplitude, 0.01 + 0.09 * number, 2 * math.pi * phase, 2.0 * speed - 1.0]
+def _brightness(
+    light: _Light, size: tuple[int, int], time: Float[Array, ""]
+) -> Float[Array, "height width"]:
+    """The gain at every pixel at one time."""
+    y, x = _image(size)
+    since = time - MIDDLE
+    angle = light.wave[0] * x + light.wave[1] * y + light.wave[2] * since + light.phase
+    return jnp.exp(light.drift * since + light.amplitude * jnp.sin(angle))
+
+
+def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticConfig) -> _Cut:
+    """To somewhere out of sight of the objects, turned, and in another white balance."""
+    chance, early, when, heading, angle, *gains = jax.random.uniform(key, (8,))
+    happens = chance < config.cut_share
+    heading, angle = 2 * math.pi * heading, 2 * math.pi * angle
+    away = 3.0 * max(size)
+    cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(()), jnp.ones(())
+    x, y = away * jnp.cos(heading), away * jnp.sin(heading)
+    elsewhere = jnp.stack([cos, sin, x, -sin, cos, y, zero, zero, one]).reshape(3, 3)
+    return _Cut(
+        before=jnp.where(happens & (early < 0.5), 0.2 + 0.6 * when, -jnp.inf),
+        after=jnp.where(happens & (early >= 0.5), 2.2 + 0.6 * when, jnp.inf),
+        elsewhere=elsewhere,
+        gain=jnp.exp(jnp.stack(gains) - 0.7),
     )
-
-
-def _plane_from_image(path: _Path, time: Float[Array, ""]) -> Float[Array, "3 3"]:
-    """The homography from image positions, in pixels from the centre, to the moving plane."""
-    since = time - _MIDDLE
-    powers = jnp.stack([jnp.ones_like(since), since, since**2, since**3])
-    amplitude, frequency, phase = path.shake
-    centre = (path.position * powers[:, None]).sum(0)
-    x, y = centre + amplitude * jnp.sin(frequency * since + phase)
-    angle = (path.angle * powers[:3]).sum()
-    scale = jnp.exp(-(path.log_scale * powers[:3]).sum())
-    cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
-    tilt_x, tilt_y = path.tilt[0] + path.tilt[1] * since
-    zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
-    turn = jnp.stack([cos, sin, zero, -sin, cos, zero, tilt_x, tilt_y, one]).reshape(3, 3)
-    shift = jnp.stack([one, zero, -x, zero, one, -y, zero, zero, one]).reshape(3, 3)
-    return _product(turn, shift)
-
-
-def _product(left: Float[Array, "3 3"], right: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    """A product in full precision: the rounding that is a GPU's default would jolt the motion."""
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def _look_up(
@@ -222,24 +280,16 @@ def _look_up(
 ) -> list[Float[Array, "height width"]]:
     """Red, green, blue and coverage of a layer at every pixel of the image at one time."""
     view = jnp.where(layer.is_overlay, jnp.eye(3), view)
-    matrix = _product(_plane_from_image(layer.path, time), view)
-    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
-    x = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
+    matrix = motion.product(motion.plane_from_image(layer.path, time), view)
+    y, x = _image(size)
     u, v, depth = (row[0] * x + row[1] * y + row[2] for row in matrix)
     depth = jnp.maximum(depth, 0.2)  # planes seen edge-on would end at their horizon
-    u, v = u / depth, v / depth
-    amplitude, number, phase, speed = layer.wave
-    angle = phase + speed * (time - _MIDDLE)
-    bent_u = u + amplitude[0] * jnp.sin(number[0] * v + angle[0])
-    bent_v = v + amplitude[1] * jnp.sin(number[1] * u + angle[1])
-    return painting.sample(layer.texels, bent_u, bent_v, mirror=layer.is_background)
+    u, v = motion.bend(layer.wave, u / depth, v / depth, time)
+    return painting.sample(layer.texels, u, v, mirror=layer.is_background)
 
 
-def _log_uniform(key: Key[Array, ""], low: float, high: float) -> Float[Array, ""]:
-    return jnp.exp(jax.random.uniform(key, (), minval=math.log(low), maxval=math.log(high)))
-
-
-def _sometimes_normal(key: Key[Array, ""], *, probability: float) -> Float[Array, ""]:
-    """A normal value, or exactly 0 in most cases."""
-    key_happens, key_value = jax.random.split(key)
-    return jax.random.bernoulli(key_happens, probability) * jax.random.normal(key_value)
+def _image(size: tuple[int, int]) -> tuple[Float[Array, "height 1"], Float[Array, "1 width"]]:
+    """Vertical and horizontal distance of pixels from the image's centre."""
+    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
+    x = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
+    return y, x

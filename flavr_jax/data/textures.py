@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 
+from flavr_jax.data.motion import normal
+
 __all__ = ["colour", "coverage", "pack", "sample"]
 
 
@@ -30,10 +32,12 @@ def colour(
     Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, plaids
     or plain shades; with probability ``real_share`` a crop of one of the frames takes their place.
     """
-    key_noise, key_kind, key_palette, key_real, key_crop = jax.random.split(key, 5)
+    key_noise, key_values, key_crop = jax.random.split(key, 3)
     shade, tint_a, tint_b, relief = _noise(key_noise, size)
     x, y = _grid(size)
-    kind, *chance = jax.random.uniform(key_kind, (5,))
+    # One call for all values: each would cost a fifth of a second of compilation.
+    is_real, kind, *values = jax.random.uniform(key_values, (18,))
+    chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
     across = math.pi / (4.0 + 36.0 * chance[0])
     along = math.pi / (4.0 + 36.0 * chance[1])
     plaid = jnp.tanh(3.0 * jnp.sin(across * x + shade * chance[2]) * jnp.cos(along * y))
@@ -42,7 +46,7 @@ def colour(
     chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # half of them smooth noise
     shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [plaid, edges, plain], shade)
 
-    base, contrast, mix_a, mix_b = jax.random.uniform(key_palette, (4, 3))
+    base, contrast, mix_a, mix_b = palette
     grey = 0.15 + 0.7 * base[0]
     base = grey + 0.35 * (base - 0.5)
     contrast = jnp.exp(-2.8 + 1.5 * contrast[0])
@@ -50,22 +54,24 @@ def colour(
     painted = jnp.clip(base + contrast * (shade[..., None] + 0.6 * tints), 0.0, 1.0)
     if frames is None:
         return painted, relief
-    is_real = jax.random.bernoulli(key_real, real_share)
-    return jnp.where(is_real, _crop(key_crop, frames, size), painted), relief
+    return jnp.where(is_real < real_share, _crop(key_crop, frames, size), painted), relief
 
 
-def coverage(key: Key[Array, ""], relief: Float[Array, "size size"]) -> Float[Array, "size size"]:
+def coverage(
+    key: Key[Array, ""], relief: Float[Array, "size size"], *, is_text: Bool[Array, ""] | bool
+) -> Float[Array, "size size"]:
     """Where an object is opaque, in [0, 1]: a blob, a board, bars, glyphs, or a torn blob.
 
-    Zero along the texture's border, so that nothing lies beyond it.
+    Text is glyphs. Zero along the texture's border, so that nothing lies beyond it.
     """
-    key_kind, key_shape, key_blob, key_glyphs, key_edge = jax.random.split(key, 5)
+    key_values, key_glyphs = jax.random.split(key)
+    kind, edge, *values = jax.random.uniform(key_values, (13,))
     size = relief.shape[0]
     x, y = _grid(size)
-    radius = size * jax.random.uniform(key_shape, (3,), minval=0.08, maxval=0.34)
+    radius = size * (0.08 + 0.26 * jnp.stack(values[:3]))
     # A blob: its radius is a random function of the direction, by a few harmonics.
     order = jnp.arange(2, 6, dtype=jnp.float32)
-    weight = jax.random.normal(key_blob, (2, 4)) * (0.25 / order)
+    weight = normal(jnp.stack(values[3:])).reshape(2, 4) * (0.25 / order)
     direction = jnp.arctan2(y, x)[..., None] * order
     bumps = (jnp.cos(direction) * weight[0] + jnp.sin(direction) * weight[1]).sum(-1)
     blob = radius[0] * (1.0 + bumps) - jnp.hypot(x, y)
@@ -84,12 +90,12 @@ def coverage(key: Key[Array, ""], relief: Float[Array, "size size"]) -> Float[Ar
     glyphs = jnp.minimum(board, jnp.where(inked, 4.0, -4.0))
     torn = jnp.minimum(blob, 8.0 * (relief + 0.3))
 
-    kind = jax.random.randint(key_kind, (), 0, 8)
+    kind = jnp.where(is_text, 1, (8.0 * kind).astype(jnp.int32))
     distance = jnp.select(
         [kind == 0, kind == 1, kind == 2, kind < 5], [bars, glyphs, torn, board], blob
     )
     border = size / 2 - 3.0 - jnp.maximum(jnp.abs(x), jnp.abs(y))
-    softness = jnp.exp(jax.random.uniform(key_edge, (), minval=0.0, maxval=2.0))
+    softness = jnp.exp(2.0 * edge)
     return jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
 
 
@@ -155,7 +161,7 @@ def _address(
 def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
     """Four periodic noises of unit variance, their amplitude falling as 1/f to 1/f²."""
     key_exponent, key_spectrum = jax.random.split(key)
-    exponent = jax.random.uniform(key_exponent, (4, 1, 1), minval=1.0, maxval=2.0)
+    exponent = 1.0 + jax.random.uniform(key_exponent, (4, 1, 1))
     down = jnp.fft.fftfreq(size)[:, None] * size
     across = jnp.fft.rfftfreq(size)[None, :] * size
     frequency = jnp.hypot(down, across)

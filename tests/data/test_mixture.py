@@ -27,20 +27,16 @@ def test_half_a_batch_is_synthetic_and_fully_known_the_rest_is_real_and_masked()
     np.testing.assert_array_equal(batch.weights[2:], np.tile([0, 1, 0, 3, 0, 1, 0], (2, 1)))
 
 
-def test_without_clips_everything_is_synthetic():
-    batch = jax.jit(lambda key: mixture.draw(key, 1, CONFIG, None))(jax.random.key(0))
-    assert batch.targets.shape == (4, 1, 16, 16, 3)
-    np.testing.assert_array_equal(batch.weights, 3.0)
-
-
-def test_the_parts_of_a_batch_are_together_the_whole_of_it():
+def test_without_clips_all_is_synthetic_and_parts_are_together_the_whole_batch():
     draw = jax.jit(
         lambda key, part, parts: mixture.draw(key, 1, CONFIG, None, part=part, parts=parts),
         static_argnums=2,
     )
     whole = draw(jax.random.key(0), 0, 1)
+    assert whole.targets.shape == (4, 1, 16, 16, 3)
+    np.testing.assert_array_equal(whole.weights, 3.0)
     parts = [draw(jax.random.key(0), part, 2) for part in range(2)]
-    together = jax.tree.map(lambda *of: jnp.concatenate(of), *parts)
+    together = jax.tree.map(lambda *of: jnp.stack(of, 1).reshape(4, *of[0].shape[1:]), *parts)
     np.testing.assert_allclose(together.inputs, whole.inputs, atol=1e-6)
     np.testing.assert_allclose(together.targets, whole.targets, atol=1e-6)
 

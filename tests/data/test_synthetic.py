@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import functools
 
 import jax
@@ -7,14 +8,24 @@ import numpy as np
 import pytest
 
 from flavr_jax.data import synthetic
+from flavr_jax.data.motion import MotionConfig
 
 SIZE = (32, 40)
-CONFIG = synthetic.SyntheticConfig(texture_size=48, n_objects=2, min_speed=2.0, max_speed=6.0)
+CONFIG = synthetic.SyntheticConfig(
+    texture_size=48, n_objects=2, motion=MotionConfig(min_speed=2.0, max_speed=6.0), cut_share=0.0
+)
+TIMES = np.array([0.0, 1.0, 1.02, 1.5, 2.0, 3.0], np.float32)
 
 
+# One program of eight clips and six times serves most tests: compiling is what takes time here.
 @functools.partial(jax.jit, static_argnames="config")
 def draw_clips(keys, times, textures=None, config=CONFIG):
     return jax.vmap(lambda key: synthetic.draw(key, times, SIZE, config, textures))(keys)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def draw_batch(keys, config):
+    return synthetic.draw_many(keys, jnp.asarray(TIMES), SIZE, config)
 
 
 @pytest.fixture(scope="module")
@@ -22,39 +33,69 @@ def keys():
     return jax.random.split(jax.random.key(0), 8)
 
 
-def test_a_frame_depends_on_its_time_alone(keys):
-    window = draw_clips(keys, jnp.array([0.0, 1.0, 1.5, 2.0]))
-    alone = draw_clips(keys, jnp.array([1.5, 1.0]))
+@pytest.fixture(scope="module")
+def clips(keys):
+    return np.asarray(draw_clips(keys, TIMES))
+
+
+@pytest.fixture(scope="module")
+def batch(keys):
+    """Two clips with motion blur and six without, all with a cut."""
+    config = dataclasses.replace(
+        CONFIG, blur_share=0.25, blur_samples=3, max_exposure=0.5, cut_share=1.0
+    )
+    return np.asarray(draw_batch(keys, config))
+
+
+def test_a_frame_depends_on_its_time_alone(keys, clips):
+    others = draw_clips(keys, np.array([1.5, 2.5, 1.0, 0.3, 0.6, 0.9], np.float32))
     # One texel's rounding in a position is the most that another program order may change.
-    np.testing.assert_allclose(window[:, 2], alone[:, 0], atol=1e-3)
-    np.testing.assert_allclose(window[:, 1], alone[:, 1], atol=1e-3)
+    np.testing.assert_allclose(others[:, 0], clips[:, 3], atol=1e-3)
+    np.testing.assert_allclose(others[:, 2], clips[:, 1], atol=1e-3)
 
 
-def test_clips_are_determined_by_their_keys(keys):
-    times = jnp.array([0.0, 1.0])
-    np.testing.assert_array_equal(draw_clips(keys, times), draw_clips(keys, times))
-    assert np.abs(draw_clips(keys[:1], times) - draw_clips(keys[1:2], times)).mean() > 0.01
+def test_clips_are_determined_by_their_keys(keys, clips):
+    np.testing.assert_array_equal(draw_clips(keys, TIMES), clips)
+    np.testing.assert_array_equal(draw_clips(keys[::-1], TIMES)[::-1], clips)
+    assert np.abs(clips[1:] - clips[:-1]).mean(axis=(1, 2, 3, 4)).min() > 0.01
 
 
-def test_frames_are_colours_and_have_content(keys):
-    clips = np.asarray(draw_clips(keys, jnp.array([0.0, 1.0])))
-    assert clips.shape == (8, 2, *SIZE, 3)
+def test_frames_are_colours_and_have_content(clips):
+    assert clips.shape == (8, 6, *SIZE, 3)
     assert clips.min() >= 0.0
     assert clips.max() <= 1.0
-    assert (clips.std(axis=(1, 2, 3)) > 0.005).all()
+    assert (clips.std(axis=(2, 3, 4)) > 0.005).all()
 
 
-def test_motion_is_continuous_in_time(keys):
-    clips = np.asarray(draw_clips(keys, jnp.array([1.0, 1.02, 2.0])))
-    little = np.abs(clips[:, 1] - clips[:, 0]).mean()
-    much = np.abs(clips[:, 2] - clips[:, 0]).mean()
+def test_motion_is_continuous_in_time(clips):
+    little = np.abs(clips[:, 2] - clips[:, 1]).mean()
+    much = np.abs(clips[:, 4] - clips[:, 1]).mean()
     assert much > 0.01
     assert little < 0.15 * much
 
 
 def test_real_textures_replace_painted_ones(keys):
-    config = synthetic.SyntheticConfig(texture_size=48, n_objects=2, real_share=1.0)
-    textures = jnp.broadcast_to(jnp.array([40, 90, 200], jnp.uint8), (2, 48, 64, 3))
-    clips = np.asarray(draw_clips(keys, jnp.array([1.5]), textures, config))
-    # At t = 1.5 the light is neutral, so whatever lies over whatever, the one colour remains.
-    np.testing.assert_allclose(clips, np.broadcast_to([40, 90, 200], clips.shape) / 255, atol=1e-5)
+    config = dataclasses.replace(CONFIG, real_share=1.0)
+    textures = jnp.broadcast_to(jnp.array([40, 90, 140], jnp.uint8), (2, 48, 64, 3))
+    clips = np.asarray(draw_clips(keys, TIMES, textures, config))
+    clips = clips[..., :2, :]
+    # Whatever lies over whatever, the one colour remains, brighter or darker.
+    np.testing.assert_allclose(clips[..., 0] / clips[..., 1], 40 / 90, rtol=1e-4)
+
+
+def test_the_first_clips_of_a_batch_are_blurred_over_the_time_the_shutter_is_open(keys, batch):
+    for clip, key in zip(batch[:2], keys):
+        values = jax.random.uniform(jax.random.split(key, 5)[1], (2,))
+        exposure = 0.5 * float(values[1])  # a clip's own, up to the longest
+        moments = np.tile(1.5 + np.array([-1, 0, 1]) / 3 * exposure, 2)
+        same = jnp.stack([key] * 8)
+        sharp = np.asarray(draw_clips(same, moments.astype(np.float32))[0, :3], np.float64)
+        light = (sharp**2.2).mean(axis=0)  # light adds up, not the values it is coded by
+        np.testing.assert_allclose(clip[3], light ** (1 / 2.2), atol=2e-3)
+
+
+def test_a_cut_changes_one_outer_input_and_nothing_between_the_middle_ones(clips, batch):
+    np.testing.assert_allclose(batch[2:, 1:5], clips[2:, 1:5], atol=1e-3)
+    changed = np.abs(batch - clips)[2:].mean(axis=(2, 3, 4))[:, [0, 5]] > 0.02
+    np.testing.assert_array_equal(changed.sum(axis=1), 1)
+    assert 0 < changed[:, 0].sum() < 6

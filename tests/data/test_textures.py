@@ -39,7 +39,7 @@ def test_an_object_goes_on_as_its_border():
 def test_objects_end_before_their_texture_does():
     keys = jax.random.split(jax.random.key(0), 64)
     relief = jax.random.normal(jax.random.key(1), (48, 48))
-    draw = jax.jit(jax.vmap(lambda key: textures.coverage(key, relief)))
+    draw = jax.jit(jax.vmap(lambda key: textures.coverage(key, relief, is_text=False)))
     alpha = np.asarray(draw(keys))
     border = np.ones((48, 48), bool)
     border[2:-2, 2:-2] = False
