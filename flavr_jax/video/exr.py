@@ -86,7 +86,8 @@ def read(path: Path) -> Float[np.ndarray, "height width channel"]:
 def write(path: Path, light: Float[np.ndarray, "height width channel"]) -> None:
     """Write linear light as 16-bit floats."""
     form = "gbrapf32le" if light.shape[2] == 4 else "gbrpf32le"
-    frame = av.VideoFrame.from_ndarray(light.astype(np.float32), form)
+    halves = light.astype(np.float16).astype(np.float32)  # FFmpeg would cut instead of rounding
+    frame = av.VideoFrame.from_ndarray(halves, form)
     path.write_bytes(encoded("exr", frame, {"format": "half", "compression": "zip16"}))
 
 

@@ -59,6 +59,7 @@ def make_clip(tmp_path):
         aspect: Fraction | None = None,
         audio: str | None = None,
         cover: bytes | None = None,
+        rotation: int = 0,
     ) -> Path:
         pts = [Fraction(i, 24) for i in range(5)] if pts is None else pts
         path = tmp_path / name
@@ -67,6 +68,8 @@ def make_clip(tmp_path):
                 container, size, codec=codec, pix_fmt=pix_fmt, tick=tick,
                 options=options or {}, tags=tags, aspect=aspect,
             )  # fmt: skip
+            if rotation:
+                stream.set_display_rotation(rotation)
             sound = container.add_stream(audio, rate=48000, layout="mono") if audio else None
             if cover:
                 container.add_attachment("cover.jpg", "image/jpeg", cover)

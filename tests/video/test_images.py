@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from fractions import Fraction
 
@@ -11,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flavr_jax.video import exr
+from flavr_jax.video.colour import Colour
+from flavr_jax.video.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.images import ImageFolder, ImageFolderWriter
+from flavr_jax.video.writer import open_sink
 
 INFO = ClipInfo(8, 6, Fraction(24), Fraction(1, 24))
 
@@ -183,3 +188,126 @@ def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(FileExistsError, match="is a file"):
         ImageFolderWriter(tmp_path / "out", INFO, overwrite=True)
+
+
+def deep(channels, size=(6, 8)):
+    return np.random.default_rng(0).integers(0, 65536, (*size, channels), dtype=np.uint16)
+
+
+def ffmpeg_values(ffmpeg, path, pixel_format):
+    kind = np.dtype("<u2") if "48" in pixel_format or "64" in pixel_format else np.uint8
+    content, _ = ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", pixel_format, "-")
+    return np.frombuffer(content, kind).reshape(6, 8, -1)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+@pytest.mark.parametrize(("channels", "form"), [(3, "rgb48le"), (4, "rgba64le")])
+def test_16_bits_and_alpha_survive(ffmpeg, tmp_path, kind, channels, form):
+    info = dataclasses.replace(INFO, pixel_format=form)
+    pixels = deep(channels)
+    with ImageFolderWriter(tmp_path / "out", info, encoding=Encoding(images=kind)) as sink:
+        sink.write(TimedFrame(pixels, Fraction(0), Fraction(1, 24)))
+    path = tmp_path / "out" / f"frame_000001.{kind}"
+    np.testing.assert_array_equal(ffmpeg_values(ffmpeg, path, form), pixels)
+    source = ImageFolder(tmp_path / "out")
+    assert source.info.pixel_format == form
+    np.testing.assert_array_equal(next(iter(source)).pixels, pixels)
+
+
+def test_16_bit_grey_is_read(tmp_path):
+    values = deep(1)[..., 0]
+    Image.fromarray(values).save(tmp_path / "a.png")
+    (read,) = ImageFolder(tmp_path)
+    np.testing.assert_array_equal(read.pixels, np.repeat(values[..., None], 3, axis=-1))
+
+
+def test_8_bit_images_join_16_bit_ones(tmp_path):
+    Image.fromarray(deep(1)[..., 0]).save(tmp_path / "0.png")
+    imageio.imwrite(tmp_path / "1.png", flat(128))
+    first, second = ImageFolder(tmp_path)
+    assert first.pixels.dtype == second.pixels.dtype == np.uint16
+    assert set(second.pixels.ravel()) == {128 * 257}
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("jpg", "jpeg"), ("png", "png"), ("tiff", "tif")])
+def test_originals_of_the_same_kind_are_copied_byte_for_byte(tmp_path, kind, suffix):
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    imageio.imwrite(tmp_path / "in" / f"a.{suffix}", noise, plugin="pillow")
+    source = ImageFolder(tmp_path / "in")
+    encoding = Encoding(images=kind)
+    with ImageFolderWriter(tmp_path / "out", source.info, encoding=encoding) as sink:
+        for read in source:
+            sink.write(read)
+            sink.write(TimedFrame(read.pixels, read.pts + 1, read.duration))  # a made one
+    written = tmp_path / "out" / f"frame_000001.{kind}"
+    assert written.read_bytes() == (tmp_path / "in" / f"a.{suffix}").read_bytes()
+    made = imageio.imread(tmp_path / "out" / f"frame_000002.{kind}", plugin="pillow")
+    assert np.abs(made.astype(int) - imageio.imread(written, plugin="pillow")).mean() <= (
+        4 if kind == "jpg" else 0
+    )
+
+
+def test_jpeg_without_alpha_and_in_8_bits(tmp_path, caplog):
+    info = dataclasses.replace(INFO, pixel_format="rgba64le")
+    with ImageFolderWriter(tmp_path / "out", info, encoding=Encoding(images="jpg")) as sink:
+        sink.write(TimedFrame(np.full((6, 8, 4), 128 * 257, np.uint16), Fraction(0), Fraction(1)))
+    assert "lose transparency" in caplog.text
+    image = imageio.imread(tmp_path / "out" / "frame_000001.jpg")
+    assert np.abs(image.astype(int) - 128).max() <= 1
+
+
+def linear_light(channels=3):
+    """What a renderer gives out: from nearly nothing to 180 times white, as 16-bit floats."""
+    light = 2.0 ** np.random.default_rng(0).uniform(-6, 7.5, (6, 8, channels))
+    light[..., 3:] = 0.5
+    return light.astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_exr_keeps_every_16_bit_float(tmp_path, channels):
+    (tmp_path / "in").mkdir()
+    light = linear_light(channels)
+    exr.write(tmp_path / "in" / "a.exr", light)
+    source = ImageFolder(tmp_path / "in")
+    with ImageFolderWriter(tmp_path / "out", source.info) as sink:
+        for read in source:
+            sink.write(TimedFrame(read.pixels, read.pts, read.duration))  # as if made
+    written = exr.read(tmp_path / "out" / "frame_000001.exr")
+    np.testing.assert_array_equal(written[..., :3], light[..., :3])
+    np.testing.assert_allclose(written[..., 3:], light[..., 3:], atol=1e-4)
+
+
+def test_exr_is_read_as_ffmpeg_reads_it(ffmpeg, tmp_path):
+    light = linear_light()
+    exr.write(tmp_path / "a.exr", light)
+    arguments = ("-f", "rawvideo", "-pix_fmt", "gbrpf16le", "-")
+    content, _ = ffmpeg("-i", tmp_path / "a.exr", *arguments)
+    green, blue, red = np.frombuffer(content, np.float16).reshape(3, 6, 8)
+    np.testing.assert_array_equal(exr.read(tmp_path / "a.exr"), np.stack([red, green, blue], -1))
+
+
+def test_linear_light_is_shown_as_srgb_elsewhere(tmp_path):
+    (tmp_path / "in").mkdir()
+    exr.write(tmp_path / "in" / "a.exr", np.full((6, 8, 3), (0.18, 1.0, 40.0), np.float32))
+    source = ImageFolder(tmp_path / "in")
+    encoding = Encoding(images="png")
+    with open_sink(f"{tmp_path}/out/", source.info, source=tmp_path, encoding=encoding) as sink:
+        for read in source:
+            sink.write(read)
+    shown = next(iter(ImageFolder(tmp_path / "out"))).pixels[0, 0] / 65535
+    # IEC 61966-2-1 of 0.18, of white, and of what is brighter than white.
+    np.testing.assert_allclose(shown, [0.4614, 1, 1], atol=5e-4)
+
+
+def test_srgb_becomes_linear_light_in_exr(tmp_path):
+    with ImageFolderWriter(tmp_path / "out", INFO, encoding=Encoding(images="exr")) as sink:
+        sink.write(TimedFrame(flat(118), Fraction(0), Fraction(1)))
+    light = exr.read(tmp_path / "out" / "frame_000001.exr")
+    np.testing.assert_allclose(light, 0.1812, atol=2e-4)
+
+
+def test_hdr_video_is_not_written_as_exr(tmp_path):
+    info = dataclasses.replace(INFO, colour=Colour(9, 1, 9, 16))
+    with pytest.raises(ValueError, match="PQ and HLG video is not written as exr"):
+        ImageFolderWriter(tmp_path / "out", info, encoding=Encoding(images="exr"))
