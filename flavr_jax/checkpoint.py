@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,11 +20,20 @@ from flax import traverse_util
 
 from flavr_jax import config as configs
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import classifier, flavr
+from flavr_jax.models.classifier import ClassifierConfig
 
-__all__ = ["Checkpoint", "differences", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "differences",
+    "load",
+    "load_classifier",
+    "read_parameters",
+    "save",
+]
 
 PARTIAL = ".partial"
+Config = TypeVar("Config", ModelConfig, ClassifierConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Checkpoint:
 
 def save(
     path: str | Path,
-    config: ModelConfig,
+    config: ModelConfig | ClassifierConfig,
     params: dict[str, Any],
     *,
     provenance: dict[str, Any] | None = None,
@@ -87,7 +96,56 @@ def load(path: str | Path) -> Checkpoint:
         ValueError: it is no checkpoint of this project, or its parameters do not fit its config
             (every difference is listed).
     """
-    path = Path(path).absolute()
+    config, params, provenance = _restore(Path(path).absolute())
+    if "n_classes" in config:
+        raise ValueError(
+            f"{path} is a classifier, not a network that interpolates; use scripts/classify.py."
+        )
+    return Checkpoint(_build(ModelConfig, config, params, path), params, provenance)
+
+
+def load_classifier(
+    path: str | Path,
+) -> tuple[ClassifierConfig, dict[str, Any], dict[str, Any]]:
+    """Config, parameters and provenance of a classifier; the latter has the names of ``classes``.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds no classifier, or parameters that do not fit its config.
+    """
+    config, params, provenance = _restore(Path(path).absolute())
+    if "n_classes" not in config:
+        raise ValueError(
+            f"{path} is a network that interpolates; train a classifier from it with "
+            "scripts/train.py configs/classify_ucf101.toml --init-from."
+        )
+    return _build(ClassifierConfig, config, params, path), params, provenance
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """The parameters in a checkpoint of any kind of network, to start another one from.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it is no checkpoint of this project.
+    """
+    return _restore(Path(path).absolute())[1]
+
+
+def _build(
+    kind: type[Config], config: dict[str, Any], params: dict[str, Any], path: str | Path
+) -> Config:
+    built = configs.build(kind, config, where=str(path))
+    wrong = differences(built, params)
+    if wrong:
+        raise ValueError(
+            f"the parameters in {path} do not fit its config ({built}):\n  " + "\n  ".join(wrong)
+        )
+    return built
+
+
+def _restore(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Config, parameters and provenance as they are stored."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a checkpoint directory.")
     if not (path / "params").is_dir() or not (path / "config").is_dir():
@@ -104,18 +162,16 @@ def load(path: str | Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged and cannot be read: {reason}") from error
-    config = configs.build(ModelConfig, stored["config"], where=str(path))
-    wrong = differences(config, stored["params"])
-    if wrong:
-        raise ValueError(
-            f"the parameters in {path} do not fit its config ({config}):\n  " + "\n  ".join(wrong)
-        )
-    return Checkpoint(config, stored["params"], stored.get("provenance") or {})
+    return stored["config"], stored["params"], stored.get("provenance") or {}
 
 
-def differences(config: ModelConfig, params: dict[str, Any]) -> list[str]:
+def differences(config: ModelConfig | ClassifierConfig, params: dict[str, Any]) -> list[str]:
     """Every way in which ``params`` departs from the network's tree, a line each."""
-    expected, found = _shapes(flavr.parameter_shapes(config)), _shapes(params)
+    if isinstance(config, ClassifierConfig):
+        expected = _shapes(classifier.parameter_shapes(config))
+    else:
+        expected = _shapes(flavr.parameter_shapes(config))
+    found = _shapes(params)
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} is not part of the network" for name in found if name not in expected]
     lines += [

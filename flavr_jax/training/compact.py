@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A state in about 5.1 bytes a parameter instead of 16, to be carried from one machine to the next.
+
+Everything is quantised in blocks of 256 values. What the next update is sensitive to decides how:
+
+* parameters: 16 bits, in steps of 1/32767 of the block's largest;
+* their average: 8 bits, of its difference to the parameters;
+* the second moment: 8 bits of its logarithm. The update divides by its root, so the relative error
+  counts, and nothing may become 0;
+* the first moment: 8 bits, of its ratio to that root. It is the update itself then, and small
+  values beside large ones keep their proportion.
+
+A resumed run is not the uninterrupted one bit for bit. That one state is lossy costs as much as
+a few steps' noise; the exact form stays the default.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from flavr_jax.training.checkpoints import from_arrays, to_arrays
+from flavr_jax.training.state import TrainState
+
+__all__ = ["export", "load"]
+
+_BLOCK = 256
+_PART_BYTES = 15 << 20  # transfer tools often take no larger files
+_TINY = 1e-30  # second moments below are as good as 0
+
+
+class _Linear(NamedTuple):
+    """Whole numbers, and what each block's are multiplied by."""
+
+    codes: Shaped[np.ndarray, "blocks 256"]
+    scale: Float[np.ndarray, "blocks 1"]
+
+
+class _Logarithmic(NamedTuple):
+    """Bytes: 0 is the block's smallest logarithm, 255 is ``span`` above it."""
+
+    codes: Shaped[np.ndarray, "blocks 256"]
+    low: Float[np.ndarray, "blocks 1"]
+    span: Float[np.ndarray, "blocks 1"]
+
+
+def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
+    """Write a state into a folder of files of at most 15 MiB each; its size in bytes.
+
+    The folder appears when it is complete, in place of an older one.
+    """
+    arrays = to_arrays(state)
+    names = _tensors(arrays)
+    values = {part: _flat(arrays, of) for part, of in names.items()}
+    root = np.sqrt(np.maximum(values["second"], _TINY))
+    second = _to_logarithmic(values["second"])
+    restored_root = np.sqrt(_from_logarithmic(second)[: root.size])
+    params = _to_linear(values["params"], np.int16)
+    restored = _from_linear(params)[: root.size]
+    packed = {
+        "params": params,
+        "average": _to_linear(values["average"] - restored, np.int8),
+        "first": _to_linear(values["first"] / restored_root, np.int8),
+        "second": second,
+    }
+    stored = {f"{part}.{field}": array for part in packed
+              for field, array in packed[part]._asdict().items()}  # fmt: skip
+    covered = {name for of in names.values() for name in of}
+    stored |= {f"other/{name}": leaf for name, leaf in arrays.items() if name not in covered}
+    return _write(folder, stored, host)
+
+
+def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state that ``export`` wrote, and the plain values beside it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: when parts of it are missing, or it is not shaped as ``like``.
+    """
+    stored, host = _read(folder)
+    shapes = to_arrays(like)
+    names = _tensors(shapes)
+    count = sum(shapes[name].size for name in names["params"])
+    if stored["params.codes"].size != -(-count // _BLOCK) * _BLOCK:
+        raise ValueError(
+            f"{folder} is the state of another network, of about {stored['params.codes'].size} "
+            f"parameters where this has {count}; resume with the recipe it was started with."
+        )
+
+    def part(kind: type, name: str) -> Any:
+        return kind(*(stored[f"{name}.{field}"] for field in kind._fields))
+
+    params = _from_linear(part(_Linear, "params"))
+    second = _from_logarithmic(part(_Logarithmic, "second"))
+    values = {
+        "params": params,
+        "average": params + _from_linear(part(_Linear, "average")),
+        "second": np.where(second > 4 * _TINY, second, 0.0),
+        "first": _from_linear(part(_Linear, "first")) * np.sqrt(second),
+    }
+    arrays = {
+        name.removeprefix("other/"): leaf
+        for name, leaf in stored.items()
+        if name.startswith("other/")
+    }
+    for section, of in names.items():
+        start = 0
+        for name in of:
+            size = shapes[name].size
+            piece = values[section][start : start + size].astype(np.float32)
+            arrays[name] = piece.reshape(shapes[name].shape)
+            start += size
+    return from_arrays(arrays, like, where=str(folder)), host
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    """The names of the four tensors that there are of every parameter, in one order."""
+    params = [name for name in arrays if name.startswith("params/")]
+    found = {"params": params, "average": [], "first": [], "second": []}
+    for name in params:
+        path = name.removeprefix("params/")
+        found["average"].append(f"average/{path}")
+        for moment, part in (("mu", "first"), ("nu", "second")):
+            ending = f"/{moment}/{path}"
+            found[part].append(next(other for other in arrays if other.endswith(ending)))
+    return found
+
+
+def _flat(arrays: dict[str, np.ndarray], names: list[str]) -> Float[np.ndarray, " values"]:
+    return np.concatenate([arrays[name].ravel() for name in names])
+
+
+def _blocks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, "blocks 256"]:
+    """Rows of a block each; the last one is filled with what it ends with."""
+    return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(-1, _BLOCK)
+
+
+def _to_linear(values: Float[np.ndarray, " values"], kind: type[np.signedinteger]) -> _Linear:
+    blocks = _blocks(values)
+    largest = np.abs(blocks).max(axis=1, keepdims=True)
+    scale = (largest / np.iinfo(kind).max).astype(np.float32)
+    codes = np.rint(blocks / np.where(scale > 0, scale, 1.0)).astype(kind)
+    return _Linear(codes, scale)
+
+
+def _from_linear(packed: _Linear) -> Float[np.ndarray, " values"]:
+    return (packed.codes.astype(np.float32) * packed.scale).ravel()
+
+
+def _to_logarithmic(values: Float[np.ndarray, " values"]) -> _Logarithmic:
+    blocks = np.log2(np.maximum(_blocks(values), _TINY))
+    low = blocks.min(axis=1, keepdims=True)
+    span = blocks.max(axis=1, keepdims=True) - low
+    share = (blocks - low) / np.where(span > 0, span, 1.0)
+    return _Logarithmic(np.rint(255 * share).astype(np.uint8), low, span)
+
+
+def _from_logarithmic(packed: _Logarithmic) -> Float[np.ndarray, " values"]:
+    return np.exp2(packed.codes.astype(np.float32) / 255 * packed.span + packed.low).ravel()
+
+
+def _write(folder: Path, stored: dict[str, np.ndarray], host: dict[str, Any]) -> int:
+    """Files of arrays in parts, and one that says what belongs together."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    listing, data = {}, bytearray()
+    for name, array in stored.items():
+        listing[name] = {"dtype": str(array.dtype), "shape": array.shape}
+        data += np.ascontiguousarray(array).tobytes()
+    for number, start in enumerate(range(0, len(data), _PART_BYTES)):
+        (partial / f"part-{number:03d}.bin").write_bytes(data[start : start + _PART_BYTES])
+    index = {"bytes": len(data), "arrays": listing, "host": host}
+    (partial / "index.json").write_text(json.dumps(index))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    path = folder / "index.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; name a folder that --export-state wrote.")
+    index = json.loads(path.read_text())
+    data = b"".join(part.read_bytes() for part in sorted(folder.glob("part-*.bin")))
+    if len(data) != index["bytes"]:
+        raise ValueError(
+            f"{folder} has {len(data)} of {index['bytes']} bytes; copy all of its files again."
+        )
+    arrays, start = {}, 0
+    for name, entry in index["arrays"].items():
+        kind, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(data, kind, count, start).reshape(shape)
+        start += count * kind.itemsize
+    return arrays, index["host"]
