@@ -50,7 +50,7 @@ def mean_of_convolution(
     reached = np.array(
         [[0 <= t - tap + kt // 2 < time for t in range(time)] for tap in range(kt)], np.float32
     )
-    sums = jnp.einsum("kt,bthwc->bkhwc", reached, sums)
+    sums = jnp.einsum("kt,bthwc->bkhwc", reached, sums, precision="highest")
     sums = sums.reshape(batch, kt * kh * kw * depth, 1)
     weights = kernel.reshape(-1, channels).astype(jnp.float32)
     # A sum of products, not a dot: XLA then reads the 16-bit weights once and converts in passing.

@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
+from tests.pallas_kernels.oracles import (
+    draw,
+    leaky_relu,
+    oracle_conv3d,
+    oracle_conv3d_transpose,
+    oracle_gate,
+)
 
 IMPLEMENTATIONS = ("xla", "reference")
 # Largest error relative to the largest value: float32 sums of a few hundred products lose at most
@@ -14,57 +21,11 @@ IMPLEMENTATIONS = ("xla", "reference")
 TOLERANCE = {"float32": 2e-6, "bfloat16": 2e-2}
 
 
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def oracle_conv3d(x, kernel, stride=(1, 1, 1)):
-    """Sum over taps of the padded, strided input, in float64."""
-    kt, kh, kw = kernel.shape[:3]
-    padded = np.pad(x, ((0, 0), *((k // 2, k // 2) for k in (kt, kh, kw)), (0, 0)))
-    sizes = [(n + 2 * (k // 2) - k) // s + 1 for n, k, s in zip(x.shape[1:4], (kt, kh, kw), stride)]
-    sums = np.zeros((x.shape[0], *sizes, kernel.shape[-1]))
-    for t in range(kt):
-        for i in range(kh):
-            for j in range(kw):
-                window = padded[
-                    :,
-                    t : t + sizes[0],
-                    i : i + (sizes[1] - 1) * stride[1] + 1 : stride[1],
-                    j : j + (sizes[2] - 1) * stride[2] + 1 : stride[2],
-                ]
-                sums += window @ kernel[t, i, j]
-    return sums
-
-
-def oracle_conv3d_transpose(x, kernel):
-    """PyTorch's definition: every pixel adds its kernel to the output around 2·position − 1."""
-    batch, time, height, width, _ = x.shape
-    torch_kernel = kernel[::-1, ::-1, ::-1]
-    sums = np.zeros((batch, time + 2, 2 * height + 2, 2 * width + 2, kernel.shape[-1]))
-    for t in range(3):
-        for i in range(4):
-            for j in range(4):
-                sums[:, t : t + time, i : i + 2 * height : 2, j : j + 2 * width : 2] += (
-                    x @ torch_kernel[t, i, j]
-                )
-    return sums[:, 1:-1, 1:-1, 1:-1]
-
-
 def transposed(inputs, kernel, bias, implementation):
     """The transposed convolution alone: behind a gate that is wide open."""
     channels = kernel.shape[-1]
     gate = jnp.zeros((channels, channels), kernel.dtype), jnp.full(channels, 40, kernel.dtype)
     return pk.gated_conv3d_transpose(inputs, kernel, bias, *gate, implementation=implementation)
-
-
-def oracle_gate(x, kernel, bias):
-    mean = x.mean(axis=(1, 2, 3))
-    return x / (1 + np.exp(-(mean @ kernel + bias)))[:, None, None, None]
-
-
-def leaky_relu(x):
-    return np.where(x >= 0, x, 0.2 * x)
 
 
 def as_jax(array, dtype):

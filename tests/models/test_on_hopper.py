@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network on Hopper's kernels, as far as a machine without a GPU can tell: it lowers."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pallas_kernels as pk
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+from flavr_jax.models.presets import PRESETS
+
+
+def abstract(config, dtype, batch, height, width):
+    leaves = flavr.parameter_shapes(config)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), leaves)
+    return params, jax.ShapeDtypeStruct((batch, config.n_inputs, height, width, 3), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("preset", "dtype", "batch", "height", "width"),
+    [("flavr_2x", "bfloat16", 1, 720, 1280), ("default", "float16", 3, 264, 456)],
+)
+def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height, width):
+    config = PRESETS[preset]
+    apply = partial(flavr.apply, config)
+    arguments = abstract(config, dtype, batch, height, width)
+    with pk.assume_hopper():
+        choices = pk.explain(apply, *arguments)
+        lowered = jax.jit(apply).trace(*arguments).lower(lowering_platforms=("cuda",))
+    assert [choice.implementation for choice in choices] == ["mosaic_gpu"] * 27
+    assert "mosaic_gpu" in lowered.as_text()
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"upsampling": "trilinear"},
+        {"join": "add", "batch_norm": True},
+        {"encoder": "r2plus1d"},
+        {"encoder": "mc3", "n_inputs": 5},
+    ],
+    ids=str,
+)
+def test_variants_take_the_kernels_where_they_can_and_say_where_not(variant):
+    config = ModelConfig(width=32, **variant)
+    arguments = abstract(config, jnp.bfloat16, 1, 64, 64)
+    with pk.assume_hopper():
+        choices = pk.explain(partial(flavr.apply, config), *arguments)
+    refused = [choice for choice in choices if choice.implementation != "mosaic_gpu"]
+    assert all(choice.operation == "gate" or "multiples of 16" in str(choice) for choice in refused)
+    assert len(refused) < len(choices) / 2 or config.encoder == "r2plus1d"
+
+
+def test_float32_takes_the_formulation_for_xla_everywhere():
+    config = PRESETS["default"]
+    with pk.assume_hopper():
+        choices = pk.explain(
+            partial(flavr.apply, config), *abstract(config, jnp.float32, 1, 64, 64)
+        )
+    assert {choice.implementation for choice in choices} == {"xla"}

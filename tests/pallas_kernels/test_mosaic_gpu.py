@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Mosaic GPU kernels without a GPU: interpreted step by step, and lowered for one.
+
+Expected values are float64 sums over taps of the same 16-bit inputs. What the kernels do on a real
+GPU is checked in test_hopper.py, which needs one.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+import pallas_kernels as pk
+from pallas_kernels import _device, _hopper, _tuning
+from pallas_kernels._means import mean_of_convolution
+from tests.pallas_kernels.oracles import (
+    draw,
+    leaky_relu,
+    oracle_conv3d,
+    oracle_conv3d_transpose,
+    oracle_gate,
+)
+
+needs_interpreter = pytest.mark.skipif(
+    not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11, and so Python ≥ 3.12"
+)
+# Of the largest value: half a unit in the last place of the output (8 or 11 bits), and as much
+# again for what rounding a large sum costs a small one.
+TOLERANCE = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 1e-6}
+
+
+def rounded(array, dtype):
+    """An array of the type, and what it holds in float64."""
+    array = jnp.asarray(array, dtype)
+    return array, np.asarray(array, np.float64)
+
+
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape
+    error = np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+    assert error < TOLERANCE[actual.dtype.name]
+
+
+def assert_totals(feature_map):
+    sums = np.asarray(feature_map.values, np.float64).sum(axis=(2, 3))
+    # The totals are of the values before they were rounded for storage.
+    tolerance = 1e-3 * np.abs(np.asarray(feature_map.values, np.float64)).sum(axis=(2, 3)).max()
+    assert np.abs(np.asarray(feature_map.totals) - sums).max() < tolerance
+
+
+@needs_interpreter
+@pytest.mark.parametrize(
+    ("dtype", "time", "size", "pixels", "stride"),
+    [
+        ("bfloat16", 3, (3, 3, 3), (9, 7), (1, 1, 1)),  # the whole clip in a tile
+        ("float16", 5, (3, 1, 1), (3, 9), (1, 1, 1)),  # a frame in a tile
+        ("float16", 1, (1, 3, 3), (5, 10), (1, 2, 2)),  # an odd height
+    ],
+)
+def test_conv3d_scales_adds_and_activates_in_one_go(dtype, time, size, pixels, stride):
+    x, x64 = rounded(draw(1, time, *pixels, 16), dtype)
+    y, y64 = rounded(draw(1, time, *pixels, 32, seed=1), dtype)
+    kernel, kernel64 = rounded(draw(*size, 48, 16, seed=2) / 8, dtype)
+    bias, bias64 = rounded(draw(16, seed=3), dtype)
+    scale = np.abs(draw(1, 16, seed=4)).astype(np.float32)
+    sums = oracle_conv3d(np.concatenate([x64, y64], axis=-1), kernel64, stride) + bias64
+    residual, residual64 = rounded(draw(*sums.shape, seed=5), dtype)
+    with pk.interpret():
+        actual = pk.conv3d(
+            (x, y),
+            kernel,
+            bias,
+            stride=stride,
+            scale=jnp.asarray(scale),
+            residual=residual,
+            activation="leaky_relu",
+            with_totals=True,
+            implementation="mosaic_gpu",
+        )
+    assert_close(actual.values, leaky_relu(sums * scale[:, None, None, None] + residual64))
+    assert_totals(actual)
+
+
+@needs_interpreter
+def test_the_stem_reads_three_channels():
+    x, x64 = rounded(draw(1, 2, 6, 9, 3), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 7, 7, 3, 16, seed=1) / 8, "bfloat16")
+    with pk.interpret():
+        actual = pk.conv3d(x, kernel, stride=(1, 2, 2), implementation="mosaic_gpu")
+    assert_close(actual.values, oracle_conv3d(x64, kernel64, (1, 2, 2)))
+
+
+@needs_interpreter
+def test_a_gate_is_known_before_the_convolution_runs():
+    x, x64 = rounded(draw(2, 2, 5, 6, 16), "float16")
+    kernel, kernel64 = rounded(draw(3, 3, 3, 16, 16, seed=1) / 8, "float16")
+    gate, gate64 = rounded(draw(16, 16, seed=2), "float16")
+    bias, bias64 = rounded(draw(16, seed=3), "float16")
+    residual, residual64 = rounded(draw(2, 2, 5, 6, 16, seed=4), "float16")
+    with pk.interpret():
+        actual = pk.gated_conv3d(
+            x,
+            kernel,
+            bias,
+            gate,
+            bias,
+            residual=residual,
+            activation="relu",
+            with_totals=True,
+            implementation="mosaic_gpu",
+        )
+    gated = oracle_gate(oracle_conv3d(x64, kernel64) + bias64, gate64, bias64)
+    assert_close(actual.values, np.maximum(gated + residual64, 0))
+    assert_totals(actual)
+
+
+@needs_interpreter
+def test_the_transposed_convolution_is_four_phases():
+    x, x64 = rounded(draw(1, 2, 3, 9, 16), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 4, 4, 16, 16, seed=1) / 8, "bfloat16")
+    gate, gate64 = rounded(draw(16, 16, seed=2), "bfloat16")
+    bias, bias64 = rounded(draw(16, seed=3), "bfloat16")
+    with pk.interpret():
+        actual = pk.gated_conv3d_transpose(
+            x, kernel, bias, gate, bias, with_totals=True, implementation="mosaic_gpu"
+        )
+    sums = oracle_conv3d_transpose(x64, kernel64) + bias64
+    assert_close(actual.values, oracle_gate(sums, gate64, bias64))
+    assert_totals(actual)
+
+
+@needs_interpreter
+def test_conv2d_mirrors_and_returns_float32():
+    x, x64 = rounded(draw(1, 5, 9, 16), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 7, 16, 3, seed=1) / 8, "bfloat16")
+    bias, bias64 = rounded(draw(3, seed=2), "bfloat16")
+    with pk.interpret():
+        actual = pk.conv2d(
+            x,
+            kernel,
+            bias,
+            padding="reflect",
+            out_dtype=jnp.float32,
+            implementation="mosaic_gpu",
+        )
+    padded = np.pad(x64, ((0, 0), (1, 1), (3, 3), (0, 0)), mode="reflect")
+    expected = oracle_conv3d(padded[:, None], kernel64[None])[:, 0, 1:-1, 3:-3] + bias64
+    assert_close(actual, expected)
+
+
+@needs_interpreter
+def test_without_padding_in_time_frames_are_fused():
+    x, x64 = rounded(draw(1, 4, 3, 9, 16), "bfloat16")
+    kernel, kernel64 = rounded(draw(4, 1, 1, 16, 16, seed=1) / 8, "bfloat16")
+    with pk.interpret():
+        actual = pk.conv3d(x, kernel, pad_time=False, implementation="mosaic_gpu").values
+    assert_close(actual, np.einsum("bthwc,tcd->bhwd", x64, kernel64[:, 0, 0])[:, None])
+
+
+@needs_interpreter
+def test_the_gradient_is_that_of_the_definition():
+    x, _ = rounded(draw(1, 2, 3, 4, 16), "float16")
+    kernel, _ = rounded(draw(1, 3, 3, 16, 16, seed=1) / 8, "float16")
+    gate, _ = rounded(draw(16, 16, seed=2), "float16")
+    bias, _ = rounded(draw(16, seed=3), "float16")
+
+    def objective(arguments, implementation):
+        y = pk.gated_conv3d(*arguments, bias, with_totals=True, implementation=implementation)
+        y = pk.conv3d(y, arguments[1], activation="relu", implementation=implementation)
+        return (y.values.astype(jnp.float32) ** 2).sum()
+
+    arguments = (x, kernel, bias, gate)
+    with pk.interpret():
+        ours = jax.grad(objective)(arguments, "mosaic_gpu")
+    in_float32 = jax.tree.map(lambda a: a.astype(jnp.float32), arguments)
+    defined = jax.grad(objective)(in_float32, "reference")
+    for actual, expected in zip(ours, defined):
+        error = np.linalg.norm((actual - expected).ravel()) / np.linalg.norm(expected.ravel())
+        assert error < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("size", "phases"),
+    [((3, 3, 3), 1), ((1, 3, 3), 1), ((3, 1, 1), 1), ((3, 4, 4), 2)],
+)
+@pytest.mark.parametrize("shape", [(4, 5, 6), (1, 1, 1), (2, 1, 3)])
+def test_the_mean_of_a_convolution_follows_from_sums_over_its_input(shape, size, phases):
+    x, y = draw(2, *shape, 3), draw(2, *shape, 4, seed=1)
+    kernel, bias = draw(*size, 7, 5, seed=2), draw(5, seed=3)
+    oracle = oracle_conv3d if phases == 1 else oracle_conv3d_transpose
+    arrays = [jnp.asarray(a, jnp.float32) for a in (x, y, kernel, bias)]
+    totals = tuple(a.sum(axis=(2, 3)) for a in arrays[:2])
+    actual = mean_of_convolution(tuple(arrays[:2]), totals, *arrays[2:], phases=phases)
+    expected = (oracle(np.concatenate([x, y], axis=-1), kernel) + bias).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+SHAPES = [
+    jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((1, 2, 8, 8, 16), (3, 3, 3, 16, 16))
+]
+
+
+def test_named_kernels_do_not_fall_back_where_they_cannot_run():
+    x, kernel = (jnp.zeros(shape.shape, shape.dtype) for shape in SHAPES)
+    with pytest.raises(NotImplementedError, match="Hopper GPU, and the default device is a CPU"):
+        pk.conv3d(x, kernel, implementation="mosaic_gpu")
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "reason"),
+    [
+        ((1, 2, 8, 8, 16, "float32"), (3, 3, 3, 16, 16, "float32"), "got float32"),
+        ((1, 2, 8, 8, 24, "bfloat16"), (3, 3, 3, 24, 16, "bfloat16"), r"\[24, 16\]"),
+        ((1, 2, 8, 8, 16, "bfloat16"), (1, 9, 9, 16, 16, "bfloat16"), "up to 7 taps"),
+    ],
+)
+def test_a_refusal_names_its_reason_and_none_takes_another(x, kernel, reason):
+    *x, x_dtype = x
+    *kernel, kernel_dtype = kernel
+    arrays = (
+        jax.ShapeDtypeStruct(tuple(x), x_dtype),
+        jax.ShapeDtypeStruct(tuple(kernel), kernel_dtype),
+    )
+    with pk.assume_hopper():
+        with pytest.raises(NotImplementedError, match=reason):
+            jax.eval_shape(partial(pk.conv3d, implementation="mosaic_gpu"), *arrays)
+        (choice,) = pk.explain(pk.conv3d, *arrays)
+    assert choice.implementation == "xla"
+    assert "mosaic_gpu" in choice.refused
+
+
+def test_mixed_types_are_refused():
+    x, kernel = SHAPES[0], jax.ShapeDtypeStruct((3, 3, 3, 16, 16), jnp.float16)
+    with pk.assume_hopper(), pytest.raises(NotImplementedError, match="bfloat16 and float16"):
+        jax.eval_shape(partial(pk.conv3d, implementation="mosaic_gpu"), x, kernel)
+
+
+def test_explain_tells_choices_apart_by_device():
+    (here,) = pk.explain(pk.conv3d, *SHAPES)
+    assert here.implementation == "xla"
+    assert str(here).startswith(
+        "conv3d bfloat16[1,2,8,8,16] bfloat16[3,3,3,16,16]: xla; not mosaic"
+    )
+    with pk.assume_hopper():
+        (there,) = pk.explain(pk.conv3d, *SHAPES)
+    assert (there.implementation, there.refused) == ("mosaic_gpu", {})
+
+
+def works():
+    """Every size class of the network: from tiny maps to 4K, one to eight samples."""
+    for batch, height, width in ((1, 2, 2), (1, 32, 56), (8, 128, 224), (1, 1080, 1920)):
+        for depth, channels in ((16, 16), (64, 64), (48, 96), (512, 512), (128, 32)):
+            for kernel, stride, phases in (
+                ((3, 3, 3), 1, 1),
+                ((3, 3, 3), 2, 1),
+                ((1, 1, 1), 2, 1),
+                ((3, 4, 4), 1, 2),
+            ):
+                yield _tuning.Work(
+                    kernel, stride, phases, batch, 4, 4, height, width, (depth,), channels
+                )
+
+
+@pytest.mark.parametrize("work", list(works()), ids=lambda work: work.key)
+def test_chosen_tiles_fit_the_device(work):
+    config = _tuning.choose(work, 132)
+    pixels = config.rows * config.columns
+    assert pixels % 128 == 0  # two warpgroups of 64 rows
+    assert config.columns % 8 == 0
+    assert work.channels % config.channels == 0
+    assert pixels // 2 * config.channels * config.frames <= 128 * 128  # registers for the sums
+    chunk = min(size & -size for size in (*work.in_channels, config.channels, 64))
+    vertical = 1 if work.stride == 2 else work.kernel[1] // work.phases
+    box = config.frames * (config.rows + vertical - 1) * config.columns * chunk * 2
+    piece = (work.kernel[0] if config.frames > 1 else 1) * chunk * config.channels * 2
+    store = min(config.channels & -config.channels, 64)
+    staged = pixels * store * 2 * config.store_slots
+    rings = config.input_slots * box + config.weight_slots * piece
+    assert rings + staged + 2 * 1024 + 256 <= _device.SHARED_MEMORY
+    assert (config.frames * config.channels // store) % config.store_slots == 0
+
+
+def test_channels_that_cannot_be_tiled_are_refused():
+    work = _tuning.Work((1, 1, 1), 1, 1, 1, 1, 1, 8, 8, (16,), 24)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        _tuning.choose(work, 132)
+
+
+def test_scale_and_offset_are_the_biased_scaling():
+    sums, bias, scale = (jnp.asarray(draw(2, 4, seed=n), jnp.float32) for n in range(3))
+    factor, offset = _hopper.scale_and_offset(scale, bias[0])
+    np.testing.assert_allclose(
+        sums * factor + offset, (sums + bias[0]) * scale, rtol=1e-5, atol=1e-6
+    )
