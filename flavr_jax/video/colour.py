@@ -25,7 +25,17 @@ from jax import Array
 from flavr_jax.typing import Frame
 from flavr_jax.video.layout import Layout
 
-__all__ = ["RGB", "SRGB", "UNTAGGED", "Colour", "from_rgb", "repacked", "samples", "to_rgb"]
+__all__ = [
+    "RGB",
+    "SRGB",
+    "UNTAGGED",
+    "Colour",
+    "from_rgb",
+    "repacked",
+    "samples",
+    "standard",
+    "to_rgb",
+]
 
 RGB, UNTAGGED = 0, 2
 # H.273 matrix → luma's share of red and blue: BT.709, FCC, BT.601 (two tags), SMPTE 240M,
@@ -57,6 +67,8 @@ class Colour:
         primaries: 2 is untagged.
         transfer: 2 is untagged.
         siting: where chroma samples lie, as FFmpeg's AVChromaLocation; 0 is untagged.
+        headroom: the RGB that this becomes has room for what limited levels leave below black and
+            above white, which cameras use: 0 to 255 are levels 0 to 255, not 16 to 235.
     """
 
     matrix: int = UNTAGGED
@@ -64,6 +76,7 @@ class Colour:
     primaries: int = UNTAGGED
     transfer: int = UNTAGGED
     siting: int = 0
+    headroom: bool = False
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Colour:
@@ -76,6 +89,11 @@ class Colour:
             transfer=int(frame.color_trc),
             siting=int(getattr(frame, "chroma_location", 0)),  # PyAV 18 does not tell
         )
+
+    def with_headroom(self) -> Colour:
+        """The same with headroom, where levels are limited."""
+        limited = self.levels != ColorRange.JPEG and self.matrix != RGB
+        return dataclasses.replace(self, headroom=limited)
 
     def matrix_used(self, height: int) -> int:
         """The matrix to convert by.
@@ -135,6 +153,14 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
     return frame
 
 
+def standard(pixels: Frame, colour: Colour) -> Frame:
+    """RGB or RGBA as displays and image files want it, without headroom."""
+    if not colour.headroom:
+        return pixels
+    form = {(3, 1): "rgb24", (4, 1): "rgba", (3, 2): "rgb48le", (4, 2): "rgba64le"}
+    return from_rgb(pixels, form[pixels.shape[2], pixels.itemsize], colour).to_ndarray()
+
+
 def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     """The same samples in another pixel format of the same content, or the closest to it."""
     if frame.format.name == pixel_format:
@@ -168,7 +194,7 @@ class _Form:
 class _Numbers(NamedTuple):
     """Luma's share of red and blue, and levels.
 
-    They are those of black and of no chroma, the spans from black to white and between the extremes
+    They are those of RGB's 0 and of no chroma, the spans from RGB's 0 to 1 and between the extremes
     of chroma, and the highest of all.
     """
 
@@ -185,14 +211,12 @@ def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbe
     layout = Layout.of(planar)
     scale, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
     full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
-    numbers = _Numbers(
-        *_WEIGHTS[colour.matrix_used(height)],
-        black=0.0 if full else 16 * scale,
-        middle=128 * scale,
-        luma=top if full else 219 * scale,
-        chroma=top if full else 224 * scale,
-        top=top,
-    )
+    black, luma, chroma = (0.0, top, top) if full else (16 * scale, 219 * scale, 224 * scale)
+    if colour.headroom:
+        wider = 255 / 219
+        black, luma, chroma = black - luma * 16 / 219, luma * wider, chroma * wider
+    kr, kb = _WEIGHTS[colour.matrix_used(height)]
+    numbers = _Numbers(kr, kb, black, 128 * scale, luma, chroma, top)
     form = _Form(
         layout=dataclasses.replace(layout, bits=layout.pixel_bits),
         on_column=colour.siting in _ON_COLUMN,
@@ -224,7 +248,7 @@ def _decode(
     colours = [plane.astype(jnp.float32) for plane in planes]
     alpha = [colours.pop() / numbers.top] if layout.alpha else []
     if layout.kind == "rgb":
-        green, blue, red = (plane / numbers.top for plane in colours)
+        green, blue, red = ((plane - numbers.black) / numbers.luma for plane in colours)
     else:
         luma = (colours[0] - numbers.black) / numbers.luma
         red = green = blue = luma
@@ -248,7 +272,7 @@ def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
     layout = form.layout
     most = 255 if pixels.dtype == jnp.uint8 else 65535
     red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
-    planes = [green * numbers.top, blue * numbers.top, red * numbers.top]
+    planes = [part * numbers.luma + numbers.black for part in (green, blue, red)]
     if layout.kind != "rgb":
         kr, kb = numbers.kr, numbers.kb
         luma = kr * red + (1 - kr - kb) * green + kb * blue

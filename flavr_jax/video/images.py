@@ -24,12 +24,12 @@ from av.error import FFmpegError
 
 from flavr_jax.typing import Frame
 from flavr_jax.video import exr
-from flavr_jax.video.colour import SRGB, to_rgb
+from flavr_jax.video.colour import SRGB, Colour, standard, to_rgb
 from flavr_jax.video.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame, claim
 from flavr_jax.video.layout import Layout
 
-__all__ = ["ImageFolder", "ImageFolderWriter", "displayed", "is_linear"]
+__all__ = ["ImageFolder", "ImageFolderWriter", "displayed", "is_linear", "without_headroom"]
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +187,11 @@ class ImageFolderWriter:
     def _same(self, path: Path) -> bool:
         suffixes = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
         return path.suffix.lower() in suffixes.get(self._kind, (f".{self._kind}",))
+
+
+def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
+    """A frame for outputs that have no headroom."""
+    return dataclasses.replace(frame, pixels=standard(frame.pixels, colour))
 
 
 def is_linear(info: ClipInfo) -> bool:

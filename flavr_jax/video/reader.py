@@ -79,7 +79,11 @@ class RawVideo:
 
 
 def open_source(
-    path: Path, *, rate: Fraction = Fraction(24), raw: RawVideo | None = None
+    path: Path,
+    *,
+    rate: Fraction = Fraction(24),
+    raw: RawVideo | None = None,
+    headroom: bool = False,
 ) -> FrameSource:
     """A frame source: a video file, a folder of images, an animated WebP, or ``-`` for a pipe.
 
@@ -87,12 +91,14 @@ def open_source(
         path: where it is.
         rate: of a folder of images.
         raw: what a file or pipe of bare pictures holds.
+        headroom: as in ``VideoReader``; for pixels that go into a video again, so that made frames
+            are as bright as originals beyond white.
     """
     if path.is_dir():
         return ImageFolder(path, rate=rate)
     if path.suffix.lower() == ".webp":
         return WebPReader(path)
-    return VideoReader(path, raw=raw)
+    return VideoReader(path, raw=raw, headroom=headroom)
 
 
 def as_fraction(value: Any) -> Fraction | None:
@@ -159,12 +165,13 @@ class VideoReader:
     turned stay so: ``info.display_matrix`` tells how to show them.
     """
 
-    def __init__(self, path: Path, *, raw: RawVideo | None = None) -> None:
+    def __init__(self, path: Path, *, raw: RawVideo | None = None, headroom: bool = False) -> None:
         """Open ``path`` and decode its first frame.
 
         Args:
             path: a file, or ``-`` for a pipe on standard input, which can be read once.
             raw: what is in a file or pipe of bare pictures.
+            headroom: whether pixels keep what limited levels have beyond black and white.
 
         Raises:
             OSError: the file is missing or cannot be read.
@@ -184,6 +191,9 @@ class VideoReader:
                 reason = f": {self.damage}" if self.damage else ""
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
             self.info = _info(container, stream, first)
+            if headroom:
+                colour = self.info.colour.with_headroom()
+                self.info = dataclasses.replace(self.info, colour=colour)
             failed.pop_all()
         self._start = timeline_start(container)
         self._frames: Iterator[av.VideoFrame] | None = itertools.chain([first], frames)

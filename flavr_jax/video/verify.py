@@ -11,7 +11,7 @@ import numpy as np
 
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import FrameSource, Origin, TimedFrame
-from flavr_jax.video.images import displayed, is_linear
+from flavr_jax.video.images import displayed, is_linear, without_headroom
 from flavr_jax.video.orientation import upright
 
 __all__ = ["Comparison", "compare", "recorded"]
@@ -115,6 +115,8 @@ def _shown(source: FrameSource, output: FrameSource, frame: TimedFrame) -> Frame
     matrix = source.info.display_matrix
     if matrix is not None and output.info.display_matrix is None:
         frame = upright(matrix, frame)
+    if source.info.colour.headroom and not output.info.colour.headroom:
+        frame = without_headroom(source.info.colour, frame)
     if is_linear(source.info) and not is_linear(output.info):
         frame = displayed(frame)
     return frame.pixels

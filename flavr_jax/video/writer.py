@@ -29,7 +29,7 @@ from flavr_jax.video.colour import from_rgb, repacked
 from flavr_jax.video.encoders import ENCODERS, Encoding, check_encoder, options_of
 from flavr_jax.video.formats import container_of, encoder_for, pixel_format_for
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame, claim
-from flavr_jax.video.images import ImageFolderWriter, displayed, is_linear
+from flavr_jax.video.images import ImageFolderWriter, displayed, is_linear, without_headroom
 from flavr_jax.video.layout import Layout
 from flavr_jax.video.orientation import upright, upright_info
 from flavr_jax.video.reader import explained
@@ -88,6 +88,8 @@ def open_sink(
         matrix = None  # stays as it is
     if not is_video:
         sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
+        if info.colour.headroom:
+            sink = MappedSink(sink, functools.partial(without_headroom, info.colour))
     elif container_of(name).codecs == ("gif",):
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)

@@ -148,8 +148,8 @@ def ffmpeg():
 def pass_through():
     """Read a file and write it with a made frame, the mean, inside each interval."""
 
-    def run(source, name, *, stretch=1, encoding=None):
-        reader = open_source(source)
+    def run(source, name, *, stretch=1, encoding=None, headroom=True):
+        reader = open_source(source, headroom=headroom)
         info = dataclasses.replace(
             reader.info, rate=2 * reader.info.rate / stretch, time_base=reader.info.time_base / 2
         )

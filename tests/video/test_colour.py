@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from flavr_jax.video.colour import RGB, SRGB, Colour, from_rgb, repacked, to_rgb
+from flavr_jax.video.colour import RGB, SRGB, Colour, from_rgb, repacked, standard, to_rgb
 from flavr_jax.video.layout import Layout
 
 # H.273 matrix → (Kr, Kb) of ITU-R BT.709, BT.601 and BT.2020.
@@ -110,6 +110,25 @@ def test_what_rgb_cannot_show_is_clipped():
     frame = picture("yuv444p", luma=(236, 255), chroma=1)
     back = from_rgb(to_rgb(frame, Colour(1, 1)), "yuv444p", Colour(1, 1))
     assert arrays(back)[0].max() == 235
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "gray"])
+def test_with_headroom_what_is_beyond_black_and_white_comes_back(pix_fmt):
+    frame = picture(pix_fmt, luma=(4, 252), chroma=2)
+    colour = Colour(1, 1).with_headroom()
+    back = from_rgb(to_rgb(frame, colour), pix_fmt, colour)
+    errors = [np.abs(a.astype(int) - b).max() for a, b in zip(arrays(frame), arrays(back))]
+    assert errors[0] == 0
+    assert max(errors) <= 1
+
+
+def test_headroom_is_taken_off_for_displays():
+    frame = picture("yuv444p")
+    wide, plain = Colour(1, 1).with_headroom(), Colour(1, 1)
+    shown = standard(to_rgb(frame, wide), wide).astype(int)
+    assert np.abs(shown - to_rgb(frame, plain)).max() <= 1
+    assert not Colour(1, 2).with_headroom().headroom
+    assert not SRGB.with_headroom().headroom
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "gray10le", "gray12le"])
