@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import itertools
 import os
 import shutil
@@ -24,7 +23,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from flavr_jax.data.sequences import Clip, Picture, Sequence, decode, regular
+from flavr_jax.data.sequences import Clip, Picture, Sequence, decode, encode, regular
 
 __all__ = ["Encoding", "PackedClip", "is_packed", "pack", "read"]
 
@@ -211,21 +210,13 @@ def _encode(frame: tuple[Clip, int], *, encoding: Encoding, short_side: int | No
     clip, index = frame
     if encoding == "original":
         return clip.encoded(index)
-    image = Image.fromarray(clip.read(index))
-    if short_side is not None and min(image.size) > short_side:
-        scale = short_side / min(image.size)
-        size = round(image.width * scale), round(image.height * scale)
-        image = image.resize(
-            size, Image.Resampling.BOX if scale <= 0.5 else Image.Resampling.LANCZOS
-        )
-    file = io.BytesIO()
-    options: dict[str, dict[str, Any]] = {
-        "png": {"format": "PNG", "compress_level": 1},
-        "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-        "raw": {"format": "PPM"},
-    }
-    image.save(file, **options[encoding])
-    return file.getvalue()
+    picture = clip.read(index)
+    if short_side is not None and min(picture.shape[:2]) > short_side:
+        scale = short_side / min(picture.shape[:2])
+        size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+        kind = Image.Resampling.BOX if scale <= 0.5 else Image.Resampling.LANCZOS
+        picture = np.asarray(Image.fromarray(picture).resize(size, kind))
+    return encode(picture, encoding)
 
 
 def _tfds() -> Any:

@@ -25,6 +25,7 @@ from flavr_jax.data import (
     vimeo90k,
     xtest,
 )
+from flavr_jax.data.folder import CutFinder
 from flavr_jax.data.sequences import Sequence
 
 __all__ = ["SOURCES", "Average", "DataSet", "data_set"]
@@ -45,26 +46,33 @@ class DataSet:
         crop: height and width cut from the centre; None keeps whole frames.
         average: what a mean is over, where this protocol's numbers are published.
         note: whose numbers these are, and how they may differ.
+        has_cuts: whether its clips may change from one scene to another, as anybody's videos do.
     """
 
     name: str
-    reader: Callable[[Path], list[Sequence]]
+    reader: Callable[..., list[Sequence]]
     layout: str
     inputs: str
     crop: tuple[int, int] | None = None
     average: Average = "samples"
     note: str = ""
+    has_cuts: bool = False
 
-    def read(self, root: Path) -> list[Sequence]:
+    def read(self, root: Path, *, find_cuts: CutFinder | None = None) -> list[Sequence]:
         """The sequences, cropped as the protocol has it; nothing is decoded yet.
 
         Args:
             root: the folder in the official layout, or one that it was packed to.
+            find_cuts: splits clips that may have cuts into shots.
 
         Raises:
             FileNotFoundError: when the folder does not have the layout.
         """
-        reader = array_record.read if array_record.is_packed(root) else self.reader
+        reader = self.reader
+        if array_record.is_packed(root):
+            reader = array_record.read
+        elif self.has_cuts and find_cuts is not None:
+            reader = partial(self.reader, find_cuts=find_cuts)
         return [dataclasses.replace(each, crop=self.crop) for each in reader(root)]
 
     def card(self) -> list[tuple[str, str]]:
@@ -183,6 +191,7 @@ _ALL = [
             _high_rate(factor),
             average="sequences",
             note="your own clips; no published numbers",
+            has_cuts=True,
         )
         for factor in (2, 4, 8)
     ),

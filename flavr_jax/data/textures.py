@@ -9,15 +9,19 @@ on the sub-pixel position, and a network would learn to read the motion off that
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
+from PIL import Image, ImageOps
 
 from flavr_jax.data.motion import normal
+from flavr_jax.data.sequences import IMAGES, decode
 
-__all__ = ["colour", "coverage", "pack", "sample"]
+__all__ = ["colour", "coverage", "pack", "read_folder", "sample"]
 
 
 def colour(
@@ -148,6 +152,26 @@ def sample(
         return upper + to_bottom * (lower - upper)
 
     return [channel(shift) for shift in (0, 8, 16, 24)]
+
+
+def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images side side 3"]:
+    """The images in a folder and below it, scaled and cut to squares, to cut textures from.
+
+    Those with fewer than ``side`` pixels on their shorter side are left out: enlarged, they would
+    have no detail.
+
+    Raises:
+        FileNotFoundError: when there is no image, or none is large enough.
+    """
+    found = []
+    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGES):
+        picture = decode(path.read_bytes(), where=str(path))
+        if min(picture.shape[:2]) >= side:
+            square = ImageOps.fit(Image.fromarray(picture), (side, side), Image.Resampling.LANCZOS)
+            found.append(np.asarray(square))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no image of {side}×{side} pixels or more.")
+    return np.stack(found)
 
 
 def _address(

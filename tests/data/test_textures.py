@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from flavr_jax.data import textures
 
@@ -59,3 +60,15 @@ def test_smooth_textures_have_the_spectrum_of_natural_images():
     fine = power[(radius > 32) & (radius < 64)].mean()
     # Amplitude 1/f to 1/f²: three octaves cost a factor of 8² to 8⁴ in power.
     assert 8**1.5 < coarse / fine < 8**4.5
+
+
+def test_a_folder_of_images_becomes_squares_without_the_small_ones(tmp_path):
+    (tmp_path / "below").mkdir()
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = (10, 20, 30)
+    Image.fromarray(wide).save(tmp_path / "below/wide.png")
+    Image.fromarray(wide[:8]).save(tmp_path / "small.png")
+    found = textures.read_folder(tmp_path, side=16)
+    np.testing.assert_array_equal(found, np.broadcast_to([10, 20, 30], (1, 16, 16, 3)))
+    with pytest.raises(FileNotFoundError, match="64×64 pixels or more"):
+        textures.read_folder(tmp_path, side=64)
