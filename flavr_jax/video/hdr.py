@@ -20,6 +20,7 @@ __all__ = ["StaticHDR", "template"]
 
 # libavutil's AVMasteringDisplayMetadata: ten rationals, and which of them count.
 _RATIONALS = struct.Struct("=20i2i")
+_MOVING = ("DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DOVI_RPU_BUFFER")
 _LIGHT = struct.Struct("=2I")
 
 
@@ -47,6 +48,14 @@ class StaticHDR:
         mastering = _mastering(bytes(display)) if display else None
         levels = _LIGHT.unpack_from(bytes(light)) if light else None
         return cls(mastering, levels) if mastering or levels else None
+
+    @staticmethod
+    def moving(frame: av.VideoFrame) -> bool:
+        """Whether a frame has metadata that changes from frame to frame: HDR10+, Dolby Vision."""
+        try:
+            return any(frame.side_data.get(name) for name in _MOVING)
+        except ValueError:  # as above
+            return False
 
     def parameters(self, encoder: str) -> list[str]:
         """For an encoder's own parameter string; empty where the container has to carry it."""

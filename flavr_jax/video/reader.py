@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -43,6 +44,8 @@ __all__ = [
     "timeline_start",
 ]
 
+
+logger = logging.getLogger(__name__)
 
 PIPE = Path("-")
 """Standard input."""
@@ -191,6 +194,7 @@ class VideoReader:
                 reason = f": {self.damage}" if self.damage else ""
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
             self.info = _info(container, stream, first)
+            self._tell_of_losses(container, first)
             if headroom:
                 colour = self.info.colour.with_headroom()
                 self.info = dataclasses.replace(self.info, colour=colour)
@@ -200,6 +204,18 @@ class VideoReader:
         if path != PIPE:
             self._frames = None
             self._opened.close()
+
+    def _tell_of_losses(self, container: InputContainer, frame: av.VideoFrame) -> None:
+        """A line for each thing that is not carried on."""
+        if frame.interlaced_frame:
+            logger.warning(
+                "%s is interlaced; its two fields are taken for one picture. Deinterlace it first.",
+                self.path,
+            )
+        if StaticHDR.moving(frame):
+            logger.warning("%s: HDR10+ and Dolby Vision metadata are left out.", self.path)
+        if self.path == PIPE and len(container.streams) > 1:
+            logger.warning("Only pictures are read from a pipe; sound and subtitles are left out.")
 
     def __iter__(self) -> Iterator[TimedFrame]:
         if self.path != PIPE:

@@ -97,7 +97,8 @@ class OtherStreams:
 
     def _add(self, stream: Stream) -> None:
         if isinstance(stream, VideoStream):
-            kept = not stream.disposition & Disposition.attached_pic or self._add_cover(stream)
+            cover = stream.disposition & Disposition.attached_pic
+            kept = self._add_cover(stream) if cover else stream == _pictures(self._container)
         elif isinstance(stream, AudioStream):
             kept = self._sound == "drop" or self._add_sound(stream)
         else:
@@ -245,9 +246,15 @@ def _holds(muxer: str, stream: Stream) -> bool:
 def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
     """Title, date and so on, of the file and of its video."""
     output.metadata.update(_lasting(source.metadata))
-    pictures = [s for s in source.streams.video if not s.disposition & Disposition.attached_pic]
-    if pictures:
-        _describe(pictures[0], output.streams.video[0])
+    pictures = _pictures(source)
+    if pictures is not None:
+        _describe(pictures, output.streams.video[0])
+
+
+def _pictures(source: InputContainer) -> VideoStream | None:
+    """The stream that is the video."""
+    moving = (s for s in source.streams.video if not s.disposition & Disposition.attached_pic)
+    return next(moving, None)
 
 
 def _describe(source: Stream, target: Stream) -> None:

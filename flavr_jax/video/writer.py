@@ -136,6 +136,9 @@ class VideoWriter:
         self._encoder = encoder_for(str(path), encoding, layout)
         check_encoder(self._encoder)
         options = options_of(self._encoder, encoding, info.hdr)
+        if self._encoder == "libvpx-vp9" and layout.alpha:
+            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
+            options["lag-in-frames"] = "0"
         self._pixel_format = pixel_format_for(
             self._encoder, encoding, self._container_kind, layout, (info.width, info.height)
         )

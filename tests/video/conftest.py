@@ -60,6 +60,7 @@ def make_clip(tmp_path):
         audio: str | None = None,
         cover: bytes | None = None,
         rotation: int = 0,
+        extra_video: str | None = None,
     ) -> Path:
         pts = [Fraction(i, 24) for i in range(5)] if pts is None else pts
         path = tmp_path / name
@@ -68,6 +69,8 @@ def make_clip(tmp_path):
                 container, size, codec=codec, pix_fmt=pix_fmt, tick=tick,
                 options=options or {}, tags=tags, aspect=aspect,
             )  # fmt: skip
+            if extra_video:
+                container.add_stream(extra_video, rate=24, width=32, height=32)
             if rotation:
                 stream.set_display_rotation(rotation)
             sound = container.add_stream(audio, rate=48000, layout="mono") if audio else None

@@ -143,6 +143,36 @@ def test_an_8_bit_source_in_10_bits_does_not_flicker_either(make_clip, pass_thro
     np.testing.assert_array_equal(first, made)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "decoder", "tolerance"),
+    [
+        ("a.webm", "vp9", ["-c:v", "libvpx-vp9"], 0),
+        ("a.mkv", "ffv1", [], 0),
+        ("a.mov", "prores", [], 1),
+    ],
+)
+def test_alpha_is_carried(
+    make_clip, pass_through, ffmpeg, tmp_path, name, codec, decoder, tolerance
+):
+    source = make_clip(
+        "in.mkv", codec="ffv1", pix_fmt="yuva420p", frames=list(noise("yuva420p", 5))
+    )
+    encoding = Encoding(codec, preset="ultrafast", lossless=codec != "prores")
+    pass_through(source, str(tmp_path / name), encoding=encoding)
+    alpha, _ = ffmpeg(
+        *decoder, "-i", tmp_path / name, "-vf", "alphaextract,format=gray", "-f", "rawvideo", "-",
+        "-fps_mode", "passthrough",
+    )  # fmt: skip
+    written = np.frombuffer(alpha, np.uint8).reshape(-1, 48, 64).astype(int)
+    read = [frame.pixels[..., 3] for frame in VideoReader(source)]
+    again = [frame.pixels[..., 3] for frame in VideoReader(tmp_path / name)]
+    again = [a if a.dtype == np.uint8 else a // 257 for a in again]
+    assert len(read) == 5
+    for index, expected in enumerate(read):
+        assert np.abs(written[2 * index] - expected).max() <= tolerance
+        assert np.abs(again[2 * index].astype(int) - expected).max() <= tolerance
+
+
 def _decoded(path):
     with av.open(str(path)) as container:
         yield from container.decode(video=0)

@@ -199,6 +199,13 @@ def test_a_cover_stays_a_cover_in_mp4_and_comes_back(film, pass_through, tmp_pat
             assert [(cover.width, cover.height) for cover in covers] == [(16, 16)]
 
 
+def test_a_second_video_is_left_out_with_one_line(make_clip, pass_through, tmp_path, caplog):
+    source = make_clip("in.mkv", extra_video="mpeg4")
+    pass_through(source, str(tmp_path / "a.mkv"), encoding=FAST)
+    assert kinds(tmp_path / "a.mkv") == [("video", "h264")]
+    assert "left out of the output: video mpeg4." in caplog.text
+
+
 def test_slow_motion_drops_the_sound_and_stretches_subtitles_and_chapters(
     film, pass_through, tmp_path
 ):
