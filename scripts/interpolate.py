@@ -27,28 +27,26 @@ SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4
 class Options:
     """Put new frames between those of a video or a folder of images.
 
-    By default the clip keeps its duration and its audio and gets FACTOR times the frame rate.
+    By default the clip keeps its duration and its audio and gets 8 times the frame rate.
     """
 
     input: Annotated[Path | None, tyro.conf.Positional] = None
     """Video file or folder of images; the bundled clip if left out."""
-    factor: int = 8
-    """How many intervals become of one: 2, 4, 8 from the network, 16 and more by cascade."""
     output: str | None = None
     """A name in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m is a video, one without suffix a
     folder of images, - is a Y4M pipe. Otherwise INPUT_8x.mp4, or INPUT_8x/ for a folder."""
     checkpoint: Path | None = None
     """Directory of the network to use; the bundled one if left out."""
-    slow_motion: bool = False
-    """Keep the frame rate and stretch time by FACTOR; without audio unless --audio says so."""
+    motion: Annotated[stream.Options, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=stream.Options
+    )
+    """What to make of the clip."""
     encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=writer.Encoding
     )
     """How a video is compressed."""
     overwrite: bool = False
     """Replace the output if it exists."""
-    batch: int = 1
-    """Windows computed at a time: more is faster on a large GPU and needs more memory."""
     input_rate: str = "24"
     """Frames per second of a folder of images, such as 25 or 24000/1001."""
 
@@ -57,9 +55,9 @@ def main(options: Options) -> int:
     """Interpolate one clip; 1 when the input was damaged."""
     path = options.input or SAMPLE
     source = reader.open_source(path, rate=timing.parse_rate(options.input_rate))
+    motion = options.motion
     interpolator = flavr_jax.load(options.checkpoint)
-    interpolator.check_factor(options.factor)
-    info = timing.output_info(source.info, options.factor, slow_motion=options.slow_motion)
+    info = timing.output_info(source.info, motion.timing)
     output = options.output or default_output(options, path)
     # A pipe carries pictures only: what there is to say goes to stderr.
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
@@ -67,29 +65,22 @@ def main(options: Options) -> int:
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
     say(f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})")
 
-    interpolate = functools.partial(
-        stream.interpolate,
-        interpolator=interpolator,
-        factor=options.factor,
-        batch=options.batch,
-    )
-    clip = timing.retime(source, interpolate, options.factor, slow_motion=options.slow_motion)
-    started, count = time.monotonic(), 0
+    report = stream.Report()
+    clip = stream.interpolate(source, interpolator, motion, report=report)
+    started = time.monotonic()
     sink = writer.open_sink(
         output,
         info,
         source=path,
-        stretch=Fraction(options.factor if options.slow_motion else 1),
+        stretch=Fraction(motion.timing.stretch),
         encoding=options.encoding,
         overwrite=options.overwrite,
     )
     with sink, contextlib.closing(cli.track(clip, info.frame_count)) as frames:
         for frame in frames:
             sink.write(frame)
-            count += 1
     seconds = time.monotonic() - started
-    frames = (count - 1) // options.factor + 1
-    say(f"{frames} frames → {count} frames in {output}, {seconds:.1f} s")
+    say(f"{report} in {output}, {seconds:.1f} s")
     if source.damage:
         print(
             f"warning: {path} is damaged ({source.damage}); what could be read is done.",
@@ -101,7 +92,11 @@ def main(options: Options) -> int:
 
 def default_output(options: Options, path: Path) -> str:
     """Where the result goes when the user does not say."""
-    name = f"{path.resolve().stem}_{options.factor}x"
+    name = path.resolve().stem
+    if options.motion.slow_motion or options.motion.fps is None:
+        name += f"_{options.motion.timing.factor}x"
+    if options.motion.fps is not None:
+        name += f"_{float(options.motion.fps):.5g}fps"
     if options.input is None:
         return f"outputs/{name}.mp4"
     return f"{name}/" if path.is_dir() else f"{name}.mp4"

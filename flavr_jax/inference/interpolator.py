@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
@@ -20,6 +21,7 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
 from flavr_jax.typing import Frames
+from flavr_jax.video.frames import TimedFrame
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
 
@@ -105,12 +107,16 @@ class Interpolator:
         return _predict(self.config, self._params, rows)[:batch]
 
     def between(
-        self, frames: UInt8[Array | np.ndarray, "time height width 3"], factor: int
-    ) -> UInt8[Array, "intervals between height width 3"]:
+        self, frames: Frames, factor: int
+    ) -> (
+        UInt8[Array, "intervals between height width _channel"]
+        | UInt16[Array, "intervals between height width _channel"]
+    ):
         """The frames inside every interval of ``frames`` that has its full context.
 
         ``n_inputs`` frames make one interval, each further frame one more. The result is on the
-        device and may still be in computation.
+        device and may still be in computation. It has the type and the channels of ``frames``:
+        alpha goes through the network too, as a grey clip, unless it is opaque throughout.
 
         Args:
             frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them.
@@ -119,7 +125,16 @@ class Interpolator:
         intervals = frames.shape[0] - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
         rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        return _between(self.config, self._params, rows, factor)[:intervals]
+        made = _between(self.config, self._params, rows[..., :3], factor)
+        if rows.shape[-1] == 4:
+            opaque = rows[..., 3].min() == np.iinfo(rows.dtype).max
+            if opaque:
+                alpha = jnp.full_like(made[..., :1], np.iinfo(rows.dtype).max)
+            else:
+                grey = np.repeat(rows[..., 3:], 3, axis=-1)
+                alpha = _between(self.config, self._params, grey, factor)[..., 1:2]
+            made = jnp.concatenate([made, alpha], axis=-1)
+        return made[:intervals]
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """``(n − 1) · factor + 1`` frames for n; the given ones are passed through unchanged.
@@ -134,7 +149,10 @@ class Interpolator:
                 f"`frames` is {frames.dtype}{list(frames.shape)}; "
                 "pass uint8 [n, height, width, 3] with n ≥ 1."
             )
-        return np.stack(list(stream.interpolate(frames, self, factor)))
+        self.check_factor(factor)
+        timed = (TimedFrame(one, Fraction(n), Fraction(1)) for n, one in enumerate(frames))
+        options = stream.Options(factor, cut="ignore")
+        return np.stack([made.pixels for made in stream.interpolate(timed, self, options)])
 
 
 def load(path: str | Path | None = None, *, dtype: DTypeLike | None = None) -> Interpolator:
@@ -167,11 +185,12 @@ def _predict(config: ModelConfig, params: flavr.Parameters, windows: Array) -> A
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _between(config: ModelConfig, params: flavr.Parameters, frames: Array, factor: int) -> Array:
     count = frames.shape[0] - config.n_inputs + 1
-    scaled = frames.astype(jnp.float32) / 255
+    most = jnp.iinfo(frames.dtype).max
+    scaled = frames.astype(jnp.float32) / most
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
     step = config.factor // factor
     outputs = _predict(config, params, windows)[:, step - 1 :: step]
-    return jnp.rint(jnp.clip(outputs, 0, 1) * 255).astype(jnp.uint8)
+    return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype)
 
 
 def _bucket(count: int) -> int:

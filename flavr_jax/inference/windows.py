@@ -33,7 +33,8 @@ def _extrapolate(end: list[Frame], step: int) -> Frame:
     if len(end) == 1:
         return end[0]
     first, second = end[0].astype(np.float32), end[1].astype(np.float32)
-    return np.clip(np.rint(first + step * (first - second)), 0, 255).astype(np.uint8)
+    most = np.iinfo(end[0].dtype).max
+    return np.clip(np.rint(first + step * (first - second)), 0, most).astype(end[0].dtype)
 
 
 BOUNDARIES: dict[Boundary, Callable[[list[Frame], int], Frame]] = {
