@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
+from fractions import Fraction
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -26,6 +27,32 @@ __all__ = ["run", "track"]
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _fractions(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Fractions are written such as 60, 23.976 or 60000/1001."""
+    if info.type is not Fraction:
+        return None
+
+    def read(words: list[str]) -> Fraction:
+        try:
+            return Fraction(words[0])
+        except ZeroDivisionError as error:
+            raise ValueError(f"{words[0]} divides by zero") from error
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Fraction),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 # Python drops an exception that is raised inside a callback of its garbage collector, and JAX has
 # such callbacks. So a Ctrl-C is also noted here, where `track` finds it.
 _interrupted = threading.Event()
@@ -35,20 +62,22 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     """Parse the command line into ``options_type``, call ``main`` with it, and exit.
 
     The help text comes from the docstrings of the options and their fields. Exit codes: what
-    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError`` or ``OSError``,
-    reported as one line on stderr; 130 for Ctrl-C. ``FLAVR_DEBUG=1`` shows the traceback instead.
+    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError``, ``OSError`` or a
+    missing package, reported as one line on stderr; 130 for Ctrl-C. ``FLAVR_DEBUG=1`` shows the
+    traceback instead.
     """
     _interrupted.clear()
     handler = signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = main(tyro.cli(options_type, config=(tyro.conf.FlagCreatePairsOff,)))
+        configuration = (tyro.conf.FlagCreatePairsOff,)
+        code = main(tyro.cli(options_type, config=configuration, registry=_registry))
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # What main opened is closed by now, but computations may still run on other threads, and
         # tearing the interpreter down under them can crash.
         os._exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("FLAVR_DEBUG") == "1":
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
