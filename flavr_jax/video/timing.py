@@ -57,8 +57,9 @@ class Timing:
     Attributes:
         factor: each interval is split in so many parts; in slow motion, time is stretched so much.
         fps: frames per second of the output, at a constant rate; None follows from ``factor``.
-        slow_motion: stretch time by ``factor`` from the first frame on; otherwise the clip keeps
-            its duration. Either way the last frame is shown for as long as in the input.
+        slow_motion: stretch time by ``factor``, from zero on as sound and subtitles are; otherwise
+            the clip keeps its times. Either way the last frame is shown for as long as in the
+            input.
     """
 
     factor: int = 8
@@ -130,8 +131,7 @@ class Clock:
 
     def _shown(self, time: Fraction) -> Fraction:
         """Where a time of the input is on the output's time line."""
-        assert self._first is not None
-        return self._first + (time - self._first) * self.timing.stretch
+        return time * self.timing.stretch
 
     def _parts(self, pts: Fraction) -> list[Moment]:
         """The interval up to ``pts``, split evenly."""
@@ -145,10 +145,9 @@ class Clock:
         assert self.timing.fps is not None
         step = 1 / self.timing.fps
         moments: list[Moment] = []
-        while (since := self._count * step) < until - self._first:
+        while (pts := self._shown(self._first) + self._count * step) < until:
             self._count += 1
-            time = self._first + since / self.timing.stretch
-            moments.append(Moment(time, self._first + since, step))
+            moments.append(Moment(pts / self.timing.stretch, pts, step))
         return moments
 
 

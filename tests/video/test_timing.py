@@ -96,7 +96,7 @@ def test_a_clip_may_begin_before_zero():
 def test_slow_motion_keeps_the_rate_and_stretches_time():
     times = [Fraction(1, 3) + index * FILM for index in range(4)]
     output = planned(clip(times), Timing(8, slow_motion=True))
-    assert [one[1:3] for one in output] == [(Fraction(1, 3) + n * FILM, FILM) for n in range(25)]
+    assert [one[1:3] for one in output] == [(Fraction(8, 3) + n * FILM, FILM) for n in range(25)]
     assert [one[0] for one in output] == [Fraction(1, 3) + n * FILM / 8 for n in range(25)]
 
 
@@ -178,7 +178,7 @@ def test_two_hours_do_not_drift(wanted):
     plan = timing.schedule(film(frames, start, step), clock, EIGHTHS)
     wishes = (wish for _, wishes in plan for wish in wishes)
     (last,) = deque(timing.ending_at(clock, wishes), maxlen=1)
-    end = start + (frames - 1) * step * wanted.stretch + step
+    end = (start + (frames - 1) * step) * wanted.stretch + step
     assert last.pts + last.duration == end
     if wanted.fps is not None:
         assert (last.pts - start) * wanted.fps == round((end - start) * wanted.fps) - 1
