@@ -15,6 +15,7 @@ import flavr_jax
 from flavr_jax import cli, evaluation
 from flavr_jax.data import baselines, sources
 from flavr_jax.evaluation import tables
+from flavr_jax.video import cuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def main(options: Options) -> None:
     samples: dict[str, list[evaluation.Sample]] = {}
     report: dict[str, object] = {}
     for data_set in sets:
-        sequences = data_set.read(options.source)
+        sequences = data_set.read(options.source, find_cuts=cuts.find_cuts)
         worst = evaluation.WorstCases()
         watchers = [worst.watch]
         if options.predictions is not None:

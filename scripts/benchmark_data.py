@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many training windows a second each source gives: ``scripts/benchmark_data.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from flavr_jax import cli
+from flavr_jax.data import array_record, mixture, pipeline, sources, throughput
+from flavr_jax.data.sequences import ArrayClip, Clip, regular
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure windows drawn on the device, cut from clips held there, and read from disk.
+
+    Without a data set of yours, septuplets of 448×256 are drawn, given the noise of cameras, and
+    packed into a temporary folder in several encodings.
+    """
+
+    source: Path | None = None
+    """Folder of a data set, packed or not, to read instead of drawn septuplets."""
+    dataset: str = "vimeo90k-train"
+    """Which data set that is."""
+    crop: int = 224
+    """Side of the windows in pixels."""
+    batch: int = 24
+    """Windows a batch."""
+    encodings: tuple[array_record.Encoding, ...] = ("png", "jpeg", "raw")
+    """How drawn clips are packed."""
+    clips: int = 48
+    """How many are drawn."""
+    threads: int = 8
+    """Threads that read, in each of the loader's processes."""
+    workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))
+    """Processes of the loader; 0 reads in this one."""
+    seconds: float = 10.0
+    """How long each row is measured, after two batches that are not."""
+    json: Path | None = None
+    """Write the figures there."""
+
+
+def main(options: Options) -> None:
+    """Print a line a source as it is measured, then the table."""
+    where = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
+    table = Table("source", "windows/s", title=f"{options.crop}×{options.crop}; {where}")
+    rates: dict[str, float] = {}
+    for name, draw in _sources(options):
+        rates[name] = options.batch * throughput.batches_per_second(draw, options.seconds)
+        table.add_row(name, f"{rates[name]:.1f}")
+        print(f"{name}: {rates[name]:.1f} windows/s", flush=True)
+    Console().print(table)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"where": where, "windows_per_second": rates}) + "\n")
+
+
+def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch]]]:
+    """What makes a batch, by name."""
+    mixed = mixture.MixtureConfig(crop=options.crop, batch_size=options.batch)
+    numbers = itertools.count()
+
+    def key() -> Any:
+        return jax.random.key(next(numbers))
+
+    for outputs in (1, 7):
+        draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
+        yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key())
+    septuplets = [] if options.source else throughput.septuplets(options.clips)
+    if septuplets:
+        real = dataclasses.replace(mixed, synthetic_share=0.0)
+        cut = jax.jit(lambda key, bank: mixture.draw(key, 1, real, bank))
+        bank = throughput.bank(septuplets)
+        yield "clips held on the device, 5 frames", lambda: cut(key(), bank)
+    augment = jax.jit(lambda key, windows: mixture.from_windows(key, windows, mixed))
+    for name, found in _on_disk(options, septuplets):
+        for workers in options.workers:
+            reading = pipeline.LoaderConfig(
+                options.crop, options.batch, threads=options.threads, workers=workers
+            )
+            loader = pipeline.Loader(found, 1, reading)
+            title = f"{name}, {workers or 'no'} worker processes, 5 frames"
+            yield title, lambda loader=loader: augment(key(), next(loader))
+
+
+def _on_disk(options: Options, septuplets: list[ArrayClip]) -> Iterator[tuple[str, list[Clip]]]:
+    """Clips by the way they are stored."""
+    if options.source is not None:
+        read = sources.data_set(options.dataset).read(options.source)
+        yield f"{options.dataset} from {options.source}", [each.clip for each in read]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for encoding in options.encodings:
+            packed = Path(folder) / encoding
+            array_record.pack([regular(clip, 2) for clip in septuplets], packed, encoding=encoding)
+            yield f"packed as {encoding}", [each.clip for each in array_record.read(packed)]
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)
