@@ -137,6 +137,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise ValueError(f"{where} is {value!r}; a list goes there.")
         item = arguments[0]
         return tuple(_convert(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; a table goes there.")
+        return dict(value)
     if arguments:  # a union such as `str | None`
         for option in arguments:
             try:

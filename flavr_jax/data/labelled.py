@@ -168,7 +168,9 @@ def _cut(
     return np.ascontiguousarray(window)
 
 
-def _square(frame: Picture, crop: int, share: np.ndarray, name: str) -> Picture:
+def _square(
+    frame: Picture, crop: int, share: np.ndarray, name: str
+) -> UInt8[np.ndarray, "crop crop 3"]:
     room = np.array(frame.shape[:2]) - crop
     if room.min() < 0:
         raise ValueError(

@@ -71,7 +71,7 @@ class Classifier(nnx.Module):
         mean = jnp.mean(clips, axis=(1, 2, 3), keepdims=True)
         frames = (clips - mean).astype(self.head[...].dtype)
         *_, x = self.encoder(frames, remat=remat)  # [b, t, h/8, w/8, 8·width]
-        x = jnp.mean(jax.tree.leaves(x)[0].astype(jnp.float32), axis=(1, 2, 3))
+        x = jnp.mean(x.values.astype(jnp.float32), axis=(1, 2, 3))
         if key is not None and self.dropout > 0:
             kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.training.optimizers import OptimizerConfig, Schedule, ScheduleConfig, optimizer
+
+
+@pytest.mark.parametrize(
+    ("step", "progress", "expected"),
+    [(0, 0.0, 0.008), (49, 0.0, 0.4), (100, 0.0, 0.8), (1000, 0.5, 0.4), (1000, 1.0, 0.0)],
+)
+def test_the_learning_rate_warms_up_over_steps_and_falls_with_the_progress(
+    step, progress, expected
+):
+    schedule = Schedule(ScheduleConfig("cosine", warmup_steps=100), 0.8)
+    assert schedule.rate(step, progress) == pytest.approx(expected)
+
+
+def test_the_learning_rate_never_rises_again_when_time_is_overdrawn():
+    schedule = Schedule(ScheduleConfig("cosine", warmup_steps=0), 0.8)
+    assert schedule.rate(1000, 1.2) == pytest.approx(0.0)
+
+
+def test_a_plateau_lowers_the_rate_when_patience_is_over_and_survives_a_restart():
+    # By hand, after PyTorch's ReduceLROnPlateau(factor=0.5, patience=2): the third report without
+    # a gain of 1e-4 lowers the rate and starts counting again.
+    config = ScheduleConfig("plateau", warmup_steps=0, factor=0.5, patience=2)
+    losses = [1.0, 0.9, 0.9, 0.89999, 0.95, 0.8, float("nan"), 0.8, 0.81]
+    expected = [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
+    schedule = Schedule(config, 1.0)
+    for loss, rate in zip(losses, expected, strict=True):
+        resumed = Schedule(config, 1.0)
+        resumed.set_state(schedule.get_state())
+        schedule = resumed
+        schedule.report(loss)
+        assert schedule.rate(0, 0.0) == rate
+
+
+def test_without_decay_and_clipping_the_update_is_adams():
+    rule = optimizer(OptimizerConfig(beta1=0.9, beta2=0.99, weight_decay=0.0, clip_norm=0.0))
+    params = {"a": jnp.array([5.0, -5.0])}
+    state = rule.init(params)
+    first = second = np.zeros(2)
+    for number, gradient in enumerate(np.array([[3.0, -40.0], [1.0, 2.0], [-2.0, 0.5]]), 1):
+        update, state = rule.update({"a": jnp.asarray(gradient, jnp.float32)}, state, params)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient**2
+        unbiased = first / (1 - 0.9**number), second / (1 - 0.99**number)
+        np.testing.assert_allclose(update["a"], unbiased[0] / np.sqrt(unbiased[1]), rtol=1e-5)
+
+
+def test_decay_pulls_parameters_and_clipping_bounds_the_gradient():
+    params = {"a": jnp.array([5.0, -5.0])}
+    rule = optimizer(OptimizerConfig(weight_decay=0.1, clip_norm=1.0))
+    update, state = rule.update({"a": jnp.array([30.0, 40.0])}, rule.init(params), params)
+    # Adam's first update is the gradient's sign, however long it is.
+    np.testing.assert_allclose(update["a"], [1.0 + 0.5, 1.0 - 0.5], rtol=1e-5)
+    # The moment has seen a gradient of length 1.
+    moments = next(part for part in state if hasattr(part, "mu"))
+    np.testing.assert_allclose(moments.mu["a"], [0.06, 0.08], rtol=1e-5)

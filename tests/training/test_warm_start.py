@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import numpy as np
+import pytest
+
+from flavr_jax import checkpoint
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import classifier, flavr
+from flavr_jax.models.classifier import ClassifierConfig
+from flavr_jax.training.warm_start import warm_start
+
+EIGHT = ModelConfig(width=4, n_outputs=7)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("warm") / "eight"
+    params = flavr.init(EIGHT, jax.random.key(1))
+    checkpoint.save(path, EIGHT, params)
+    return path, params
+
+
+def test_another_factor_takes_all_but_the_last_layer(saved):
+    path, params = saved
+    own = flavr.init(ModelConfig(width=4, n_outputs=3), jax.random.key(2))
+    found = warm_start(own, path)
+    assert found.left == {
+        "out/bias": "21 there, 9 here",
+        "out/kernel": "7×7×4×21 there, 7×7×4×9 here",
+    }
+    np.testing.assert_array_equal(
+        found.params["encoder"]["stem"]["kernel"], params["encoder"]["stem"]["kernel"]
+    )
+    np.testing.assert_array_equal(found.params["out"]["kernel"], own["out"]["kernel"])
+    count = sum(leaf.size for leaf in jax.tree.leaves(own))
+    assert found.share == pytest.approx(1 - (7 * 7 * 4 * 9 + 9) / count)
+    assert "2 not: out/bias: 21 there, 9 here" in found.summary()
+
+
+def test_a_classifier_takes_the_encoder(saved):
+    path, params = saved
+    own = classifier.init(ClassifierConfig(5, EIGHT), jax.random.key(2))
+    found = warm_start(own, path)
+    assert set(found.left) == {"head", "head_bias"}
+    np.testing.assert_array_equal(
+        found.params["encoder"]["layer4"]["1"]["conv2"]["kernel"],
+        params["encoder"]["layer4"]["1"]["conv2"]["kernel"],
+    )
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_refused(saved):
+    with pytest.raises(ValueError, match=r"nothing in .* fits.*same `width`"):
+        warm_start({"other": {"kernel": np.zeros(3)}}, saved[0])
