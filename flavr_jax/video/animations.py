@@ -78,6 +78,8 @@ class GifWriter:
         picture = from_rgb(frame.pixels, "bgra", self.info.colour)
         picture.time_base, picture.pts = _TICK, tick
         self._palette.push(picture)
+        with contextlib.suppress(NothingYet):
+            self._palette.pull()  # otherwise pictures pile up in front of the filter
         self._waiting.mux(self._stream.encode(picture))
 
     def __enter__(self) -> GifWriter:
