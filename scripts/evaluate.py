@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,7 +92,8 @@ def main(options: Options) -> None:
 
 
 def _print(data_set: sources.DataSet, scores: dict[str, list[evaluation.Sample]]) -> None:
-    console = Console()
+    # A file has no width of its own; 80 columns would break names apart.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(tables.card(data_set, scores))
     if not any(scores.values()):
         console.print("No truth to score against; --predictions writes the frames.")

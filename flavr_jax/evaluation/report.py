@@ -8,8 +8,7 @@ their neighbours and beside the truth.
 from __future__ import annotations
 
 import csv
-import heapq
-import itertools
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,24 +73,33 @@ class PredictionWriter:
             os.replace(partial, target / name)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Case:
+    sample: Sample
+    sequence: Sequence
+    prediction: Picture
+
+    @property
+    def psnr(self) -> float:
+        return self.sample.values["psnr_flavr"]
+
+
 class WorstCases:
     """Keeps the frames with the lowest PSNR that it is shown, and draws them."""
 
-    def __init__(self, count: int = 6) -> None:
-        self._count = count
-        self._order = itertools.count()  # a tie-breaker: pictures cannot be compared
-        self._heap: list[tuple[float, int, Sample, Sequence, Picture]] = []
+    def __init__(self, count: int = 6, *, of_a_sequence: int = 2) -> None:
+        """Keep ``count`` frames, not more than ``of_a_sequence`` of each: neighbours are alike."""
+        self._count, self._of_a_sequence = count, of_a_sequence
+        self._cases: list[_Case] = []
 
     def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
         """Look at a window; fits ``score(…, watch=[…])``."""
         for number, sample in enumerate(samples):
-            badness = -sample.values["psnr_flavr"]  # the heap's first is the least bad
-            if len(self._heap) < self._count or badness > self._heap[0][0]:
-                frame = _pixels(outcome.prediction[number])
-                case = (badness, next(self._order), sample, outcome.sequence, frame)
-                heapq.heappush(self._heap, case)
-                if len(self._heap) > self._count:
-                    heapq.heappop(self._heap)
+            case = _Case(sample, outcome.sequence, _pixels(outcome.prediction[number]))
+            same = [each for each in self._cases if each.sample.sequence == sample.sequence]
+            others = [each for each in self._cases if each.sample.sequence != sample.sequence]
+            same = sorted([*same, case], key=lambda each: each.psnr)[: self._of_a_sequence]
+            self._cases = sorted([*others, *same], key=lambda each: each.psnr)[: self._count]
 
     def write(self, path: Path) -> None:
         """A sheet with a row a case, worst first: neighbours, prediction, truth, difference.
@@ -100,9 +108,9 @@ class WorstCases:
             ValueError: when nothing was scored.
             OSError: when it cannot be written.
         """
-        if not self._heap:
+        if not self._cases:
             raise ValueError("there are no scored frames to show; choose a data set with targets.")
-        rows = [_row(*case[2:]) for case in sorted(self._heap, key=lambda case: -case[0])]
+        rows = [_row(case) for case in self._cases]
         sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
         top = 0
         for row in rows:
@@ -114,25 +122,25 @@ class WorstCases:
         os.replace(partial, path)
 
 
-def _row(sample: Sample, sequence: Sequence, prediction: Picture) -> Image.Image:
-    """One case: a line of text, and five pictures."""
+def _row(case: _Case) -> Image.Image:
+    """One case: a line that names it, and five pictures with titles."""
+    sample, sequence = case.sample, case.sequence
     before, after = (sequence.read(sequence.inputs[sample.window + shift]) for shift in (1, 2))
     number = round(sample.time * sequence.factor) - 1
     truth = sequence.read(sequence.targets[sample.window][number])
-    off = np.abs(prediction.astype(np.int16) - truth) * _AMPLIFY
+    off = np.abs(case.prediction.astype(np.int16) - truth) * _AMPLIFY
     difference = np.minimum(off, 255).astype(np.uint8)
-    titles = ("before", "prediction", "truth", "after", f"difference ×{_AMPLIFY}")
-    pictures = (before, prediction, truth, after, difference)
+    titles = ("before", "prediction", "truth", "after", f"difference, {_AMPLIFY} times")
+    pictures = (before, case.prediction, truth, after, difference)
     height = round(_WIDTH * truth.shape[0] / truth.shape[1])
-    row = Image.new("RGB", (_WIDTH * len(pictures), height + _LINE), "white")
+    row = Image.new("RGB", (_WIDTH * len(pictures), height + 2 * _LINE), "white")
     draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)
+    place = f"{sample.sequence}, window {sample.window}, t = {sample.time:g}"
+    draw.text((4, 1), f"{place}: {case.psnr:.2f} dB", "black", font)
     for column, (title, picture) in enumerate(zip(titles, pictures)):
         scaled = Image.fromarray(picture).resize((_WIDTH, height), Image.Resampling.LANCZOS)
-        row.paste(scaled, (column * _WIDTH, _LINE))
-        draw.text((column * _WIDTH + 4, 1), title, "black", font)
-    place = f"{sample.sequence}, window {sample.window}, t = {sample.time:g}"
-    score = f"{sample.values['psnr_flavr']:.2f} dB"
-    draw.text((_WIDTH + 90, 1), f"{place}: {score}", "black", font)
+        row.paste(scaled, (column * _WIDTH, 2 * _LINE))
+        draw.text((column * _WIDTH + 4, _LINE + 1), title, "grey", font)
     return row
 
 

@@ -64,6 +64,18 @@ def test_the_sheet_shows_the_worst_frames_between_their_neighbours(tmp_path, sco
     np.testing.assert_array_equal(middle[:, 0], [80, 90 + 51, 90, 100, 4 * 51])
 
 
+def test_the_sheet_shows_several_sequences():
+    def off_on_walks(sequence):
+        for truth in sequence.truths():
+            yield truth.astype(np.float32) / 255 + (0.3 if sequence.clip.name == "walk" else 0.1)
+
+    worst = evaluation.WorstCases(count=3, of_a_sequence=2)
+    sequences = [regular(Clip(name), 2) for name in ("walk", "run", "swim")]
+    evaluation.score(off_on_walks, sequences, PSNR, watch=[worst.watch])
+    assert [case.sample.sequence for case in worst._cases][:2] == ["walk", "walk"]
+    assert len(worst._cases) == 3
+
+
 def test_a_sheet_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no scored frames"):
         evaluation.WorstCases().write(tmp_path / "worst.png")
