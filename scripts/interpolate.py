@@ -18,7 +18,7 @@ import tyro
 import flavr_jax
 from flavr_jax import cli
 from flavr_jax.inference import stream
-from flavr_jax.video import reader, timing, writer
+from flavr_jax.video import reader, timing, verify, writer
 
 SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
 
@@ -31,10 +31,11 @@ class Options:
     """
 
     input: Annotated[Path | None, tyro.conf.Positional] = None
-    """Video file or folder of images; the bundled clip if left out."""
+    """Video file, folder of images, or - for a pipe; the bundled clip if left out."""
     output: str | None = None
     """A name in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m is a video, one without suffix a
-    folder of images, - is a Y4M pipe. Otherwise INPUT_8x.mp4, or INPUT_8x/ for a folder."""
+    folder of images, - a Y4M pipe. Otherwise INPUT_8x.mp4 (or .mov, .mkv, .webm, as the input
+    is), INPUT_8x/ for a folder, a pipe for a pipe."""
     checkpoint: Path | None = None
     """Directory of the network to use; the bundled one if left out."""
     motion: Annotated[stream.Options, tyro.conf.OmitArgPrefixes] = field(
@@ -47,14 +48,16 @@ class Options:
     """How a video is compressed."""
     overwrite: bool = False
     """Replace the output if it exists."""
-    input_rate: str = "24"
-    """Frames per second of a folder of images, such as 25 or 24000/1001."""
+    source: Annotated[reader.Input, tyro.conf.OmitArgPrefixes] = field(default_factory=reader.Input)
+    """What the input does not say itself."""
+    verify: bool = False
+    """Read the output back: are originals as they were, do made frames flicker among them?"""
 
 
 def main(options: Options) -> int:
     """Interpolate one clip; 1 when the input was damaged."""
     path = options.input or SAMPLE
-    source = reader.open_source(path, rate=timing.parse_rate(options.input_rate))
+    source = options.source.open(path)
     motion = options.motion
     interpolator = flavr_jax.load(options.checkpoint)
     info = timing.output_info(source.info, motion.timing)
@@ -65,6 +68,9 @@ def main(options: Options) -> int:
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
     say(f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})")
 
+    if options.verify and "-" in (output, str(path)):
+        raise ValueError("`verify` reads input and output again, which a pipe does not allow.")
+    origins: list[int | None] = []
     report = stream.Report()
     clip = stream.interpolate(source, interpolator, motion, report=report)
     started = time.monotonic()
@@ -77,10 +83,13 @@ def main(options: Options) -> int:
         overwrite=options.overwrite,
     )
     with sink, contextlib.closing(cli.track(clip, info.frame_count)) as frames:
-        for frame in frames:
+        for frame in verify.recorded(frames, origins):
             sink.write(frame)
     seconds = time.monotonic() - started
     say(f"{report} in {output}, {seconds:.1f} s")
+    if options.verify:
+        written = reader.open_source(Path(output), headroom=True)
+        say(f"verify: {verify.compare(options.source.open(path), written, origins)}")
     if source.damage:
         print(
             f"warning: {path} is damaged ({source.damage}); what could be read is done.",
@@ -99,7 +108,10 @@ def default_output(options: Options, path: Path) -> str:
         name += f"_{float(options.motion.fps):.5g}fps"
     if options.input is None:
         return f"outputs/{name}.mp4"
-    return f"{name}/" if path.is_dir() else f"{name}.mp4"
+    if path == reader.PIPE:
+        return "-"
+    suffix = path.suffix.lower() if path.suffix.lower() in (".mov", ".mkv", ".webm") else ".mp4"
+    return f"{name}/" if path.is_dir() else name + suffix
 
 
 if __name__ == "__main__":

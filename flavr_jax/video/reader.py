@@ -32,9 +32,11 @@ from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame
 from flavr_jax.video.hdr import StaticHDR
 from flavr_jax.video.images import ImageFolder
 from flavr_jax.video.orientation import display_matrix
+from flavr_jax.video.timing import parse_rate
 
 __all__ = [
     "PIPE",
+    "Input",
     "RawVideo",
     "VideoReader",
     "as_fraction",
@@ -79,6 +81,28 @@ class RawVideo:
         """FFmpeg's options of these meanings."""
         rate = f"{self.rate.numerator}/{self.rate.denominator}"
         return {"video_size": self.size, "pixel_format": self.pixel_format, "framerate": rate}
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What a source does not say itself.
+
+    Attributes:
+        input_rate: frames per second of images or of bare pictures, such as 25 or 24000/1001.
+        input_size: width and height of bare pictures, such as 1920x1080; what the input then is.
+        input_pixel_format: how bare pictures are stored.
+    """
+
+    input_rate: str = "24"
+    input_size: str | None = None
+    input_pixel_format: str = "yuv420p"
+
+    def open(self, path: Path) -> FrameSource:
+        """A source for frames that go into a video again, with headroom."""
+        rate, raw = parse_rate(self.input_rate), None
+        if self.input_size is not None:
+            raw = RawVideo(self.input_size, self.input_pixel_format, rate)
+        return open_source(path, rate=rate, raw=raw, headroom=True)
 
 
 def open_source(

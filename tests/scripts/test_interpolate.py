@@ -198,6 +198,40 @@ def test_a_run_says_what_it_did(interpolate, capsys):
     assert lines[-1].startswith("3 frames → 17 frames in in_8x.mp4, ")
 
 
+def test_an_output_can_be_verified(interpolate, capsys):
+    write_clip(Path("in.mkv"), 3)
+    assert interpolate("in.mkv", "--factor", 2, "--codec", "ffv1", "--verify") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("verify: 3 originals differ from the source by at most 0.000 levels")
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv", ".webm"])
+def test_the_output_is_a_file_of_the_kind_of_the_input(interpolate, suffix):
+    write_clip(Path("in.mp4"), 2).rename("in" + suffix)
+    assert interpolate("in" + suffix, "--factor", 2) == 0
+    assert len(times_of("in_2x" + suffix)) == 3
+
+
+def test_a_pipe_carries_nothing_but_pictures(network, tmp_path):
+    write_clip(tmp_path / "in.y4m", 3)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "-", "--factor", "2", "--checkpoint", network],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=(tmp_path / "in.y4m").open("rb"),
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "out.y4m").write_bytes(done.stdout)
+    originals = [frame.original.to_ndarray() for frame in VideoReader(tmp_path / "in.y4m")]
+    written = [frame.original.to_ndarray() for frame in VideoReader(tmp_path / "out.y4m")]
+    assert len(written) == 5
+    np.testing.assert_array_equal(written[::2], originals)
+    assert done.stdout.startswith(b"YUV4MPEG2 W32 H24")
+    assert b"3 frames" in done.stderr
+
+
 def test_a_truncated_video_is_finished_with_a_warning(interpolate, capsys):
     path = write_clip(Path("in.mp4"), 40)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
