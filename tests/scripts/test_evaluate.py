@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+import csv
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flavr_jax
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate"] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["evaluate"]
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A fade by 4 levels a frame, which averaging predicts exactly."""
+    folder = tmp_path / "clips/fade"
+    folder.mkdir(parents=True)
+    for number in range(11):
+        Image.new("RGB", (32, 24), (4 * number,) * 3).save(folder / f"{number:02d}.png")
+    return folder.parent
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """Stands for a checkpoint: it repeats the second input, which is 4 levels off."""
+
+    def load(checkpoint, *, dtype):
+        config = types.SimpleNamespace(n_outputs=1)
+        return types.SimpleNamespace(config=config, predict=lambda windows: windows[:, 1:2])
+
+    monkeypatch.setattr(flavr_jax, "load", load)
+
+
+def test_the_table_has_the_card_the_network_and_the_baselines(
+    script, clips, network, tmp_path, capsys
+):
+    script.main(
+        script.Options(
+            Path("mine"), clips, dataset=("folder-2x",), csv=tmp_path / "scores.csv",
+            json=tmp_path / "scores.json", worst=tmp_path / "worst",
+            predictions=tmp_path / "frames", baselines=("nearest-frame", "frame-averaging"),
+        )
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    for words in ("whole frames", "over sequences", "3 frames of 1 sequences", "mine (float32)"):
+        assert words in printed
+    report = json.loads((tmp_path / "scores.json").read_text())["folder-2x"]["methods"]
+    means = {method: of["mean"]["psnr_uint8"] for method, of in report.items()}
+    expected = 20 * np.log10(255 / 4)
+    assert means["mine (float32)"] == pytest.approx(expected, abs=1e-3)
+    assert means["nearest-frame"] == pytest.approx(expected, abs=1e-3)
+    assert means["frame-averaging"] == float("inf")
+    assert report["mine (float32)"]["mean"]["error_absolute"] == pytest.approx(4.0, abs=1e-4)
+    assert len(list(csv.reader((tmp_path / "scores.csv").open()))) == 1 + 3 * 3
+    assert Image.open(tmp_path / "worst/folder-2x.png").width == 5 * 320
+    frames = sorted((tmp_path / "frames/folder-2x/fade").iterdir())
+    assert [np.asarray(Image.open(path))[0, 0, 0] for path in frames] == [8, 16, 24]
+
+
+def test_boundaries_are_compared_on_end_intervals(script, clips, network, capsys):
+    script.main(script.Options(Path("mine"), clips, dataset=("folder-2x",), boundary=True))
+    printed = capsys.readouterr().out
+    for boundary in ("mirror", "duplicate", "extrapolate"):
+        assert boundary in printed
+    assert "2 frames of 1 sequences" in printed
+
+
+def test_unknown_names_are_answered_with_the_known_ones(script, clips, network):
+    with pytest.raises(ValueError, match=r"unknown baseline avg.*frame-averaging"):
+        script.main(script.Options(Path("mine"), clips, baselines=("avg",)))
+    with pytest.raises(ValueError, match=r"'davis2x'.*davis-2x"):
+        script.main(script.Options(Path("mine"), clips, dataset=("davis2x",)))
