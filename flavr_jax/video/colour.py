@@ -107,14 +107,15 @@ class Colour:
         """The tags for a stream of this pixel format that ``from_rgb`` fills.
 
         Tags are kept, and what was untagged stays so: a player then guesses for the result what
-        it guessed for the source. Only a matrix that cannot be kept is replaced.
+        it guessed for the source. A matrix that is not known here stays too: the one used in its
+        place is used both ways.
         """
         if Layout.of(pixel_format).kind == "rgb":
             return dataclasses.replace(self, matrix=RGB, levels=int(ColorRange.JPEG))
-        if self.matrix in _WEIGHTS or self.matrix == UNTAGGED:
+        if self.matrix != RGB:
             return self
-        levels = ColorRange.MPEG if self.matrix == RGB else self.levels
-        return dataclasses.replace(self, matrix=self.matrix_used(height), levels=int(levels))
+        levels = int(ColorRange.MPEG)
+        return dataclasses.replace(self, matrix=self.matrix_used(height), levels=levels)
 
 
 SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)

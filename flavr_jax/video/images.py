@@ -127,13 +127,7 @@ class ImageFolderWriter:
                 but images in it never is.
             ValueError: HDR video is to become linear light.
         """
-        content = list(path.iterdir()) if path.is_dir() else []
-        for entry in content:
-            if entry.suffix.lower() not in SUFFIXES:
-                raise FileExistsError(
-                    f"{path} holds {entry.name}, which is not an image, so that it is never "
-                    "replaced. Use another --output."
-                )
+        empty = _only_images(path)
         linear = is_linear(info)
         self._kind = encoding.images
         if self._kind == "auto":
@@ -145,7 +139,6 @@ class ImageFolderWriter:
         )
         if self._kind == "jpg" and Layout.of(info.pixel_format).alpha:
             logger.warning("%s: JPEG images lose transparency; --images png keeps it.", path)
-        empty = path.is_dir() and not content
         self.path = path
         self._partial = claim(path, overwrite=overwrite or empty, folder=True)
         self._count = 0
@@ -197,6 +190,18 @@ def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
 def is_linear(info: ClipInfo) -> bool:
     """Whether frames are the ACEScct of linear light."""
     return info.pixel_format in ("gbrpf32le", "gbrapf32le")
+
+
+def _only_images(path: Path) -> bool:
+    """Whether a folder exists and is empty; an error where it holds anything but images."""
+    content = list(path.iterdir()) if path.is_dir() else []
+    for entry in content:
+        if entry.suffix.lower() not in SUFFIXES:
+            raise FileExistsError(
+                f"{path} holds {entry.name}, which is not an image, so that it is never "
+                "replaced. Use another --output."
+            )
+    return path.is_dir() and not content
 
 
 def displayed(frame: TimedFrame) -> TimedFrame:

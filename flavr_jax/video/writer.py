@@ -13,6 +13,7 @@ import functools
 import logging
 import math
 import os
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +26,9 @@ from av.video.stream import VideoStream
 
 from flavr_jax.video import hdr
 from flavr_jax.video.animations import GifWriter
-from flavr_jax.video.colour import from_rgb, repacked
+from flavr_jax.video.colour import Colour, from_rgb, repacked
 from flavr_jax.video.encoders import ENCODERS, Encoding, check_encoder, options_of
-from flavr_jax.video.formats import container_of, encoder_for, pixel_format_for
+from flavr_jax.video.formats import Container, container_of, encoder_for, pixel_format_for
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame, claim
 from flavr_jax.video.images import ImageFolderWriter, displayed, is_linear, without_headroom
 from flavr_jax.video.layout import Layout
@@ -39,7 +40,7 @@ __all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
 
 logger = logging.getLogger(__name__)
 
-_MOV_LIKE = (".mp4", ".mov")
+_MOV_LIKE = ("mp4", "mov")
 # MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
 _FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
@@ -76,20 +77,9 @@ def open_sink(
     path = Path(name)
     if source is not None and name != "-" and path.resolve() == source.resolve():
         raise ValueError(f"{path} is the input itself. Use another --output.")
-    matrix = info.display_matrix
-    is_video = is_video_name(name)
-    linear = is_linear(info) and (is_video or encoding.images not in ("auto", "exr"))
-    if linear:
-        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
-        info = dataclasses.replace(info, pixel_format=deep)
-    if matrix is not None and not (is_video and container_of(name).rich):
-        info = upright_info(info)
-    else:
-        matrix = None  # stays as it is
-    if not is_video:
+    info, changes = _suited(name, info, encoding)
+    if not is_video_name(name):
         sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
-        if info.colour.headroom:
-            sink = MappedSink(sink, functools.partial(without_headroom, info.colour))
     elif container_of(name).codecs == ("gif",):
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)
@@ -98,9 +88,88 @@ def open_sink(
         sink = VideoWriter(
             path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
         )
-    if linear:
-        sink = MappedSink(sink, displayed)
-    return sink if matrix is None else MappedSink(sink, functools.partial(upright, matrix))
+    for change in reversed(changes):
+        sink = MappedSink(sink, change)
+    return sink
+
+
+def _suited(
+    name: str, info: ClipInfo, encoding: Encoding
+) -> tuple[ClipInfo, list[Callable[[TimedFrame], TimedFrame]]]:
+    """What an output takes instead of a clip that it cannot hold as it is, and how to get there."""
+    changes: list[Callable[[TimedFrame], TimedFrame]] = []
+    is_video = is_video_name(name)
+    if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
+        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
+        info = dataclasses.replace(info, pixel_format=deep)
+        changes.append(displayed)
+    if info.display_matrix is not None and not (is_video and container_of(name).rich):
+        changes.append(functools.partial(upright, info.display_matrix))
+        info = upright_info(info)
+    if info.colour.headroom and not is_video:
+        changes.append(functools.partial(without_headroom, info.colour))
+    return info, changes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is decided before a file exists.
+
+    Attributes:
+        container: the kind of file.
+        encoder: as FFmpeg calls it.
+        options: of the encoder.
+        pixel_format: how pictures are stored.
+        tags: the colour tags.
+        kept: what pictures hold whose values mean the same in the file; None for no pictures.
+        tick: pts are multiples of it, in seconds.
+    """
+
+    container: Container
+    encoder: str
+    options: dict[str, str]
+    pixel_format: str
+    tags: Colour
+    kept: Layout | None
+    tick: Fraction
+
+    @classmethod
+    def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> _Plan:
+        """For an output of this name.
+
+        Raises:
+            ValueError: the container cannot hold the codec, or the encoder does not work here.
+        """
+        container, layout = container_of(name), Layout.of(info.pixel_format)
+        encoder = encoder_for(name, encoding, layout)
+        check_encoder(encoder)
+        options = options_of(encoder, encoding, info.hdr)
+        if encoder == "libvpx-vp9" and layout.alpha:
+            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
+            options["lag-in-frames"] = "0"
+        size = (info.width, info.height)
+        pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
+        tags = info.colour.stored_in(pixel_format, info.height)
+        same = (tags.matrix, tags.levels) == (info.colour.matrix, info.colour.levels)
+        kept = Layout.of(pixel_format) if same or layout.kind == "rgb" else None
+        tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
+        if container.one_rate:
+            tick = 1 / info.rate
+        return cls(container, encoder, options, pixel_format, tags, kept, tick)
+
+    @property
+    def muxer(self) -> str:
+        """FFmpeg's name of the file's format."""
+        return "rawvideo" if self.encoder == "rawvideo" else self.container.muxer
+
+    @property
+    def container_options(self) -> dict[str, str]:
+        """FFmpeg's options for the file."""
+        if self.muxer in _MOV_LIKE:
+            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
+            return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
+        # Y4M of more than 8 bits wants to be asked twice.
+        return {"strict": "-1", **({"loop": "0"} if self.muxer == "webp" else {})}
 
 
 class VideoWriter:
@@ -131,22 +200,7 @@ class VideoWriter:
             ValueError: the container cannot hold the codec, or the encoder does not work here.
         """
         self.path, self.info = path, info
-        self._container_kind = container_of(str(path))
-        layout = Layout.of(info.pixel_format)
-        self._encoder = encoder_for(str(path), encoding, layout)
-        check_encoder(self._encoder)
-        options = options_of(self._encoder, encoding, info.hdr)
-        if self._encoder == "libvpx-vp9" and layout.alpha:
-            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
-            options["lag-in-frames"] = "0"
-        self._pixel_format = pixel_format_for(
-            self._encoder, encoding, self._container_kind, layout, (info.width, info.height)
-        )
-        self._tags = info.colour.stored_in(self._pixel_format, info.height)
-        # Stored values mean the same in the output if depth, chroma and matrix do.
-        same = (self._tags.matrix, self._tags.levels) == (info.colour.matrix, info.colour.levels)
-        self._kept = Layout.of(self._pixel_format) if same or layout.kind == "rgb" else None
-        self._tick = self._tick_for(info)
+        self._plan = _Plan.of(str(path), info, encoding)
         self._last, self._moved = -1, False
         pipe = str(path) == "-"
         with contextlib.ExitStack() as undo:
@@ -156,42 +210,41 @@ class VideoWriter:
             self._container = av.open(
                 "pipe:1" if pipe else str(self._partial),
                 "w",
-                format="rawvideo" if self._encoder == "rawvideo" else self._container_kind.muxer,
-                options=self._container_options(),
+                format=self._plan.muxer,
+                options=self._plan.container_options,
             )
             undo.callback(_close, self._container)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
-                self._stream = self._add_video(options)
-                self._others = None
-                if others is not None:
-                    self._others = OtherStreams(
-                        others,
-                        self._container,
-                        self._container_kind,
-                        sound=encoding.audio,
-                        stretch=stretch,
-                    )
+                self._stream = self._add_video()
+                self._others = others and OtherStreams(
+                    others,
+                    self._container,
+                    self._plan.container,
+                    sound=encoding.audio,
+                    stretch=stretch,
+                )
+                if self._others is not None:
                     undo.callback(self._others.close)
                 self._container.start_encoding()
             self._undo = undo.pop_all()
-        self._tell_of_losses(layout)
+        self._tell_of_losses()
 
     def write(self, frame: TimedFrame) -> None:
         """Encode a frame and copy the other streams up to it; pts must increase."""
         picture = self._picture(frame)
-        tick = round(frame.pts / self._tick)
-        if self._container_kind.one_rate:
+        tick = round(frame.pts / self._plan.tick)
+        if self._plan.container.one_rate:
             tick = max(tick, self._last + 1)
-            if abs(tick * self._tick - frame.pts) > self._tick / 100 and not self._moved:
+            if abs(tick * self._plan.tick - frame.pts) > self._plan.tick / 100 and not self._moved:
                 self._moved = True
                 logger.warning(
                     "%s knows one rate: frames are shown at multiples of 1/%.6g s.",
                     self.path.suffix or "A pipe",
-                    1 / self._tick,
+                    1 / self._plan.tick,
                 )
         self._last = tick
-        picture.time_base, picture.pts = self._tick, tick
-        picture.duration = max(1, round(frame.duration / self._tick))
+        picture.time_base, picture.pts = self._plan.tick, tick
+        picture.duration = max(1, round(frame.duration / self._plan.tick))
         self._container.mux(self._stream.encode(picture))
         if self._others is not None:
             self._others.copy(until=frame.pts)
@@ -221,73 +274,62 @@ class VideoWriter:
         original = frame.original
         if (
             original is not None
-            and self._kept == Layout.of(original.format.name)
+            and self._plan.kept == Layout.of(original.format.name)
             and (original.width, original.height) == (self.info.width, self.info.height)
         ):
-            picture = repacked(original, self._pixel_format)
+            picture = repacked(original, self._plan.pixel_format)
             picture.pict_type = 0  # the source's key frames are no order to this encoder
             return picture
-        return from_rgb(frame.pixels, self._pixel_format, self._tags)
+        return from_rgb(frame.pixels, self._plan.pixel_format, self._plan.tags)
 
-    def _tick_for(self, info: ClipInfo) -> Fraction:
-        if self._container_kind.one_rate:
-            return 1 / info.rate
-        return self._container_kind.tick or Fraction(1, _ticks_per_second(info.time_base))
-
-    def _container_options(self) -> dict[str, str]:
-        if self.path.suffix.lower() in _MOV_LIKE:
-            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
-            return {"movie_timescale": str(self._tick.denominator), "movflags": "+faststart"}
-        # Y4M of more than 8 bits, and FFV1 of some versions, want to be asked twice.
-        return {"strict": "-1", **({"loop": "0"} if self.path.suffix.lower() == ".webp" else {})}
-
-    def _add_video(self, options: dict[str, str]) -> VideoStream:
-        info, matroska = self.info, ENCODERS[self._encoder].matroska
-        if info.hdr is not None and matroska is not None:
-            with hdr.template(matroska, info.width, info.height, info.hdr) as template:
+    def _add_video(self) -> VideoStream:
+        info, plan, encoder = self.info, self._plan, ENCODERS[self._plan.encoder]
+        if info.hdr is not None and encoder.matroska is not None:
+            with hdr.template(encoder.matroska, info.width, info.height, info.hdr) as template:
                 stream = self._container.add_stream_from_template(
                     template.streams.video[0], opaque=False
                 )
         else:
-            stream = self._container.add_stream(self._encoder, rate=info.rate)
+            stream = self._container.add_stream(plan.encoder, rate=info.rate)
         stream = cast(VideoStream, stream)
         context = stream.codec_context
-        context.options = options
-        stream.width, stream.height, stream.pix_fmt = info.width, info.height, self._pixel_format
-        stream.time_base = context.time_base = self._tick
+        context.options = plan.options
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
+        stream.time_base = context.time_base = plan.tick
         context.framerate = info.rate
         context.sample_aspect_ratio = info.pixel_aspect
-        context.colorspace, context.color_range = self._tags.matrix, self._tags.levels
-        context.color_primaries, context.color_trc = self._tags.primaries, self._tags.transfer
+        context.colorspace, context.color_range = plan.tags.matrix, plan.tags.levels
+        context.color_primaries, context.color_trc = plan.tags.primaries, plan.tags.transfer
         if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
-            context.chroma_sample_location = self._tags.siting
-        if self._container_kind.one_rate:
+            context.chroma_sample_location = plan.tags.siting
+        if self._plan.container.one_rate:
             context.max_b_frames = 0  # AVI has no room for the order that they come in
-        if ENCODERS[self._encoder].codec == "hevc" and self.path.suffix.lower() in _MOV_LIKE:
+        if encoder.codec == "hevc" and plan.muxer in _MOV_LIKE:
             context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
         if info.display_matrix is not None:
             stream.set_display_matrix(info.display_matrix)
         context.open()  # PyAV does not for a stream that was made from a template
         return stream
 
-    def _tell_of_losses(self, source: Layout) -> None:
+    def _tell_of_losses(self) -> None:
         """One line where the output stores less than the source."""
-        stored = Layout.of(self._pixel_format)
+        source = Layout.of(self.info.pixel_format)
+        stored = Layout.of(self._plan.pixel_format)
         lost = ["transparency"] * (source.alpha and not stored.alpha)
         if stored.bits < source.bits:
             lost.append(f"{source.bits - stored.bits} of {source.bits} bits")
         if source.kind == "yuv" and any(t > s for s, t in zip(source.chroma, stored.chroma)):
             lost.append("chroma resolution")
         if lost:
-            holds = ", ".join(self._container_kind.holds)
+            holds = ", ".join(self._plan.container.holds)
             logger.warning(
                 "%s: stored as %s, which loses %s (--codec: %s).",
-                self.path, self._pixel_format, " and ".join(lost), holds,
+                self.path, self._plan.pixel_format, " and ".join(lost), holds,
             )  # fmt: skip
-        if ENCODERS[self._encoder].even and (self.info.width % 2 or self.info.height % 2):
+        if ENCODERS[self._plan.encoder].even and (self.info.width % 2 or self.info.height % 2):
             logger.warning(
                 "%d×%d is an odd size: written as %s, which browsers and some players cannot show.",
-                self.info.width, self.info.height, self._pixel_format,
+                self.info.width, self.info.height, self._plan.pixel_format,
             )  # fmt: skip
 
 

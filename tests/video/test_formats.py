@@ -26,7 +26,10 @@ BT709, BT601, HDR10, HLG = (
     (9, 1, 9, 18),
 )
 FULL709 = (1, FULL, 1, 1)
-NAMES = {1: "bt709", 6: "smpte170m", 9: "bt2020nc", 16: "smpte2084", 18: "arib-std-b67"}
+NAMES = {
+    1: "bt709", 6: "smpte170m", 8: "ycgco", 9: "bt2020nc", 13: "iec61966-2-1", 16: "smpte2084",
+    18: "arib-std-b67",
+}  # fmt: skip
 # output, codec, pixel format, tags, frames a second: what is stored losslessly, as cameras,
 # broadcasters and archives have it.
 KEPT = [
@@ -39,6 +42,7 @@ KEPT = [
     ("a.mov", "hevc", "yuv422p10le", HLG, "60000/1001"),
     ("a.mkv", "hevc", "yuv444p12le", HDR10, "24"),
     ("a.mkv", "hevc", "gray12le", BT709, "24"),
+    ("a.mp4", "h264", "yuv444p", (8, LIMITED, 1, 13), "24"),  # YCgCo, which is not converted here
     ("a.webm", "vp9", "yuv420p", FULL709, "30"),
     ("a.webm", "vp9", "yuv444p", BT709, "15"),
     ("a.mp4", "av1", "yuv420p", BT601, "30"),

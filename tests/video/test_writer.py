@@ -115,6 +115,16 @@ def test_colour_tags_and_pixel_aspect_are_kept(tmp_path):
     assert Fraction(aspect.numerator, aspect.denominator) == Fraction(4, 3)
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoFrame, "chroma_location"), reason="PyAV 18 does not tell chroma's place"
+)
+@pytest.mark.parametrize("siting", [0, 1, 2, 3])
+def test_the_place_of_chroma_is_kept(make_clip, tmp_path, siting):
+    info = dataclasses.replace(INFO, colour=Colour(1, 1, 1, 1, siting))
+    path = write(tmp_path / "a.mp4", info)
+    assert VideoReader(path).info.colour.siting == (siting or 1)  # H.264 without a tag is left
+
+
 def test_untagged_colour_stays_untagged(tmp_path):
     written = context_of(write(tmp_path / "a.mp4", dataclasses.replace(INFO, colour=Colour())))
     assert written["colour"] == (2, 0, 2, 2)
