@@ -202,18 +202,9 @@ class VideoWriter:
         self.path, self.info = path, info
         self._plan = _Plan.of(str(path), info, encoding)
         self._last, self._moved = -1, False
-        pipe = str(path) == "-"
         with contextlib.ExitStack() as undo:
-            self._partial = None if pipe else claim(path, overwrite=overwrite)
-            if self._partial is not None:
-                undo.callback(self._partial.unlink, missing_ok=True)
-            self._container = av.open(
-                "pipe:1" if pipe else str(self._partial),
-                "w",
-                format=self._plan.muxer,
-                options=self._plan.container_options,
-            )
-            undo.callback(_close, self._container)
+            self._partial = None if str(path) == "-" else claim(path, overwrite=overwrite)
+            self._container = self._open(undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
                 self._stream = self._add_video()
                 self._others = others and OtherStreams(
@@ -268,6 +259,19 @@ class VideoWriter:
             self._container.close()
             if self._partial is not None:
                 self._partial.replace(self.path)
+
+    def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
+        """The partial file, or standard output, opened for FFmpeg."""
+        if self._partial is not None:
+            undo.callback(self._partial.unlink, missing_ok=True)
+        container = av.open(
+            "pipe:1" if self._partial is None else str(self._partial),
+            "w",
+            format=self._plan.muxer,
+            options=self._plan.container_options,
+        )
+        undo.callback(_close, container)
+        return container
 
     def _picture(self, frame: TimedFrame) -> av.VideoFrame:
         """A frame as it is stored; an original keeps its values where they fit."""
