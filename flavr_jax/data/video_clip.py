@@ -26,6 +26,7 @@ __all__ = ["SUFFIXES", "VideoClip"]
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg")
 _KEPT_BYTES = 256 << 20
+_OPEN_CLIPS = 4  # that may keep a decoder and frames: a folder may have thousands
 _SKIP = 48  # so many frames further on, decoding on is as quick as looking for a key frame
 
 
@@ -61,7 +62,15 @@ class VideoClip:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} frames, not {index + 1}.")
         with self._lock:
+            _note_use(self)
             return self._read(self._start + index)
+
+    def close(self) -> None:
+        """Let go of decoder and frames, unless a thread is reading; reading on opens them again."""
+        if self._lock.acquire(blocking=False):
+            self._decoder = None
+            self._kept.clear()
+            self._lock.release()
 
     def encoded(self, index: int) -> bytes:
         """One frame as a PNG file."""
@@ -96,6 +105,20 @@ class VideoClip:
             self._decoder = None
             raise ValueError(f"{self.path}: frame {number} does not decode; the file is damaged.")
         return self._kept[number]
+
+
+_open: collections.OrderedDict[VideoClip, None] = collections.OrderedDict()
+_open_lock = threading.Lock()
+
+
+def _note_use(clip: VideoClip) -> None:
+    """Close the clip that was not read for longest, if too many are open."""
+    with _open_lock:
+        _open[clip] = None
+        _open.move_to_end(clip)
+        longest_unused = _open.popitem(last=False)[0] if len(_open) > _OPEN_CLIPS else None
+    if longest_unused is not None:
+        longest_unused.close()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -70,6 +70,14 @@ def test_a_clip_travels_to_another_process(video, frames):
     np.testing.assert_array_equal(copy.read(3), frames[13])
 
 
+def test_only_a_few_clips_stay_open_and_all_can_be_read_on(video, frames):
+    shots = [VideoClip("a", video).shot(f"a-{k}", 10 * k, 10 * k + 10) for k in range(6)]
+    for index in (0, 7, 3):
+        for number, shot in enumerate(shots):
+            np.testing.assert_array_equal(shot.read(index), frames[10 * number + index])
+    assert sum(bool(shot._kept) for shot in shots) <= 4
+
+
 def test_a_frame_is_packed_as_an_image_of_the_same_pixels(video, frames):
     np.testing.assert_array_equal(decode(VideoClip("a", video).encoded(7)), frames[7])
 
