@@ -80,11 +80,13 @@ class Colour:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Colour:
-        """The tags of a decoded frame."""
-        full_by_name = frame.format.name.startswith("yuvj")
+        """The tags of a decoded frame; untagged grey is full range, as FFmpeg has it."""
+        kind, levels = Layout.of(frame.format.name).kind, int(frame.color_range)
+        if frame.format.name.startswith("yuvj") or (kind == "grey" and not levels):
+            levels = int(ColorRange.JPEG)
         return cls(
-            matrix=RGB if Layout.of(frame.format.name).kind == "rgb" else int(frame.colorspace),
-            levels=int(ColorRange.JPEG) if full_by_name else int(frame.color_range),
+            matrix=RGB if kind == "rgb" else int(frame.colorspace),
+            levels=levels,
             primaries=int(frame.color_primaries),
             transfer=int(frame.color_trc),
             siting=int(getattr(frame, "chroma_location", 0)),  # PyAV 18 does not tell

@@ -31,6 +31,7 @@ from flavr_jax.video.colour import Colour, to_rgb
 from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame
 from flavr_jax.video.hdr import StaticHDR
 from flavr_jax.video.images import ImageFolder
+from flavr_jax.video.layout import Layout
 from flavr_jax.video.orientation import display_matrix
 from flavr_jax.video.timing import parse_rate
 
@@ -258,7 +259,14 @@ class VideoReader:
         """Decoded frames with their pixels and their times."""
         last: Fraction | None = None
         size = self.info.width, self.info.height
+        kind = Layout.of(self.info.pixel_format)
         for index, frame in enumerate(frames):
+            now = Layout.of(frame.format.name)
+            if (now.pixel_bits, now.alpha) != (kind.pixel_bits, kind.alpha):
+                raise ValueError(
+                    f"{self.path} changes from {self.info.pixel_format} to {frame.format.name}; a "
+                    "clip has one depth, with alpha or without."
+                )
             if (frame.width, frame.height) != size:
                 raise ValueError(
                     f"{self.path} changes size from {size[0]}×{size[1]} to "

@@ -73,6 +73,7 @@ class OtherStreams:
         self._sound = sound if sound != "auto" else ("copy" if stretch == 1 else "drop")
         self._container = av.open(str(path))
         self._lost: list[str] = []
+        self._refused = False
         self._steps: dict[int, _Step] = {}
         self._covers: list[Packet] = []
         for stream in self._container.streams:
@@ -87,8 +88,17 @@ class OtherStreams:
     def copy(self, until: Fraction | None = None) -> None:
         """Copy the packets that start before a time of the output, or all that are left."""
         while self._next is not None and (until is None or self._next[0] < until):
-            self._output.mux_one(self._next[1])
+            self._mux(self._next[1])
             self._next = next(self._packets, None)
+
+    def _mux(self, packet: Packet) -> None:
+        """Write a packet; one that the container refuses is no reason to lose the video."""
+        try:
+            self._output.mux_one(packet)
+        except (av.ArgumentError, av.InvalidDataError):
+            if not self._refused:
+                logger.warning("%s: packets that are broken are left out.", self._container.name)
+            self._refused = True
 
     def close(self) -> None:
         """Close the file."""

@@ -99,6 +99,14 @@ def test_colours_follow_the_matrix_and_range_of_the_stream(make_clip, pix_fmt, m
     assert np.abs(pixels - rgb_of(yuv, matrix, full)).max() <= 0.51  # rounding to 8 bits
 
 
+def test_untagged_grey_is_full_range(make_clip):
+    frame = flat_frame((200,), (64, 48), "gray")
+    path = make_clip("a.mkv", codec="ffv1", pix_fmt="gray", pts=[Fraction(0)], frames=[frame])
+    source = VideoReader(path)
+    assert source.info.colour.levels == 2
+    assert set(next(iter(source)).pixels.ravel()) == {200}
+
+
 @pytest.mark.parametrize(("height", "matrix"), [(704, 6), (720, 1)])
 def test_untagged_video_is_bt709_from_720_lines_on_and_bt601_below(make_clip, height, matrix):
     yuv = (90, 110, 160)

@@ -206,6 +206,19 @@ def test_a_second_video_is_left_out_with_one_line(make_clip, pass_through, tmp_p
     assert "left out of the output: video mpeg4." in caplog.text
 
 
+def test_a_broken_packet_of_sound_does_not_cost_the_video(film, pass_through, tmp_path, caplog):
+    source = film("in.mp4", text=(), attachment=False, chapters=False)
+    with av.open(str(source)) as container:
+        places = [(p.pos, p.size) for p in container.demux(audio=0) if p.size]
+    content = bytearray(source.read_bytes())
+    for start, size in places[10:20]:
+        content[start : start + size] = bytes(size)
+    source.write_bytes(content)
+    pass_through(source, str(tmp_path / "a.mkv"), encoding=FAST)
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        assert len(list(container.decode(video=0))) == 47
+
+
 def test_slow_motion_drops_the_sound_and_stretches_subtitles_and_chapters(
     film, pass_through, tmp_path
 ):
