@@ -1,27 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the network: ``scripts/benchmark.py --model default --size 256 448``."""
+"""Time the network: as a whole, layer by layer, and beside PyTorch on the same device."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-import time
 from pathlib import Path
 from typing import Literal
 
-import flax
 import jax
-import jax.numpy as jnp
 
 from flavr_jax import cli
-from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
+from flavr_jax.profiling import comparison, report
+from flavr_jax.profiling.comparison import TorchMode
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time one call of the network with random weights, by implementation."""
+    """Time one call of the network with random weights, from float32 frames to float32 frames."""
 
     model: Preset = "flavr_2x"
     """Which network: the official ones by factor, or the bundled one's."""
@@ -31,51 +28,50 @@ class Options:
     """Windows a call."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the network computes in."""
-    implementations: tuple[Literal["xla", "reference"], ...] = ("xla",)
-    """``reference`` is plain lax: 3-D convolutions and input-dilated transposed ones."""
-    repeats: int = 5
+    implementations: tuple[Literal["mosaic_gpu", "xla", "reference"], ...] = ("xla",)
+    """mosaic_gpu: kernels for Hopper GPUs; reference: plain lax, 3-D and input-dilated."""
+    torch: tuple[TorchMode, ...] = ()
+    """PyTorch beside it, where installed: float32 is PyTorch as shipped."""
+    torch_device: Literal["cuda", "cpu"] = "cuda"
+    """Where PyTorch runs; on a CPU with as many threads as it takes by itself."""
+    repeats: int = 50
     """Timed calls after a warm-up; the median counts."""
+    profile: Path | None = None
+    """Trace the first implementation into this folder (for XProf), and print tables of its
+    kernels and of its layers, beside PyTorch's stages where --torch names a mode."""
     json: Path | None = None
-    """Append the figures there, a line an implementation."""
+    """Append the figures there, a line a row."""
+    plot: Path | None = None
+    """Draw the rows as bars into this PNG or SVG file; needs matplotlib."""
 
 
 def main(options: Options) -> None:
-    """Print a line an implementation."""
+    """Print the device, then a line a row, then the tables asked for."""
     config = PRESETS[options.model]
-    params = jax.tree.map(
-        lambda leaf: leaf.astype(options.dtype), flavr.init(config, jax.random.key(0))
-    )
     height, width = options.size
-    shape = (options.batch, config.n_inputs, height, width, 3)
-    windows = jax.random.uniform(jax.random.key(1), shape, jnp.float32)
-    apply = jax.jit(flavr.apply, static_argnums=0, static_argnames="implementation")
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, jax {jax.__version__}, flax {flax.__version__}")
+    print(report.environment(with_torch=bool(options.torch)))
+    case = comparison.Case(config, options.batch, height, width)
+    rows = []
     for name in options.implementations:
-        started = time.perf_counter()
-        jax.block_until_ready(apply(config, params, windows, implementation=name))
-        first = time.perf_counter() - started
-        seconds = []
-        for _ in range(options.repeats):
-            started = time.perf_counter()
-            jax.block_until_ready(apply(config, params, windows, implementation=name))
-            seconds.append(time.perf_counter() - started)
-        median = statistics.median(seconds)
-        print(
-            f"{name}: {1e3 * median:.1f} ms a call "
-            f"({1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f}), first call {first:.1f} s"
-        )
-        if options.json is not None:
-            figures = {
-                **dataclasses.asdict(options),
-                "json": None,
-                "implementation": name,
-                "seconds": seconds,
-                "device": device.device_kind,
-                "jax": jax.__version__,
-            }
-            with options.json.open("a") as file:
-                file.write(json.dumps(figures) + "\n")
+        rows.append(comparison.run_jax(case, name, options.dtype, options.repeats))
+        print(report.line(rows[-1]), flush=True)
+    for mode in options.torch:
+        rows.append(comparison.run_torch(case, mode, options.repeats, options.torch_device))
+        print(report.line(rows[-1]), flush=True)
+    if options.json is not None:
+        settings = {"model": options.model, "size": options.size, "batch": options.batch}
+        with options.json.open("a") as file:
+            for row in rows:
+                file.write(json.dumps({**settings, **report.figures(row)}) + "\n")
+    if options.profile is not None:
+        stages = {}
+        if options.torch and options.torch_device == "cuda":
+            stages = comparison.torch_stages(case, options.torch[0], 20)
+        implementation = options.implementations[0]
+        print(report.layers(case, implementation, options.dtype, options.profile, stages))
+    if options.plot is not None:
+        title = f"{options.model}, {height}×{width}, batch {options.batch}"
+        report.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")
 
 
 if __name__ == "__main__":

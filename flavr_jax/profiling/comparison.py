@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One window through our implementations and through PyTorch's, side by side, on one device.
+
+Every row is timed the same way: from float32 frames on the device to float32 frames on the device,
+one call at a time, waited for. Every row's output is compared with the float32 definition's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+from flavr_jax.models.layers import Implementation
+from flavr_jax.profiling.timing import Timing, measure
+from flavr_jax.profiling.torch_peer import TorchPeer
+
+__all__ = ["TORCH_MODES", "Case", "Row", "TorchMode", "run_jax", "run_torch", "torch_stages"]
+
+TorchMode: TypeAlias = Literal[
+    "float32",
+    "float32-no-tf32",
+    "autocast",
+    "bfloat16",
+    "float16",
+    "bfloat16-compile",
+    "float16-compile",
+    "bfloat16-max-autotune",
+    "float16-max-autotune",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mode:
+    """How a PyTorch user would run it."""
+
+    dtype: str
+    channels_last: bool = False
+    autocast: bool = False
+    tf32: bool = True
+    compile: str | None = None
+
+
+TORCH_MODES: dict[TorchMode, _Mode] = {
+    "float32": _Mode("float32"),
+    "float32-no-tf32": _Mode("float32", tf32=False),
+    "autocast": _Mode("float32", autocast=True),
+    "bfloat16": _Mode("bfloat16", True),
+    "float16": _Mode("float16", True),
+    "bfloat16-compile": _Mode("bfloat16", True, compile="default"),
+    "float16-compile": _Mode("float16", True, compile="default"),
+    "bfloat16-max-autotune": _Mode("bfloat16", True, compile="max-autotune"),
+    "float16-max-autotune": _Mode("float16", True, compile="max-autotune"),
+}
+"""``float32`` is PyTorch as shipped: its convolutions use TF32."""
+
+
+class Case:
+    """A network with random weights, a batch of random windows, and the right answer."""
+
+    def __init__(self, config: ModelConfig, batch: int, height: int, width: int) -> None:
+        self.config = config
+        self.params = flavr.init(config, jax.random.key(0))
+        shape = (batch, config.n_inputs, height, width, 3)
+        self.windows = jax.random.uniform(jax.random.key(1), shape, jnp.float32)
+        with jax.default_matmul_precision("highest"):
+            apply = jax.jit(functools.partial(flavr.apply, config, implementation="xla"))
+            self.expected = np.asarray(apply(self.params, self.windows))
+
+    def error(self, outputs: Any) -> float:
+        """Norm of the difference from float32 over the norm of what the network adds."""
+        base = np.asarray(jnp.mean(self.windows, axis=(1, 2, 3), keepdims=True))
+        difference = np.linalg.norm((np.asarray(outputs) - self.expected).ravel())
+        return float(difference / np.linalg.norm((self.expected - base).ravel()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    timing: Timing
+    error: float
+    peak_bytes: int | None = None
+
+
+def run_jax(case: Case, implementation: Implementation | None, dtype: str, repeats: int) -> Row:
+    """Ours; a named implementation that cannot run is an error."""
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+    apply = functools.partial(flavr.apply, case.config, implementation=implementation)
+    compiled = jax.jit(apply).lower(params, case.windows).compile()
+
+    def run() -> Array:
+        return jax.block_until_ready(compiled(params, case.windows))
+
+    memory = compiled.memory_analysis()
+    peak = None
+    if memory is not None:
+        sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
+        peak = sum(sizes) + memory.output_size_in_bytes
+    timing = measure(run, repeats)
+    return Row(f"{implementation or 'default'} {dtype}", timing, case.error(run()), peak)
+
+
+def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:
+    """PyTorch's, in one of :data:`TORCH_MODES`."""
+    settings = TORCH_MODES[mode]
+    peer, windows, around = _prepare(case, settings, device)
+    torch = peer.torch
+    predict: Callable[[Any], Any] = peer
+    if settings.compile is not None:
+        predict = torch.compile(peer.__call__, mode=settings.compile)
+
+    def run() -> Any:
+        with around():
+            outputs = predict(windows)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return outputs
+
+    timing = measure(run, repeats)
+    outputs = run().float().permute(0, 1, 3, 4, 2).cpu().numpy()
+    return Row(f"PyTorch {mode}", timing, case.error(outputs))
+
+
+def torch_stages(case: Case, mode: TorchMode, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each stage of the eager peer, by CUDA events."""
+    peer, windows, around = _prepare(case, TORCH_MODES[mode], "cuda")
+    torch = peer.torch
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats + 3):
+        marks: list[tuple[str, Any]] = []
+
+        def mark(stage: str, marks: list[tuple[str, Any]] = marks) -> None:
+            marks.append((stage, torch.cuda.Event(enable_timing=True)))
+            marks[-1][1].record()
+
+        with around():
+            mark("")
+            peer(windows, mark)
+        torch.cuda.synchronize()
+        for (_, before), (stage, after) in itertools.pairwise(marks):
+            times.setdefault(stage, []).append(before.elapsed_time(after))
+    return {stage: float(np.median(values[3:])) for stage, values in times.items()}
+
+
+def _prepare(case: Case, settings: _Mode, device: str) -> tuple[TorchPeer, Any, Callable[[], Any]]:
+    """The peer, its input, and the context that it runs in."""
+    peer = TorchPeer(
+        case.config,
+        case.params,
+        device=device,
+        dtype=settings.dtype,
+        channels_last=settings.channels_last,
+    )
+    torch = peer.torch
+    torch.backends.cudnn.allow_tf32 = settings.tf32
+    torch.backends.cudnn.benchmark = True
+    windows = torch.tensor(np.asarray(case.windows), device=device).permute(0, 4, 1, 2, 3)
+    windows = windows.contiguous()
+
+    @contextlib.contextmanager
+    def around() -> Any:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            if settings.autocast:
+                stack.enter_context(torch.autocast(device, dtype=torch.bfloat16))
+            yield
+
+    return peer, windows, around

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timings as lines, tables, JSON and a plot, each with what is needed to repeat them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flavr_jax.models import flavr
+from flavr_jax.models.layers import Implementation
+from flavr_jax.profiling.comparison import Case, Row
+from flavr_jax.profiling.costs import layer_costs
+from flavr_jax.profiling.timing import measure_ceilings
+from flavr_jax.profiling.trace import Kernel, by_scope, profile
+
+__all__ = ["environment", "figures", "layers", "line", "plot"]
+
+_MOST_KERNELS = 20
+
+
+def environment(*, with_torch: bool = False) -> str:
+    """The device and the versions that a figure depends on."""
+    device = jax.devices()[0]
+    packages = ["jax", "jaxlib", "flax", *(["torch"] if with_torch else [])]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    driver = getattr(device.client, "platform_version", "").splitlines()
+    return "; ".join([f"{device.device_kind} ({device.platform})", versions, *driver[:1]])
+
+
+def line(row: Row) -> str:
+    """A row in words."""
+    low, high = row.timing.quartiles
+    memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**30:.2f} GiB"
+    return (
+        f"{row.name}: {row.timing.median:.3f} ms a call (quartiles {low:.3f} to {high:.3f}), "
+        f"error {row.error:.1e}{memory}"
+    )
+
+
+def figures(row: Row) -> dict[str, Any]:
+    """A row as JSON, with the environment."""
+    return {
+        "name": row.name,
+        "milliseconds": row.timing.milliseconds,
+        "median": row.timing.median,
+        "error": row.error,
+        "peak_bytes": row.peak_bytes,
+        "environment": environment(with_torch=row.name.startswith("PyTorch")),
+    }
+
+
+def layers(
+    case: Case,
+    implementation: Implementation,
+    dtype: str,
+    folder: Path,
+    torch_stages: dict[str, float],
+) -> str:
+    """Tables of the most expensive kernels, of every layer, and of stages beside PyTorch's.
+
+    Layers are compared with the device's ceilings, which are measured first.
+    """
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+    apply = functools.partial(flavr.apply, case.config, implementation=implementation)
+    compiled = jax.jit(apply).lower(params, case.windows).compile()
+    kernels = profile(
+        compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
+    )
+    tables = [_kernel_table(kernels), _layer_table(case, kernels, dtype)]
+    if torch_stages:
+        tables.append(_stage_table(kernels, torch_stages))
+    return "\n\n".join(tables)
+
+
+def plot(rows: list[Row], path: Path, title: str) -> None:
+    """Bars of the medians, fastest first.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("`plot` draws with matplotlib; install it, or leave `--plot` out.")
+    from matplotlib.figure import Figure
+
+    rows = sorted(rows, key=lambda row: -row.timing.median)
+    figure = Figure(figsize=(8, 1 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh([row.name for row in rows], [row.timing.median for row in rows])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_xlabel("milliseconds a call (median)")
+    axes.set_title(title)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    figure.savefig(partial)
+    partial.replace(path)
+
+
+def _kernel_table(kernels: list[Kernel]) -> str:
+    total = sum(kernel.milliseconds for kernel in kernels)
+    lines = [f"{total:.3f} ms in {len(kernels)} kernels; the most expensive:"]
+    for kernel in kernels[:_MOST_KERNELS]:
+        scope = kernel.scope.partition("/")[2]
+        share = 100 * kernel.milliseconds / total
+        lines.append(
+            f"{kernel.milliseconds:9.4f} ms {share:5.1f} %  {kernel.launches:4.0f}×  "
+            f"{kernel.name[:60]}  {scope}"
+        )
+    return "\n".join(lines)
+
+
+def _layer_table(case: Case, kernels: list[Kernel], dtype: str) -> str:
+    batch, _, height, width, _ = case.windows.shape
+    costs = layer_costs(case.config, batch, height, width, jnp.dtype(dtype))
+    times = by_scope(kernels, [cost.scope for cost in costs])
+    ceilings = measure_ceilings(dtype)
+    lines = [
+        f"ceilings here: {ceilings.tflops:.1f} TFLOP/s ({dtype} product), "
+        f"{ceilings.terabytes:.3f} TB/s (copy)",
+        "        ms  useful  dense TFLOP/s  % of peak  % of bytes' roofline",
+    ]
+    for cost in costs:
+        milliseconds = max(times[cost.scope], 1e-9)
+        useful, dense = (
+            1e-9 * flops / milliseconds for flops in (cost.useful_flops, cost.dense_flops)
+        )
+        peak = 100 * useful / ceilings.tflops
+        roofline = 1e-7 * cost.bytes / milliseconds / ceilings.terabytes
+        lines.append(
+            f"{milliseconds:10.4f} {useful:7.1f} {dense:14.1f} {peak:10.1f} {roofline:21.1f}  "
+            f"{cost.scope}"
+        )
+    lines.append(f"{times['']:10.4f}  everything else")
+    return "\n".join(lines)
+
+
+def _stage_table(kernels: list[Kernel], torch_stages: dict[str, float]) -> str:
+    times = by_scope(kernels, list(torch_stages))
+    lines = ["stage by stage, ms: ours, PyTorch eager, ratio"]
+    for stage, theirs in torch_stages.items():
+        ratio = theirs / max(times[stage], 1e-9)
+        lines.append(f"{times[stage]:9.4f} {theirs:9.4f} {ratio:7.2f}×  {stage}")
+    return "\n".join(lines)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same network in PyTorch, to be timed against: ordinary layers, as its users run it.
+
+It takes our parameters, so both must give the same output, which is checked before anything is
+timed. Needs PyTorch, which is imported when a peer is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models.flavr import Parameters
+
+__all__ = ["TorchPeer"]
+
+
+class TorchPeer:
+    """FLAVR of 3-D residual blocks with transposed convolutions and concatenated skips.
+
+    Attributes:
+        weights: PyTorch tensors by the path of our parameters; leaves, for training.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Parameters,
+        *,
+        device: str = "cuda",
+        dtype: str = "float32",
+        channels_last: bool = False,
+    ) -> None:
+        """Copy ``params`` to a device.
+
+        Raises:
+            ModuleNotFoundError: PyTorch is not installed.
+            ValueError: for a variant that the peer does not have.
+        """
+        variant = (config.encoder, config.join, config.upsampling, config.batch_norm, config.base)
+        if variant != ("r3d", "concat", "transposed", False, "mean"):
+            raise ValueError(
+                f"the PyTorch peer has no {variant}; compare r3d, concat, transposed, no "
+                "normalisation, mean."
+            )
+        import torch  # pyright: ignore[reportMissingImports]
+
+        self.torch = torch
+        self.config = config
+        self.channels_last = channels_last
+        self.dtype = getattr(torch, dtype)
+        flat = traverse_util.flatten_dict(params, sep="/")
+        self.weights = {
+            path: self._tensor(path, np.asarray(leaf, np.float32)).to(device, self.dtype)
+            for path, leaf in flat.items()
+        }
+        if channels_last:
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            self.weights = {
+                path: w.contiguous(memory_format=formats[w.ndim]) if w.ndim in formats else w
+                for path, w in self.weights.items()
+            }
+
+    def __call__(self, windows: Any, mark: Callable[[str], None] = lambda stage: None) -> Any:
+        """Predict.
+
+        Args:
+            windows: a float32 tensor ``[batch, 3, time, height, width]`` in [0, 1].
+            mark: called with the name of each stage once its work has been issued.
+
+        Returns:
+            a float32 tensor ``[batch, n_outputs, 3, height, width]``.
+        """
+        torch = self.torch
+        mean = windows.mean((2, 3, 4), keepdim=True)
+        x = (windows - mean).to(self.dtype)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = self._decode(self._encode(x, mark), mark)  # [b, width, t, h, w]
+        x = torch.cat(torch.unbind(x, 2), 1)
+        x = self._leaky(torch.nn.functional.conv2d(x, self.weights["fuse/kernel"]))
+        mark("fuse")
+        x = torch.nn.functional.pad(x, (3, 3, 3, 3), mode="reflect")
+        x = torch.nn.functional.conv2d(
+            x, self.weights["out/kernel"], self.weights["out/bias"]
+        ).float()
+        mark("out")
+        return x.unflatten(1, (self.config.n_outputs, 3)) + mean[:, None, :, 0]
+
+    def _tensor(self, path: str, leaf: np.ndarray) -> Any:
+        """A parameter in PyTorch's layout."""
+        if leaf.ndim == 5 and leaf.shape[:3] == (3, 4, 4):  # transposed: taps reversed, in first
+            leaf = leaf[::-1, ::-1, ::-1].transpose(3, 4, 0, 1, 2)
+        elif leaf.ndim > 2:
+            leaf = np.moveaxis(leaf, (-1, -2), (0, 1))
+        elif leaf.ndim == 2:  # a gate
+            leaf = leaf.T
+        return self.torch.tensor(leaf.copy())
+
+    def _encode(self, x: Any, mark: Callable[[str], None]) -> list[Any]:
+        relu = self.torch.relu
+        x = relu(self._conv("encoder/stem", x, stride=(1, 2, 2), padding=(1, 3, 3)))
+        mark("encoder/stem")
+        features = [x]
+        for number, blocks in enumerate(self.config.blocks, 1):
+            for index in range(blocks):
+                path = f"encoder/layer{number}/{index}"
+                stride = (1, 2, 2) if index == 0 and number in (2, 3) else (1, 1, 1)
+                y = relu(self._conv(f"{path}/conv1", x, stride=stride, padding=1))
+                y = self._gate(path, self._conv(f"{path}/conv2", y, padding=1))
+                if f"{path}/shortcut/kernel" in self.weights:
+                    x = self._conv(f"{path}/shortcut", x, stride=stride)
+                x = relu(y + x)
+            mark(f"encoder/layer{number}")
+            features.append(x)
+        return features
+
+    def _decode(self, features: list[Any], mark: Callable[[str], None]) -> Any:
+        *skips, x = features
+        for number in range(5):
+            path = f"decoder/stages/{number}"
+            if number:
+                x = self.torch.cat([x, skips[4 - number]], 1)
+            if number in (0, 3):
+                x = self._conv(f"{path}/conv", x, padding=1)
+            else:
+                x = self.torch.nn.functional.conv_transpose3d(
+                    x,
+                    self.weights[f"{path}/conv/kernel"],
+                    self.weights[f"{path}/conv/bias"],
+                    stride=(1, 2, 2),
+                    padding=1,
+                )
+            x = self._leaky(self._gate(path, x))
+            mark(f"decoder/stage{number}")
+        return x
+
+    def _conv(self, path: str, x: Any, **options: Any) -> Any:
+        bias = self.weights.get(f"{path}/bias")
+        conv3d = self.torch.nn.functional.conv3d
+        return conv3d(x, self.weights[f"{path}/kernel"], bias, **options)
+
+    def _gate(self, path: str, x: Any) -> Any:
+        kernel, bias = self.weights[f"{path}/gate/kernel"], self.weights[f"{path}/gate/bias"]
+        logits = self.torch.nn.functional.linear(x.mean((2, 3, 4)), kernel, bias)
+        return x * self.torch.sigmoid(logits)[:, :, None, None, None]
+
+    def _leaky(self, x: Any) -> Any:
+        return self.torch.nn.functional.leaky_relu(x, 0.2)
