@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import cast
 
 import av
+from av.codec.context import Flags
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
@@ -201,7 +202,7 @@ class VideoWriter:
         """
         self.path, self.info = path, info
         self._plan = _Plan.of(str(path), info, encoding)
-        self._last, self._moved = -1, False
+        self._last, self._duration, self._moved = -1, 1, False
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else claim(path, overwrite=overwrite)
             self._container = self._open(undo)
@@ -235,7 +236,7 @@ class VideoWriter:
                 )
         self._last = tick
         picture.time_base, picture.pts = self._plan.tick, tick
-        picture.duration = max(1, round(frame.duration / self._plan.tick))
+        picture.duration = self._duration = max(1, round(frame.duration / self._plan.tick))
         self._container.mux(self._stream.encode(picture))
         if self._others is not None:
             self._others.copy(until=frame.pts)
@@ -253,7 +254,12 @@ class VideoWriter:
         with self._undo:
             if kind is not None:
                 return
-            self._container.mux(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            if packets:
+                # MP4 adds durations up in the order of decoding, where the last packet is seldom
+                # the last frame; the sum has to reach to that frame's end.
+                packets[-1].duration = self._duration
+            self._container.mux(packets)
             if self._others is not None:
                 self._others.copy()
             self._container.close()
@@ -301,6 +307,8 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
         stream.time_base = context.time_base = plan.tick
         context.framerate = info.rate
+        # Otherwise encoders take each frame, the last one too, to be shown for 1 / rate.
+        context.flags |= Flags.frame_duration
         context.sample_aspect_ratio = info.pixel_aspect
         context.colorspace, context.color_range = plan.tags.matrix, plan.tags.levels
         context.color_primaries, context.color_trc = plan.tags.primaries, plan.tags.transfer

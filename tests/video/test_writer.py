@@ -76,11 +76,19 @@ def test_split_intervals_are_exact_at_a_variable_frame_rate(
     assert times_of(path) == times
 
 
-def test_the_last_frame_keeps_its_duration(tmp_path):
-    path = write(tmp_path / "a.mp4", times=[Fraction(0), Fraction(1, 24)])
+@pytest.mark.parametrize("preset", ["ultrafast", "medium"])  # without and with B-frames
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("last", [Fraction(1, 24), Fraction(1, 12), Fraction(1, 100)])
+def test_the_last_frame_keeps_its_duration(tmp_path, preset, suffix, last):
+    times = [Fraction(index, 24) for index in range(9)]
+    info = dataclasses.replace(INFO, time_base=Fraction(1, 600))
+    path = tmp_path / f"a.{suffix}"
+    with VideoWriter(path, info, encoding=Encoding(preset=preset)) as sink:
+        for frame in frames(times, last=last):
+            sink.write(frame)
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert stream.duration * Fraction(1, stream.time_base.denominator) == Fraction(2, 24)
+        end = Fraction(container.duration, av.time_base)
+    assert abs(end - (times[-1] + last)) <= Fraction(1, 1000)  # Matroska's tick
 
 
 @pytest.mark.parametrize(
