@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, cast
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.subtitles.stream import SubtitleStream
@@ -95,7 +95,7 @@ class OtherStreams:
         """Write a packet; one that the container refuses is no reason to lose the video."""
         try:
             self._output.mux_one(packet)
-        except (av.ArgumentError, av.InvalidDataError):
+        except (ArgumentError, InvalidDataError):
             if not self._refused:
                 logger.warning("%s: packets that are broken are left out.", self._container.name)
             self._refused = True
