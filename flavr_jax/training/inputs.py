@@ -173,8 +173,6 @@ class Read:
 
         Each process reads its share of them.
         """
-        held_out = list(self.clips[::_HELD_OUT])
-        clips = [clip for number, clip in enumerate(self.clips) if number % _HELD_OUT]
         config = pipeline.LoaderConfig(
             **dataclasses.asdict(self.reading),
             crop=self.config.crop,
@@ -182,7 +180,7 @@ class Read:
             seed=self.seed,
         )
         loader = pipeline.Loader(
-            held_out if validation else clips or held_out,
+            self._clips(validation),
             self.n_outputs,
             config,
             process=jax.process_index(),
@@ -207,6 +205,12 @@ class Read:
         config = dataclasses.replace(self.config, batch_size=self._synthetic())
         drawn = mixture.draw(key_synthetic, self.n_outputs, config, None, part=part, parts=parts)
         return mixture.Batch(*(jnp.concatenate(both) for both in zip(drawn, read)))
+
+    def _clips(self, validation: bool) -> list[Clip]:
+        """Every 50th clip for validation, the others for training; a single one serves both."""
+        held_out = list(self.clips[::_HELD_OUT])
+        rest = [clip for number, clip in enumerate(self.clips) if number % _HELD_OUT]
+        return held_out if validation else rest or held_out
 
     def _synthetic(self) -> int:
         """Synthetic windows in a batch."""

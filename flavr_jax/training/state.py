@@ -8,37 +8,46 @@ of precision would swallow most updates. The average is what is evaluated and re
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import Array
-from jaxtyping import Float, Int, PyTree, UInt32
+from jaxtyping import PyTree
 
 from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 
 __all__ = ["TrainState", "create"]
 
-Arrays: TypeAlias = Array | np.ndarray  # on devices or on the host
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The same on every device; all that the next step depends on, but for data read from disk."""
+    """The same on every device; all that the next step depends on, but for data read from disk.
 
-    step: Int[Arrays, ""]
-    skipped: Int[Arrays, ""]  # steps whose gradient was not finite
-    skipped_in_a_row: Int[Arrays, ""]
-    key: UInt32[Arrays, "words"]  # of all that is random; data rather than a typed key, to be saved
-    params: PyTree[Float[Arrays, "..."]]
-    average: PyTree[Float[Arrays, "..."]]
+    Leaves are arrays, on the host or on devices; they carry no annotation, because JAX also looks
+    at trees that hold something else in their place.
+
+    Attributes:
+        step: int32, steps so far.
+        skipped: int32, steps whose gradient was not finite.
+        skipped_in_a_row: int32, such steps up to now.
+        key: uint32 data of the key of all that is random; not a typed key, to be saved.
+        params: float32, as :func:`flavr_jax.models.flavr.init` names them.
+        average: their moving average.
+        moments: what the optimiser keeps.
+    """
+
+    step: Any
+    skipped: Any
+    skipped_in_a_row: Any
+    key: Any
+    params: Any
+    average: Any
     moments: optax.OptState
 
 
-def create(params: PyTree[Float[Arrays, "..."]], config: OptimizerConfig, seed: int) -> TrainState:
+def create(params: PyTree, config: OptimizerConfig, seed: int) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),

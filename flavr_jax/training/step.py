@@ -52,7 +52,7 @@ def make_step(
     def step(
         state: TrainState, shared: dict[str, Any], own: dict[str, Any]
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         first = lax.axis_index(AXIS) * accumulate
         parts = parallel.size * accumulate
 

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 
 from flavr_jax.training import compact, loop, report
-from flavr_jax.training.checkpoints import Checkpoints
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel, to_host
 from flavr_jax.training.report import plot
 from flavr_jax.training.state import create
-from tests.training.toys import Line, Points, ReadPoints, nonsense_from, recipe, terminate_at
+from tests.training.toys import (
+    Line,
+    Points,
+    ReadPoints,
+    nonsense_from,
+    recipe,
+    saved_state,
+    terminate_at,
+)
 
 TASK = Line()
-
-
-def last_state(folder, of=None):
-    """The state at the end of a run."""
-    of = of or recipe()
-    like = create(TASK.init(jax.random.key(0)), of.optimizer, of.seed)
-    with Checkpoints(folder / "state") as saved:
-        return saved.restore(like)
 
 
 def assert_equal(one, other):
@@ -55,7 +54,7 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_log_and_a_plot(uninterrupted):
     assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
     params, provenance = json.loads((folder / "checkpoint" / "params.json").read_text())
     assert provenance["steps"] == 12
-    state, _ = last_state(folder)
+    state, _ = saved_state(folder)
     np.testing.assert_array_equal(params["layer"]["slope"], state.average["layer"]["slope"])
 
 
@@ -72,9 +71,9 @@ def test_the_plot_shows_every_value_of_the_log(tmp_path):
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does_bit_for_bit(uninterrupted, tmp_path):
     folder, inputs = uninterrupted
     assert not loop.train(recipe(), TASK, inputs, tmp_path, Leg(until=7))
-    assert last_state(tmp_path)[0].step == 7
+    assert saved_state(tmp_path)[0].step == 7
     assert loop.train(recipe(), TASK, inputs, tmp_path, Leg(resume=True))
-    (state, host), (expected, expected_host) = last_state(tmp_path), last_state(folder)
+    (state, host), (expected, expected_host) = saved_state(tmp_path), saved_state(folder)
     assert_equal(state, expected)
     assert {**host, "elapsed": 0, "logged": 0} == {**expected_host, "elapsed": 0, "logged": 0}
     for line, other in zip(*map(report.read_metrics, (tmp_path, folder)), strict=True):
@@ -83,25 +82,25 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does_bit_for_bit(uninterr
 
 def test_a_finished_run_that_is_resumed_does_nothing(uninterrupted):
     folder, inputs = uninterrupted
-    before, lines = last_state(folder), report.read_metrics(folder)
+    before, lines = saved_state(folder), report.read_metrics(folder)
     assert loop.train(recipe(), TASK, inputs, folder, Leg(resume=True))
-    assert_equal(last_state(folder)[0], before[0])
+    assert_equal(saved_state(folder)[0], before[0])
     assert report.read_metrics(folder) == lines
 
 
 def test_sigterm_saves_the_state_and_the_run_goes_on_from_it(uninterrupted, tmp_path):
     folder, inputs = uninterrupted
     assert not loop.train(recipe(), TASK, ReadPoints(misbehave=terminate_at(4)), tmp_path)
-    stopped = int(last_state(tmp_path)[0].step)
+    stopped = int(saved_state(tmp_path)[0].step)
     assert 4 < stopped < 9
     assert loop.train(recipe(), TASK, inputs, tmp_path, Leg(resume=True))
-    assert_equal(last_state(tmp_path)[0], last_state(folder)[0])
+    assert_equal(saved_state(tmp_path)[0], saved_state(folder)[0])
 
 
 def test_steps_without_a_finite_gradient_are_skipped_and_counted(tmp_path):
     inputs = ReadPoints(misbehave=nonsense_from(3, 6))
     assert loop.train(recipe(), TASK, inputs, tmp_path)
-    state, _ = last_state(tmp_path)
+    state, _ = saved_state(tmp_path)
     assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (12, 3, 0)
     assert report.read_metrics(tmp_path)[-1]["skipped"] == 3
     assert np.isfinite(state.params["layer"]["slope"]).all()
@@ -111,7 +110,7 @@ def test_a_run_that_only_yields_nonsense_stops_and_says_so(tmp_path):
     inputs = ReadPoints(misbehave=nonsense_from(3, 1000))
     with pytest.raises(ValueError, match=r"20 steps in a row had no finite gradient.*lower"):
         loop.train(recipe(steps=100), TASK, inputs, tmp_path)
-    assert np.isfinite(last_state(tmp_path)[0].params["layer"]["slope"]).all()
+    assert np.isfinite(saved_state(tmp_path)[0].params["layer"]["slope"]).all()
 
 
 def test_a_batch_worked_off_in_parts_gives_the_same_numbers(uninterrupted, tmp_path):
@@ -120,7 +119,7 @@ def test_a_batch_worked_off_in_parts_gives_the_same_numbers(uninterrupted, tmp_p
         optimizer=OptimizerConfig(learning_rate=0.5, clip_norm=0.0, weight_decay=0.0, accumulate=4)
     )
     loop.train(parts, TASK, inputs, tmp_path)
-    for a, b in zip(*map(jax.tree.leaves, (last_state(tmp_path)[0], last_state(folder)[0]))):
+    for a, b in zip(*map(jax.tree.leaves, (saved_state(tmp_path)[0], saved_state(folder)[0]))):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
 
 
@@ -152,12 +151,12 @@ def test_a_plateau_of_the_validation_lowers_the_learning_rate(tmp_path):
 def test_a_leg_ends_in_time_and_leaves_a_compact_state(tmp_path):
     leg = Leg(minutes=0.0, export_state=tmp_path / "compact")
     assert not loop.train(recipe(), TASK, Points(), tmp_path / "one", leg)
-    state, _ = last_state(tmp_path / "one")
+    state, _ = saved_state(tmp_path / "one")
     like = create(TASK.init(jax.random.key(0)), recipe().optimizer, 0)
     restored, _ = compact.load(tmp_path / "compact", like)
     assert int(restored.step) == int(state.step) < 12
     loop.train(recipe(), TASK, Points(), tmp_path / "two", Leg(resume_from=tmp_path / "compact"))
-    assert int(last_state(tmp_path / "two")[0].step) == 12
+    assert int(saved_state(tmp_path / "two")[0].step) == 12
 
 
 def test_a_state_of_another_optimiser_is_refused(uninterrupted):

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 
 from flavr_jax.training import loop, parallel, report
-from flavr_jax.training.checkpoints import Checkpoints
 from flavr_jax.training.loop import Leg
-from flavr_jax.training.state import create
-from tests.training.toys import Line, ReadPoints, recipe
+from tests.training.toys import Line, ReadPoints, recipe, saved_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,22 +85,14 @@ def test_a_run_killed_while_it_saves_loses_one_interval_and_ends_in_the_same_sta
     assert process.returncode == -signal.SIGKILL, errors
     assert any("tmp" in path.name for path in (tmp_path / "run" / "state").iterdir())
     of, task = recipe(save_steps=2), Line(ballast=3_000_000)
-    like = create(task.init(jax.random.key(0)), of.optimizer, of.seed)
-
-    def last():
-        with Checkpoints(tmp_path / "run" / "state") as saved:
-            return saved.restore(like)[0]
-
-    assert int(last().step) == 6
+    assert int(saved_state(tmp_path / "run", task, of)[0].step) == 6
     assert loop.train(of, task, ReadPoints(), tmp_path / "run", Leg(resume=True))
     assert [line["step"] for line in values(tmp_path / "run")] == [3, 6, 6, 9, 12, 12]
-    resumed = last()
-    expected = tmp_path / "run"
-    tmp_path = tmp_path.with_name("whole")
-    assert loop.train(of, task, ReadPoints(), tmp_path / "run")
-    for a, b in zip(*map(jax.tree.leaves, (resumed, last())), strict=True):
+    assert loop.train(of, task, ReadPoints(), tmp_path / "whole")
+    states = [saved_state(tmp_path / name, task, of)[0] for name in ("run", "whole")]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert values(expected) == values(tmp_path / "run")
+    assert values(tmp_path / "run") == values(tmp_path / "whole")
 
 
 def test_processes_need_an_address_and_numbers():

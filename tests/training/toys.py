@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.training.checkpoints import Checkpoints
 from flavr_jax.training.inputs import Nothing
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.recipe import Recipe
+from flavr_jax.training.state import create
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,14 @@ def kill_while_saving(step, folder):
 def nonsense_from(first, last):
     """Targets that are not numbers in a range of steps."""
     return lambda number, y: y * np.nan if first <= number < last else y
+
+
+def saved_state(folder, task=None, of=None):
+    """The newest state of a run, and the plain values beside it."""
+    of = of or recipe()
+    like = create((task or Line()).init(jax.random.key(of.seed)), of.optimizer, of.seed)
+    with Checkpoints(folder / "state") as saved:
+        return saved.restore(like)
 
 
 def recipe(**changes):

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step with the network itself; what does not depend on it is tested with a toy."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flavr_jax
+from flavr_jax import losses
+from flavr_jax.config import ModelConfig
+from flavr_jax.data.mixture import Batch
+from flavr_jax.training import loop, recipe, report, search
+from flavr_jax.training.loop import Leg
+from flavr_jax.training.parallel import Parallel
+from flavr_jax.training.recipe import Places
+from flavr_jax.training.tasks import Interpolation
+from tests.training.toys import saved_state
+
+RECIPE = """
+steps = 6
+loss = "1*charbonnier+0.1*laplacian"
+reports = 1
+validation_batches = 1
+log_steps = 2
+[model]
+width = 4
+base = "blend"
+[data]
+crop = 16
+batch_size = 2
+synthetic = { texture_size = 24, n_objects = 1 }
+[optimizer]
+learning_rate = 1e-3
+average_decay = 0.9
+"""
+
+
+def test_a_recipe_becomes_a_checkpoint_that_interpolates_whether_or_not_it_was_interrupted(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    of = recipe.read(tmp_path / "recipe.toml", ("optimizer.clip_norm=0.5",))
+    task, inputs = recipe.prepare(of, Places(), Parallel())
+    assert loop.train(of, task, inputs, tmp_path / "whole")
+    assert not loop.train(of, task, inputs, tmp_path / "legs", Leg(until=3))
+    assert loop.train(of, task, inputs, tmp_path / "legs", Leg(resume=True))
+    states = [saved_state(tmp_path / name, task, of)[0] for name in ("whole", "legs")]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    lines = report.read_metrics(tmp_path / "whole")
+    first = lines[0]
+    assert first["loss"] == pytest.approx(first["charbonnier"] + 0.1 * first["laplacian"])
+    assert np.isfinite(lines[-1]["validation loss"])
+    moved = np.abs(
+        states[0].params["out"]["kernel"] - task.init(jax.random.key(0))["out"]["kernel"]
+    ).max()
+    assert 1e-4 < moved < 6.1e-3  # six steps of Adam are at most six times the learning rate
+    interpolator = flavr_jax.load(tmp_path / "whole" / "checkpoint")
+    assert interpolator(np.zeros((2, 16, 16, 3), np.uint8), factor=2).shape == (3, 16, 16, 3)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradient():
+    model = ModelConfig(width=4, base="blend")
+    params = Interpolation(model, losses.parse("l1")).init(jax.random.key(0))
+    frames = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 5, 16, 16, 3)), jnp.float32)
+    batch = Batch(frames[:, :4], frames[:, 4:], jnp.ones((1, 1)))
+
+    def gradient(remat):
+        task = Interpolation(model, losses.parse("l1"), remat)
+        return jax.jit(jax.grad(lambda params: task.loss(params, batch, None)[0]))(params)
+
+    for a, b in zip(*map(jax.tree.leaves, (gradient(False), gradient(True))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "set one of them"),
+        ("steps = 1\nminutes = 2", "set one of them"),
+        ("steps = 1\n[model]\nn_inputs = 6", "`n_inputs` is 6, but training windows have 4"),
+        ("steps = 1\n[model]\nbatch_norm = true", "set it to false"),
+        ("steps = 1\n[date]", "unknown key 'date'"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(tmp_path, text, message):
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        recipe.read(tmp_path / "recipe.toml")
+
+
+def test_changes_reach_into_tables_and_replace_the_limit(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    of = recipe.read(tmp_path / "recipe.toml", ("minutes=3.0", "data.crop=32"))
+    assert (of.steps, of.minutes, of.data.crop, of.data.batch_size) == (None, 3.0, 32, 2)
+    with pytest.raises(ValueError, match="write key=value"):
+        recipe.read(tmp_path / "recipe.toml", ("minutes",))
+
+
+def test_a_data_set_needs_its_folder_and_a_scored_one_a_known_name(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    of = recipe.read(tmp_path / "recipe.toml", ('dataset="vimeo90k-train"',))
+    with pytest.raises(ValueError, match=r"name its folder with --source .sequences/00001"):
+        recipe.prepare(of, Places(), Parallel())
+    unknown = Places(evaluation=tmp_path, evaluation_set="davis-3x")
+    with pytest.raises(ValueError, match="unknown data set 'davis-3x'"):
+        recipe.prepare(dataclasses.replace(of, dataset=""), unknown, Parallel())
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").iterdir()))
+def test_every_recipe_in_the_project_can_be_read_and_says_how_it_was_run(path):
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    assert f"configs/{path.name}" in header
+    assert "Hardware" in header
+    assert len(path.read_text().splitlines()) <= 40
+    if path.name == "search.toml":
+        assert search.read_search(path)[1].is_file()
+    else:
+        recipe.read(path)
