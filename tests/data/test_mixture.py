@@ -4,6 +4,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flavr_jax.data import augment, clips, mixture, pipeline, synthetic
 
@@ -14,6 +15,17 @@ CONFIG = mixture.MixtureConfig(
     middle_weight=3.0,
     synthetic=synthetic.SyntheticConfig(texture_size=24, n_objects=1),
 )
+
+
+@pytest.fixture(autouse=True)
+def plain_synthetic_clips(monkeypatch):
+    """Clips of one level each, by their key: drawing real ones takes long to compile."""
+
+    def draw_many(keys, times, size, config, textures):
+        levels = jax.vmap(jax.random.uniform)(keys)[:, None, None, None, None]
+        return jnp.broadcast_to(levels, (len(keys), len(times), *size, 3))
+
+    monkeypatch.setattr(synthetic, "draw_many", draw_many)
 
 
 def test_half_a_batch_is_synthetic_and_fully_known_the_rest_is_real_and_masked():
