@@ -7,22 +7,31 @@ measured silently.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+
+import jax
 
 from pallas_kernels._device import SHARED_MEMORY
 
-__all__ = ["Config", "Work", "candidates", "choose", "cost", "tuned"]
+__all__ = ["TABLES", "Config", "Work", "candidates", "choose", "cost", "recorded", "tuned"]
 
-_TUNED = Path(__file__).parent / "tuned"
+TABLES = Path(__file__).parent / "tuned"
+"""The folder of measured sizes, a file a device."""
+
 _ACCUMULATORS = 2 * 64 * 256  # float32 values that two warpgroups hold in registers
 _RESERVED = 4096  # bytes of shared memory for barriers and reductions
 _MOST_SLOTS = 4
 _TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
+
+
+_works: contextvars.ContextVar[list[Work] | None] = contextvars.ContextVar("works", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +103,9 @@ def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
     Raises:
         ValueError: nothing fits.
     """
+    works = _works.get()
+    if works is not None:
+        works.append(work)
     measured = tuned(device).get(work.key)
     if measured is not None:
         return measured
@@ -106,10 +118,20 @@ def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
     return min(possible, key=lambda config: cost(work, config, processors))
 
 
+def recorded(function: Callable[..., object], *arguments: object) -> list[Work]:
+    """All work, each once, that sizes are chosen for while ``function`` is traced."""
+    token = _works.set([])
+    try:
+        jax.eval_shape(function, *arguments)
+        return list(dict.fromkeys(_works.get() or []))
+    finally:
+        _works.reset(token)
+
+
 @functools.cache
 def tuned(device: str) -> dict[str, Config]:
     """The table of a device; empty where nothing was measured."""
-    path = _TUNED / f"{device}.json"
+    path = TABLES / f"{device}.json"
     if not path.exists():
         return {}
     return {key: Config(**sizes) for key, sizes in json.loads(path.read_text())["configs"].items()}

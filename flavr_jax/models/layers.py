@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 import pallas_kernels as pk
 from flavr_jax.typing import Images
-from pallas_kernels import Activation, FeatureMap, Implementation, activate
+from pallas_kernels import Activation, FeatureMap, Implementation, activate, assume_hopper, explain
 
 __all__ = [
     "Conv2d",
@@ -34,6 +34,8 @@ __all__ = [
     "TransposedConv3d",
     "TrilinearConv3d",
     "activate",
+    "assume_hopper",
+    "explain",
     "normalise",
 ]
 

@@ -11,6 +11,7 @@ import pallas_kernels as pk
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS
+from pallas_kernels import _device
 
 
 def abstract(config, dtype, batch, height, width):
@@ -61,3 +62,19 @@ def test_float32_takes_the_formulation_for_xla_everywhere():
             partial(flavr.apply, config), *abstract(config, jnp.float32, 1, 64, 64)
         )
     assert {choice.implementation for choice in choices} == {"xla"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("preset", ["flavr_2x", "flavr_8x", "default"])
+@pytest.mark.parametrize("size", [(16, 16), (72, 104), (256, 448)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-2), ("float16", 2e-3)])
+def test_the_network_on_the_gpu_is_close_to_float32(preset, size, dtype, tolerance):
+    config = PRESETS[preset]
+    params = flavr.init(config, jax.random.key(0))
+    windows = jax.random.uniform(jax.random.key(1), (2, config.n_inputs, *size, 3))
+    with jax.default_matmul_precision("highest"):
+        exact = flavr.apply(config, params, windows, implementation="xla")
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    ours = jax.jit(partial(flavr.apply, config, implementation="mosaic_gpu"))(half, windows)
+    assert jnp.linalg.norm(ours - exact) < tolerance * jnp.linalg.norm(exact)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels compiled for a GPU that is not there, and what its assembler says of them.
+
+XLA compiles for a described device as well as for one at hand. What matters is in the assembler's
+notes: registers that did not suffice (spills), and warning C7510, which says that products of the
+tensor cores wait for each other. Needs the packages of :data:`PACKAGES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+from flavr_jax.models.layers import assume_hopper
+
+__all__ = ["PACKAGES", "CompiledKernel", "compile_kernels", "prepare", "read_notes"]
+
+PACKAGES = (
+    "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt",
+    "nvidia-cuda-nvdisasm", "nvidia-cuda-cuobjdump",
+)  # fmt: skip
+"""To be installed with ``pip install --no-deps``, the first two in the version of jax."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledKernel:
+    """What the assembler says of one kernel.
+
+    Attributes:
+        name: the kernel's.
+        registers: a thread, at the start.
+        spilled: bytes stored to memory because registers ran out.
+        serialised: how often C7510 was given.
+        shared_memory: bytes a thread block.
+    """
+
+    name: str
+    registers: int
+    spilled: int
+    serialised: int
+    shared_memory: int
+
+
+def prepare(dump: Path) -> None:
+    """Set what JAX and XLA ask for when they first compile; before that.
+
+    Raises:
+        FileNotFoundError: CUDA's compiler is not installed as packages.
+    """
+    found = importlib.util.find_spec("nvidia")
+    roots = (
+        [Path(place) / "cu13" for place in (found.submodule_search_locations or [])]
+        if found
+        else []
+    )
+    tools = next((root for root in roots if (root / "bin" / "ptxas").exists()), None)
+    if tools is None:
+        raise FileNotFoundError(
+            "CUDA's compiler is missing: pip install --no-deps " + " ".join(PACKAGES)
+        )
+    dump.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_platforms", "cpu")
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    os.environ["MOSAIC_GPU_DUMP_TO"] = str(dump)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_cuda_data_dir={tools}"
+    os.environ["PATH"] += os.pathsep + str(tools / "bin")
+
+
+def compile_kernels(
+    config: ModelConfig, batch: int, height: int, width: int, dtype: str, target: str, dump: Path
+) -> list[CompiledKernel]:
+    """Compile the network for a device and read what was noted in ``dump``.
+
+    Args:
+        config: the network.
+        batch: windows a call.
+        height: of frames, in pixels; a multiple of 8.
+        width: likewise.
+        dtype: what the network computes in.
+        target: XLA's description of the device, as text.
+        dump: the folder that :func:`prepare` was given.
+    """
+    topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
+    device = SingleDeviceSharding(topology.devices[0])
+
+    def abstract(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=device)
+
+    params = jax.tree.map(lambda leaf: abstract(leaf.shape, dtype), flavr.parameter_shapes(config))
+    windows = abstract((batch, config.n_inputs, height, width, 3), "float32")
+    apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
+    with assume_hopper():
+        jax.jit(apply, out_shardings=device).trace(params, windows).lower(
+            lowering_platforms=("cuda",)
+        ).compile()
+    return [read_notes(notes) for notes in sorted(dump.glob("*.ptxas"))]
+
+
+def read_notes(notes: Path) -> CompiledKernel:
+    """The assembler's notes on a kernel, and the resources listed beside them."""
+    text = notes.read_text()
+    resources = notes.with_suffix(".resources.txt")
+    memory = re.search(r"smem_scratch_bytes=(\d+)", resources.read_text())
+
+    def number(pattern: str) -> int:
+        return sum(int(found) for found in re.findall(pattern, text))
+
+    return CompiledKernel(
+        notes.stem,
+        number(r"Used (\d+) registers"),
+        # The function and, where there are any, a warning repeat the number: the first counts.
+        int((re.findall(r"(\d+) bytes spill stores", text) or ["0"])[0]),
+        text.count("C7510"),
+        int(memory.group(1)) if memory else 0,
+    )

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures tile sizes on the device at hand, for the tables that ``_tuning.py`` reads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from pallas_kernels import _device
+from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._problem import Geometry
+from pallas_kernels._tuning import TABLES, Config, Work, candidates, cost
+
+__all__ = ["Measurement", "measure", "save", "shortlist"]
+
+_LAUNCHES = 8  # a program: launching costs as much as a small convolution
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One config on one piece of work.
+
+    Attributes:
+        config: tile and rings.
+        milliseconds: a launch, median.
+        error: of the output, relative to the first config's: not 0 means a bug.
+    """
+
+    config: Config
+    milliseconds: float
+    error: float
+
+
+def shortlist(work: Work, count: int) -> list[Config]:
+    """The ``count`` configs of the lowest estimated cost."""
+    ranked = sorted(candidates(work), key=lambda config: cost(work, config, _device.processors()))
+    return ranked[:count]
+
+
+def measure(
+    work: Work,
+    configs: Iterable[Config],
+    *,
+    dtype: Any = jnp.bfloat16,
+    repeats: int = 15,
+    threads: int = 8,
+) -> list[Measurement]:
+    """Time configs on random data, the fastest first; compilation runs on ``threads`` threads."""
+    configs = list(configs)
+    arguments = _arguments(work, dtype)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        # Each thread sees what this one stands in for (`_device`).
+        contexts = [contextvars.copy_context() for _ in configs]
+        started = [
+            pool.submit(context.run, _compile, work, config, arguments)
+            for context, config in zip(contexts, configs)
+        ]
+        programs = [future.result() for future in started]
+    found: list[Measurement] = []
+    expected: Array | None = None
+    for config, program in zip(configs, programs):
+        outputs = jax.block_until_ready(program(*arguments))
+        times = []
+        for _ in range(repeats):
+            before = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            times.append(1e3 * (time.perf_counter() - before) / _LAUNCHES)
+        output = outputs[-1].astype(jnp.float32)
+        expected = output if expected is None else expected
+        error = float(jnp.abs(output - expected).max() / jnp.abs(expected).max())
+        found.append(Measurement(config, statistics.median(times), error))
+    return sorted(found, key=lambda measurement: measurement.milliseconds)
+
+
+def save(device: str, best: dict[str, Config], command: str, environment: str) -> None:
+    """Add the best configs, by :attr:`Work.key`, to a device's table."""
+    path = TABLES / f"{device}.json"
+    table = json.loads(path.read_text())["configs"] if path.exists() else {}
+    table |= {key: dataclasses.asdict(config) for key, config in best.items()}
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial.json")
+    content = {
+        "measured_by": command,
+        "environment": environment,
+        "configs": dict(sorted(table.items())),
+    }
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _arguments(work: Work, dtype: Any) -> tuple[Any, ...]:
+    """Inputs, weights, and an offset a launch, so that no two launches are the same."""
+    keys = iter(jax.random.split(jax.random.key(0), len(work.in_channels) + 2))
+    size = (work.height * work.stride, work.width * work.stride)
+    inputs = tuple(
+        jax.random.normal(next(keys), (work.batch, work.in_time, *size, channels), dtype)
+        for channels in work.in_channels
+    )
+    shape = (*work.kernel, sum(work.in_channels), work.channels)
+    weights = jax.random.normal(next(keys), shape, dtype)
+    offsets = jax.random.normal(next(keys), (_LAUNCHES, 1, work.channels), jnp.float32)
+    return inputs, weights, offsets
+
+
+def _compile(work: Work, config: Config, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    kt, kh, kw = work.kernel
+    low = (kt // 2 if work.time == work.in_time else 0, kh // 2, kw // 2)
+    if work.phases == 2:
+        low = (kt // 2, 1, 1)
+    run = functools.partial(
+        implicit_gemm,
+        geometry=Geometry(work.kernel, low, work.stride, work.phases),
+        size=(work.time, work.height, work.width),
+        config=config,
+        totals=work.out_bytes == 2,
+        out_dtype=jnp.float32 if work.out_bytes == 4 else None,
+    )
+
+    def launches(inputs: Any, weights: Array, offsets: Array) -> list[Array]:
+        return [run(inputs, weights, offset=offset)[0] for offset in offsets]
+
+    return jax.jit(launches).lower(*arguments).compile()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the GPU kernels for a Hopper GPU without one, and report what would make them slow."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from flavr_jax import cli
+from flavr_jax.models.presets import PRESETS, Preset
+from flavr_jax.profiling import compilation
+
+TARGETS = Path(__file__).resolve().parent.parent / "pallas_kernels" / "targets"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compile every kernel of a network for a GPU that need not be there.
+
+    Exit code 1 where registers are spilled or products of the tensor cores are serialised.
+    """
+
+    model: Preset = "flavr_2x"
+    """Which network."""
+    size: tuple[int, int] = (720, 1280)
+    """Height and width in pixels, multiples of 8."""
+    batch: int = 1
+    """Windows a call."""
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    """What the network computes in."""
+    target: str = "nvidia_h200"
+    """A file of pallas_kernels/targets, without its suffix."""
+    keep: Path | None = None
+    """Keep PTX, SASS and notes in this folder."""
+
+
+def main(options: Options) -> int:
+    """Print a line a kernel."""
+    target = TARGETS / f"{options.target}.txtpb"
+    if not target.exists():
+        known = ", ".join(sorted(path.stem for path in TARGETS.glob("*.txtpb")))
+        raise ValueError(f"`target` is {options.target!r}; use one of {known}.")
+    with tempfile.TemporaryDirectory() as folder:
+        dump = options.keep or Path(folder)
+        compilation.prepare(dump)
+        kernels = compilation.compile_kernels(
+            PRESETS[options.model],
+            options.batch,
+            *options.size,
+            options.dtype,
+            target.read_text(),
+            dump,
+        )
+    for kernel in kernels:
+        print(
+            f"{kernel.registers} registers, {kernel.spilled} bytes spilled, C7510 "
+            f"{kernel.serialised} times, {kernel.shared_memory} bytes shared: {kernel.name}"
+        )
+    troubled = [kernel for kernel in kernels if kernel.spilled or kernel.serialised]
+    print(f"{len(kernels)} kernels, {len(troubled)} with spills or serialised products")
+    return 1 if troubled else 0
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure tile sizes of the GPU kernels on the GPU at hand, and keep the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from typing import Literal
+
+import jax
+
+from flavr_jax import cli
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import flavr
+from flavr_jax.models.presets import PRESETS, Preset
+from flavr_jax.profiling import report
+from pallas_kernels import _tuner, _tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time several tile sizes for every convolution of a network on this GPU.
+
+    The fastest go to pallas_kernels/tuned, where the kernels find them.
+    """
+
+    model: Preset = "flavr_2x"
+    """Whose convolutions."""
+    sizes: tuple[tuple[int, int], ...] = ((720, 1280), (256, 448))
+    """Heights and widths in pixels, multiples of 8."""
+    batch: int = 1
+    """Windows a call."""
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    """What the network computes in."""
+    tries: int = 8
+    """Tile sizes a convolution, those that the cost model likes best."""
+    device: str = "nvidia_h200"
+    """The table's name."""
+    dry: bool = False
+    """Write nothing."""
+
+
+def main(options: Options) -> None:
+    """Print a line a try, and write the table."""
+    config = PRESETS[options.model]
+    environment = report.environment()
+    print(environment)
+    best = {}
+    for height, width in options.sizes:
+        for work in works(config, options, height, width):
+            found = _tuner.measure(work, _tuner.shortlist(work, options.tries), dtype=options.dtype)
+            print(work.key)
+            for measurement in found:
+                print(
+                    f"  {measurement.milliseconds:.4f} ms, error {measurement.error:.1e}, "
+                    f"{measurement.config}",
+                    flush=True,
+                )
+            best[work.key] = found[0].config
+    if not options.dry:
+        _tuner.save(options.device, best, " ".join(["python", *sys.argv]), environment)
+
+
+def works(config: ModelConfig, options: Options, height: int, width: int) -> list[_tuning.Work]:
+    """The convolutions of one call."""
+    shape = (options.batch, config.n_inputs, height, width, 3)
+    windows = jax.ShapeDtypeStruct(shape, "float32")
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, options.dtype),
+        flavr.parameter_shapes(config),
+    )
+    apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
+    return _tuning.recorded(apply, params, windows)
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measured tile sizes: how they are found, kept and used."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+import pallas_kernels as pk
+from pallas_kernels import _tuner, _tuning
+
+WORK = _tuning.Work((1, 3, 3), 1, 1, 1, 1, 1, 3, 8, (16,), 16)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tuning, "TABLES", tmp_path)
+    monkeypatch.setattr(_tuner, "TABLES", tmp_path)
+    _tuning.tuned.cache_clear()
+    yield tmp_path
+    _tuning.tuned.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11")
+def test_all_tiles_compute_the_same_and_come_back_fastest_first(monkeypatch):
+    monkeypatch.setattr(_tuner, "_LAUNCHES", 1)
+    with pk.interpret():
+        configs = _tuner.shortlist(WORK, 2)
+        found = _tuner.measure(WORK, configs, repeats=1, threads=2)
+    assert {measurement.config for measurement in found} == set(configs)
+    assert len(set(configs)) == 2
+    times = [measurement.milliseconds for measurement in found]
+    assert times == sorted(times)
+    assert all(measurement.error == 0 for measurement in found)
+
+
+def test_measured_sizes_are_used_and_earlier_ones_kept(tables):
+    config = _tuning.Config(32, 8, 16, 1, input_slots=3)
+    assert _tuning.choose(WORK, 132) != config
+    _tuner.save("nvidia_h200", {"other": config}, "first", "a GPU")
+    _tuner.save("nvidia_h200", {WORK.key: config}, "second", "a GPU")
+    _tuning.tuned.cache_clear()
+    assert _tuning.choose(WORK, 132) == config
+    table = json.loads((tables / "nvidia_h200.json").read_text())
+    assert set(table["configs"]) == {"other", WORK.key}
+    assert table["measured_by"] == "second"
+
+
+def test_the_work_of_a_function_is_recorded_once_each():
+    x = jnp.zeros((1, 2, 8, 8, 16), jnp.bfloat16)
+    kernel = jnp.zeros((3, 3, 3, 16, 16), jnp.bfloat16)
+
+    def twice(x, kernel):
+        return pk.conv3d(pk.conv3d(x, kernel), kernel).values
+
+    with pk.assume_hopper():
+        assert _tuning.recorded(twice, x, kernel) == [
+            _tuning.Work((3, 3, 3), 1, 1, 1, 2, 2, 8, 8, (16,), 16)
+        ]
+
+
+def test_the_committed_tables_name_their_command_and_hold_valid_tiles():
+    for path in (_tuning.TABLES).glob("*.json"):
+        table = json.loads(path.read_text())
+        assert table["measured_by"].startswith("python scripts/tune_kernels.py")
+        for sizes in table["configs"].values():
+            _tuning.Config(**sizes)
