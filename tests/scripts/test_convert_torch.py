@@ -18,7 +18,7 @@ from flavr_jax import checkpoint, cli, torch_weights
 from flavr_jax.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]
-FILES = ROOT / "tests" / "data" / "torch"
+FILES = ROOT / "tests" / "data" / "pytorch"
 LEGACY = FILES / "official_8x_legacy.pth"
 
 

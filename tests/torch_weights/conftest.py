@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="session")
 def torch_files() -> Path:
     """Small checkpoints written by PyTorch; make.py beside them says how."""
-    return Path(__file__).parents[1] / "data" / "torch"
+    return Path(__file__).parents[1] / "data" / "pytorch"
 
 
 @pytest.fixture(scope="session")
