@@ -13,6 +13,7 @@ from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.recipe import Places, Recipe
+from flavr_jax.training.recognise import recognise
 
 MOTIONS = {"down": (2, 0), "left": (0, -2), "right": (0, 2), "up": (-2, 0)}
 MODEL = ModelConfig(width=4, n_outputs=7)
@@ -69,6 +70,10 @@ def test_a_classifier_learns_directions_of_motion_from_an_interpolation_checkpoi
     config, _, provenance = checkpoint.load_classifier(tmp_path / "run" / "checkpoint")
     assert provenance["classes"] == sorted(MOTIONS)
     assert config.n_classes == 4
+    paths = [clips / "clips" / name / "clip13" for name in sorted(MOTIONS)]
+    found = list(recognise(tmp_path / "run" / "checkpoint", paths, top=2))
+    assert sum(best[0][0] == name for best, name in zip(found, sorted(MOTIONS))) >= 3
+    assert all(len(best) == 2 and best[0][1] >= best[1][1] for best in found)
     with pytest.raises(ValueError, match="is a classifier"):
         checkpoint.load(tmp_path / "run" / "checkpoint")
 
