@@ -82,7 +82,7 @@ def thumbnail(pixels: Frame) -> Thumbnail:
     if samples.shape[-1] == 4:
         samples = samples[..., :3] * (samples[..., 3:] / 255)
     height, width = samples.shape[:2]
-    side = min(max(1, max(height, width) // _CELLS), height, width)
+    side = min(-(-max(height, width) // _CELLS), height, width)
     return Thumbnail(_square_means(samples, side) @ _LUMA_CHROMA, samples)
 
 
@@ -158,7 +158,10 @@ def _square_means(pixels: np.ndarray, side: int) -> np.ndarray:
 def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
     """The share of ``target``'s detail that is not in ``source``, relit and moved by blocks."""
     rows, columns = (min(_BLOCK, length) for length in target.shape)
-    target = target[: target.shape[0] // rows * rows, : target.shape[1] // columns * columns]
+    whole = tuple(
+        slice(length // side * side) for length, side in zip(target.shape, (rows, columns))
+    )
+    source, target = source[whole], target[whole]
     gain = np.clip(target.std() / max(float(source.std()), 1e-3), 0.25, 4.0)
     relit = (source - source.mean()) * gain + target.mean()
     moved = sliding_window_view(np.pad(relit, _SHIFT, mode="edge"), target.shape)
