@@ -52,7 +52,7 @@ def test_a_classifier_learns_directions_of_motion_from_an_interpolation_checkpoi
         dropout=0.0,
         optimizer=OptimizerConfig(learning_rate=1e-2, average_decay=0.9),
         schedule=ScheduleConfig("cosine", warmup_steps=5),
-        steps=60,
+        steps=50,
         compute="float32",
         reports=1,
         validation_batches=1,
