@@ -40,7 +40,9 @@ class Options:
     encodings: tuple[array_record.Encoding, ...] = ("png", "jpeg", "raw")
     """How drawn clips are packed."""
     clips: int = 48
-    """How many are drawn."""
+    """How many are drawn, but a batch of them at least."""
+    synthetic: bool = True
+    """Measure synthetic clips too; on a CPU that takes minutes."""
     threads: int = 8
     """Threads that read, in each of the loader's processes."""
     workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))
@@ -73,10 +75,10 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
     def key() -> Any:
         return jax.random.key(next(numbers))
 
-    for outputs in (1, 7):
+    for outputs in (1, 7) if options.synthetic else ():
         draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
         yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key())
-    septuplets = [] if options.source else throughput.septuplets(options.clips)
+    septuplets = [] if options.source else throughput.septuplets(max(options.clips, options.batch))
     if septuplets:
         real = dataclasses.replace(mixed, synthetic_share=0.0)
         cut = jax.jit(lambda key, bank: mixture.draw(key, 1, real, bank))
