@@ -90,6 +90,8 @@ class Encoder:
         matroska: the codec's name there, for encoders whose bitstream cannot carry HDR metadata.
         delivery: made for players, which mostly show 4:2:0.
         even: whether subsampled sizes have to be even.
+        narrowest: width of the smallest pictures that it encodes.
+        parameters: FFmpeg's name of the encoder's own parameters.
     """
 
     codec: str
@@ -98,6 +100,7 @@ class Encoder:
     matroska: str | None = None
     delivery: bool = True
     even: bool = True
+    narrowest: int = 1
     parameters: str | None = None
 
 
@@ -162,7 +165,8 @@ def _none(encoding: Encoding, crf: int) -> Options:
 
 ENCODERS = {
     "libx264": Encoder("h264", _x264, parameters="x264-params"),
-    "libx265": Encoder("hevc", _x265, parameters="x265-params"),
+    # x265 writes beyond its memory for pictures that are narrower than one of its blocks.
+    "libx265": Encoder("hevc", _x265, narrowest=64, parameters="x265-params"),
     "libsvtav1": Encoder("av1", _svtav1, (23, 63), parameters="svtav1-params"),
     "libvpx-vp9": Encoder("vp9", _vpx, (23, 63), "V_VP9", even=False),
     "ffv1": Encoder("ffv1", _ffv1, matroska="V_FFV1", delivery=False, even=False),

@@ -138,9 +138,14 @@ def pixel_format_for(
         size: width and height.
 
     Raises:
-        ValueError: the encoder cannot store what the user asked for.
+        ValueError: the encoder cannot store what the user asked for, or frames of that size.
     """
     offered = _offered(encoder, container)
+    if size[0] < ENCODERS[encoder].narrowest:
+        raise ValueError(
+            f"The frames are {size[0]} pixels wide; {encoder} needs {ENCODERS[encoder].narrowest}. "
+            "Use --codec h264 or ffv1."
+        )
     if encoding.pixel_format is not None:
         if encoding.pixel_format not in offered:
             raise ValueError(

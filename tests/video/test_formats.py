@@ -257,6 +257,13 @@ def test_a_pixel_format_that_an_encoder_cannot_store_names_those_it_can():
         pixel_format_for("libsvtav1", wanted, CONTAINERS[".mkv"], Layout.of("yuv444p"), (64, 48))
 
 
+def test_frames_too_narrow_for_an_encoder_are_an_error():
+    with pytest.raises(ValueError, match="48 pixels wide; libx265 needs 64. Use --codec h264"):
+        pixel_format_for(
+            "libx265", Encoding("hevc"), CONTAINERS[".mp4"], Layout.of("yuv420p"), (48, 90)
+        )
+
+
 def test_a_pixel_format_that_does_not_exist_is_an_error():
     with pytest.raises(ValueError, match=r"`pixel_format` is 'yuv420', which FFmpeg does not know"):
         Encoding(pixel_format="yuv420")
