@@ -66,15 +66,19 @@ class Options:
             raise ValueError(f"`batch` is {self.batch}; it is 1 or more.")
         if self.largest_error < 0:
             raise ValueError(f"`largest_error` is {self.largest_error}; it is 0 or more.")
+
+    @property
+    def timing(self) -> Timing:
+        """Which frames are asked for.
+
+        Raises:
+            ValueError: two rates are asked for, or an impossible one.
+        """
         if None not in (self.fps, self.factor) and not self.slow_motion:
             raise ValueError(
                 f"`fps` {self.fps} and `factor` {self.factor} both set the frame rate; leave one "
                 "out, or ask for slow motion, which stretches time by the factor."
             )
-
-    @property
-    def timing(self) -> Timing:
-        """Which frames are asked for."""
         return Timing(8 if self.factor is None else self.factor, self.fps, self.slow_motion)
 
 

@@ -39,7 +39,7 @@ _CELLS = 48  # of a thumbnail's longer side
 _SAMPLES = 4  # pixels read a cell, in each direction: to read all of a 4K frame would take longer
 _BLOCK, _SHIFT = 4, 5  # cells: a block may have moved a tenth of the picture's width
 
-# Set by hand on clips that CONTRIBUTING.md's command measures; none is sharp.
+# Set by hand on the clips that scripts/evaluate_cuts.py was run on; none is sharp.
 _VISIBLE, _STILL = 6.0, 1.0  # differences
 _LEAST_CONTRAST = 4.0  # levels of 255: below it a picture is black, or white
 _LEAST_DETAIL = 0.2  # of a picture's contrast; camera pictures have 0.2 to 0.5 of it in 4 cells

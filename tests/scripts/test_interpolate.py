@@ -153,6 +153,33 @@ def test_slow_motion_keeps_the_rate_and_drops_the_audio(interpolate):
     assert sound_of("out.mov") is None
 
 
+@pytest.mark.parametrize("start", [Fraction(0), Fraction(1, 3)])
+def test_any_frame_rate_keeps_start_duration_and_audio(interpolate, start):
+    times = [start + n * FILM for n in range(5)]
+    source = write_clip(Path("in.mov"), 5, times=times, others=write_tone(Path("tone.wav")))
+    assert interpolate(source, "--fps", "60000/1001", "--output", "out.mov") == 0
+    made = times_of("out.mov")
+    assert made == [start + Fraction(1001 * n, 60000) for n in range(len(made))]
+    with av.open("in.mov") as before, av.open("out.mov") as after:
+        assert abs(after.duration - before.duration) <= 1  # microseconds
+    assert sound_of("out.mov") == sound_of("in.mov") != b""
+
+
+def test_slow_motion_at_another_rate(interpolate):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--fps", "30", "--slow-motion", "--factor", "3") == 0
+    made = times_of("in_3x_30fps.mp4")
+    assert made == [Fraction(n, 30) for n in range(round(30 * (2 * 3 + 1) * FILM))]
+
+
+def test_a_run_tells_how_far_off_its_times_were(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    interpolate("in.mp4", "--fps", "60")
+    assert "at most 2.1 ms off their times in in_60fps.mp4" in capsys.readouterr().out
+    interpolate("in.mp4", "--fps", "60", "--exact-times", "--overwrite")
+    assert "at most 0.28 ms off their times in in_60fps.mp4" in capsys.readouterr().out
+
+
 def test_audio_is_copied_when_the_duration_is_kept(interpolate):
     write_clip(Path("in.mov"), 3, others=write_tone(Path("tone.wav")))
     assert interpolate("in.mov", "--factor", 2, "--output", "out.mov") == 0
@@ -267,6 +294,11 @@ def impossible_factor():
     return ["in.mp4", "--factor", "3"], "3"
 
 
+def two_rates():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--factor", "2", "--fps", "60"], "both set the frame rate"
+
+
 def existing_output():
     write_clip(Path("in.mp4"))
     write_clip(Path("in_8x.mp4"))
@@ -291,6 +323,7 @@ def unknown_container():
         empty_folder,
         mixed_sizes,
         impossible_factor,
+        two_rates,
         existing_output,
         unwritable_output,
         unknown_container,

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many cuts between real clips are found, and how many are made up; without a network."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from flavr_jax import cli
+from flavr_jax.typing import Frame
+from flavr_jax.video import cuts, reader
+
+WIDTH = 160  # clips of different sizes are joined at 160×90
+
+
+@dataclass(frozen=True)
+class Options:
+    """Join pieces of clips that have no cuts of their own, and look for the cuts there.
+
+    Kinds of joins: straight cuts, dissolves and fades over 5 to 20 frames, and pieces with a flash
+    of 1 to 3 frames in them. Only straight cuts are to be found.
+    """
+
+    clips: Annotated[Path, tyro.conf.Positional]
+    """Folder of video files, each a single shot."""
+    joins: int = 200
+    """How many of each kind."""
+    seed: int = 0
+    """Of the choice of pieces."""
+
+
+def main(options: Options) -> None:
+    """Print precision and recall, and what was made up in which kind of join."""
+    paths = sorted(path for path in options.clips.iterdir() if path.suffix in (".mp4", ".mkv"))
+    if len(paths) < 2:
+        raise ValueError(f"{options.clips} holds {len(paths)} videos (.mp4, .mkv); two are needed.")
+    pieces = [frames for path in paths if len(frames := read(path)) >= 8]
+    chance, found = random.Random(options.seed), Counter[str]()
+    for kind, frames, truth in timelines(pieces, options.joins, chance):
+        claimed = set(cuts.find_cuts(frames))
+        found["right"] += len(claimed & truth)
+        found["missed"] += len(truth - claimed)
+        found["made up: " + kind] += len(claimed - truth)
+    wrong = sum(count for name, count in found.items() if name.startswith("made up"))
+    print(f"{len(pieces)} clips, {dict(found)}")
+    print(f"precision {found['right'] / (found['right'] + wrong):.3f}")
+    print(f"recall {found['right'] / (found['right'] + found['missed']):.3f}")
+
+
+def read(path: Path, most: int = 60) -> list[Frame]:
+    """The first frames of a clip, small; without their aspect, which no one looks at here."""
+    frames = []
+    for frame, _ in zip(reader.open_source(path), range(most)):
+        rows, columns = (
+            np.linspace(0, length - 1, count).round().astype(int)
+            for length, count in zip(frame.pixels.shape, (WIDTH * 9 // 16, WIDTH))
+        )
+        frames.append(frame.pixels[rows[:, None], columns])
+    return frames
+
+
+def timelines(
+    pieces: list[list[Frame]], count: int, chance: random.Random
+) -> Iterator[tuple[str, list[Frame], set[int]]]:
+    """Kind of join, frames, and where the cuts are."""
+    for _ in range(count):
+        one, two = (np.stack(piece) for piece in chance.sample(pieces, 2))
+        length = min(chance.randint(5, 20), len(one) // 2, len(two) // 2)
+        share = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
+        leaving, coming = (1 - share) * one[-length:], share * two[:length]
+        yield "cut", [*one, *two], {len(one)}
+        yield "dissolve", whole([one[:-length], leaving + coming, two[length:]]), set()
+        black = np.zeros_like(one[:1])
+        yield "fade", whole([one[:-length], leaving, black, coming, two[length:]]), set()
+        flash, start = one.copy(), chance.randint(1, len(one) - 5)
+        flash[start : start + chance.randint(1, 3)] = chance.choice([0, 255])
+        yield "flash", list(flash), set()
+
+
+def whole(parts: list[np.ndarray]) -> list[Frame]:
+    """Parts one after the other, in 8 bits."""
+    return list(np.rint(np.concatenate(parts)).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)
