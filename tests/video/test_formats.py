@@ -258,7 +258,7 @@ def test_a_pixel_format_that_an_encoder_cannot_store_names_those_it_can():
 
 
 def test_frames_too_narrow_for_an_encoder_are_an_error():
-    with pytest.raises(ValueError, match="48 pixels wide; libx265 needs 64. Use --codec h264"):
+    with pytest.raises(ValueError, match=r"48 pixels wide; libx265 needs 64\. Use --codec h264"):
         pixel_format_for(
             "libx265", Encoding("hevc"), CONTAINERS[".mp4"], Layout.of("yuv420p"), (48, 90)
         )
