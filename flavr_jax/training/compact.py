@@ -88,8 +88,8 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     count = sum(shapes[name].size for name in names["params"])
     if stored["params.codes"].size != -(-count // _BLOCK) * _BLOCK:
         raise ValueError(
-            f"{folder} is the state of another network, of about {stored['params.codes'].size} "
-            f"parameters where this has {count}; resume with the recipe it was started with."
+            f"{folder} is the state of another network: this one has {count} parameters; "
+            "resume with the recipe it was started with."
         )
 
     def part(kind: type, name: str) -> Any:

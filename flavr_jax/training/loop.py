@@ -87,8 +87,8 @@ def train(
         mapping: the devices; by default all, by the recipe's strategy.
 
     Raises:
-        ValueError: when devices and batch do not divide, the resumed state is another network's,
-            or gradients stop being finite for good.
+        ValueError: when devices and batch do not divide, the output folder holds a run that is not
+            to be resumed or is another network's, or gradients stop being finite for good.
     """
     mapping = mapping or Parallel(recipe.strategy)
     _check_division(recipe, inputs, mapping)
@@ -126,22 +126,34 @@ def train(
             if run.is_report_due():
                 run.report(current, schedule, log)
             run.release(current)
+            host = run.host(schedule, feed, log)
             if saved.last != run.step:
-                saved.save(run.step, current, run.host(schedule, feed, log))
-            if leg.export_state is not None and jax.process_index() == 0:
-                size = compact.export(leg.export_state, current, run.host(schedule, feed, log))
-                logger.info("state of %.1f MB in %s", size / 1e6, leg.export_state)
-    if jax.process_index() == 0:
-        report.plot(output)
+                saved.save(run.step, current, host)
+            _hand_over(leg, output, current, host)
     return run.progress >= 1.0
+
+
+def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]) -> None:
+    """What a leg leaves beside its state: the compact one if asked for, and the plot."""
+    if jax.process_index() > 0:
+        return
+    if leg.export_state is not None:
+        size = compact.export(leg.export_state, current, host)
+        logger.info("state of %.1f MB in %s", size / 1e6, leg.export_state)
+    report.plot(output)
 
 
 def _begin(
     recipe: Recipe, task: Task, saved: Checkpoints, leg: Leg
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, and the plain values that belong to it; none at a new start."""
+    latest = saved.latest()
+    if latest is not None and not leg.resume:
+        raise ValueError(
+            f"the output folder holds a run at step {latest}; go on with it by --resume, or choose "
+            "another folder."
+        )
     params = task.init(jax.random.key(recipe.seed))
-    latest = saved.latest() if leg.resume else None
     if leg.init_from is not None and latest is None:
         found = warm_start.warm_start(params, leg.init_from)
         logger.info("from %s: %s", leg.init_from, found.summary())

@@ -88,6 +88,12 @@ def test_a_finished_run_that_is_resumed_does_nothing(uninterrupted):
     assert report.read_metrics(folder) == lines
 
 
+def test_a_run_does_not_mix_with_another_one_in_its_folder(uninterrupted):
+    folder, inputs = uninterrupted
+    with pytest.raises(ValueError, match="holds a run at step 12; go on with it by --resume"):
+        loop.train(recipe(), TASK, inputs, folder)
+
+
 def test_sigterm_saves_the_state_and_the_run_goes_on_from_it(uninterrupted, tmp_path):
     folder, inputs = uninterrupted
     assert not loop.train(recipe(), TASK, ReadPoints(misbehave=terminate_at(4)), tmp_path)
