@@ -47,20 +47,20 @@ class _Refs(NamedTuple):
 
     inputs: tuple[Any, ...]
     weights: Any
-    scale: Any
-    offset: Any
+    affine: Any
     residual: Any
     output: Any
     totals: Any
     input_memory: Any
     weight_memory: Any
     output_memory: Any
+    affine_memory: Any
     reduction_memory: Any
     input_full: Any
     input_empty: Any
     weight_full: Any
     weight_empty: Any
-    residual_full: Any
+    affine_full: Any
 
 
 class _Tile(NamedTuple):
@@ -138,14 +138,14 @@ def implicit_gemm(
         inputs[0].dtype,
         out_dtype,
         activation,
+        residual is not None,
         totals,
         _device.interpreting(),
     )
     arguments = (
         tuple(_picture(problem, x, geometry.stride) for x in inputs),
         weights.reshape(kt, kh * kw * depth, channels),
-        scale,
-        offset,
+        _affine(scale, offset),
         None if residual is None else _picture(problem, residual, 1),
     )
     output, sums = _launch(problem, arguments)
@@ -154,6 +154,16 @@ def implicit_gemm(
     if sums is not None:
         sums = sums.sum(axis=1).reshape(batch, time, channels)
     return output[:, :, :height, :width], sums
+
+
+def _affine(scale: Array | None, offset: Array | None) -> Array | None:
+    """Scale and offset as one array, which is one copy: float32 ``[batch or 1, 2, channel]``."""
+    if scale is None and offset is None:
+        return None
+    if scale is None:
+        scale = jnp.ones_like(offset)
+    offset = jnp.zeros_like(scale) if offset is None else jnp.broadcast_to(offset, scale.shape)
+    return jnp.stack([scale, offset], axis=1)
 
 
 def _picture(problem: Problem, x: Array, stride: int) -> Array:
@@ -193,10 +203,10 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
 
     def body(*refs: Any) -> None:
         refs, outputs = refs[: len(given)], list(refs[len(given) :])
-        inputs, weights, scale, offset, residual = jax.tree.unflatten(tree, refs)
+        inputs, weights, affine, residual = jax.tree.unflatten(tree, refs)
         output = outputs.pop(0)
         totals = outputs.pop(0) if problem.totals else None
-        memory = _Refs(inputs, weights, scale, offset, residual, output, totals, *outputs)
+        memory = _Refs(inputs, weights, affine, residual, output, totals, *outputs)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
         share = (tiles - block + blocks - 1) // blocks
 
@@ -247,12 +257,13 @@ def _scratch(problem: Problem) -> list[Any]:
         problem.input_boxes.memory,
         plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.chunk, problem.dtype)),
         problem.output_boxes.memory,
+        plgpu.SMEM((MULTIPLIERS, 2, config.channels), jnp.float32),
         plgpu.SMEM((MULTIPLIERS, _REDUCTION_FLOATS), jnp.float32),
         plgpu.Barrier(num_arrivals=problem.input_boxes.arrivals, num_barriers=config.input_slots),
         empty(num_barriers=config.input_slots),
         full(num_barriers=config.weight_slots),
         empty(num_barriers=config.weight_slots),
-        plgpu.Barrier(num_arrivals=problem.output_boxes.arrivals, num_barriers=MULTIPLIERS),
+        full(num_barriers=MULTIPLIERS),
     ]
 
 
@@ -308,6 +319,9 @@ def _copy_ahead(problem: Problem, refs: _Refs, share: Any, place: Any) -> None:
             count = (end - first) * (channels // problem.chunk) * problem.geometry.loads
             carry = lax.fori_loop(0, count, load, carry)
             depth += channels
+        if refs.residual is not None:
+            for channel in range(0, config.channels, problem.store_chunk):
+                carry = _copy_residual(problem, refs, tile, channel, carry)
         return carry
 
     zero = jnp.int32(0)
@@ -353,10 +367,7 @@ def _copy_box(
             return frames, rows, columns, channels
         return frames, rows, row_phase, columns, channels
 
-    def wait(count: Any, slots: int, empty: Any) -> None:
-        pl.when(count >= slots)(functools.partial(plgpu.barrier_wait, empty))
-
-    wait(boxes, config.input_slots, refs.input_empty.at[box_slot])
+    _wait_if_used(boxes, config.input_slots, refs.input_empty.at[box_slot])
     problem.input_boxes.load(
         picture,
         index,
@@ -369,7 +380,7 @@ def _copy_box(
 
     def copy_weights(tap: Any, carry: Any) -> Any:
         slot, pieces = carry
-        wait(pieces, config.weight_slots, refs.weight_empty.at[slot])
+        _wait_if_used(pieces, config.weight_slots, refs.weight_empty.at[slot])
         total = sum(problem.in_channels)
         start = geometry.tap(load, tap, tile.phase) * total + depth + channel
         plgpu.copy_gmem_to_smem(
@@ -387,6 +398,31 @@ def _copy_box(
     return _next(box_slot, config.input_slots), boxes + 1, piece_slot, pieces
 
 
+def _copy_residual(problem: Problem, refs: _Refs, tile: _Tile, channel: int, carry: Any) -> Any:
+    """What is added to a tile's sums, through the ring of inputs: it is there in time."""
+    config = problem.config
+    slot, boxes, *pieces = carry
+    margin = MARGIN if problem.interpret else 0
+    columns = pl.ds(tile.column + margin, config.columns)
+    channels = pl.ds(tile.channel + channel, problem.store_chunk)
+    _wait_if_used(boxes, config.input_slots, refs.input_empty.at[slot])
+    problem.input_boxes.load(
+        refs.residual,
+        lambda frames, rows: (frames, rows, columns, channels),
+        tile.sample * problem.time + tile.frame,
+        tile.row + margin,
+        refs.input_memory,
+        slot,
+        refs.input_full.at[slot],
+    )
+    return _next(slot, config.input_slots), boxes + 1, *pieces
+
+
+def _wait_if_used(count: Any, slots: int, empty: Any) -> None:
+    """Wait until a slot is free, which it is at first."""
+    pl.when(count >= slots)(functools.partial(plgpu.barrier_wait, empty))
+
+
 def _multiply_tiles(problem: Problem, refs: _Refs, share: Any, place: Any, warpgroup: Any) -> None:
     """A multiplying warpgroup: its pixels of every tile of this block."""
     config = problem.config
@@ -394,13 +430,19 @@ def _multiply_tiles(problem: Problem, refs: _Refs, share: Any, place: Any, warpg
 
     def multiply_tile(turn: Any, slots: Any) -> Any:
         tile = place(turn)
+        if refs.affine is not None:
+            row = 0 if refs.affine.shape[0] == 1 else tile.sample
+            plgpu.copy_gmem_to_smem(
+                refs.affine.at[row, :, pl.ds(tile.channel, config.channels)],
+                refs.affine_memory.at[warpgroup],
+                refs.affine_full.at[warpgroup],
+            )
 
         def run(*accumulators: Any) -> Any:
-            ends = _multiply(problem, refs, tile, warpgroup, accumulators, slots)
+            box, piece = _multiply(problem, refs, tile, warpgroup, accumulators, slots)
             sums = [accumulator[...] for accumulator in accumulators]
-            _release(problem, refs, *ends, both=True)
-            _finish(problem, refs, tile, warpgroup, sums)
-            return ends
+            _release(problem, refs, box, piece, both=True)
+            return _finish(problem, refs, tile, warpgroup, sums, box), piece
 
         return pl.run_scoped(run, *[accumulator] * config.frames)
 
@@ -462,47 +504,61 @@ def _multiply(
     return box, piece
 
 
-def _finish(problem: Problem, refs: _Refs, tile: _Tile, warpgroup: Any, sums: list[Array]) -> None:
-    """Scale, shift, add, activate and store a tile, ``store_chunk`` channels at a time."""
+def _finish(
+    problem: Problem, refs: _Refs, tile: _Tile, warpgroup: Any, sums: list[Array], box: Any
+) -> Any:
+    """Scale, shift, add, activate and store a tile, ``store_chunk`` channels at a time.
+
+    Returns the slot of the ring of inputs that comes next.
+    """
     config, width = problem.config, problem.store_chunk
     inside = _inside(problem, tile, warpgroup)
+    if refs.affine is not None:
+        plgpu.barrier_wait(refs.affine_full.at[warpgroup])
     number = 0
     for first in range(0, config.channels, width):
-        channels = pl.ds(tile.channel + first, width)
-        scale = _channel_values(refs.scale, tile.sample, channels)
-        offset = _channel_values(refs.offset, tile.sample, channels)
+        scale, offset = _channel_values(refs, warpgroup, pl.ds(first, width))
+        if refs.residual is not None:
+            plgpu.barrier_wait(refs.input_full.at[box])
         for frame in range(config.frames):
-            slot = (warpgroup, number % config.store_slots)
-            number += 1
             values = sums[frame]
             if width < config.channels:
                 values = values[:, first : first + width]
-            plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
-            place = (tile, tile.sample * problem.time + tile.frame + frame, warpgroup, slot)
-            if refs.residual is not None:
-                _fetch_residual(problem, refs, place, channels)
             if scale is not None:
                 values = values * lax.broadcast_in_dim(scale, values.shape, (1,))
-            if offset is not None:
                 values = values + lax.broadcast_in_dim(offset, values.shape, (1,))
             if refs.residual is not None:
-                plgpu.barrier_wait(refs.residual_full.at[warpgroup])
-                values = values + refs.output_memory[1][slot].astype(jnp.float32)
+                start = frame * problem.box_rows * config.columns + warpgroup * problem.share
+                residual = refs.input_memory[1][box, pl.ds(start, problem.share)]
+                values = values + residual.astype(jnp.float32)
             values = _activate(values, problem.activation)
-            _store(problem, refs, place, first, values)
+            slot = (warpgroup, number % config.store_slots)
+            number += 1
+            plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
+            at = tile.sample * problem.time + tile.frame + frame
+            _store(problem, refs, (tile, at, warpgroup, slot), first, values)
             if refs.totals is not None:
                 if inside is not None:
                     values = jnp.where(inside, values, 0.0)
                 total = _add_up(problem, values, refs.reduction_memory.at[warpgroup])
-                refs.totals[place[1], tile.spot + warpgroup, channels] = total
+                refs.totals[at, tile.spot + warpgroup, pl.ds(tile.channel + first, width)] = total
+        if refs.residual is not None:
+            plgpu.barrier_arrive(refs.input_empty.at[box])
+            box = _next(box, config.input_slots)
+    return box
 
 
-def _channel_values(ref: Any, sample: Any, channels: Any) -> Array | None:
-    """A value a channel, laid out like the columns of the accumulators."""
-    if ref is None:
-        return None
-    row = 0 if ref.shape[0] == 1 else sample
-    return _load(ref.at[row, channels], plgpu.Layout.WGMMA.reduce(0))
+def _channel_values(
+    refs: _Refs, warpgroup: Any, channels: Any
+) -> tuple[Array | None, Array | None]:
+    """Scale and offset, laid out like the columns of the accumulators."""
+    if refs.affine is None:
+        return None, None
+    layout = plgpu.Layout.WGMMA.reduce(0)
+    scale, offset = (
+        _load(refs.affine_memory.at[warpgroup, row, channels], layout) for row in (0, 1)
+    )
+    return scale, offset
 
 
 def _load(ref: Any, layout: Any) -> Array:
@@ -516,22 +572,6 @@ def _activate(values: Array, activation: Activation) -> Array:
     if activation == "relu":
         return jnp.maximum(values, 0.0)
     return values if activation is None else jnp.maximum(values, LEAKY_SLOPE * values)
-
-
-def _fetch_residual(problem: Problem, refs: _Refs, place: tuple[Any, ...], channels: Any) -> None:
-    """Start copying what is added to where the sum will be stored from."""
-    tile, frame, warpgroup, slot = place
-    margin = MARGIN if problem.interpret else 0
-    columns = pl.ds(tile.column + margin, problem.config.columns)
-    problem.output_boxes.load(
-        refs.residual,
-        lambda frames, rows: (frames, rows, columns, channels),
-        frame,
-        tile.row + warpgroup * problem.output_boxes.rows + margin,
-        refs.output_memory,
-        slot,
-        refs.residual_full.at[warpgroup],
-    )
 
 
 def _store(

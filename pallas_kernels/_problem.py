@@ -85,6 +85,7 @@ class Problem:
         dtype: of inputs, weights and residual: bfloat16 or float16.
         out_dtype: of the output.
         activation: applied last.
+        residual: whether something is added to the sums.
         totals: whether to add up the output's channels.
         interpret: whether the interpreter runs it.
     """
@@ -101,6 +102,7 @@ class Problem:
     dtype: Any
     out_dtype: Any
     activation: Activation
+    residual: bool
     totals: bool
     interpret: bool
 
@@ -111,6 +113,7 @@ class Problem:
         assert self.channels % config.channels == 0
         assert self.chunk >= 16
         assert self.stores % config.store_slots == 0
+        assert not self.residual or self.out_dtype == self.dtype
 
     @property
     def name(self) -> str:
@@ -133,9 +136,10 @@ class Problem:
 
     @property
     def store_chunk(self) -> int:
-        """Output channels that are stored at a time."""
+        """Output channels that are stored at a time; of a residual, as many as a box holds."""
         size = self.config.channels
-        return min(size & -size, 128 // jnp.dtype(self.out_dtype).itemsize)
+        size = min(size & -size, 128 // jnp.dtype(self.out_dtype).itemsize)
+        return self.chunk if self.residual else size
 
     @property
     def stores(self) -> int:
@@ -212,7 +216,7 @@ class Problem:
 
     @property
     def output_boxes(self) -> Boxes:
-        """Where each multiplying warpgroup puts what it stores, and first what it adds."""
+        """Where each multiplying warpgroup puts what it stores."""
         return Boxes(
             (MULTIPLIERS, self.config.store_slots),
             1,

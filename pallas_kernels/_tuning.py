@@ -26,7 +26,7 @@ TABLES = Path(__file__).parent / "tuned"
 """The folder of measured sizes, a file a device."""
 
 _ACCUMULATORS = 2 * 64 * 256  # float32 values that two warpgroups hold in registers
-_RESERVED = 4096  # bytes of shared memory for barriers and reductions
+_RESERVED = 2560  # bytes of shared memory for barriers and for adding up channels
 _MOST_SLOTS = 4
 _TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
 
@@ -208,7 +208,9 @@ def _with_rings(work: Work, config: Config) -> Config | None:
     stores = config.frames * config.channels // width
 
     def fits(inputs: int, weights: int, outputs: int) -> bool:
-        return inputs * box + weights * piece + outputs * output <= SHARED_MEMORY - _RESERVED
+        rings = inputs * box + weights * piece + outputs * output
+        affine = 2 * 2 * 4 * config.channels
+        return rings + affine <= SHARED_MEMORY - _RESERVED
 
     slots = [2, 2, 1]
     if not fits(*slots):

@@ -279,7 +279,8 @@ def test_chosen_tiles_fit_the_device(work):
     store = min(config.channels & -config.channels, 64)
     staged = pixels * store * 2 * config.store_slots
     rings = config.input_slots * box + config.weight_slots * piece
-    assert rings + staged + 2 * 1024 + 256 <= _device.SHARED_MEMORY
+    affine = 2 * 2 * 4 * config.channels
+    assert rings + staged + affine + 2 * 1024 + 256 <= _device.SHARED_MEMORY
     assert (config.frames * config.channels // store) % config.store_slots == 0
 
 
