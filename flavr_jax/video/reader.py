@@ -351,7 +351,9 @@ def _rate(stream: VideoStream) -> Fraction:
 
 def _stated_end(container: InputContainer) -> Fraction:
     """Where the header says that the clip ends; 0 for formats whose header does not say."""
-    states_it = container.format.name.startswith(("mov,", "matroska,"))
-    if not states_it or container.duration is None:
+    name = container.format.name
+    if container.duration is None or not name.startswith(("mov,", "matroska,")):
         return Fraction(0)
-    return Fraction((container.start_time or 0) + container.duration, av.time_base)
+    # Matroska counts its duration from zero, MP4 and MOV from the first frame.
+    start = 0 if name.startswith("matroska,") else container.start_time or 0
+    return Fraction(start + container.duration, av.time_base)

@@ -188,6 +188,14 @@ def test_a_whole_clip_is_not_called_damaged(make_clip):
         assert source.damage is None
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_a_clip_that_starts_late_is_not_called_damaged(make_clip, name):
+    late = [Fraction(7, 20) + Fraction(i, 24) for i in range(5)]
+    source = VideoReader(make_clip(name, pts=late))
+    assert len(list(source)) == 5
+    assert source.damage is None
+
+
 @pytest.mark.parametrize(
     ("name", "share"), [("a.mp4", 0.6), ("a.mp4", 0.97), ("a.mkv", 0.6), ("a.mp4", 0.3)]
 )
