@@ -161,7 +161,7 @@ def _affine(scale: Array | None, offset: Array | None) -> Array | None:
     if scale is None and offset is None:
         return None
     if scale is None:
-        scale = jnp.ones_like(offset)
+        scale = jnp.ones_like(jnp.asarray(offset))
     offset = jnp.zeros_like(scale) if offset is None else jnp.broadcast_to(offset, scale.shape)
     return jnp.stack([scale, offset], axis=1)
 
@@ -517,16 +517,16 @@ def _finish(
         plgpu.barrier_wait(refs.affine_full.at[warpgroup])
     number = 0
     for first in range(0, config.channels, width):
-        scale, offset = _channel_values(refs, warpgroup, pl.ds(first, width))
+        affine = _channel_values(refs, warpgroup, pl.ds(first, width))
         if refs.residual is not None:
             plgpu.barrier_wait(refs.input_full.at[box])
         for frame in range(config.frames):
             values = sums[frame]
             if width < config.channels:
                 values = values[:, first : first + width]
-            if scale is not None:
-                values = values * lax.broadcast_in_dim(scale, values.shape, (1,))
-                values = values + lax.broadcast_in_dim(offset, values.shape, (1,))
+            if affine is not None:
+                scale, offset = (lax.broadcast_in_dim(a, values.shape, (1,)) for a in affine)
+                values = values * scale + offset
             if refs.residual is not None:
                 start = frame * problem.box_rows * config.columns + warpgroup * problem.share
                 residual = refs.input_memory[1][box, pl.ds(start, problem.share)]
@@ -548,12 +548,10 @@ def _finish(
     return box
 
 
-def _channel_values(
-    refs: _Refs, warpgroup: Any, channels: Any
-) -> tuple[Array | None, Array | None]:
+def _channel_values(refs: _Refs, warpgroup: Any, channels: Any) -> tuple[Array, Array] | None:
     """Scale and offset, laid out like the columns of the accumulators."""
     if refs.affine is None:
-        return None, None
+        return None
     layout = plgpu.Layout.WGMMA.reduce(0)
     scale, offset = (
         _load(refs.affine_memory.at[warpgroup, row, channels], layout) for row in (0, 1)
