@@ -37,15 +37,22 @@ def assert_close(actual, expected):
     assert error < TOLERANCE[actual.dtype.name]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("time", [1, 2, 4, 5])
-@pytest.mark.parametrize("pixels", [(1, 1), (7, 9), (33, 17), (16, 64)])
+@pytest.mark.parametrize(
+    ("dtype", "time", "pixels"),
+    [
+        ("bfloat16", 4, (33, 17)),
+        ("float16", 4, (7, 70)),
+        ("bfloat16", 1, (1, 1)),
+        ("float16", 5, (16, 64)),
+        ("bfloat16", 2, (9, 8)),
+    ],
+)
 @pytest.mark.parametrize("channels", [(16, 16), (32, 48), (64, 64), (128, 320)])
 @pytest.mark.parametrize(
     ("size", "stride"),
     [((3, 3, 3), 1), ((3, 3, 3), 2), ((1, 1, 1), 2), ((1, 3, 3), 1), ((3, 1, 1), 1)],
 )
-def test_conv3d(size, stride, channels, pixels, time, dtype):
+def test_conv3d(size, stride, channels, dtype, time, pixels):
     x, x64 = rounded(draw(2, time, *pixels, channels[0]), dtype)
     kernel, kernel64 = rounded(draw(*size, *channels, seed=1) / 16, dtype)
     bias, bias64 = rounded(draw(channels[1], seed=2), dtype)
