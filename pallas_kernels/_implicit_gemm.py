@@ -34,8 +34,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import _device
 from pallas_kernels._boxes import tiled
 from pallas_kernels._epilogue import LEAKY_SLOPE, Activation
-from pallas_kernels._problem import MARGIN, MULTIPLIERS, Geometry, Problem
-from pallas_kernels._tuning import Config, Work, choose
+from pallas_kernels._problem import MULTIPLIERS, Problem
+from pallas_kernels._tuning import Config, choose
+from pallas_kernels._work import MARGIN, Geometry, Work
 
 __all__ = ["implicit_gemm"]
 
@@ -114,27 +115,12 @@ def implicit_gemm(
     kt, kh, kw, depth, channels = weights.shape
     in_channels = tuple(x.shape[-1] for x in inputs)
     out_dtype = jnp.dtype(out_dtype or inputs[0].dtype)
+    work = Work(geometry, batch, in_time, *size, in_channels, channels, out_dtype.itemsize)
     if config is None:
-        work = Work(
-            geometry.kernel,
-            geometry.stride,
-            geometry.phases,
-            batch,
-            in_time,
-            *size,
-            in_channels,
-            channels,
-            out_dtype.itemsize,
-        )
         config = choose(work, _device.processors())
     problem = Problem(
-        geometry,
+        work,
         config,
-        batch,
-        in_time,
-        *size,
-        in_channels,
-        channels,
         inputs[0].dtype,
         out_dtype,
         activation,
@@ -185,18 +171,16 @@ def _picture(problem: Problem, x: Array, stride: int) -> Array:
 @functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
 def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array | None]:
     """Run the kernel; the output's phases are still on axes of their own."""
-    geometry = problem.geometry
-    frames = problem.batch * problem.time
+    work = problem.work
+    geometry, frames = work.geometry, work.batch * work.time
     height, width = problem.padded_size
     phases = geometry.phases
-    shape = (frames, height, width, problem.channels)
+    shape = (frames, height, width, work.channels)
     if phases == 2:
-        shape = (frames, height, 2, width, 2 * problem.channels)
+        shape = (frames, height, 2, width, 2 * work.channels)
     out_type = [jax.ShapeDtypeStruct(shape, problem.out_dtype)]
     if problem.totals:
-        out_type.append(
-            jax.ShapeDtypeStruct((frames, problem.spots, problem.channels), jnp.float32)
-        )
+        out_type.append(jax.ShapeDtypeStruct((frames, problem.spots, work.channels), jnp.float32))
     given, tree = jax.tree.flatten(arguments)
     tiles = functools.reduce(lambda a, b: a * b, problem.grid)
     blocks = min(_device.processors(), tiles)
@@ -291,9 +275,10 @@ def _meeting_taps(problem: Problem, tile: _Tile) -> tuple[Any, Any]:
     """First temporal tap that meets a frame of the clip, and the end; one pass if resident."""
     if problem.resident:
         return 0, 1
-    low = problem.geometry.low[0]
+    work = problem.work
+    low, taps = work.geometry.low[0], work.geometry.kernel[0]
     first = jnp.maximum(0, low - tile.frame)
-    return first, jnp.minimum(problem.geometry.kernel[0], problem.in_time + low - tile.frame)
+    return first, jnp.minimum(taps, work.in_time + low - tile.frame)
 
 
 def _next(slot: Any, slots: int) -> Any:
@@ -312,11 +297,11 @@ def _copy_ahead(problem: Problem, refs: _Refs, share: Any, place: Any) -> None:
         tile = place(turn)
         first, end = _meeting_taps(problem, tile)
         depth = 0
-        for source, channels in zip(refs.inputs, problem.in_channels):
+        for source, channels in zip(refs.inputs, problem.work.in_channels):
             load = functools.partial(
                 _copy_box, problem, refs, tile, first, (source, channels, depth)
             )
-            count = (end - first) * (channels // problem.chunk) * problem.geometry.loads
+            count = (end - first) * (channels // problem.chunk) * problem.work.geometry.loads
             carry = lax.fori_loop(0, count, load, carry)
             depth += channels
         if refs.residual is not None:
@@ -346,12 +331,12 @@ def _copy_box(
     carry: Any,
 ) -> Any:
     """One box of the input, then the weights that multiply it, each as its slot becomes free."""
-    config, geometry, chunk = problem.config, problem.geometry, problem.chunk
+    config, geometry, chunk = problem.config, problem.work.geometry, problem.chunk
     picture, in_channels, depth = source
     box_slot, boxes, piece_slot, pieces = carry
     number, load = number // geometry.loads, number % geometry.loads
     chunks = in_channels // chunk
-    frame = tile.sample * problem.in_time
+    frame = tile.sample * problem.work.in_time
     if problem.resident:
         temporal_tap, channel = problem.temporal_taps[0], number * chunk
     else:
@@ -381,8 +366,7 @@ def _copy_box(
     def copy_weights(tap: Any, carry: Any) -> Any:
         slot, pieces = carry
         _wait_if_used(pieces, config.weight_slots, refs.weight_empty.at[slot])
-        total = sum(problem.in_channels)
-        start = geometry.tap(load, tap, tile.phase) * total + depth + channel
+        start = geometry.tap(load, tap, tile.phase) * problem.work.depth + depth + channel
         plgpu.copy_gmem_to_smem(
             refs.weights.at[
                 pl.ds(temporal_tap, problem.temporal_taps[1]),
@@ -409,7 +393,7 @@ def _copy_residual(problem: Problem, refs: _Refs, tile: _Tile, channel: int, car
     problem.input_boxes.load(
         refs.residual,
         lambda frames, rows: (frames, rows, columns, channels),
-        tile.sample * problem.time + tile.frame,
+        tile.sample * problem.work.time + tile.frame,
         tile.row + margin,
         refs.input_memory,
         slot,
@@ -473,11 +457,11 @@ def _multiply(
     slots: tuple[Any, Any],
 ) -> tuple[Any, Any]:
     """All products of a tile; returns the slots that come next."""
-    config, geometry = problem.config, problem.geometry
+    config, geometry = problem.config, problem.work.geometry
     _, matrices = refs.input_memory
     frame_pixels = problem.box_rows * config.columns
     first, end = _meeting_taps(problem, tile)
-    chunks = sum(problem.in_channels) // problem.chunk
+    chunks = problem.work.depth // problem.chunk
     steps = (end - first) * chunks * geometry.loads * geometry.taps
     first_tap, _ = problem.temporal_taps
 
@@ -535,7 +519,7 @@ def _finish(
             slot = (warpgroup, number % config.store_slots)
             number += 1
             plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
-            at = tile.sample * problem.time + tile.frame + frame
+            at = tile.sample * problem.work.time + tile.frame + frame
             _store(problem, refs, (tile, at, warpgroup, slot), first, values)
             if refs.totals is not None:
                 if inside is not None:
@@ -583,9 +567,9 @@ def _store(
     channel = tile.channel + first
 
     def index(frames: Any, rows: Any) -> tuple[Any, ...]:
-        if problem.geometry.phases == 1:
+        if problem.work.geometry.phases == 1:
             return frames, rows, columns, pl.ds(channel, problem.store_chunk)
-        start = tile.phase[1] * problem.channels + channel
+        start = tile.phase[1] * problem.work.channels + channel
         return frames, rows, tile.phase[0], columns, pl.ds(start, problem.store_chunk)
 
     row = tile.row + warpgroup * problem.output_boxes.rows
@@ -594,15 +578,15 @@ def _store(
 
 def _inside(problem: Problem, tile: _Tile, warpgroup: Any) -> Array | None:
     """Which of a warpgroup's pixels lie in the picture; None where all tiles are whole."""
-    config = problem.config
-    whole = problem.height % config.rows == 0 and problem.width % config.columns == 0
+    config, work = problem.config, problem.work
+    whole = work.height % config.rows == 0 and work.width % config.columns == 0
     if not problem.totals or whole:
         return None
     shape = (problem.share, problem.store_chunk)
     pixel = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=plgpu.Layout.WGMMA)
     row = tile.row + warpgroup * problem.output_boxes.rows + pixel // config.columns
     column = tile.column + pixel % config.columns
-    return (row < problem.height) & (column < problem.width)
+    return (row < work.height) & (column < work.width)
 
 
 def _add_up(problem: Problem, values: Array, scratch: Any) -> Array:

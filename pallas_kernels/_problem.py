@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution as the implicit matrix product sees it: what is known before it is compiled."""
+"""A launch of the convolution kernel: everything that is known when it is compiled."""
 
 from __future__ import annotations
 
@@ -12,60 +12,12 @@ from jax.experimental import pallas as pl
 from pallas_kernels._boxes import Boxes
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._tuning import Config
+from pallas_kernels._work import Work
 
-__all__ = ["MARGIN", "MULTIPLIERS", "Geometry", "Problem"]
+__all__ = ["MULTIPLIERS", "Problem"]
 
 MULTIPLIERS = 2
 """Warpgroups of a thread block that multiply; the one after them copies."""
-
-MARGIN = 8
-"""Pixels around pictures in the interpreter: more than any kernel reaches."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Which input pixels meet which weights.
-
-    Attributes:
-        kernel: taps in time, height and width.
-        low: frames of zeros before the clip, rows above the picture and columns left of it.
-        stride: 1, or 2 for an output of half the height and width.
-        phases: 1, or 2 for a transposed convolution, which doubles height and width: output pixel
-            2·y + p of phase p meets every second tap, from p on.
-    """
-
-    kernel: tuple[int, int, int]
-    low: tuple[int, int, int]
-    stride: int = 1
-    phases: int = 1
-
-    @property
-    def loads(self) -> int:
-        """Boxes of the input a channel chunk: one a horizontal tap; at stride 2 one a tap."""
-        _, kh, kw = self.kernel
-        return kh * kw if self.stride == 2 else kw // self.phases
-
-    @property
-    def taps(self) -> int:
-        """Vertical taps that read the same box, each a row further down."""
-        return 1 if self.stride == 2 else self.kernel[1] // self.phases
-
-    def box(self, load: Any, phase: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
-        """Row and column of a load's box from the tile's, and the stride's row and column phase."""
-        if self.stride == 1:
-            return phase[0] - self.low[1], load + phase[1] - self.low[2], 0, 0
-        # Lifted by an even number, so that // and % see no negative numbers.
-        row = load // self.kernel[2] - self.low[1] + MARGIN
-        column = load % self.kernel[2] - self.low[2] + MARGIN
-        half = MARGIN // 2
-        return row // 2 - half, column // 2 - half, row % 2, column % 2
-
-    def tap(self, load: Any, tap: Any, phase: tuple[Any, Any]) -> Any:
-        """Which of the kernel's height × width taps the weights come from."""
-        if self.stride == 2:
-            return load
-        row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
-        return row * self.kernel[2] + column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +25,8 @@ class Problem:
     """Everything about a launch that is known when it is compiled.
 
     Attributes:
-        geometry: which pixels meet which weights.
+        work: the convolution.
         config: tile and rings.
-        batch: samples.
-        in_time: frames of the input.
-        time: frames of the output.
-        height: of the output; for a transposed convolution of one of its phases.
-        width: likewise.
-        in_channels: of each input.
-        channels: of the output.
         dtype: of inputs, weights and residual: bfloat16 or float16.
         out_dtype: of the output.
         activation: applied last.
@@ -90,15 +35,8 @@ class Problem:
         interpret: whether the interpreter runs it.
     """
 
-    geometry: Geometry
+    work: Work
     config: Config
-    batch: int
-    in_time: int
-    time: int
-    height: int
-    width: int
-    in_channels: tuple[int, ...]
-    channels: int
     dtype: Any
     out_dtype: Any
     activation: Activation
@@ -108,9 +46,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         config = self.config
-        assert config.frames == 1 or config.frames == self.time == self.in_time
+        assert config.frames == 1 or config.frames == self.work.time == self.work.in_time
         assert config.rows % 2 == config.columns % 8 == 0
-        assert self.channels % config.channels == 0
+        assert self.work.channels % config.channels == 0
         assert self.chunk >= 16
         assert self.stores % config.store_slots == 0
         assert not self.residual or self.out_dtype == self.dtype
@@ -118,21 +56,20 @@ class Problem:
     @property
     def name(self) -> str:
         """What a profiler shows."""
-        kernel = "x".join(map(str, self.geometry.kernel))
-        kind = "transposed" if self.geometry.phases == 2 else f"stride{self.geometry.stride}"
-        depth = sum(self.in_channels)
-        return f"conv_{kernel}_{kind}_{depth}_to_{self.channels}_at_{self.height}x{self.width}"
+        work, geometry = self.work, self.work.geometry
+        kernel = "x".join(map(str, geometry.kernel))
+        kind = "transposed" if geometry.phases == 2 else f"stride{geometry.stride}"
+        return f"conv_{kernel}_{kind}_{work.depth}_to_{work.channels}_at_{work.height}x{work.width}"
 
     @property
     def resident(self) -> bool:
         """Whether a tile spans the clip."""
-        return self.config.frames == self.time == self.in_time
+        return self.config.frames == self.work.time == self.work.in_time
 
     @property
     def chunk(self) -> int:
-        """Input channels a step: as many as one swizzled row of inputs and of weights holds."""
-        sizes = (*self.in_channels, self.config.channels, 64)
-        return min(size & -size for size in sizes)
+        """Input channels a step."""
+        return self.work.chunk(self.config.channels)
 
     @property
     def store_chunk(self) -> int:
@@ -154,26 +91,26 @@ class Problem:
     @property
     def box_rows(self) -> int:
         """Rows of an input box."""
-        return self.config.rows + self.geometry.taps - 1
+        return self.config.rows + self.work.geometry.taps - 1
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Tiles: batch, rows, columns, phases, frames, channels."""
         config = self.config
         return (
-            self.batch,
-            pl.cdiv(self.height, config.rows),
-            pl.cdiv(self.width, config.columns),
-            self.geometry.phases**2,
-            self.time // config.frames,
-            self.channels // config.channels,
+            self.work.batch,
+            pl.cdiv(self.work.height, config.rows),
+            pl.cdiv(self.work.width, config.columns),
+            self.work.geometry.phases**2,
+            self.work.time // config.frames,
+            self.work.channels // config.channels,
         )
 
     @property
     def padded_size(self) -> tuple[int, int]:
         """Height and width that are stored: in the interpreter, tiles are stored whole."""
         if not self.interpret:
-            return self.height, self.width
+            return self.work.height, self.work.width
         return self.grid[1] * self.config.rows, self.grid[2] * self.config.columns
 
     @property
@@ -187,12 +124,12 @@ class Problem:
         """Temporal tap, output frame and input frame of the products that a step makes."""
         if not self.resident:
             return ((0, 0, 0),)
-        low = self.geometry.low[0]
+        low = self.work.geometry.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
-            for tap in range(self.geometry.kernel[0])
-            for frame in range(self.time)
-            if 0 <= frame + tap - low < self.time
+            for tap in range(self.work.geometry.kernel[0])
+            for frame in range(self.work.time)
+            if 0 <= frame + tap - low < self.work.time
         )
 
     @property

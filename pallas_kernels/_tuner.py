@@ -19,8 +19,8 @@ from jax import Array
 
 from pallas_kernels import _device
 from pallas_kernels._implicit_gemm import implicit_gemm
-from pallas_kernels._problem import Geometry
-from pallas_kernels._tuning import TABLES, Config, Work, candidates, cost
+from pallas_kernels._tuning import TABLES, Config, candidates, cost
+from pallas_kernels._work import Work
 
 __all__ = ["Measurement", "measure", "save", "shortlist"]
 
@@ -102,25 +102,21 @@ def save(device: str, best: dict[str, Config], command: str, environment: str) -
 def _arguments(work: Work, dtype: Any) -> tuple[Any, ...]:
     """Inputs, weights, and an offset a launch, so that no two launches are the same."""
     keys = iter(jax.random.split(jax.random.key(0), len(work.in_channels) + 2))
-    size = (work.height * work.stride, work.width * work.stride)
+    size = tuple(work.geometry.stride * pixels for pixels in (work.height, work.width))
     inputs = tuple(
         jax.random.normal(next(keys), (work.batch, work.in_time, *size, channels), dtype)
         for channels in work.in_channels
     )
-    shape = (*work.kernel, sum(work.in_channels), work.channels)
+    shape = (*work.geometry.kernel, work.depth, work.channels)
     weights = jax.random.normal(next(keys), shape, dtype)
     offsets = jax.random.normal(next(keys), (_LAUNCHES, 1, work.channels), jnp.float32)
     return inputs, weights, offsets
 
 
 def _compile(work: Work, config: Config, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    kt, kh, kw = work.kernel
-    low = (kt // 2 if work.time == work.in_time else 0, kh // 2, kw // 2)
-    if work.phases == 2:
-        low = (kt // 2, 1, 1)
     run = functools.partial(
         implicit_gemm,
-        geometry=Geometry(work.kernel, low, work.stride, work.phases),
+        geometry=work.geometry,
         size=(work.time, work.height, work.width),
         config=config,
         totals=work.out_bytes == 2,

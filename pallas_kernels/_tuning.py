@@ -19,8 +19,9 @@ from pathlib import Path
 import jax
 
 from pallas_kernels._device import SHARED_MEMORY
+from pallas_kernels._work import Work
 
-__all__ = ["TABLES", "Config", "Work", "candidates", "choose", "cost", "recorded", "tuned"]
+__all__ = ["TABLES", "Config", "candidates", "choose", "cost", "recorded", "tuned"]
 
 TABLES = Path(__file__).parent / "tuned"
 """The folder of measured sizes, a file a device."""
@@ -55,46 +56,6 @@ class Config:
     input_slots: int = 2
     weight_slots: int = 2
     store_slots: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What the tile sizes depend on.
-
-    Attributes:
-        kernel: taps in time, height and width.
-        stride: 1 or 2.
-        phases: 1, or 2 for a transposed convolution.
-        batch: samples.
-        in_time: frames of the input.
-        time: frames of the output.
-        height: of the output; for a transposed convolution of one of its phases.
-        width: likewise.
-        in_channels: of each input.
-        channels: of the output.
-        out_bytes: of an output value.
-    """
-
-    kernel: tuple[int, int, int]
-    stride: int
-    phases: int
-    batch: int
-    in_time: int
-    time: int
-    height: int
-    width: int
-    in_channels: tuple[int, ...]
-    channels: int
-    out_bytes: int = 2
-
-    @property
-    def key(self) -> str:
-        """The name of this work in the tables of measured sizes."""
-        kernel = "x".join(map(str, self.kernel))
-        size = f"{self.batch}x{self.in_time}-{self.time}x{self.height}x{self.width}"
-        channels = "+".join(map(str, self.in_channels))
-        kind = "t" if self.phases == 2 else f"s{self.stride}"
-        return f"{kernel}{kind} {size} {channels}-{self.channels} {8 * self.out_bytes}"
 
 
 def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
@@ -157,46 +118,33 @@ def cost(work: Work, config: Config, processors: int) -> float:
     ``channels / 2`` cycles), and the copies from the L2 cache (about 40 bytes a cycle). Waves of
     tiles are rounded up.
     """
-    taps = math.prod(work.kernel) / work.phases**2
-    depth = sum(work.in_channels)
+    geometry = work.geometry
     pixels = config.rows * config.columns * config.frames
-    multiply = pixels / 64 * depth / 16 * taps * config.channels / 2
-    read = pixels / 64 * depth / 16 * taps * (2048 + 32 * config.channels) / 128
+    instructions = pixels / 64 * work.products / 16
+    multiply = instructions * config.channels / 2
+    read = instructions * (2048 + 32 * config.channels) / 128
     box, piece = _bytes(work, config)
-    chunks = depth / _chunk(work, config)
-    loads = _loads(work)
-    times = 1 if config.frames > 1 else work.kernel[0]
-    copy = times * chunks * loads * (box + _taps(work) * piece) / 40
+    steps = work.depth / work.chunk(config.channels) * geometry.loads
+    times = 1 if config.frames > 1 else geometry.kernel[0]
+    copy = times * steps * (box + geometry.taps * piece) / 40
     finish = pixels * config.channels / 40
     tiles = (
         work.batch
         * math.ceil(work.height / config.rows)
         * math.ceil(work.width / config.columns)
-        * work.phases**2
+        * geometry.phases**2
         * (work.time // config.frames)
         * (work.channels // config.channels)
     )
     return math.ceil(tiles / processors) * (max(multiply, read, copy) + finish)
 
 
-def _chunk(work: Work, config: Config) -> int:
-    return min(size & -size for size in (*work.in_channels, config.channels, 64))
-
-
-def _loads(work: Work) -> int:
-    _, kh, kw = work.kernel
-    return kh * kw if work.stride == 2 else kw // work.phases
-
-
-def _taps(work: Work) -> int:
-    return 1 if work.stride == 2 else work.kernel[1] // work.phases
-
-
 def _bytes(work: Work, config: Config) -> tuple[int, int]:
     """Of a box of the input and of a piece of the weights."""
-    chunk = _chunk(work, config)
-    box = config.frames * (config.rows + _taps(work) - 1) * config.columns * chunk * 2
-    temporal = work.kernel[0] if config.frames > 1 else 1
+    chunk = work.chunk(config.channels)
+    rows = config.rows + work.geometry.taps - 1
+    box = config.frames * rows * config.columns * chunk * 2
+    temporal = work.geometry.kernel[0] if config.frames > 1 else 1
     return box, temporal * chunk * config.channels * 2
 
 

@@ -16,6 +16,7 @@ from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import report
 from pallas_kernels import _tuner, _tuning
+from pallas_kernels._work import Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def main(options: Options) -> None:
         _tuner.save(options.device, best, " ".join(["python", *sys.argv]), environment)
 
 
-def works(config: ModelConfig, options: Options, height: int, width: int) -> list[_tuning.Work]:
+def works(config: ModelConfig, options: Options, height: int, width: int) -> list[Work]:
     """The convolutions of one call."""
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")

@@ -12,7 +12,7 @@ from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._implicit_gemm import implicit_gemm
-from pallas_kernels._problem import Geometry
+from pallas_kernels._work import Geometry
 from pallas_kernels.conv2d import reference, xla
 
 __all__ = ["conv2d", "why_not"]

@@ -16,7 +16,7 @@ from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._implicit_gemm import implicit_gemm
-from pallas_kernels._problem import Geometry
+from pallas_kernels._work import Geometry
 from pallas_kernels.conv3d import xla
 
 __all__ = ["conv3d", "why_not"]

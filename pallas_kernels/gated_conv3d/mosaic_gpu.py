@@ -15,7 +15,7 @@ from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._implicit_gemm import implicit_gemm
-from pallas_kernels._problem import Geometry
+from pallas_kernels._work import Geometry
 from pallas_kernels.gated_conv3d import xla
 
 __all__ = ["gated_conv3d", "why_not"]

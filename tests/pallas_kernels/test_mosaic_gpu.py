@@ -16,6 +16,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import pallas_kernels as pk
 from pallas_kernels import _device, _dispatch, _hopper, _tuning
 from pallas_kernels._means import mean_of_convolution
+from pallas_kernels._work import Geometry, Work
 from tests.pallas_kernels.oracles import (
     draw,
     leaky_relu,
@@ -263,15 +264,13 @@ def works():
     """Every size class of the network: from tiny maps to 4K, one to eight samples."""
     for batch, height, width in ((1, 2, 2), (1, 32, 56), (8, 128, 224), (1, 1080, 1920)):
         for depth, channels in ((16, 16), (64, 64), (48, 96), (512, 512), (128, 32)):
-            for kernel, stride, phases in (
-                ((3, 3, 3), 1, 1),
-                ((3, 3, 3), 2, 1),
-                ((1, 1, 1), 2, 1),
-                ((3, 4, 4), 1, 2),
+            for geometry in (
+                Geometry((3, 3, 3), (1, 1, 1)),
+                Geometry((3, 3, 3), (1, 1, 1), stride=2),
+                Geometry((1, 1, 1), (0, 0, 0), stride=2),
+                Geometry((3, 4, 4), (1, 1, 1), phases=2),
             ):
-                yield _tuning.Work(
-                    kernel, stride, phases, batch, 4, 4, height, width, (depth,), channels
-                )
+                yield Work(geometry, batch, 4, 4, height, width, (depth,), channels)
 
 
 @pytest.mark.parametrize("work", list(works()), ids=lambda work: work.key)
@@ -283,9 +282,10 @@ def test_chosen_tiles_fit_the_device(work):
     assert work.channels % config.channels == 0
     assert pixels // 2 * config.channels * config.frames <= 128 * 128  # registers for the sums
     chunk = min(size & -size for size in (*work.in_channels, config.channels, 64))
-    vertical = 1 if work.stride == 2 else work.kernel[1] // work.phases
+    geometry = work.geometry
+    vertical = 1 if geometry.stride == 2 else geometry.kernel[1] // geometry.phases
     box = config.frames * (config.rows + vertical - 1) * config.columns * chunk * 2
-    piece = (work.kernel[0] if config.frames > 1 else 1) * chunk * config.channels * 2
+    piece = (geometry.kernel[0] if config.frames > 1 else 1) * chunk * config.channels * 2
     store = min(config.channels & -config.channels, 64)
     staged = pixels * store * 2 * config.store_slots
     rings = config.input_slots * box + config.weight_slots * piece
@@ -295,7 +295,7 @@ def test_chosen_tiles_fit_the_device(work):
 
 
 def test_channels_that_cannot_be_tiled_are_refused():
-    work = _tuning.Work((1, 1, 1), 1, 1, 1, 1, 1, 8, 8, (16,), 24)
+    work = Work(Geometry((1, 1, 1), (0, 0, 0)), 1, 1, 1, 8, 8, (16,), 24)
     with pytest.raises(ValueError, match="multiples of 16"):
         _tuning.choose(work, 132)
 

@@ -9,8 +9,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _tuner, _tuning
+from pallas_kernels._work import Geometry, Work
 
-WORK = _tuning.Work((1, 3, 3), 1, 1, 1, 1, 1, 3, 8, (16,), 16)
+WORK = Work(Geometry((1, 3, 3), (0, 1, 1)), 1, 1, 1, 3, 8, (16,), 16)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_the_work_of_a_function_is_recorded_once_each():
 
     with pk.assume_hopper():
         assert _tuning.recorded(twice, x, kernel) == [
-            _tuning.Work((3, 3, 3), 1, 1, 1, 2, 2, 8, 8, (16,), 16)
+            Work(Geometry((3, 3, 3), (1, 1, 1)), 1, 2, 2, 8, 8, (16,), 16)
         ]
 
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution in numbers: which pixels meet which weights, and how many of them there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+__all__ = ["MARGIN", "Geometry", "Work"]
+
+MARGIN = 8
+"""Pixels around pictures in the interpreter: more than any kernel reaches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Which input pixels meet which weights.
+
+    Attributes:
+        kernel: taps in time, height and width.
+        low: frames of zeros before the clip, rows above the picture and columns left of it.
+        stride: 1, or 2 for an output of half the height and width.
+        phases: 1, or 2 for a transposed convolution, which doubles height and width: output pixel
+            2·y + p of phase p meets every second tap, from p on.
+    """
+
+    kernel: tuple[int, int, int]
+    low: tuple[int, int, int]
+    stride: int = 1
+    phases: int = 1
+
+    @property
+    def loads(self) -> int:
+        """Boxes of the input a channel chunk: one a horizontal tap; at stride 2 one a tap."""
+        _, kh, kw = self.kernel
+        return kh * kw if self.stride == 2 else kw // self.phases
+
+    @property
+    def taps(self) -> int:
+        """Vertical taps that read the same box, each a row further down."""
+        return 1 if self.stride == 2 else self.kernel[1] // self.phases
+
+    def box(self, load: Any, phase: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
+        """Row and column of a load's box from the tile's, and the stride's row and column phase."""
+        if self.stride == 1:
+            return phase[0] - self.low[1], load + phase[1] - self.low[2], 0, 0
+        # Lifted by an even number, so that // and % see no negative numbers.
+        row = load // self.kernel[2] - self.low[1] + MARGIN
+        column = load % self.kernel[2] - self.low[2] + MARGIN
+        half = MARGIN // 2
+        return row // 2 - half, column // 2 - half, row % 2, column % 2
+
+    def tap(self, load: Any, tap: Any, phase: tuple[Any, Any]) -> Any:
+        """Which of the kernel's height × width taps the weights come from."""
+        if self.stride == 2:
+            return load
+        row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
+        return row * self.kernel[2] + column
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One convolution: what tile sizes depend on.
+
+    Attributes:
+        geometry: which pixels meet which weights.
+        batch: samples.
+        in_time: frames of the input.
+        time: frames of the output.
+        height: of the output; for a transposed convolution of one of its phases.
+        width: likewise.
+        in_channels: of each input.
+        channels: of the output.
+        out_bytes: of an output value.
+    """
+
+    geometry: Geometry
+    batch: int
+    in_time: int
+    time: int
+    height: int
+    width: int
+    in_channels: tuple[int, ...]
+    channels: int
+    out_bytes: int = 2
+
+    @property
+    def key(self) -> str:
+        """The name of this work in the tables of measured sizes."""
+        geometry = self.geometry
+        kernel = "x".join(map(str, geometry.kernel))
+        size = f"{self.batch}x{self.in_time}-{self.time}x{self.height}x{self.width}"
+        channels = "+".join(map(str, self.in_channels))
+        kind = "t" if geometry.phases == 2 else f"s{geometry.stride}"
+        return f"{kernel}{kind} {size} {channels}-{self.channels} {8 * self.out_bytes}"
+
+    @property
+    def depth(self) -> int:
+        """Input channels."""
+        return sum(self.in_channels)
+
+    @property
+    def products(self) -> float:
+        """Products a pixel and output channel, those with zeros included."""
+        return self.depth * math.prod(self.geometry.kernel) / self.geometry.phases**2
+
+    def chunk(self, channels: int) -> int:
+        """Input channels a step, for tiles of so many output channels.
+
+        As many as one swizzled row of inputs and of weights holds.
+        """
+        return min(size & -size for size in (*self.in_channels, channels, 64))
