@@ -222,10 +222,16 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
             # engine did; barriers and `commit_smem` order that.
             unsafe_no_auto_barriers=True,
         ),
-        interpret=plgpu.InterpretGPUParams() if problem.interpret else None,
+        interpret=_interpreter() if problem.interpret else None,
     )
     outputs = kernel(*given)
     return outputs[0], outputs[1] if problem.totals else None
+
+
+def _interpreter() -> Any:
+    """JAX's GPU interpreter, which jax 0.10 does not have."""
+    module: Any = plgpu
+    return module.InterpretGPUParams()
 
 
 def _scratch(problem: Problem) -> list[Any]:

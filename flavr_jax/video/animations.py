@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -193,7 +194,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _buffer(graph: Graph, width: int, height: int) -> FilterContext:
-    return graph.add_buffer(width=width, height=height, format="bgra", time_base=_TICK)
+    add_buffer: Any = graph.add_buffer  # PyAV 18 says that it takes no name of a format
+    return add_buffer(width=width, height=height, format="bgra", time_base=_TICK)
 
 
 def _graph(info: ClipInfo, filters: list[tuple[str, str]]) -> Graph:

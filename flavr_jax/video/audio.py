@@ -23,6 +23,8 @@ from av.error import EOFError as NothingLeft
 from av.filter import Graph
 from av.packet import Packet
 
+from flavr_jax.video.reader import as_fraction
+
 __all__ = ["StretchedAudio"]
 
 _SLOWEST = Fraction(1, 2)  # atempo's limit; several in a row go further
@@ -66,7 +68,7 @@ class StretchedAudio:
         for frame in self._source.decode(packet):
             if self._graph is None:
                 self._graph = self._make_graph(frame)
-                base = Fraction(frame.time_base.numerator, frame.time_base.denominator)
+                base = as_fraction(frame.time_base) or Fraction(1, self._rate)
                 begin = (frame.pts or 0) * base - self._start
                 self._offset = round(begin * self._stretch * self._rate)
             self._samples_in += frame.samples

@@ -18,7 +18,7 @@ import av
 from av.codec.codec import UnknownCodecError
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
-from av.video.format import names as pixel_formats
+from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
 
 from flavr_jax.video.hdr import StaticHDR
 from flavr_jax.video.layout import Layout
@@ -251,7 +251,7 @@ def failure(encoder: str) -> str | None:
         context = cast(VideoCodecContext, av.CodecContext.create(encoder, "w"))
         context.width, context.height, context.pix_fmt = 640, 480, stored(encoder)[0]
         context.options = options_of(encoder, Encoding(), None)
-        context.framerate, context.time_base = 25, Fraction(1, 25)
+        context.framerate, context.time_base = Fraction(25), Fraction(1, 25)
         context.open()
     except UnknownCodecError:
         return "this build of FFmpeg lacks it"

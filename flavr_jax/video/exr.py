@@ -7,6 +7,7 @@ grading that reaches to 222 times white with steps far finer than those of 16-bi
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -95,6 +96,6 @@ def encoded(codec: str, frame: av.VideoFrame, options: dict[str, str]) -> bytes:
     """A picture as a file, by one of FFmpeg's encoders of images."""
     context = cast(VideoCodecContext, av.CodecContext.create(codec, "w"))
     context.width, context.height, context.pix_fmt = frame.width, frame.height, frame.format.name
-    context.framerate, context.time_base = 1, 1
+    context.framerate = context.time_base = Fraction(1)
     context.options = options
     return b"".join(bytes(packet) for part in (frame, None) for packet in context.encode(part))

@@ -23,7 +23,7 @@ from av.error import FFmpegError
 from av.format import Flags
 from av.packet import Packet
 from av.stream import Disposition
-from av.video.format import names as pixel_formats
+from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
 from av.video.stream import VideoStream
 
 from flavr_jax.video.animations import WebPReader

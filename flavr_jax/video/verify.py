@@ -80,7 +80,9 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
         difference = max(
             difference, float(np.abs(_scaled(original) - _scaled(frame.pixels)).mean())
         )
-        for colour, pts in made if before is not None else ():
+        for colour, pts in made:
+            if before is None:
+                continue
             above, below = colour - np.maximum(before, mean), np.minimum(before, mean) - colour
             beyond = float(np.maximum(above, below).max())
             if beyond > flicker:

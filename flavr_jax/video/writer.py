@@ -17,7 +17,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import av
 from av.codec.context import Flags
@@ -313,7 +313,7 @@ class VideoWriter:
         context.colorspace, context.color_range = plan.tags.matrix, plan.tags.levels
         context.color_primaries, context.color_trc = plan.tags.primaries, plan.tags.transfer
         if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
-            context.chroma_sample_location = plan.tags.siting
+            cast(Any, context).chroma_sample_location = plan.tags.siting
         if self._plan.container.one_rate:
             context.max_b_frames = 0  # AVI has no room for the order that they come in
         if encoder.codec == "hevc" and plan.muxer in _MOV_LIKE:
