@@ -23,13 +23,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8, UInt16
 
-__all__ = ["Features", "Frame", "Frames", "Images", "Windows"]
+__all__ = ["Frame", "Frames", "Images", "Windows"]
 
 Windows: TypeAlias = Float[Array, "batch _time height width 3"]
 """Float RGB frames in [0, 1] at consecutive times, as the network reads and predicts them."""
-
-Features: TypeAlias = Float[Array, "batch time _height _width _channel"]
-"""Activations of the 3-D part of the network."""
 
 Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""
