@@ -16,14 +16,14 @@ import jax
 
 __all__ = ["SHARED_MEMORY", "assume_hopper", "interpret", "interpreting", "processors", "why_not"]
 
-Stand_in: TypeAlias = Literal["interpret", "assume"] | None
+StandIn: TypeAlias = Literal["interpret", "assume"] | None
 
 SHARED_MEMORY = 232_448
 """Bytes of shared memory that one thread block can have on Hopper."""
 
 _HOPPER_PROCESSORS = 132  # of the H100 SXM and the H200
 
-_stand_in: contextvars.ContextVar[Stand_in] = contextvars.ContextVar("stand_in", default=None)
+_stand_in: contextvars.ContextVar[StandIn] = contextvars.ContextVar("stand_in", default=None)
 
 
 @contextlib.contextmanager

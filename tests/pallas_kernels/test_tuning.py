@@ -60,11 +60,3 @@ def test_the_work_of_a_function_is_recorded_once_each():
         assert _tuning.recorded(twice, x, kernel) == [
             Work(Geometry((3, 3, 3), (1, 1, 1)), 1, 2, 2, 8, 8, (16,), 16)
         ]
-
-
-def test_the_committed_tables_name_their_command_and_hold_valid_tiles():
-    for path in (_tuning.TABLES).glob("*.json"):
-        table = json.loads(path.read_text())
-        assert table["measured_by"].startswith("python scripts/tune_kernels.py")
-        for sizes in table["configs"].values():
-            _tuning.Config(**sizes)
