@@ -2,9 +2,10 @@
 """Data sets packed into a few large files: any frame in one seek, none of a million small ones.
 
 A TFDS builder writes ArrayRecord shards, a record a frame, as the bytes of an image file; nothing
-of TensorFlow is needed for that. A record a frame, not a record a clip: a window of an 8× protocol
-needs 11 of 25 frames, and only those are read. What the data set asks for goes along as metadata,
-so that a packed data set is trained and scored on like the folder it came from.
+of TensorFlow is needed for that, and to read them not even TFDS. A record a frame, not a record a
+clip: a window of an 8× protocol needs 11 of 25 frames, and only those are read. What the data set
+asks for goes along as metadata, so that a packed data set is trained and scored on like the folder
+it came from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +35,8 @@ Encoding: TypeAlias = Literal["original", "png", "jpeg", "raw"]
 
 _SPLIT = "frames"
 _AHEAD = 64  # frames encoded at a time
+# TensorFlow's messages from the outside in, and the number of the field that is followed.
+_NESTING = (("Example", 1), ("Features", 1), ("Entry", 2), ("Feature", 1), ("BytesList", 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class PackedClip:
         """
         if not 0 <= index < self.length:
             raise IndexError(f"{self.name} has {self.length} frames, not {index + 1}.")
-        return self.source[self.first + index]["image"]
+        return _payload(self.source[self.first + index])
 
 
 def pack(
@@ -128,13 +132,16 @@ def read(root: Path) -> list[Sequence]:
 
     Raises:
         ModuleNotFoundError: without the extra ``train``.
-        ValueError: when the folder is another TFDS data set.
+        ValueError: when the folder holds something else.
     """
-    builder = _tfds().builder_from_directory(root)
-    source = builder.as_data_source(_SPLIT)
-    index = (builder.info.metadata or {}).get("sequences")
-    if index is None:
-        raise ValueError(f"{root} holds a TFDS data set that was not packed by this project.")
+    shards = sorted(root.glob(f"*-{_SPLIT}.array_record-*"))
+    about = json.loads((root / "metadata.json").read_text()) if is_packed(root) else {}
+    index = about.get("sequences")
+    if index is None or not shards:
+        raise ValueError(
+            f"{root} holds no data set that this project packed; scripts/prepare_data.py packs one."
+        )
+    source = _shards(shards)
     sequences, first = [], 0
     for entry in index:
         clip = PackedClip(entry["name"], source, first, entry["length"])
@@ -219,11 +226,48 @@ def _encode(frame: tuple[Clip, int], *, encoding: Encoding, short_side: int | No
     return encode(picture, encoding)
 
 
+def _shards(paths: list[Path]) -> Any:
+    """All records of these files, by number."""
+    try:
+        from array_record.python import array_record_data_source
+    except ModuleNotFoundError as error:
+        raise _without(error) from error
+    return array_record_data_source.ArrayRecordDataSource(paths)
+
+
+def _payload(record: bytes) -> bytes:
+    """The image in a record, which wraps it in TensorFlow's message ``Example``."""
+    message = _example().FromString(record)
+    for _ in _NESTING:
+        message = message.inside
+    return message
+
+
+@functools.cache
+def _example() -> Any:
+    """That message's class, made here of what is used of it: TensorFlow and TFDS are large."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="flavr_jax")
+    for (name, number), (inner, _) in itertools.pairwise([*_NESTING, ("", 0)]):
+        field = file.message_type.add(name=name).field.add(name="inside", number=number, label=1)
+        field.type = field.TYPE_BYTES
+        if inner:
+            field.type, field.type_name = field.TYPE_MESSAGE, f".flavr_jax.{inner}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("flavr_jax.Example"))
+
+
 def _tfds() -> Any:
     try:
         import tensorflow_datasets
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"packed data needs {error.name}; run pip install 'flavr-jax[train]'."
-        ) from error
+        raise _without(error) from error
     return tensorflow_datasets
+
+
+def _without(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"packed data needs {error.name}; run pip install 'flavr-jax[train]'."
+    )

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import pickle
 import sys
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_frames_can_be_scaled_and_lossy_ones_are_close(tmp_path, frames):
     assert np.abs(frame - means).max() <= 3
     with pytest.raises(ValueError, match="original files cannot be scaled"):
         array_record.pack(sequences, tmp_path / "again", short_side=32)
+
+
+def test_what_was_packed_is_read_without_tfds_and_in_other_processes(tmp_path, frames, monkeypatch):
+    array_record.pack(sources.data_set("vimeo90k").read(tmp_path / "vimeo"), tmp_path / "packed")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    packed = array_record.read(tmp_path / "packed")
+    sent = pickle.loads(pickle.dumps([each.clip for each in packed]))
+    for clip, expected in zip(sent, frames.values(), strict=True):
+        np.testing.assert_array_equal(clip.read(3), expected[3])
+
+
+def test_folders_that_were_not_packed_here_are_refused(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "metadata.json").write_text('{"citation": "another data set"}')
+    with pytest.raises(ValueError, match=r"no data set that this project packed; .*prepare_data"):
+        array_record.read(tmp_path)
 
 
 def test_an_existing_folder_is_not_overwritten_and_a_failure_leaves_none(tmp_path, frames):
