@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d on Hopper's tensor cores: an implicit matrix product over clips of one frame."""
+"""conv2d on Hopper's tensor cores: an implicit matrix product over clips of one frame.
+
+Few output channels would leave most of a tensor core idle. So where there are few, each horizontal
+tap gets output channels of its own, which makes one product of ``kw · channel`` columns, and the
+results are shifted and added up afterwards.
+"""
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pallas_kernels import _hopper
-from pallas_kernels._epilogue import Activation
+from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._work import Geometry
 from pallas_kernels.conv2d import reference, xla
 
 __all__ = ["conv2d", "why_not"]
+
+_FEW_CHANNELS = 32
 
 
 def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
@@ -37,29 +47,86 @@ def conv2d(
     """See :func:`pallas_kernels.conv2d`; the gradient is that of the formulation for XLA."""
 
     def forward(arrays: tuple[Array, ...], kernel: Array, bias: Array | None) -> FeatureMap:
-        kh, kw, _, channels = kernel.shape
-        height, width = arrays[0].shape[1:3]
-        low = (0, kh // 2, kw // 2)
-        if padding == "reflect" and (kh, kw) != (1, 1):
+        _, kw, _, channels = kernel.shape
+        if kw > 1 and channels <= _FEW_CHANNELS:
+            sums = _shifted_sums(arrays, kernel, padding)
+            return FeatureMap(finish(sums, bias, activation=activation).astype(out_dtype))
+        if padding == "reflect":
             arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
-            low = (0, 0, 0)
-        missing = -channels % 16
-        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
-        if bias is not None:
-            bias = jnp.pad(bias, (0, missing))
-        output, _ = implicit_gemm(
-            tuple(x[:, None] for x in arrays),
-            kernel[None],
-            Geometry((1, kh, kw), low),
-            (1, height, width),
-            offset=_hopper.scale_and_offset(None, bias)[1],
-            activation=activation,
-            out_dtype=out_dtype,
-        )
-        return FeatureMap(output[:, 0, :, :, :channels])
+        output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
+        return FeatureMap(output)
 
     def definition(arrays: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
         return xla.conv2d(arrays, kernel, bias, padding, activation).astype(out_dtype)
 
     run = _hopper.differentiable(forward, definition)
     return run(tuple(x.values for x in inputs), kernel, bias)
+
+
+def _convolve(
+    arrays: tuple[Array, ...],
+    kernel: Array,
+    bias: Array | None,
+    activation: Activation,
+    out_dtype: Any,
+    *,
+    padded: bool,
+) -> Array:
+    """The convolution of images that are ``padded`` already, or count as padded with zeros."""
+    kh, kw, _, channels = kernel.shape
+    height, width = arrays[0].shape[1:3]
+    low = (0, kh // 2, kw // 2)
+    if padded:
+        height, width, low = height - kh + 1, width - kw + 1, (0, 0, 0)
+    missing = -channels % 16
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    if bias is not None:
+        bias = jnp.pad(bias, (0, missing))
+    output, _ = implicit_gemm(
+        tuple(x[:, None] for x in arrays),
+        kernel[None],
+        Geometry((1, kh, kw), low),
+        (1, height, width),
+        offset=_hopper.scale_and_offset(None, bias)[1],
+        activation=activation,
+        out_dtype=out_dtype,
+    )
+    return output[:, 0, :, :, :channels]
+
+
+def _shifted_sums(arrays: tuple[Array, ...], kernel: Array, padding: str) -> Array:
+    """The convolution's float32 sums: every horizontal tap apart, then shifted and added up."""
+    kh, kw, depth, channels = kernel.shape
+    width = arrays[0].shape[2]
+    apart = jnp.moveaxis(kernel, 1, 2).reshape(kh, 1, depth, kw * channels)
+    sums = _convolve(arrays, apart, None, None, jnp.float32, padded=False)
+    if padding == "reflect":
+        sums = _with_mirrored_borders(sums, arrays, apart)
+    mode = "reflect" if padding == "reflect" else "constant"
+    sums = jnp.pad(sums, ((0, 0), (0, 0), (kw // 2, kw // 2), (0, 0)), mode=mode)
+    shifted = (
+        sums[:, :, tap : tap + width, tap * channels : (tap + 1) * channels] for tap in range(kw)
+    )
+    return functools.reduce(operator.add, shifted)
+
+
+def _with_mirrored_borders(sums: Array, arrays: tuple[Array, ...], kernel: Array) -> Array:
+    """``sums`` with the rows at both ends as if the images had been mirrored there.
+
+    Only those rows are computed again: to pad the images would copy them.
+    """
+    reach = kernel.shape[0] // 2
+    if reach == 0:
+        return sums
+    height = sums.shape[1]
+    mirrored = np.pad(np.arange(height), reach, mode="reflect")
+    ends = np.stack([mirrored[: 3 * reach], mirrored[-3 * reach :]])
+    strips = tuple(
+        x[:, ends].reshape(-1, 3 * reach, *x.shape[2:])  # [batch · 2, row, column, channel]
+        for x in arrays
+    )
+    borders = _convolve(strips, kernel, None, None, jnp.float32, padded=True)
+    borders = borders.reshape(-1, 2, *borders.shape[1:])
+    inner = sums[:, reach : max(reach, height - reach)]
+    bottom = borders[:, 1, max(0, 2 * reach - height) :]
+    return jnp.concatenate([borders[:, 0], inner, bottom], axis=1)
