@@ -34,8 +34,17 @@ class TorchPeer:
         device: str = "cuda",
         dtype: str = "float32",
         channels_last: bool = False,
+        masters: bool = False,
     ) -> None:
         """Copy ``params`` to a device.
+
+        Args:
+            config: the network.
+            params: as :func:`flavr_jax.models.flavr.init` names them.
+            device: a name that PyTorch knows.
+            dtype: what it computes in.
+            channels_last: whether channels lie innermost in memory.
+            masters: for training: weights stay float32, take gradients, and are cast when used.
 
         Raises:
             ModuleNotFoundError: PyTorch is not installed.
@@ -54,8 +63,9 @@ class TorchPeer:
         self.channels_last = channels_last
         self.dtype = getattr(torch, dtype)
         flat = traverse_util.flatten_dict(params, sep="/")
+        kept = torch.float32 if masters else self.dtype
         self.weights = {
-            path: self._tensor(path, np.asarray(leaf, np.float32)).to(device, self.dtype)
+            path: self._tensor(path, np.asarray(leaf, np.float32)).to(device, kept)
             for path, leaf in flat.items()
         }
         if channels_last:
@@ -64,6 +74,8 @@ class TorchPeer:
                 path: w.contiguous(memory_format=formats[w.ndim]) if w.ndim in formats else w
                 for path, w in self.weights.items()
             }
+        for weight in self.weights.values():
+            weight.requires_grad_(masters)
 
     def __call__(self, windows: Any, mark: Callable[[str], None] = lambda stage: None) -> Any:
         """Predict.
@@ -82,11 +94,11 @@ class TorchPeer:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self._decode(self._encode(x, mark), mark)  # [b, width, t, h, w]
         x = torch.cat(torch.unbind(x, 2), 1)
-        x = self._leaky(torch.nn.functional.conv2d(x, self.weights["fuse/kernel"]))
+        x = self._leaky(torch.nn.functional.conv2d(x, self._weight("fuse/kernel")))
         mark("fuse")
         x = torch.nn.functional.pad(x, (3, 3, 3, 3), mode="reflect")
         x = torch.nn.functional.conv2d(
-            x, self.weights["out/kernel"], self.weights["out/bias"]
+            x, self._weight("out/kernel"), self._weight("out/bias")
         ).float()
         mark("out")
         return x.unflatten(1, (self.config.n_outputs, 3)) + mean[:, None, :, 0]
@@ -130,8 +142,8 @@ class TorchPeer:
             else:
                 x = self.torch.nn.functional.conv_transpose3d(
                     x,
-                    self.weights[f"{path}/conv/kernel"],
-                    self.weights[f"{path}/conv/bias"],
+                    self._weight(f"{path}/conv/kernel"),
+                    self._weight(f"{path}/conv/bias"),
                     stride=(1, 2, 2),
                     padding=1,
                 )
@@ -140,14 +152,17 @@ class TorchPeer:
         return x
 
     def _conv(self, path: str, x: Any, **options: Any) -> Any:
-        bias = self.weights.get(f"{path}/bias")
+        bias = self._weight(f"{path}/bias") if f"{path}/bias" in self.weights else None
         conv3d = self.torch.nn.functional.conv3d
-        return conv3d(x, self.weights[f"{path}/kernel"], bias, **options)
+        return conv3d(x, self._weight(f"{path}/kernel"), bias, **options)
 
     def _gate(self, path: str, x: Any) -> Any:
-        kernel, bias = self.weights[f"{path}/gate/kernel"], self.weights[f"{path}/gate/bias"]
+        kernel, bias = self._weight(f"{path}/gate/kernel"), self._weight(f"{path}/gate/bias")
         logits = self.torch.nn.functional.linear(x.mean((2, 3, 4)), kernel, bias)
         return x * self.torch.sigmoid(logits)[:, :, None, None, None]
+
+    def _weight(self, path: str) -> Any:
+        return self.weights[path].to(self.dtype)  # itself, unless a master is of another type
 
     def _leaky(self, x: Any) -> Any:
         return self.torch.nn.functional.leaky_relu(x, 0.2)

@@ -2,20 +2,22 @@
 """How fast training steps are: with one batch over and over, and with batches read from disk.
 
 The difference is what reading costs; where it is more than a few percent, the device waits. Both
-are calls of the same compiled step, so they differ in nothing else.
+are calls of the same compiled step, so they differ in nothing else. A loader that has been idle has
+batches in store, which would make it look faster than it is: they are used up before it is timed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -31,12 +33,15 @@ from flavr_jax.training.optimizers import OptimizerConfig
 from flavr_jax.training.parallel import Mapped, Parallel, Strategy
 from flavr_jax.training.tasks import Interpolation
 
-__all__ = ["Case", "Format", "Measurement", "measure", "write_clips"]
+__all__ = ["Case", "Format", "Measurement", "Peer", "measure", "measure_peer", "write_clips"]
 
 Format: TypeAlias = Literal["png", "jpg", "ppm"]
 
 _WARM_UP = 3
 _ROUNDS = 3
+_IN_STORE = 4  # batches that a process of the loader has ready, or nearly, when none is taken
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +91,37 @@ class Measurement:
         """How much longer a step takes that waits for its batch: 0.03 is 3 %."""
         return None if self.read_seconds is None else self.read_seconds / self.fixed_seconds - 1.0
 
+    def figures(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        return {
+            **dataclasses.asdict(self),
+            "windows_per_second": self.windows_per_second,
+            "reading_cost": self.reading_cost,
+        }
+
+
+class Peer(Protocol):
+    """Another implementation of training, on one device and one batch."""
+
+    def step(self) -> Any:
+        """Take a step, without waiting for it."""
+        ...
+
+    def wait(self) -> None:
+        """Return when all steps are done."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
 
 def measure(
     cases: list[Case], clips: tuple[Clip, ...], *, seconds: float, workers: int
 ) -> Iterator[Measurement]:
     """Time the cases one after the other; all are compiled first, at once.
+
+    A case that the device cannot run, for lack of memory say, is logged and left out.
 
     Args:
         cases: what to time.
@@ -99,23 +130,48 @@ def measure(
         workers: processes that read.
     """
     with ThreadPoolExecutor(len(cases)) as pool:
-        compiled = list(pool.map(_compile, cases))
-    for case, (run, seconds_to_compile) in zip(cases, compiled):
-        parallel = _mapping(case)
-        current = parallel.replicate(_fresh(case))
-        shared = {"learning_rate": np.float32(1e-4), "resident": None}
-        fixed = _own(case, parallel.distribute(_noise(case)))
-        kinds: list[Iterator[dict[str, Any]]] = [itertools.repeat(fixed)]
-        if clips:
-            kinds.append(_reading(case, clips, workers))
-        times: list[list[float]] = [[] for _ in kinds]
-        for _ in range(_ROUNDS):
-            for batches, taken in zip(kinds, times):
-                current, step_seconds = _round(run, current, shared, batches, seconds)
-                taken.append(step_seconds)
-        medians = [statistics.median(taken) for taken in times]
-        read = medians[1] if clips else None
-        yield Measurement("flavr_jax", case, medians[0], read, seconds_to_compile)
+        compiling = [pool.submit(_compile, case) for case in cases]
+    for case, compiled in zip(cases, compiling):
+        try:
+            found = _time(case, *compiled.result(), clips, seconds, workers)
+        except jax.errors.JaxRuntimeError as error:
+            logger.error("%s left out: %s", _name(case), str(error).partition("\n")[0])
+        else:
+            yield found
+
+
+def measure_peer(
+    name: str,
+    make: Callable[..., Peer],
+    cases: list[Case],
+    clips: tuple[Clip, ...],
+    *,
+    seconds: float,
+    workers: int,
+) -> Iterator[Measurement]:
+    """Time another implementation's steps on a fixed batch, where a case is of one device.
+
+    Args:
+        name: what it is called in the measurements.
+        make: it, from a network's config, parameters, and a batch's inputs, targets and weights.
+        cases: what to time.
+        clips: not read.
+        seconds: that each round takes, about.
+        workers: not used.
+    """
+    for case in cases:
+        if case.devices > 1:
+            continue
+        params = _fresh(case).params
+        started = time.perf_counter()
+        peer = make(case.model, params, *_noise(case))
+        peer.step()
+        peer.wait()
+        seconds_to_compile = time.perf_counter() - started
+        logger.info("%s of %s ready in %.0f s", _name(case), name, seconds_to_compile)
+        fixed = _rounds(peer.step, peer.wait, seconds, _WARM_UP)
+        peer.close()
+        yield Measurement(name, case, fixed, None, seconds_to_compile)
 
 
 def write_clips(folder: Path, kind: Format, *, count: int = 64) -> tuple[Clip, ...]:
@@ -137,27 +193,48 @@ def write_clips(folder: Path, kind: Format, *, count: int = 64) -> tuple[Clip, .
     return tuple(clips)
 
 
-def _round(
+def _time(
+    case: Case,
     run: Mapped,
-    current: PyTree,
-    shared: dict[str, Any],
-    batches: Iterator[dict[str, Any]],
+    seconds_to_compile: float,
+    clips: tuple[Clip, ...],
     seconds: float,
-) -> tuple[PyTree, float]:
-    """Steps for about so long, after a warm-up; the state, and the seconds a step took."""
+    workers: int,
+) -> Measurement:
+    parallel = _mapping(case)
+    current = parallel.replicate(_fresh(case))
+    shared = {"learning_rate": np.float32(1e-4), "resident": None}
+
+    def seconds_of(batches: Iterator[dict[str, Any]], warm_up: int) -> float:
+        def step() -> None:
+            nonlocal current
+            current, _ = run(current, shared, next(batches))
+
+        return _rounds(step, lambda: jax.block_until_ready(current), seconds, warm_up)
+
+    fixed = _own(case, parallel.distribute(_noise(case)))
+    fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed), _WARM_UP), None
+    if clips:
+        read_seconds = seconds_of(_reading(case, clips, workers), _IN_STORE * (1 + workers))
+    return Measurement("flavr_jax", case, fixed_seconds, read_seconds, seconds_to_compile)
+
+
+def _rounds(
+    step: Callable[[], Any], wait: Callable[[], Any], seconds: float, warm_up: int
+) -> float:
+    """Seconds a step: the median of rounds that follow a warm-up, and one another at once."""
 
     def steps(count: int) -> float:
-        nonlocal current
-        started, metrics = time.perf_counter(), None
-        for own in itertools.islice(batches, count):
-            current, metrics = run(current, shared, own)
-        jax.block_until_ready(metrics)
+        started = time.perf_counter()
+        for _ in range(count):
+            step()
+        wait()
         return (time.perf_counter() - started) / count
 
     steps(1)
-    estimate = steps(_WARM_UP)
-    taken = steps(max(_WARM_UP, round(seconds / estimate)))
-    return current, taken
+    estimate = steps(warm_up)
+    count = max(_WARM_UP, round(seconds / estimate))
+    return statistics.median(steps(count) for _ in range(_ROUNDS))
 
 
 def _reading(case: Case, clips: tuple[Clip, ...], workers: int) -> Iterator[dict[str, Any]]:
@@ -180,7 +257,13 @@ def _compile(case: Case) -> tuple[Mapped, float]:
     current = parallel.replicate(_fresh(case))
     started = time.perf_counter()
     compiled = mapped.lower(current, shared, own).compile()  # type: ignore[attr-defined]
-    return compiled, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    logger.info("%s ready in %.0f s", _name(case), seconds)
+    return compiled, seconds
+
+
+def _name(case: Case) -> str:
+    return f"width {case.model.width} on {case.devices} device{'s' if case.devices > 1 else ''}"
 
 
 def _mapping(case: Case) -> Parallel:

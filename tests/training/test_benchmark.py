@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import time
+
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -32,7 +35,48 @@ def test_both_kinds_of_steps_are_timed_on_batches_of_their_own(tmp_path, monkeyp
     assert found.compile_seconds == 1.5
     assert found.fixed_seconds > 0
     assert found.read_seconds is not None
-    # Three rounds of 1 + 3 + 3 steps of each kind; what is read differs from step to step.
-    assert len(seen) == 2 * 3 * 7
-    assert len(set(seen[:7])) == 1
-    assert len(set(seen[7:14])) > 1
+    # The first step, a warm-up, three rounds of three; what is read differs from step to step, and
+    # the warm-up takes what a loader without processes has in store.
+    fixed, read = seen[: 1 + 3 + 9], seen[1 + 3 + 9 :]
+    assert len(set(fixed)) == 1
+    assert len(read) == 1 + 4 + 9
+    assert len(set(read)) > 1
+
+
+def test_a_case_that_does_not_fit_is_left_out_and_named(monkeypatch, caplog):
+    def compile_step(case):
+        if case.model.width == 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand more")
+        return lambda current, shared, own: (current, {"loss": jnp.zeros(())}), 1.5
+
+    monkeypatch.setattr(benchmark, "_compile", compile_step)
+    cases = [Case(ModelConfig(width=width), batch=1, crop=16) for width in (64, 4)]
+    (found,) = benchmark.measure(cases, (), seconds=0.0, workers=0)
+    assert found.case.model.width == 4
+    assert caplog.messages == ["width 64 on 1 device left out: RESOURCE_EXHAUSTED: Out of memory"]
+
+
+def test_a_peer_is_timed_by_its_own_clock_on_one_device():
+    class Sleeper:
+        def __init__(self, config, params, inputs, targets, weights):
+            assert inputs.shape == (2, 4, 16, 16, 3)
+            assert targets.shape == (2, 1, 16, 16, 3)
+            assert weights.shape == (2, 1)
+            self.issued = 0
+
+        def step(self):
+            self.issued += 1
+
+        def wait(self):
+            time.sleep(0.01 * self.issued)
+            self.issued = 0
+
+        def close(self):
+            closed.append(self)
+
+    closed = []
+    cases = [Case(ModelConfig(width=4), devices, batch=2, crop=16) for devices in (1, 2)]
+    (found,) = benchmark.measure_peer("sleeper", Sleeper, cases, (), seconds=0.05, workers=0)
+    assert (found.implementation, found.case, found.read_seconds) == ("sleeper", cases[0], None)
+    assert found.fixed_seconds == pytest.approx(0.01, rel=0.3)
+    assert len(closed) == 1
