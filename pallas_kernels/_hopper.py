@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from pallas_kernels import _device
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._means import mean_of_convolution
-from pallas_kernels.gate.reference import gate_scale
 
 __all__ = ["differentiable", "gate", "scale_and_offset", "why_not"]
 
@@ -59,7 +59,16 @@ def gate(
     )
     arrays = tuple(x.values for x in inputs)
     mean = mean_of_convolution(arrays, totals, kernel, bias, phases=phases)
-    return scale_and_offset(gate_scale(mean, *gate), bias)
+    # Not `gate_scale`: of a product as small as this, XLA makes more kernels than of a sum.
+    matrix, shift = (array.astype(jnp.float32) for array in gate)
+    products = (mean[:, :, None] * matrix).sum(axis=1)
+    scale = jax.nn.sigmoid(products + shift)
+    if bias is None:
+        return scale, None
+    # One array, of which these are views: the kernel wants them side by side.
+    factors = jnp.where(np.array([[True], [False]]), 1, bias.astype(jnp.float32))
+    affine = scale[:, None] * factors
+    return affine[:, 0], affine[:, 1]
 
 
 def scale_and_offset(scale: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:

@@ -6,9 +6,14 @@ input: each tap of the kernel sums the whole picture except the rows, columns an
 cannot reach. So it follows from each frame's channel totals, which the kernel that wrote the frame
 has added up on the way, and from sums over the frame's border. The gate's scale is then known
 before the convolution runs, and goes into its epilogue.
+
+All of it is small, and its time is the number of kernels that XLA makes of it: no concatenation,
+which would be one of its own, and barriers where fusing would compute things over and over.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +21,7 @@ from jax import Array, lax
 
 __all__ = ["mean_of_convolution"]
 
-# Which border row or column a tap leaves out: 0 the last one, 1 none, 2 the first one.
-_LEFT_OUT = {1: (1,), 3: (0, 1, 2), 4: (0, 1, 1, 2)}
+_ROWS_A_SUM = 64  # of weights: enough sums to keep a GPU busy, and few enough to add up
 
 
 def mean_of_convolution(
@@ -41,36 +45,60 @@ def mean_of_convolution(
     Returns:
         float32 ``[batch, out_channel]``.
     """
-    kt, kh, kw, depth, channels = kernel.shape
+    *size, depth, channels = kernel.shape
     batch, time, height, width, _ = inputs[0].shape
-    parts = [_sums(x, total) for x, total in zip(inputs, totals)]
-    sums = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)  # [b, t, 3, 3, c]
-    sums = jnp.stack([sums[:, :, i] for i in _LEFT_OUT[kh]], axis=2)
-    sums = jnp.stack([sums[:, :, :, i] for i in _LEFT_OUT[kw]], axis=3)
-    reached = np.array(
-        [[0 <= t - tap + kt // 2 < time for t in range(time)] for tap in range(kt)], np.float32
-    )
-    sums = jnp.einsum("kt,bthwc->bkhwc", reached, sums, precision="highest")
-    sums = sums.reshape(batch, kt * kh * kw * depth, 1)
-    weights = kernel.reshape(-1, channels).astype(jnp.float32)
+    parts = [_tap_sums(x, total, tuple(size)) for x, total in zip(inputs, totals)]
+    sums = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    rows = math.prod(size) * depth
+    part = math.gcd(rows, _ROWS_A_SUM)
+    sums = lax.optimization_barrier(sums).reshape(batch, rows // part, part, 1)
+    weights = kernel.reshape(rows // part, part, channels).astype(jnp.float32)
     # A sum of products, not a dot: XLA then reads the 16-bit weights once and converts in passing.
-    mean = (sums * weights).sum(axis=1) / (time * height * width * phases**2)
+    products = lax.optimization_barrier((sums * weights).sum(axis=2)).sum(axis=1)
+    mean = lax.optimization_barrier(products) / (time * height * width * phases**2)
     return mean if bias is None else mean + bias.astype(jnp.float32)
 
 
-def _sums(x: Array, totals: Array) -> Array:
-    """Each frame's sums without its last, no or its first row, and likewise columns.
+def _tap_sums(x: Array, totals: Array, size: tuple[int, int, int]) -> Array:
+    """The sum of what each tap meets: float32 ``[batch, *size, channel]``."""
+    ends = _ends(x, 2)
+    corners = _ends(ends, 3).astype(jnp.float32)  # [b, t, first·last, first·last, c]
+    rows, columns = lax.optimization_barrier(
+        (ends.sum(axis=3, dtype=jnp.float32), _ends(x, 3).sum(axis=2, dtype=jnp.float32))
+    )
+    reached, left_rows, left_columns = _masks(size, x.shape[1])
+    sums = jnp.zeros((), jnp.float32)
+    for frame in range(x.shape[1]):
+        total = totals[:, frame, None, None]  # [b, 1, 1, c], on the way to [b, kh, kw, c]
+        for i in range(2):
+            total -= left_rows[i] * rows[:, frame, i, None, None]
+            total -= left_columns[i] * columns[:, frame, i, None, None]
+            for j in range(2):
+                total += left_rows[i] * left_columns[j] * corners[:, frame, i, j, None, None]
+        sums += reached[frame] * total[:, None]
+    return sums
 
-    ``[batch, time, 3, 3, channel]``.
-    """
-    rows = _ends(x, 2).sum(axis=3, dtype=jnp.float32)  # [b, t, last·none·first, c]
-    columns = _ends(x, 3).sum(axis=2, dtype=jnp.float32)
-    corners = _ends(_ends(x, 2), 3).astype(jnp.float32)
-    return totals[:, :, None, None] - rows[:, :, :, None] - columns[:, :, None] + corners
+
+def _masks(size: tuple[int, int, int], time: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which taps reach a frame, and which leave out the first and the last row and column."""
+    kt, kh, kw = size
+    reached = np.array(
+        [[0 <= t - tap + kt // 2 < time for tap in range(kt)] for t in range(time)], np.float32
+    )
+    rows, columns = (
+        np.array([[tap == k - 1, tap == 0] for tap in range(k)], np.float32).T * (k > 1)
+        for k in (kh, kw)
+    )
+    return (
+        reached[:, :, None, None, None],
+        rows[:, :, None, None],
+        columns[:, None, :, None],
+    )
 
 
 def _ends(x: Array, axis: int) -> Array:
-    """The last slice along an axis, zeros, and the first."""
+    """The first and the last slice along an axis, as a view of the whole where there are two."""
     size = x.shape[axis]
-    first, last = (lax.slice_in_dim(x, index, index + 1, axis=axis) for index in (0, size - 1))
-    return jnp.concatenate([last, jnp.zeros_like(first), first], axis=axis)
+    if size == 1:
+        return jnp.repeat(x, 2, axis=axis)
+    return lax.slice_in_dim(x, 0, None, stride=size - 1, axis=axis)
