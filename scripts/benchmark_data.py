@@ -29,10 +29,10 @@ class Options:
     packed into a temporary folder in several encodings.
     """
 
-    source: Path | None = None
-    """Folder of a data set, packed or not, to read instead of drawn septuplets."""
+    source: tuple[Path, ...] = ()
+    """Folders of a data set, packed or not, to read instead of packing drawn septuplets."""
     dataset: str = "vimeo90k-train"
-    """Which data set that is."""
+    """Which data set they are; of packed ones any will do."""
     crop: int = 224
     """Side of the windows in pixels."""
     batch: int = 24
@@ -42,33 +42,36 @@ class Options:
     clips: int = 48
     """How many are drawn, but a batch of them at least."""
     synthetic: bool = True
-    """Measure synthetic clips too; on a CPU that takes minutes."""
+    """Measure synthetic clips too, and clips held on the device; on a CPU that takes minutes."""
     threads: int = 8
     """Threads that read, in each of the loader's processes."""
     workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))
     """Processes of the loader; 0 reads in this one."""
     seconds: float = 10.0
-    """How long each row is measured, after two batches that are not."""
+    """How long each row is measured, after what a loader has in store."""
     json: Path | None = None
-    """Write the figures there."""
+    """Append the figures there, a line a row."""
 
 
 def main(options: Options) -> None:
     """Print a line a source as it is measured, then the table."""
     where = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
-    table = Table("source", "windows/s", title=f"{options.crop}×{options.crop}; {where}")
-    rates: dict[str, float] = {}
-    for name, draw in _sources(options):
-        rates[name] = options.batch * throughput.batches_per_second(draw, options.seconds)
-        table.add_row(name, f"{rates[name]:.1f}")
-        print(f"{name}: {rates[name]:.1f} windows/s", flush=True)
+    print(f"{options.crop}×{options.crop}; {where}", flush=True)
+    table = Table("source", "windows/s", "ms", title=f"{options.crop}×{options.crop}; {where}")
+    for name, draw, in_store in _sources(options):
+        batches = throughput.batches_per_second(draw, options.seconds, warm_up=2 + in_store)
+        rate = options.batch * batches
+        table.add_row(name, f"{rate:.1f}", f"{1e3 / batches:.1f}")
+        print(f"{name}: {rate:.1f} windows/s", flush=True)
+        if options.json is not None:
+            figures = {"source": name, "windows_per_second": rate, "crop": options.crop}
+            with options.json.open("a") as file:
+                file.write(json.dumps({**figures, "where": where}) + "\n")
     Console().print(table)
-    if options.json is not None:
-        options.json.write_text(json.dumps({"where": where, "windows_per_second": rates}) + "\n")
 
 
-def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch]]]:
-    """What makes a batch, by name."""
+def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch], int]]:
+    """What makes a batch, with its name, and how many it may have in store."""
     mixed = mixture.MixtureConfig(crop=options.crop, batch_size=options.batch)
     numbers = itertools.count()
 
@@ -77,13 +80,14 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
 
     for outputs in (1, 7) if options.synthetic else ():
         draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
-        yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key())
-    septuplets = [] if options.source else throughput.septuplets(max(options.clips, options.batch))
+        yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key()), 0
+    drawn = options.synthetic or not options.source
+    septuplets = throughput.septuplets(max(options.clips, options.batch)) if drawn else []
     if septuplets:
         real = dataclasses.replace(mixed, synthetic_share=0.0)
         cut = jax.jit(lambda key, bank: mixture.draw(key, 1, real, bank))
         bank = throughput.bank(septuplets)
-        yield "clips held on the device, 5 frames", lambda: cut(key(), bank)
+        yield "clips held on the device, 5 frames", lambda: cut(key(), bank), 0
     augment = jax.jit(lambda key, windows: mixture.from_windows(key, windows, mixed))
     for name, found in _on_disk(options, septuplets):
         for workers in options.workers:
@@ -92,14 +96,16 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
             )
             loader = pipeline.Loader(found, 1, reading)
             title = f"{name}, {workers or 'no'} worker processes, 5 frames"
-            yield title, lambda loader=loader: augment(key(), next(loader))
+            in_store = pipeline.IN_STORE * (1 + workers)
+            yield title, lambda loader=loader: augment(key(), next(loader)), in_store
 
 
 def _on_disk(options: Options, septuplets: list[ArrayClip]) -> Iterator[tuple[str, list[Clip]]]:
     """Clips by the way they are stored."""
-    if options.source is not None:
-        read = sources.data_set(options.dataset).read(options.source)
-        yield f"{options.dataset} from {options.source}", [each.clip for each in read]
+    for source in options.source:
+        read = sources.data_set(options.dataset).read(source)
+        yield str(source), [each.clip for each in read]
+    if options.source:
         return
     with tempfile.TemporaryDirectory() as folder:
         for encoding in options.encodings:

@@ -21,9 +21,12 @@ from jaxtyping import Float, UInt8
 from flavr_jax.data import augment
 from flavr_jax.data.sequences import N_INPUTS, Clip, Picture
 
-__all__ = ["Loader", "LoaderConfig", "Window", "WindowReader", "WindowTable"]
+__all__ = ["IN_STORE", "Loader", "LoaderConfig", "Window", "WindowReader", "WindowTable"]
 
 _BATCHES_AHEAD = 2  # on their way to the device
+
+IN_STORE = 4
+"""Batches that each process of an idle loader has ready, or nearly; to be used up before timing."""
 
 
 @dataclasses.dataclass(frozen=True)

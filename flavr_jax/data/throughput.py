@@ -21,9 +21,12 @@ from flavr_jax.data.sequences import ArrayClip
 __all__ = ["bank", "batches_per_second", "septuplets"]
 
 
-def batches_per_second(draw: Callable[[], Any], seconds: float) -> float:
-    """How often ``draw`` finishes a batch on the device in a second; its first two do not count."""
-    for _ in range(2):
+def batches_per_second(draw: Callable[[], Any], seconds: float, *, warm_up: int = 2) -> float:
+    """How often ``draw`` finishes a batch on the device in a second.
+
+    The first ``warm_up`` do not count: one compiles, and meanwhile a loader gets batches ready.
+    """
+    for _ in range(warm_up):
         jax.block_until_ready(draw())
     started, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds:

@@ -39,7 +39,6 @@ Format: TypeAlias = Literal["png", "jpg", "ppm"]
 
 _WARM_UP = 3
 _ROUNDS = 3
-_IN_STORE = 4  # batches that a process of the loader has ready, or nearly, when none is taken
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +214,7 @@ def _time(
     fixed = _own(case, parallel.distribute(_noise(case)))
     fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed), _WARM_UP), None
     if clips:
-        read_seconds = seconds_of(_reading(case, clips, workers), _IN_STORE * (1 + workers))
+        read_seconds = seconds_of(_reading(case, clips, workers), pipeline.IN_STORE * (1 + workers))
     return Measurement("flavr_jax", case, fixed_seconds, read_seconds, seconds_to_compile)
 
 
