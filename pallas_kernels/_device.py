@@ -14,7 +14,15 @@ from typing import Literal, TypeAlias
 
 import jax
 
-__all__ = ["SHARED_MEMORY", "assume_hopper", "interpret", "interpreting", "processors", "why_not"]
+__all__ = [
+    "SHARED_MEMORY",
+    "assume_hopper",
+    "interpret",
+    "interpreting",
+    "is_cpu",
+    "processors",
+    "why_not",
+]
 
 StandIn: TypeAlias = Literal["interpret", "assume"] | None
 
@@ -49,6 +57,11 @@ def assume_hopper() -> Generator[None, None, None]:
 def interpreting() -> bool:
     """Whether kernels are to run in the interpreter."""
     return _stand_in.get() == "interpret"
+
+
+def is_cpu() -> bool:
+    """Whether XLA compiles for a CPU: also in the interpreter, not where a GPU is assumed."""
+    return _stand_in.get() != "assume" and jax.default_backend() == "cpu"
 
 
 def why_not() -> str | None:

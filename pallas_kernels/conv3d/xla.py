@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from pallas_kernels._epilogue import Activation, finish
+from pallas_kernels.conv3d import winograd
 
 __all__ = ["conv3d", "conv_frames", "space_to_depth"]
 
@@ -54,6 +55,8 @@ def conv_frames(
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> Array:
     """3-D convolution with ``kt // 2`` of temporal padding and the given spatial padding."""
+    if winograd.suits(inputs, kernel):
+        return winograd.conv_frames(inputs, kernel, stride, padding)
     time, taps = inputs[0].shape[1], kernel.shape[0]
     reach = taps // 2
     runs: list[Array] = []
