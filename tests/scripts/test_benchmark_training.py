@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flavr_jax.training.benchmark import Measurement
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_training.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("benchmark_training", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "benchmark_training", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(
+    script, monkeypatch, tmp_path, capsys
+):
+    folder = tmp_path / "clips/walk"
+    folder.mkdir(parents=True)
+    for number in range(7):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
+    written, read = [], []
+
+    def run(cases, clips, *, seconds, workers):
+        read.extend(clips)
+        for case, time in zip(cases, (0.1, 0.11, 0.2), strict=False):
+            yield Measurement("stub", case, time, 1.02 * time, 3.0)
+            written.append(len((tmp_path / "out.jsonl").read_text().splitlines()))
+        raise RuntimeError("out of time")
+
+    monkeypatch.setitem(script.IMPLEMENTATIONS, "flavr_jax", run)
+    options = script.Options(
+        widths=(8, 16), devices=(1, 2), batch=4, read=True, source=tmp_path / "clips",
+        json=tmp_path / "out.jsonl",
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="out of time"):
+        script.main(options)
+    assert written == [1, 2, 3]
+    [clip] = read
+    assert (clip.name, len(clip)) == ("walk", 7)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert capsys.readouterr().out.splitlines()[1:] == lines
+    found = [json.loads(line) for line in lines]
+    # 8 windows in 0.11 s on two devices, against 4 in 0.1 s on one.
+    assert found[1]["speed_up"] == pytest.approx(8 / 0.11 * 0.1 / 4)
+    assert [each["case"]["model"]["width"] for each in found] == [8, 8, 16]
+    assert found[2]["reading_cost"] == pytest.approx(0.02)
+    assert "jax" in found[2]["where"]
+
+
+def test_without_one_device_there_is_no_gain_to_tell(script, monkeypatch, capsys):
+    def run(cases, clips, **options):
+        assert clips == ()
+        yield from (Measurement("stub", case, 0.1, None, 3.0) for case in cases)
+
+    monkeypatch.setitem(script.IMPLEMENTATIONS, "torch", run)
+    monkeypatch.setattr(script.report, "environment", lambda with_torch: f"torch: {with_torch}")
+    script.main(script.Options(("torch",), widths=(8,), devices=(2,), read=False))
+    where, line, *_ = capsys.readouterr().out.splitlines()
+    assert where.startswith("torch: True; ")
+    assert json.loads(line)["speed_up"] is None
