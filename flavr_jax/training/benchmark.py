@@ -2,12 +2,14 @@
 """How fast training steps are: with one batch over and over, and with batches read from disk.
 
 The difference is what reading costs; where it is more than a few percent, the device waits. Both
-are calls of the same compiled step, so they differ in nothing else. A loader that has been idle has
-batches in store, which would make it look faster than it is: they are used up before it is timed.
+are calls of the same compiled step, so they differ in nothing else. A loader with batches in store
+would look faster than it is: it is timed from where it has none, and steps are issued only as fast
+as the device takes them.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import logging
@@ -39,6 +41,7 @@ Format: TypeAlias = Literal["png", "jpg", "ppm"]
 
 _WARM_UP = 3
 _ROUNDS = 3
+_AHEAD = 2  # steps that wait for the device; more would empty the loader before its batches count
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +171,7 @@ def measure_peer(
         peer.wait()
         seconds_to_compile = time.perf_counter() - started
         logger.info("%s of %s ready in %.0f s", _name(case), name, seconds_to_compile)
-        fixed = _rounds(peer.step, peer.wait, seconds, _WARM_UP)
+        fixed = _rounds(peer.step, peer.wait, seconds)
         peer.close()
         yield Measurement(name, case, fixed, None, seconds_to_compile)
 
@@ -204,23 +207,29 @@ def _time(
     current = parallel.replicate(_fresh(case))
     shared = {"learning_rate": np.float32(1e-4), "resident": None}
 
-    def seconds_of(batches: Iterator[dict[str, Any]], warm_up: int) -> float:
+    issued: collections.deque[PyTree] = collections.deque()
+
+    def seconds_of(batches: Iterator[dict[str, Any]]) -> float:
         def step() -> None:
             nonlocal current
-            current, _ = run(current, shared, next(batches))
+            current, metrics = run(current, shared, next(batches))
+            issued.append(metrics)
+            if len(issued) > _AHEAD:
+                jax.block_until_ready(issued.popleft())
 
-        return _rounds(step, lambda: jax.block_until_ready(current), seconds, warm_up)
+        return _rounds(step, lambda: jax.block_until_ready(current), seconds)
 
     fixed = _own(case, parallel.distribute(_noise(case)))
-    fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed), _WARM_UP), None
+    fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed)), None
     if clips:
-        read_seconds = seconds_of(_reading(case, clips, workers), pipeline.IN_STORE * (1 + workers))
+        reading = _reading(case, clips, workers)
+        for _ in range(pipeline.IN_STORE * (1 + workers)):
+            next(reading)
+        read_seconds = seconds_of(reading)
     return Measurement("flavr_jax", case, fixed_seconds, read_seconds, seconds_to_compile)
 
 
-def _rounds(
-    step: Callable[[], Any], wait: Callable[[], Any], seconds: float, warm_up: int
-) -> float:
+def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
     """Seconds a step: the median of rounds that follow a warm-up, and one another at once."""
 
     def steps(count: int) -> float:
@@ -231,7 +240,7 @@ def _rounds(
         return (time.perf_counter() - started) / count
 
     steps(1)
-    estimate = steps(warm_up)
+    estimate = steps(_WARM_UP)
     count = max(_WARM_UP, round(seconds / estimate))
     return statistics.median(steps(count) for _ in range(_ROUNDS))
 
