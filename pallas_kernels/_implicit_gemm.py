@@ -22,7 +22,6 @@ each channel over the tile's pixels, which is what a gate needs to know (see ``_
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import _device
+from pallas_kernels import _device, _versions
 from pallas_kernels._boxes import tiled
 from pallas_kernels._epilogue import LEAKY_SLOPE, Activation
 from pallas_kernels._problem import MULTIPLIERS, Problem
@@ -222,16 +221,10 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
             # engine did; barriers and `commit_smem` order that.
             unsafe_no_auto_barriers=True,
         ),
-        interpret=_interpreter() if problem.interpret else None,
+        interpret=_versions.interpreter() if problem.interpret else None,
     )
     outputs = kernel(*given)
     return outputs[0], outputs[1] if problem.totals else None
-
-
-def _interpreter() -> Any:
-    """JAX's GPU interpreter, which jax 0.10 does not have."""
-    module: Any = plgpu
-    return module.InterpretGPUParams()
 
 
 def _scratch(problem: Problem) -> list[Any]:
@@ -257,23 +250,29 @@ def _scratch(problem: Problem) -> list[Any]:
     ]
 
 
-def _place(problem: Problem, tile: Any) -> _Tile:
+def _place(problem: Problem, number: Any) -> _Tile:
     """The tile of a number; neighbours in number share inputs, to meet in the L2 cache."""
-    _, rows, columns, phases, frames, channels = problem.grid
+    batch, rows, columns, phases, _, channels = problem.grid
     config = problem.config
-    tile, channel = tile // channels, tile % channels
-    tile, frame = tile // frames, tile % frames
-    tile, phase = tile // phases, tile % phases
-    tile, column = tile // columns, tile % columns
-    sample, row = tile // rows, tile % rows
+    rest, frame, start = number // channels, 0, 0
+    for frames in problem.frame_order:
+        inside = number // channels - start
+        first, step = frames[0], frames[-1] - frames[0]  # frames alike: neighbours or both ends
+        here = first + inside % len(frames) * (step // max(1, len(frames) - 1))
+        frame = jnp.where(inside >= 0, here, frame)
+        rest = jnp.where(inside >= 0, inside // len(frames), rest)
+        start += batch * rows * columns * phases * len(frames)
+    rest, phase = rest // phases, rest % phases
+    rest, column = rest // columns, rest % columns
+    sample, row = rest // rows, rest % rows
     return _Tile(
         sample,
         row * config.rows,
         column * config.columns,
         (phase // 2, phase % 2),
-        frame * config.frames,
-        channel * config.channels,
-        ((row * columns + column) * phases + phase) * MULTIPLIERS,
+        frame,
+        number % channels * config.channels,
+        ((row * columns + column) * phases + phase) * problem.spots_a_tile,
     )
 
 
@@ -416,7 +415,10 @@ def _wait_if_used(count: Any, slots: int, empty: Any) -> None:
 def _multiply_tiles(problem: Problem, refs: _Refs, share: Any, place: Any, warpgroup: Any) -> None:
     """A multiplying warpgroup: its pixels of every tile of this block."""
     config = problem.config
-    accumulator = plgpu.WGMMAAccumulatorRef((problem.share, config.channels), jnp.float32)
+    shape = (problem.share, config.channels)
+    accumulator = plgpu.WGMMAAccumulatorRef(
+        shape[::-1] if config.weights_left else shape, jnp.float32
+    )
 
     def multiply_tile(turn: Any, slots: Any) -> Any:
         tile = place(turn)
@@ -434,7 +436,7 @@ def _multiply_tiles(problem: Problem, refs: _Refs, share: Any, place: Any, warpg
             _release(problem, refs, box, piece, both=True)
             return _finish(problem, refs, tile, warpgroup, sums, box), piece
 
-        return pl.run_scoped(run, *[accumulator] * config.frames)
+        return pl.run_scoped(run, *[accumulator] * problem.frames_each)
 
     lax.fori_loop(0, share, multiply_tile, (jnp.int32(0), jnp.int32(0)))
     plgpu.wait_smem_to_gmem(0)
@@ -475,14 +477,20 @@ def _multiply(
         tap, box, piece = carry
         pl.when(tap == 0)(functools.partial(plgpu.barrier_wait, refs.input_full.at[box]))
         plgpu.barrier_wait(refs.weight_full.at[piece])
-        start = tap * config.columns + warpgroup * problem.share
+        start = tap * config.columns
+        if not config.split_frames:
+            start += warpgroup * problem.share
         for temporal_tap, frame, source in problem.pairs:
-            pixels = pl.ds(start + source * frame_pixels, problem.share)
-            plgpu.wgmma(
-                accumulators[frame],
-                matrices.at[box, pixels],
-                refs.weight_memory.at[piece, temporal_tap - first_tap],
-            )
+            if config.split_frames:
+                temporal_tap = _mirrored(warpgroup, temporal_tap, geometry.kernel[0])
+                source = _mirrored(warpgroup, source, problem.work.time)
+            pixels = matrices.at[box, pl.ds(start + source * frame_pixels, problem.share)]
+            weights = refs.weight_memory.at[piece, temporal_tap - first_tap]
+            if config.weights_left:
+                operands = _versions.transposed(weights), _versions.transposed(pixels)
+            else:
+                operands = pixels, weights
+            plgpu.wgmma(accumulators[frame], *operands)
         # All but this step's products are done, so the last step's slots are free.
         plgpu.wgmma_wait(len(problem.pairs))
         pl.when(number > 0)(functools.partial(_release, problem, refs, box, piece, both=tap == 0))
@@ -494,6 +502,11 @@ def _multiply(
     return box, piece
 
 
+def _mirrored(warpgroup: Any, number: int, count: int) -> Any:
+    """Frames and temporal taps of the second warpgroup count from the end."""
+    return jnp.where(warpgroup == 0, number, count - 1 - number)
+
+
 def _finish(
     problem: Problem, refs: _Refs, tile: _Tile, warpgroup: Any, sums: list[Array], box: Any
 ) -> Any:
@@ -502,58 +515,75 @@ def _finish(
     Returns the slot of the ring of inputs that comes next.
     """
     config, width = problem.config, problem.store_chunk
-    inside = _inside(problem, tile, warpgroup)
     if refs.affine is not None:
         plgpu.barrier_wait(refs.affine_full.at[warpgroup])
     number = 0
     for first in range(0, config.channels, width):
-        affine = _channel_values(refs, warpgroup, pl.ds(first, width))
         if refs.residual is not None:
             plgpu.barrier_wait(refs.input_full.at[box])
-        for frame in range(config.frames):
-            values = sums[frame]
-            if width < config.channels:
-                values = values[:, first : first + width]
-            if affine is not None:
-                scale, offset = (lax.broadcast_in_dim(a, values.shape, (1,)) for a in affine)
-                values = values * scale + offset
-            if refs.residual is not None:
-                start = frame * problem.box_rows * config.columns + warpgroup * problem.share
-                residual = refs.input_memory[1][box, pl.ds(start, problem.share)]
-                values = values + residual.astype(jnp.float32)
-            values = _activate(values, problem.activation)
-            slot = (warpgroup, number % config.store_slots)
-            number += 1
-            plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
+        for each in range(problem.frames_each):
+            frame, total = each, None
+            if config.split_frames:
+                frame = _mirrored(warpgroup, each, config.frames)
             at = tile.sample * problem.work.time + tile.frame + frame
-            _store(problem, refs, (tile, at, warpgroup, slot), first, values)
+            for part in range(problem.parts):
+                block = part if config.split_frames else warpgroup
+                values = _part(problem, sums[each], first, part)
+                values = _scaled(problem, refs, warpgroup, pl.ds(first, width), values)
+                if refs.residual is not None:
+                    values = values + _residual(problem, refs, box, frame, block)
+                values = _activate(values, problem.activation)
+                slot = (warpgroup, number % config.store_slots)
+                number += 1
+                plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
+                _store(problem, refs, (tile, at, block, slot), first, values)
+                if refs.totals is not None:
+                    added = _add_up(problem, refs, tile, (warpgroup, block), values)
+                    total = added if total is None else total + added
             if refs.totals is not None:
-                if inside is not None:
-                    values = jnp.where(inside, values, 0.0)
-                total = _add_up(problem, values, refs.reduction_memory.at[warpgroup])
-                refs.totals[at, tile.spot + warpgroup, pl.ds(tile.channel + first, width)] = total
+                spot = tile.spot if config.split_frames else tile.spot + warpgroup
+                refs.totals[at, spot, pl.ds(tile.channel + first, width)] = total
         if refs.residual is not None:
             plgpu.barrier_arrive(refs.input_empty.at[box])
             box = _next(box, config.input_slots)
     return box
 
 
-def _channel_values(refs: _Refs, warpgroup: Any, channels: Any) -> tuple[Array, Array] | None:
-    """Scale and offset, laid out like the columns of the accumulators."""
+def _part(problem: Problem, sums: Array, first: int, part: int) -> Array:
+    """What is stored at a time, of a warpgroup's sums of one frame."""
+    width, pixels = problem.store_chunk, problem.share // problem.parts
+    channels = slice(first, first + width)
+    if problem.config.weights_left:
+        whole = sums.shape == (width, pixels)
+        return sums if whole else sums[channels, part * pixels : (part + 1) * pixels]
+    return sums if width == problem.config.channels else sums[:, channels]
+
+
+def _scaled(problem: Problem, refs: _Refs, warpgroup: Any, channels: Any, values: Array) -> Array:
+    """The values times scale plus offset, each a number a channel."""
     if refs.affine is None:
-        return None
-    layout = plgpu.Layout.WGMMA.reduce(0)
+        return values
+    axis = 0 if problem.config.weights_left else 1
+    layout = plgpu.Layout.WGMMA.reduce(1 - axis)
     scale, offset = (
-        _load(refs.affine_memory.at[warpgroup, row, channels], layout) for row in (0, 1)
+        lax.broadcast_in_dim(
+            _versions.load(refs.affine_memory.at[warpgroup, row, channels], layout),
+            values.shape,
+            (axis,),
+        )
+        for row in (0, 1)
     )
-    return scale, offset
+    return values * scale + offset
 
 
-def _load(ref: Any, layout: Any) -> Array:
-    """``plgpu.load`` of jax 0.10 wants an index besides the reference."""
-    load: Any = plgpu.load
-    index = ((),) if "idx" in inspect.signature(load).parameters else ()
-    return load(ref, *index, layout=layout, optimized=False)
+def _residual(problem: Problem, refs: _Refs, box: Any, frame: Any, block: Any) -> Array:
+    """What is added to a frame's sums, out of the ring of inputs."""
+    pixels = problem.share // problem.parts
+    start = frame * problem.box_rows * problem.config.columns + block * pixels
+    residual = refs.input_memory[1].at[box, pl.ds(start, pixels)]
+    if problem.config.weights_left:
+        residual = _versions.transposed(residual)
+    return _versions.load(residual, plgpu.Layout.WGMMA).astype(jnp.float32)
 
 
 def _activate(values: Array, activation: Activation) -> Array:
@@ -565,9 +595,12 @@ def _activate(values: Array, activation: Activation) -> Array:
 def _store(
     problem: Problem, refs: _Refs, place: tuple[Any, ...], first: int, values: Array
 ) -> None:
-    """Hand a warpgroup's pixels to the copy engine."""
-    tile, frame, warpgroup, slot = place
-    refs.output_memory[1][slot] = values.astype(problem.out_dtype)
+    """Hand a block of pixels to the copy engine."""
+    tile, frame, block, slot = place
+    memory = refs.output_memory[1].at[slot]
+    if problem.config.weights_left:
+        memory = _versions.transposed(memory)
+    memory[...] = values.astype(problem.out_dtype)
     plgpu.commit_smem()
     columns = pl.ds(tile.column, problem.config.columns)
     channel = tile.channel + first
@@ -578,31 +611,42 @@ def _store(
         start = tile.phase[1] * problem.work.channels + channel
         return frames, rows, tile.phase[0], columns, pl.ds(start, problem.store_chunk)
 
-    row = tile.row + warpgroup * problem.output_boxes.rows
+    row = tile.row + block * problem.output_boxes.rows
     problem.output_boxes.store(refs.output_memory, slot, refs.output, index, frame, row)
 
 
-def _inside(problem: Problem, tile: _Tile, warpgroup: Any) -> Array | None:
-    """Which of a warpgroup's pixels lie in the picture; None where all tiles are whole."""
-    config, work = problem.config, problem.work
-    whole = work.height % config.rows == 0 and work.width % config.columns == 0
-    if not problem.totals or whole:
-        return None
-    shape = (problem.share, problem.store_chunk)
-    pixel = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=plgpu.Layout.WGMMA)
-    row = tile.row + warpgroup * problem.output_boxes.rows + pixel // config.columns
-    column = tile.column + pixel % config.columns
-    return (row < work.height) & (column < work.width)
+def _add_up(
+    problem: Problem, refs: _Refs, tile: _Tile, place: tuple[Any, Any], values: Array
+) -> Array:
+    """Each channel's sum over the block's pixels that lie in the picture.
 
-
-def _add_up(problem: Problem, values: Array, scratch: Any) -> Array:
-    """Sums of the columns. Each warpgroup has its own scratch; ``jnp.sum`` would share one."""
+    Each warpgroup has its own scratch; ``jnp.sum`` would share one.
+    """
+    warpgroup, block = place
+    axis = 1 if problem.config.weights_left else 0
+    inside = _inside(problem, tile, block, values.shape, axis)
+    if inside is not None:
+        values = jnp.where(inside, values, 0.0)
     if problem.interpret:
-        return jnp.sum(values, axis=0)
+        return jnp.sum(values, axis=axis)
 
-    layout: Any = plgpu.Layout.WGMMA.reduce(0)
+    layout: Any = plgpu.Layout.WGMMA.reduce(axis)
     inline: Any = plgpu.inline_mgpu(
         arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
-        return_type=plgpu.ShapeDtypeStruct((values.shape[1],), jnp.dtype("float32"), layout),
+        return_type=plgpu.ShapeDtypeStruct((values.shape[1 - axis],), jnp.dtype("float32"), layout),
     )
-    return inline(lambda _, values, scratch: values.reduce("add", 0, scratch))(values, scratch)
+    scratch = refs.reduction_memory.at[warpgroup]
+    return inline(lambda _, values, scratch: values.reduce("add", axis, scratch))(values, scratch)
+
+
+def _inside(
+    problem: Problem, tile: _Tile, block: Any, shape: tuple[int, ...], axis: int
+) -> Array | None:
+    """Which of a block's pixels, counted along ``axis``, lie in the picture; None if all do."""
+    config, work = problem.config, problem.work
+    if work.height % config.rows == 0 and work.width % config.columns == 0:
+        return None
+    pixel = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
+    row = tile.row + block * problem.output_boxes.rows + pixel // config.columns
+    column = tile.column + pixel % config.columns
+    return (row < work.height) & (column < work.width)

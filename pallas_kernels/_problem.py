@@ -52,6 +52,10 @@ class Problem:
         assert self.chunk >= 16
         assert self.stores % config.store_slots == 0
         assert not self.residual or self.out_dtype == self.dtype
+        if config.weights_left:
+            assert self.store_chunk % 64 == 0
+            low, taps = self.work.geometry.low[0], self.work.geometry.kernel[0]
+            assert not config.split_frames or 2 * low == taps - 1
 
     @property
     def name(self) -> str:
@@ -84,9 +88,20 @@ class Problem:
         return self.config.frames * self.config.channels // self.store_chunk
 
     @property
+    def frames_each(self) -> int:
+        """Output frames of a tile that one warpgroup multiplies."""
+        return self.config.frames // (MULTIPLIERS if self.config.split_frames else 1)
+
+    @property
     def share(self) -> int:
         """Pixels of a tile, per frame, that one warpgroup multiplies."""
-        return self.config.rows * self.config.columns // MULTIPLIERS
+        pixels = self.config.rows * self.config.columns
+        return pixels if self.config.split_frames else pixels // MULTIPLIERS
+
+    @property
+    def parts(self) -> int:
+        """Boxes of a frame that one warpgroup stores."""
+        return MULTIPLIERS if self.config.split_frames else 1
 
     @property
     def box_rows(self) -> int:
@@ -107,6 +122,15 @@ class Problem:
         )
 
     @property
+    def frame_order(self) -> tuple[tuple[int, ...], ...]:
+        """Frames that tiles begin with: first those that take long, so that all blocks end alike.
+
+        Tiles go round the blocks. Were frames simply counted, 132 blocks and 4 frames would give
+        some blocks only frames in the middle of the clip, which meet more frames.
+        """
+        return self.work.alike if self.config.frames == 1 else ((0,),)
+
+    @property
     def padded_size(self) -> tuple[int, int]:
         """Height and width that are stored: in the interpreter, tiles are stored whole."""
         if not self.interpret:
@@ -117,25 +141,37 @@ class Problem:
     def spots(self) -> int:
         """Partial sums of each frame's channels."""
         _, rows, columns, phases, _, _ = self.grid
-        return rows * columns * phases * MULTIPLIERS
+        return rows * columns * phases * self.spots_a_tile
+
+    @property
+    def spots_a_tile(self) -> int:
+        """Partial sums of a frame and tile."""
+        return 1 if self.config.split_frames else MULTIPLIERS
 
     @property
     def pairs(self) -> tuple[tuple[int, int, int], ...]:
-        """Temporal tap, output frame and input frame of the products that a step makes."""
+        """Temporal tap, output frame and input frame of the products that a step makes.
+
+        Where the warpgroups share out the frames, of the first warpgroup; the second one's are the
+        same ones backwards in time.
+        """
+        return self._pairs(self.frames_each)
+
+    def _pairs(self, frames: int) -> tuple[tuple[int, int, int], ...]:
         if not self.resident:
             return ((0, 0, 0),)
         low = self.work.geometry.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
             for tap in range(self.work.geometry.kernel[0])
-            for frame in range(self.work.time)
+            for frame in range(frames)
             if 0 <= frame + tap - low < self.work.time
         )
 
     @property
     def temporal_taps(self) -> tuple[int, int]:
         """The first temporal tap that a step multiplies, and how many there are."""
-        taps = [tap for tap, _, _ in self.pairs]
+        taps = [tap for tap, _, _ in self._pairs(self.config.frames)]
         return min(taps), max(taps) - min(taps) + 1
 
     @property

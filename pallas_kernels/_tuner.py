@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import dataclasses
 import functools
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -22,9 +25,12 @@ from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._tuning import TABLES, Config, candidates, cost
 from pallas_kernels._work import Work
 
-__all__ = ["Measurement", "measure", "save", "shortlist"]
+__all__ = ["Measurement", "measure", "measure_all", "save", "shortlist"]
 
 _LAUNCHES = 8  # a program: launching costs as much as a small convolution
+_PROGRAMS = 6  # in a row, for the same reason
+
+_turn: AbstractContextManager[Any] = contextlib.nullcontext()  # of one process on the GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,34 @@ def shortlist(work: Work, count: int) -> list[Config]:
     return ranked[:count]
 
 
+def measure_all(
+    works: Sequence[Work], tries: int, *, dtype: Any = jnp.bfloat16, processes: int = 1
+) -> Iterator[tuple[Work, list[Measurement]]]:
+    """Measure every work's shortlist of ``tries``, as :func:`measure` does.
+
+    Several processes compile side by side and take turns on the GPU; each must leave memory on it
+    to the others (``XLA_PYTHON_CLIENT_PREALLOCATE=false``).
+    """
+    run = functools.partial(_measure_shortlist, tries=tries, dtype=dtype)
+    if processes == 1:
+        yield from zip(works, map(run, works))
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_take_turns, initargs=(context.Lock(),)
+    ) as pool:
+        yield from zip(works, pool.map(run, works))
+
+
+def _take_turns(lock: AbstractContextManager[Any]) -> None:
+    global _turn
+    _turn = lock
+
+
+def _measure_shortlist(work: Work, tries: int, dtype: Any) -> list[Measurement]:
+    return measure(work, shortlist(work, tries), dtype=dtype)
+
+
 def measure(
     work: Work,
     configs: Iterable[Config],
@@ -58,7 +92,8 @@ def measure(
 ) -> list[Measurement]:
     """Time configs on random data, the fastest first; compilation runs on ``threads`` threads."""
     configs = list(configs)
-    arguments = _arguments(work, dtype)
+    with _turn:
+        arguments = jax.block_until_ready(_arguments(work, dtype))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         # Each thread sees what this one stands in for (`_device`).
         contexts = [contextvars.copy_context() for _ in configs]
@@ -67,6 +102,17 @@ def measure(
             for context, config in zip(contexts, configs)
         ]
         programs = [future.result() for future in started]
+    with _turn:
+        found = _time(configs, programs, arguments, repeats)
+    return sorted(found, key=lambda measurement: measurement.milliseconds)
+
+
+def _time(
+    configs: list[Config],
+    programs: list[Callable[..., Any]],
+    arguments: tuple[Any, ...],
+    repeats: int,
+) -> list[Measurement]:
     found: list[Measurement] = []
     expected: Array | None = None
     for config, program in zip(configs, programs):
@@ -74,13 +120,13 @@ def measure(
         times = []
         for _ in range(repeats):
             before = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
-            times.append(1e3 * (time.perf_counter() - before) / _LAUNCHES)
+            jax.block_until_ready([program(*arguments) for _ in range(_PROGRAMS)])
+            times.append(1e3 * (time.perf_counter() - before) / (_LAUNCHES * _PROGRAMS))
         output = outputs[-1].astype(jnp.float32)
         expected = output if expected is None else expected
         error = float(jnp.abs(output - expected).max() / jnp.abs(expected).max())
         found.append(Measurement(config, statistics.median(times), error))
-    return sorted(found, key=lambda measurement: measurement.milliseconds)
+    return found
 
 
 def save(device: str, best: dict[str, Config], command: str, environment: str) -> None:

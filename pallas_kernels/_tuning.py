@@ -30,7 +30,8 @@ _ACCUMULATORS = 2 * 64 * 256  # float32 values that two warpgroups hold in regis
 _RESERVED = 2560  # bytes of shared memory for barriers and for adding up channels
 _MOST_SLOTS = 4
 _TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
-
+_SHARPNESS = 8  # of the slowest part against the others, of the measured tiles the best fit
+_CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)  # of swizzled shared memory
 
 _works: contextvars.ContextVar[list[Work] | None] = contextvars.ContextVar("works", default=None)
 
@@ -47,6 +48,9 @@ class Config:
         input_slots: boxes of the input in shared memory.
         weight_slots: pieces of the weights in shared memory.
         store_slots: output boxes of a warpgroup in shared memory.
+        weights_left: whether weights are the left operand of the products and pixels the right one.
+            Takes a multiple of 64 channels, and the warpgroups share out frames, not pixels, where
+            there is an even number of them: few channels then read shared memory less often.
     """
 
     rows: int
@@ -56,6 +60,12 @@ class Config:
     input_slots: int = 2
     weight_slots: int = 2
     store_slots: int = 1
+    weights_left: bool = False
+
+    @property
+    def split_frames(self) -> bool:
+        """Whether each multiplying warpgroup has half of the frames, not half of the pixels."""
+        return self.weights_left and self.frames % 2 == 0
 
 
 def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
@@ -68,7 +78,7 @@ def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
     if works is not None:
         works.append(work)
     measured = tuned(device).get(work.key)
-    if measured is not None:
+    if measured is not None and (_CAN_TRANSPOSE or not measured.weights_left):
         return measured
     possible = candidates(work)
     if not possible:
@@ -105,38 +115,61 @@ def candidates(work: Work) -> list[Config]:
     found = []
     for (rows, columns), channels, count in itertools.product(_TILES, sizes, sorted(frames)):
         if rows % 2 == 0 and rows * columns * channels * count <= _ACCUMULATORS:
-            config = _with_rings(work, Config(rows, columns, channels, count))
-            found += [config] if config else []
+            config = Config(rows, columns, channels, count)
+            kinds = [config]
+            if _CAN_TRANSPOSE and work.chunk(channels) == 64 and work.out_bytes == 2:
+                kinds.append(dataclasses.replace(config, weights_left=True))
+            found += filter(None, (_with_rings(work, kind) for kind in kinds))
     return found
 
 
 def cost(work: Work, config: Config, processors: int) -> float:
-    """Estimated time of the whole work; only ratios mean something.
+    """Estimated cycles of the thread block with the most to do; only ratios mean something.
 
-    Per tile the slowest counts of the tensor cores, their reads of shared memory (128 bytes a
-    cycle: an m64 product of 16 channels reads 2 KB of pixels and 32 bytes an output channel in
-    ``channels / 2`` cycles), and the copies from the L2 cache (about 40 bytes a cycle). Waves of
-    tiles are rounded up.
+    Per tile the slowest counts of the tensor cores, shared memory (128 bytes a cycle: a product of
+    64 × 16 × n values reads 2 KB of the left operand and 32 · n bytes of the right one in n / 2
+    cycles, and what is multiplied is first written), and the copies from the L2 cache (about 40
+    bytes a cycle).
     """
     geometry = work.geometry
+    taps = geometry.kernel[0]
     pixels = config.rows * config.columns * config.frames
-    instructions = pixels / 64 * work.products / 16
-    multiply = instructions * config.channels / 2
-    read = instructions * (2048 + 32 * config.channels) / 128
+    right = config.channels
+    if config.weights_left:
+        right = config.rows * config.columns // (1 if config.split_frames else 2)
+    multiply = pixels * config.channels * work.products / (2 * 64 * 16)
+    read = multiply * 2 / right * (2048 + 32 * right) / 128
     box, piece = _bytes(work, config)
-    steps = work.depth / work.chunk(config.channels) * geometry.loads
-    times = 1 if config.frames > 1 else geometry.kernel[0]
-    copy = times * steps * (box + geometry.taps * piece) / 40
-    finish = pixels * config.channels / 40
-    tiles = (
+    copied = work.depth / work.chunk(config.channels) * geometry.loads
+    copied *= box + geometry.taps * piece
+
+    def tile(met: float, loaded: float) -> float:
+        """Of which share of the temporal taps is multiplied, and copied how often."""
+        parts = met * multiply, met * read + loaded * copied / 128, loaded * copied / 40
+        return sum(part**_SHARPNESS for part in parts) ** (1 / _SHARPNESS)
+
+    places = (
         work.batch
         * math.ceil(work.height / config.rows)
         * math.ceil(work.width / config.columns)
         * geometry.phases**2
-        * (work.time // config.frames)
         * (work.channels // config.channels)
     )
-    return math.ceil(tiles / processors) * (max(multiply, read, copy) + finish)
+    if config.frames > 1:
+        met = sum(work.meeting_taps(frame) for frame in range(work.time)) / (taps * work.time)
+        tiles = [(places, tile(met, 1.0))]
+    else:
+        tiles = []
+        for frames in work.alike:
+            met = work.meeting_taps(frames[0])
+            tiles.append((places * len(frames), tile(met / taps, float(met))))
+    finish = pixels * config.channels / 40
+    total, end = 0.0, 0
+    for count, cycles in tiles:  # the first block has tiles 0, processors, 2 · processors, …
+        turns = math.ceil((end + count) / processors) - math.ceil(end / processors)
+        total += turns * (cycles + finish)
+        end += count
+    return total
 
 
 def _bytes(work: Work, config: Config) -> tuple[int, int]:

@@ -105,6 +105,20 @@ class Work:
         """Products a pixel and output channel, those with zeros included."""
         return self.depth * math.prod(self.geometry.kernel) / self.geometry.phases**2
 
+    def meeting_taps(self, frame: int) -> int:
+        """Temporal taps of an output frame that meet frames of the clip, not zeros."""
+        low, taps = self.geometry.low[0], self.geometry.kernel[0]
+        return min(taps, self.in_time + low - frame) - max(0, low - frame)
+
+    @property
+    def alike(self) -> tuple[tuple[int, ...], ...]:
+        """Output frames that take equally long together, the longest first."""
+        lengths = sorted({self.meeting_taps(frame) for frame in range(self.time)}, reverse=True)
+        return tuple(
+            tuple(frame for frame in range(self.time) if self.meeting_taps(frame) == length)
+            for length in lengths
+        )
+
     def chunk(self, channels: int) -> int:
         """Input channels a step, for tiles of so many output channels.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from typing import Literal
 
@@ -36,6 +37,8 @@ class Options:
     """What the network computes in."""
     tries: int = 8
     """Tile sizes a convolution, those that the cost model likes best."""
+    processes: int = 8
+    """That compile side by side; one at a time uses the GPU."""
     device: str = "nvidia_h200"
     """The table's name."""
     dry: bool = False
@@ -44,21 +47,23 @@ class Options:
 
 def main(options: Options) -> None:
     """Print a line a try, and write the table."""
-    config = PRESETS[options.model]
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
     environment = report.environment()
-    print(environment)
+    print(environment, flush=True)
+    config = PRESETS[options.model]
+    wanted = dict.fromkeys(work for size in options.sizes for work in works(config, options, *size))
     best = {}
-    for height, width in options.sizes:
-        for work in works(config, options, height, width):
-            found = _tuner.measure(work, _tuner.shortlist(work, options.tries), dtype=options.dtype)
-            print(work.key)
-            for measurement in found:
-                print(
-                    f"  {measurement.milliseconds:.4f} ms, error {measurement.error:.1e}, "
-                    f"{measurement.config}",
-                    flush=True,
-                )
-            best[work.key] = found[0].config
+    for work, found in _tuner.measure_all(
+        list(wanted), options.tries, dtype=options.dtype, processes=options.processes
+    ):
+        print(work.key)
+        for measurement in found:
+            print(
+                f"  {measurement.milliseconds:.4f} ms, error {measurement.error:.1e}, "
+                f"{measurement.config}",
+                flush=True,
+            )
+        best[work.key] = found[0].config
     if not options.dry:
         _tuner.save(options.device, best, " ".join(["python", *sys.argv]), environment)
 

@@ -15,7 +15,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _device, _dispatch, _hopper, _tuning
+from pallas_kernels._implicit_gemm import _place, implicit_gemm
 from pallas_kernels._means import mean_of_convolution
+from pallas_kernels._problem import Problem
 from pallas_kernels._work import Geometry, Work
 from tests.pallas_kernels.oracles import (
     draw,
@@ -83,6 +85,59 @@ def test_conv3d_scales_adds_and_activates_in_one_go(dtype, time, size, pixels, s
         )
     assert_close(actual.values, leaky_relu(sums * scale[:, None, None, None] + residual64))
     assert_totals(actual)
+
+
+@needs_interpreter
+@pytest.mark.parametrize(
+    ("time", "pixels", "config"),
+    [
+        (4, (17, 9), _tuning.Config(16, 8, 64, 4, weights_left=True)),  # a clip's halves
+        (3, (5, 9), _tuning.Config(8, 16, 64, 1, store_slots=1, weights_left=True)),
+        (4, (5, 9), _tuning.Config(8, 16, 64, 1)),
+    ],
+)
+def test_either_operand_can_be_the_weights(time, pixels, config):
+    x, x64 = rounded(draw(1, time, *pixels, 64), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 3, 3, 64, 64, seed=1) / 32, "bfloat16")
+    residual, residual64 = rounded(draw(1, time, *pixels, 64, seed=2), "bfloat16")
+    scale = np.abs(draw(1, 64, seed=3)).astype(np.float32)
+    offset = draw(1, 64, seed=4).astype(np.float32)
+    with pk.interpret():
+        values, totals = implicit_gemm(
+            (x,),
+            kernel,
+            Geometry((3, 3, 3), (1, 1, 1)),
+            (time, *pixels),
+            scale=jnp.asarray(scale),
+            offset=jnp.asarray(offset),
+            residual=residual,
+            activation="relu",
+            totals=True,
+            config=config,
+        )
+    expected = oracle_conv3d(x64, kernel64) * scale[0] + offset[0] + residual64
+    assert_close(values, np.maximum(expected, 0))
+    assert_totals(pk.FeatureMap(values, totals))
+
+
+def test_every_tile_has_a_number_and_the_long_ones_come_first():
+    work = Work(Geometry((3, 3, 3), (1, 1, 1)), 2, 4, 4, 20, 30, (16,), 32)
+    problem = Problem(
+        work, _tuning.Config(8, 16, 16, 1), jnp.bfloat16, jnp.bfloat16, None, False, True, False
+    )
+    tiles = [_place(problem, number) for number in range(2 * 3 * 2 * 4 * 2)]
+    places = [tuple(int(n) for n in (t.sample, t.row, t.column, t.frame, t.channel)) for t in tiles]
+    assert set(places) == {
+        (sample, row, column, frame, channel)
+        for sample in (0, 1)
+        for row in (0, 8, 16)
+        for column in (0, 16)
+        for frame in range(4)
+        for channel in (0, 16)
+    }
+    assert len(set(places)) == len(places)
+    frames = [frame for _, _, _, frame, _ in places]
+    assert set(frames[: len(frames) // 2]) == {1, 2}  # they meet three frames, the others two
 
 
 @needs_interpreter

@@ -26,6 +26,7 @@ def tables(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11")
 def test_all_tiles_compute_the_same_and_come_back_fastest_first(monkeypatch):
     monkeypatch.setattr(_tuner, "_LAUNCHES", 1)
+    monkeypatch.setattr(_tuner, "_PROGRAMS", 1)
     with pk.interpret():
         configs = _tuner.shortlist(WORK, 2)
         found = _tuner.measure(WORK, configs, repeats=1, threads=2)

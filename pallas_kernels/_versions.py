@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Pallas for GPUs calls differently from one version of JAX to the next."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from jax import Array
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+__all__ = ["interpreter", "load", "store", "transposed"]
+
+_plgpu: Any = plgpu
+
+
+def interpreter() -> Any:
+    """JAX's GPU interpreter, which jax 0.10 does not have."""
+    return _plgpu.InterpretGPUParams()
+
+
+def load(ref: Any, layout: Any) -> Array:
+    """An array of a layout from shared or global memory, however it lies there."""
+    # jax 0.10 wants an index besides the reference.
+    index = ((),) if "idx" in inspect.signature(_plgpu.load).parameters else ()
+    return _plgpu.load(ref, *index, layout=layout, optimized=False)
+
+
+def store(ref: Any, array: Array) -> None:
+    """An array to shared or global memory, however it lies there."""
+    if hasattr(_plgpu, "store"):  # jax 0.12, whose assignments want whole cache lines
+        _plgpu.store(ref, array, optimized=False)
+    else:
+        ref[...] = array
+
+
+def transposed(ref: Any) -> Any:
+    """A matrix in memory with its axes exchanged."""
+    if hasattr(ref, "transpose"):
+        return ref.transpose((1, 0))
+    return _plgpu.transpose_ref(ref, (1, 0))
