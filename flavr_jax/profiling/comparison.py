@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -97,18 +98,19 @@ class Row:
 def run_jax(case: Case, implementation: Implementation | None, dtype: str, repeats: int) -> Row:
     """Ours; a named implementation that cannot run is an error."""
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+    params = flavr.pack(case.config, params, implementation=implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
     compiled = jax.jit(apply).lower(params, case.windows).compile()
 
     def run() -> Array:
-        return jax.block_until_ready(compiled(params, case.windows))
+        return compiled(params, case.windows)
 
     memory = compiled.memory_analysis()
     peak = None
     if memory is not None:
         sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
         peak = sum(sizes) + memory.output_size_in_bytes
-    timing = measure(run, repeats)
+    timing = measure(run, jax.block_until_ready, repeats)
     return Row(f"{implementation or 'default'} {dtype}", timing, case.error(run()), peak)
 
 
@@ -119,16 +121,19 @@ def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -
     torch = peer.torch
     predict: Callable[[Any], Any] = peer
     if settings.compile is not None:
+        select_algorithm = importlib.import_module("torch._inductor.select_algorithm")
+        select_algorithm.PRINT_AUTOTUNE = False
         predict = torch.compile(peer.__call__, mode=settings.compile)
 
     def run() -> Any:
         with around():
-            outputs = predict(windows)
+            return predict(windows)
+
+    def wait(_: Any) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
-        return outputs
 
-    timing = measure(run, repeats)
+    timing = measure(run, wait, repeats)
     outputs = run().float().permute(0, 1, 3, 4, 2).cpu().numpy()
     return Row(f"PyTorch {mode}", timing, case.error(outputs))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def line(row: Row) -> str:
     memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**30:.2f} GiB"
     return (
         f"{row.name}: {row.timing.median:.3f} ms a call (quartiles {low:.3f} to {high:.3f}), "
-        f"error {row.error:.1e}{memory}"
+        f"{row.timing.queued:.3f} ms queued, error {row.error:.1e}{memory}"
     )
 
 
@@ -49,6 +50,7 @@ def figures(row: Row) -> dict[str, Any]:
         "name": row.name,
         "milliseconds": row.timing.milliseconds,
         "median": row.timing.median,
+        "queued": row.timing.queued,
         "error": row.error,
         "peak_bytes": row.peak_bytes,
         "environment": environment(with_torch=row.name.startswith("PyTorch")),
@@ -68,7 +70,9 @@ def layers(
     """
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-    compiled = jax.jit(apply).lower(params, case.windows).compile()
+    # On a GPU the kernels of a call otherwise go out as one graph, and the trace names only that.
+    apart = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else {}
+    compiled = jax.jit(apply).lower(params, case.windows).compile(compiler_options=apart)
     kernels = profile(
         compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
     )
@@ -124,7 +128,7 @@ def _layer_table(case: Case, kernels: list[Kernel], dtype: str) -> str:
         "        ms  useful  dense TFLOP/s  % of peak  % of bytes' roofline",
     ]
     for cost in costs:
-        milliseconds = max(times[cost.scope], 1e-9)
+        milliseconds = times[cost.scope] or math.nan
         useful, dense = (
             1e-9 * flops / milliseconds for flops in (cost.useful_flops, cost.dense_flops)
         )
@@ -142,6 +146,6 @@ def _stage_table(kernels: list[Kernel], torch_stages: dict[str, float]) -> str:
     times = by_scope(kernels, list(torch_stages))
     lines = ["stage by stage, ms: ours, PyTorch eager, ratio"]
     for stage, theirs in torch_stages.items():
-        ratio = theirs / max(times[stage], 1e-9)
+        ratio = theirs / (times[stage] or math.nan)
         lines.append(f"{times[stage]:9.4f} {theirs:9.4f} {ratio:7.2f}×  {stage}")
     return "\n".join(lines)

@@ -11,16 +11,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import DTypeLike
 
 __all__ = ["Ceilings", "Timing", "measure", "measure_ceilings"]
 
+_QUEUED = 20
+_PRODUCTS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds of single calls, each waited for."""
+    """What calls took.
+
+    Attributes:
+        milliseconds: of single calls, each waited for.
+        queued: milliseconds a call of many started at once and waited for together, as footage is
+            worked through.
+    """
 
     milliseconds: tuple[float, ...]
+    queued: float
 
     @property
     def median(self) -> float:
@@ -47,26 +58,39 @@ class Ceilings:
     terabytes: float
 
 
-def measure(run: Callable[[], Any], repeats: int, *, warm_up: int = 3) -> Timing:
-    """Time ``run``, which must wait for its result."""
+def measure(
+    start: Callable[[], Any], wait: Callable[[Any], Any], repeats: int, *, warm_up: int = 3
+) -> Timing:
+    """Time calls: ``start`` may return before its result is there, ``wait`` waits for it."""
     for _ in range(warm_up):
-        run()
+        wait(start())
     times = []
     for _ in range(max(repeats, 2)):
         started = time.perf_counter()
-        run()
+        wait(start())
         times.append(1e3 * (time.perf_counter() - started))
-    return Timing(tuple(times))
+    count = min(repeats, _QUEUED)
+    started = time.perf_counter()
+    for _ in range(count - 1):
+        start()
+    wait(start())
+    return Timing(tuple(times), 1e3 * (time.perf_counter() - started) / count)
 
 
 def measure_ceilings(dtype: DTypeLike) -> Ceilings:
-    """Measure a large matrix product of this type, and a copy that no cache holds."""
+    """Measure large matrix products of this type in a row, and a copy that no cache holds."""
     small = jax.default_backend() == "cpu"
     size, copied = (1024, 2 * 10**8) if small else (8192, 2 * 10**9)
-    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
-    product = jax.jit(jnp.matmul)
-    multiply = measure(lambda: jax.block_until_ready(product(a, b)), 10)
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype) / size**0.25
+
+    @jax.jit
+    def multiply(a: Array, b: Array) -> Array:
+        for _ in range(_PRODUCTS):
+            a = a @ b
+        return a
+
+    products = measure(lambda: multiply(a, b), jax.block_until_ready, 10).median / _PRODUCTS
     x = jnp.ones(copied // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1.0)
-    move = measure(lambda: jax.block_until_ready(copy(x)), 10)
-    return Ceilings(2e-9 * size**3 / multiply.median, 2e-9 * copied / move.median)
+    move = measure(lambda: copy(x), jax.block_until_ready, 10).median
+    return Ceilings(2e-9 * size**3 / products, 2e-9 * copied / move)
