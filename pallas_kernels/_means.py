@@ -45,11 +45,11 @@ def mean_of_convolution(
     Returns:
         float32 ``[batch, out_channel]``.
     """
-    *size, depth, channels = kernel.shape
+    kt, kh, kw, depth, channels = kernel.shape
     batch, time, height, width, _ = inputs[0].shape
-    parts = [_tap_sums(x, total, tuple(size)) for x, total in zip(inputs, totals)]
+    parts = [_tap_sums(x, total, (kt, kh, kw)) for x, total in zip(inputs, totals)]
     sums = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
-    rows = math.prod(size) * depth
+    rows = kt * kh * kw * depth
     part = math.gcd(rows, _ROWS_A_SUM)
     sums = lax.optimization_barrier(sums).reshape(batch, rows // part, part, 1)
     weights = kernel.reshape(rows // part, part, channels).astype(jnp.float32)
