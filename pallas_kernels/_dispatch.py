@@ -58,11 +58,6 @@ class Choice:
         return f"{self.operation} {self.shapes}: {self.implementation}{reasons}"
 
 
-BY_NAME_ONLY: dict[Implementation, str] = {
-    "mosaic_gpu": "it has not been run on a GPU yet, so it has to be asked for by name"
-}
-"""What None does not take, and why."""
-
 _choices: contextvars.ContextVar[list[Choice] | None] = contextvars.ContextVar(
     "choices", default=None
 )
@@ -90,8 +85,6 @@ def call(
     for candidate_name in names:
         candidate = implementations[candidate_name]
         why_not = candidate.why_not(*arguments) if candidate.why_not else None
-        if name is None and why_not is None:
-            why_not = BY_NAME_ONLY.get(candidate_name)
         if why_not is None:
             choices = _choices.get()
             if choices is not None:

@@ -11,12 +11,7 @@ import pallas_kernels as pk
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS
-from pallas_kernels import _device, _dispatch
-
-
-@pytest.fixture(autouse=True)
-def by_default(monkeypatch):
-    monkeypatch.setattr(_dispatch, "BY_NAME_ONLY", {})
+from pallas_kernels import _device
 
 
 def abstract(config, dtype, batch, height, width):

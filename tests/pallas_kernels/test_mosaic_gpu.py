@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
-from pallas_kernels import _device, _dispatch, _hopper, _tuning
+from pallas_kernels import _device, _hopper, _tuning
 from pallas_kernels._implicit_gemm import _place, implicit_gemm
 from pallas_kernels._means import mean_of_convolution
 from pallas_kernels._problem import Problem
@@ -294,17 +294,7 @@ def test_mixed_types_are_refused():
         jax.eval_shape(partial(pk.conv3d, implementation="mosaic_gpu"), x, kernel)
 
 
-def test_what_never_ran_on_a_gpu_is_taken_by_name_only():
-    with pk.assume_hopper():
-        (by_default,) = pk.explain(pk.conv3d, *SHAPES)
-        (by_name,) = pk.explain(partial(pk.conv3d, implementation="mosaic_gpu"), *SHAPES)
-    assert by_default.implementation == "xla"
-    assert "by name" in by_default.refused["mosaic_gpu"]
-    assert by_name.implementation == "mosaic_gpu"
-
-
-def test_explain_tells_choices_apart_by_device(monkeypatch):
-    monkeypatch.setattr(_dispatch, "BY_NAME_ONLY", {})
+def test_explain_tells_choices_apart_by_device():
     (here,) = pk.explain(pk.conv3d, *SHAPES)
     assert here.implementation == "xla"
     assert str(here).startswith(

@@ -82,6 +82,44 @@ def test_strided_conv3d_of_few_channels(size, pixels, implementation):
     assert_matches(actual, oracle_conv3d(x, kernel, (1, 2, 2)), "float32")
 
 
+def test_four_frames_of_many_channels_keep_float32s_precision():
+    x, kernel = draw(1, 4, 6, 5, 128), draw(3, 3, 3, 128, 16, seed=1)
+    actual = pk.conv3d(as_jax(x, "float32"), as_jax(kernel, "float32"), implementation="xla")
+    assert_matches(actual, oracle_conv3d(x, kernel, (1, 1, 1)), "float32")
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+def test_a_packed_kernel_convolves_as_the_one_that_it_was(implementation, stride):
+    x, kernel = draw(2, 4, 7, 6, 12), draw(3, 3, 3, 12, 5, seed=1)
+    packed = pk.pack_kernel(as_jax(kernel, "float32"), 4, implementation=implementation)
+    actual = pk.conv3d(as_jax(x, "float32"), packed, stride=stride, implementation=implementation)
+    assert_matches(actual, oracle_conv3d(x, kernel, stride), "float32")
+
+
+def test_a_packed_kernel_convolves_transposed_as_the_one_that_it_was():
+    x, y = draw(2, 4, 5, 6, 9), draw(2, 4, 5, 6, 2, seed=1)
+    kernel, bias = draw(3, 4, 4, 11, 4, seed=2), draw(4, seed=3)
+    packed = pk.pack_kernel(as_jax(kernel, "float32"), 4, implementation="xla")
+    inputs = as_jax(x, "float32"), as_jax(y, "float32")
+    actual = transposed(inputs, packed, as_jax(bias, "float32"), "xla")
+    expected = oracle_conv3d_transpose(np.concatenate([x, y], axis=-1), kernel) + bias
+    assert_matches(actual, expected, "float32")
+
+
+def test_a_kernel_packed_for_four_frames_refuses_five():
+    packed = pk.pack_kernel(jnp.ones((3, 3, 3, 12, 5)), 4)
+    with pytest.raises(ValueError, match="packed for 4 frames, but the inputs have 5"):
+        pk.conv3d(jnp.ones((1, 5, 4, 4, 12)), packed)
+
+
+@pytest.mark.parametrize("name", ["reference", "mosaic_gpu"])
+def test_a_packed_kernel_is_refused_by_implementations_that_it_was_not_packed_for(name):
+    packed = pk.pack_kernel(jnp.ones((3, 3, 3, 12, 5)), 4)
+    with pytest.raises(NotImplementedError, match=f"{name}: .*packed"):
+        pk.conv3d(jnp.ones((1, 4, 4, 4, 12)), packed, implementation=name)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_conv3d_joins_inputs_and_finishes_in_one_go(implementation):
     x, y = draw(2, 3, 5, 4, 3), draw(2, 3, 5, 4, 6, seed=1)
