@@ -9,7 +9,6 @@ results are shifted and added up afterwards.
 from __future__ import annotations
 
 import functools
-import operator
 from typing import Any
 
 import jax.numpy as jnp
@@ -107,7 +106,7 @@ def _shifted_sums(arrays: tuple[Array, ...], kernel: Array, padding: str) -> Arr
     shifted = (
         sums[:, :, tap : tap + width, tap * channels : (tap + 1) * channels] for tap in range(kw)
     )
-    return functools.reduce(operator.add, shifted)
+    return functools.reduce(jnp.add, shifted)
 
 
 def _with_mirrored_borders(sums: Array, arrays: tuple[Array, ...], kernel: Array) -> Array:
