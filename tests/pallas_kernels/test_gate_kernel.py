@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
-from pallas_kernels import _hopper
+from pallas_kernels import _device, _hopper
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._gate_kernel import gate_ahead
 from tests.pallas_kernels.oracles import draw, oracle_conv3d, oracle_conv3d_transpose
@@ -36,6 +36,27 @@ def in_spots(x64, spots):
     return jnp.asarray(sums, jnp.float32)
 
 
+def assert_gate(shape, channels, size, spots):
+    """Scale and offset ahead of a convolution against those after it, in float64."""
+    *channels, out = channels
+    arrays = [rounded(draw(*shape, n, seed=i)) for i, n in enumerate(channels)]
+    inputs = tuple(FeatureMap(x, in_spots(x64, n)) for (x, x64), n in zip(arrays, spots))
+    kernel, kernel64 = rounded(draw(*size, sum(channels), out, seed=2) / 4)
+    bias, bias64 = rounded(draw(out, seed=3))
+    matrix, matrix64 = rounded(draw(out, out, seed=4) / 4)
+    shift, shift64 = rounded(draw(out, seed=5))
+    transposed = size == (3, 4, 4)
+    scale, offset = _hopper.gate(
+        inputs, kernel, bias, (matrix, shift), phases=2 if transposed else 1
+    )
+    oracle = oracle_conv3d_transpose if transposed else oracle_conv3d
+    sums = oracle(np.concatenate([x64 for _, x64 in arrays], axis=-1), kernel64)
+    mean = (sums + bias64).mean(axis=(1, 2, 3))
+    expected = 1 / (1 + np.exp(-(mean @ matrix64 + shift64)))
+    np.testing.assert_allclose(scale, expected, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(offset, expected * bias64, rtol=2e-5, atol=1e-7)
+
+
 @needs_interpreter
 @pytest.mark.parametrize("in_kernels", [True, False])
 @pytest.mark.parametrize(
@@ -51,24 +72,26 @@ def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(
     shape, channels, size, spots, in_kernels, monkeypatch
 ):
     monkeypatch.setattr(_hopper, "GATES_IN_KERNELS", in_kernels)
-    *channels, out = channels
-    arrays = [rounded(draw(*shape, n, seed=i)) for i, n in enumerate(channels)]
-    inputs = tuple(FeatureMap(x, in_spots(x64, n)) for (x, x64), n in zip(arrays, spots))
-    kernel, kernel64 = rounded(draw(*size, sum(channels), out, seed=2) / 4)
-    bias, bias64 = rounded(draw(out, seed=3))
-    matrix, matrix64 = rounded(draw(out, out, seed=4))
-    shift, shift64 = rounded(draw(out, seed=5))
-    transposed = size == (3, 4, 4)
     with pk.interpret():
-        scale, offset = _hopper.gate(
-            inputs, kernel, bias, (matrix, shift), phases=2 if transposed else 1
-        )
-    oracle = oracle_conv3d_transpose if transposed else oracle_conv3d
-    sums = oracle(np.concatenate([x64 for _, x64 in arrays], axis=-1), kernel64)
-    mean = (sums + bias64).mean(axis=(1, 2, 3))
-    expected = 1 / (1 + np.exp(-(mean @ matrix64 + shift64)))
-    np.testing.assert_allclose(scale, expected, rtol=2e-5, atol=1e-7)
-    np.testing.assert_allclose(offset, expected * bias64, rtol=2e-5, atol=1e-7)
+        assert_gate(shape, channels, size, spots)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("pixels", [(1, 1), (2, 130), (65, 3), (33, 56)])
+@pytest.mark.parametrize("size", [(3, 3, 3), (1, 3, 1), (3, 4, 4)])
+@pytest.mark.parametrize(
+    ("channels", "spots"),
+    [
+        ((16, 16), (1,)),
+        ((64, 64), (600,)),
+        ((48, 16, 80), (7, 1100)),
+        ((128, 128, 64), (64, 2)),
+        ((256, 320), (28,)),
+    ],
+)
+def test_scale_and_offset_on_a_gpu(pixels, channels, size, spots):
+    assert_gate((2, 4, *pixels), channels, size, spots)
 
 
 @needs_interpreter
