@@ -11,7 +11,7 @@ from pallas_kernels._dispatch import Choice, Implementation, explain
 from pallas_kernels._epilogue import Activation, activate
 from pallas_kernels._features import FeatureMap
 from pallas_kernels.conv2d.api import conv2d
-from pallas_kernels.conv3d.api import conv3d
+from pallas_kernels.conv3d.api import PackedKernel, conv3d, pack_kernel
 from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
@@ -21,6 +21,7 @@ __all__ = [
     "Choice",
     "FeatureMap",
     "Implementation",
+    "PackedKernel",
     "activate",
     "assume_hopper",
     "conv2d",
@@ -30,4 +31,5 @@ __all__ = [
     "gated_conv3d",
     "gated_conv3d_transpose",
     "interpret",
+    "pack_kernel",
 ]

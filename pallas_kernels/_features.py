@@ -53,8 +53,8 @@ def on_values(function: Callable[..., Array]) -> Callable[..., FeatureMap]:
     return run
 
 
-def check_channels(inputs: tuple[FeatureMap, ...], kernel: Array, rank: int) -> None:
-    """Raises a ValueError where the inputs do not fit ``kernel`` ([…, in, out])."""
+def check_channels(inputs: tuple[FeatureMap, ...], kernel: Any, rank: int) -> None:
+    """Raises a ValueError where the inputs do not fit ``kernel`` ([…, in, out], or packed)."""
     arrays = [x.values for x in inputs]
     for x in arrays:
         if x.ndim != rank or x.shape[:-1] != arrays[0].shape[:-1]:

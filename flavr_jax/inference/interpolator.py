@@ -53,7 +53,8 @@ class Interpolator:
         self.provenance = provenance or {}
         self.boundary: Boundary = boundary
         dtype = dtype or _best_dtype()
-        self._params = jax.device_put(jax.tree.map(lambda p: jnp.asarray(p, dtype), params))
+        params = jax.device_put(jax.tree.map(lambda p: jnp.asarray(p, dtype), params))
+        self._params = flavr.pack(config, params)
 
     @property
     def factor(self) -> int:

@@ -31,10 +31,11 @@ from flavr_jax.models.layers import (
     Implementation,
     LayerOptions,
     activate,
+    pack_kernel,
 )
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["FLAVR", "Parameters", "apply", "init", "parameter_shapes", "to_dict"]
+__all__ = ["FLAVR", "Parameters", "apply", "init", "pack", "parameter_shapes", "to_dict"]
 
 Parameters: TypeAlias = dict[str, Any]
 """Nested dicts of arrays; list positions are the keys "0", "1", …"""
@@ -123,6 +124,22 @@ def parameter_shapes(config: ModelConfig) -> Parameters:
     return to_dict(_skeleton(config, None)[1])
 
 
+def pack(
+    config: ModelConfig, params: Parameters, *, implementation: Implementation | None = None
+) -> Parameters:
+    """``params`` for many calls of :func:`apply` on this device: kernels are rearranged once.
+
+    For inference alone: checkpoints and gradients are of plain parameters.
+    """
+
+    def visit(leaf: Array) -> Any:
+        if leaf.ndim != 5:
+            return leaf
+        return pack_kernel(leaf, config.n_inputs, implementation=implementation)
+
+    return jax.tree.map(visit, params)
+
+
 def apply(
     config: ModelConfig,
     params: Parameters,
@@ -133,7 +150,7 @@ def apply(
 ) -> Windows:
     """The network as a function; see :meth:`FLAVR.__call__`.
 
-    It computes in the dtype of ``params``, takes float32 and returns float32.
+    It computes in the dtype of ``params``, which may be packed, takes float32 and returns float32.
 
     Raises:
         ValueError: for another number of frames than ``config.n_inputs``, or a height or width

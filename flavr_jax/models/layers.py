@@ -20,7 +20,16 @@ from jax.typing import DTypeLike
 
 import pallas_kernels as pk
 from flavr_jax.typing import Images
-from pallas_kernels import Activation, FeatureMap, Implementation, activate, assume_hopper, explain
+from pallas_kernels import (
+    Activation,
+    FeatureMap,
+    Implementation,
+    PackedKernel,
+    activate,
+    assume_hopper,
+    explain,
+    pack_kernel,
+)
 
 __all__ = [
     "Conv2d",
@@ -37,6 +46,7 @@ __all__ = [
     "assume_hopper",
     "explain",
     "normalise",
+    "pack_kernel",
 ]
 
 FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
@@ -168,9 +178,9 @@ class Conv3d(nnx.Module):
         )
 
     @property
-    def parameters(self) -> tuple[Array, Array | None]:
+    def parameters(self) -> tuple[Array | PackedKernel, Array | None]:
         """The kernel ``[time, height, width, in, out]`` and the bias, if any."""
-        return self.kernel[...], None if self.bias is None else self.bias[...]
+        return self.kernel.get_value(), None if self.bias is None else self.bias[...]
 
 
 class FactorisedConv3d(nnx.Module):
@@ -240,7 +250,7 @@ class TransposedConv3d(nnx.Module):
         """Transposed convolution, gate and activation as one operation."""
         return pk.gated_conv3d_transpose(
             inputs,
-            self.kernel[...],
+            self.kernel.get_value(),
             self.bias[...],
             *gate.parameters,
             activation=activation,

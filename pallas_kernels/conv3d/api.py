@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 from jax import Array
 from jaxtyping import Float
 
@@ -12,18 +15,33 @@ from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
 from pallas_kernels.conv3d import mosaic_gpu, reference, xla
 
-__all__ = ["conv3d"]
+__all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
+
+PackedKernel: TypeAlias = xla.TapsAtPoints
+"""What :func:`pack_kernel` makes of a kernel that every call would rearrange otherwise."""
+
+
+def unless_packed(why_not: Callable[..., str | None] | None = None) -> Callable[..., str | None]:
+    """``why_not`` of an implementation that takes kernels only as they are."""
+
+    def check(inputs: Any, kernel: Any, *arguments: Any) -> str | None:
+        if isinstance(kernel, PackedKernel):
+            return "the kernel was packed for XLA on a CPU"
+        return why_not(inputs, kernel, *arguments) if why_not else None
+
+    return check
+
 
 IMPLEMENTATIONS: Implementations = {
-    "mosaic_gpu": Candidate(mosaic_gpu.conv3d, mosaic_gpu.why_not),
+    "mosaic_gpu": Candidate(mosaic_gpu.conv3d, unless_packed(mosaic_gpu.why_not)),
     "xla": Candidate(on_values(xla.conv3d)),
-    "reference": Candidate(on_values(reference.conv3d)),
+    "reference": Candidate(on_values(reference.conv3d), unless_packed()),
 }
 
 
 def conv3d(
     inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"],
+    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel,
     bias: Float[Array, " channel"] | None = None,
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
@@ -40,7 +58,7 @@ def conv3d(
         inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature maps
             that is convolved as if joined along the channels.
         kernel: odd sizes in height and width, and in time if that is padded; correlation, as in
-            every neural network.
+            every neural network. It may be packed.
         bias: one value an output channel.
         stride: (1, 1, 1) or (1, 2, 2); a stride of 2 halves the size, rounded up.
         pad_time: whether to pad time as well, so that as many frames come out as go in; otherwise
@@ -87,3 +105,25 @@ def conv3d(
         activation,
         with_totals,
     )
+
+
+def pack_kernel(
+    kernel: Float[Array, "kt kh kw in_channel channel"],
+    frames: int,
+    *,
+    implementation: Implementation | None = None,
+) -> Float[Array, "kt kh kw in_channel channel"] | PackedKernel:
+    """A kernel in the form that calls on this device multiply by: once, rather than in each call.
+
+    For :func:`conv3d` with temporal padding, ``gated_conv3d`` and ``gated_conv3d_transpose``. Not
+    inside ``jit``: it is meant for parameters that stay as they are.
+
+    Args:
+        kernel: of any of these operations.
+        frames: how many the inputs will have.
+        implementation: which the calls will name.
+
+    Returns:
+        The kernel itself, where calls take it as it is.
+    """
+    return xla.pack_kernel(kernel, frames) if implementation in (None, "xla") else kernel

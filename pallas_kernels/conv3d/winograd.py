@@ -10,15 +10,18 @@ and passes over memory are not.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from pallas_kernels import _device
 
-__all__ = ["conv_frames", "suits"]
+__all__ = ["TapsAtPoints", "at_points", "conv_frames", "suits"]
 
 FRAMES, TAPS = 4, 3
 
@@ -27,37 +30,84 @@ FRAMES, TAPS = 4, 3
 FINITE_POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))
 
 
-def suits(inputs: tuple[Array, ...], kernel: Array) -> bool:
-    """Whether :func:`conv_frames` can convolve ``inputs``, and is the faster way here.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TapsAtPoints:
+    """A kernel at the six points; to operations it has the shape of the kernel that it came from.
+
+    Attributes:
+        values: at each point ``[kh, kw, in_channel, channel]``.
+    """
+
+    values: tuple[Array, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(kt, kh, kw, in_channel, channel)``."""
+        return (TAPS, *self.values[0].shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the values."""
+        return self.values[0].dtype
+
+    @property
+    def ndim(self) -> int:
+        """5."""
+        return len(self.shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> TapsAtPoints:
+        """A part of the kernel with all its taps in time: the first slice has to be ``:``."""
+        assert index[0] == slice(None)
+        return TapsAtPoints(tuple(value[index[1:]] for value in self.values))
+
+
+def suits(frames: int, kernel: Array) -> bool:
+    """Whether :func:`conv_frames` can convolve so many frames, and is the faster way here.
 
     The sums and differences need float32: half precision would lose several bits in them.
     """
-    x = inputs[0]
-    fits = x.shape[1] == FRAMES and kernel.shape[0] == TAPS and x.dtype == jnp.float32
+    fits = frames == FRAMES and kernel.shape[0] == TAPS and kernel.dtype == jnp.float32
     return fits and _device.is_cpu()
+
+
+def at_points(kernel: Array | np.ndarray) -> TapsAtPoints:
+    """The kernel as :func:`conv_frames` multiplies by it."""
+    return TapsAtPoints(tuple(jnp.asarray(_combine(taps, kernel)) for taps in TAPS_AT))
 
 
 def conv_frames(
     inputs: tuple[Array, ...],
-    kernel: Array,
+    kernel: Array | TapsAtPoints,
     stride: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> Array:
-    """3-D convolution of four frames with one of temporal padding and the spatial padding given."""
+    """3-D convolution of four frames with one of temporal padding and the spatial padding given.
+
+    Raises:
+        ValueError: for another number of frames.
+    """
+    if inputs[0].shape[1] != FRAMES:
+        raise ValueError(
+            f"the kernel was packed for {FRAMES} frames, but the inputs have "
+            f"{inputs[0].shape[1]}; pack it for as many, or pass it as it was."
+        )
+    if not isinstance(kernel, TapsAtPoints):
+        kernel = at_points(kernel)
     products = [
         lax.conv_general_dilated(
             jnp.concatenate([_combine(frames, jnp.moveaxis(x, 1, 0)) for x in inputs], axis=-1),
-            _combine(taps, kernel),
+            taps,
             stride,
             padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        for frames, taps in zip(FRAMES_AT, TAPS_AT)
+        for frames, taps in zip(FRAMES_AT, kernel.values)
     ]
     return jnp.stack([_combine(weights, products) for weights in OUTPUTS_FROM], axis=1)
 
 
-def _combine(weights: Sequence[float], arrays: Sequence[Array] | Array) -> Array:
+def _combine(weights: Sequence[float], arrays: Any) -> Any:
     """The weighted sum of the arrays."""
     terms = [
         array if weight == 1 else weight * array for weight, array in zip(weights, arrays) if weight

@@ -10,21 +10,30 @@ sixth of the products (at 4 frames) that would multiply zero padding.
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels.conv3d import winograd
+from pallas_kernels.conv3d.winograd import TapsAtPoints
 
-__all__ = ["conv3d", "conv_frames", "space_to_depth"]
+__all__ = ["TapsAtPoints", "conv3d", "conv_frames", "pack_kernel", "space_to_depth"]
 
 # Below this many channels, a stride of 2 is moved into them (space to depth): the 3-channel stem
 # would leave most of every vector register and tensor-core tile empty.
 FEW_CHANNELS = 8
 
 
+def pack_kernel(kernel: Array, frames: int) -> Array | TapsAtPoints:
+    """See :func:`pallas_kernels.pack_kernel`."""
+    if kernel.shape[3] < FEW_CHANNELS or not winograd.suits(frames, kernel):
+        return kernel
+    return winograd.at_points(np.asarray(kernel))  # NumPy: nothing to compile
+
+
 def conv3d(
     inputs: tuple[Array, ...],
-    kernel: Array,
+    kernel: Array | TapsAtPoints,
     bias: Array | None,
     stride: tuple[int, int, int],
     pad_time: bool,
@@ -34,9 +43,14 @@ def conv3d(
 ) -> Array:
     """See :func:`pallas_kernels.conv3d`."""
     kt, kh, kw = kernel.shape[:3]
+    padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
+    if isinstance(kernel, TapsAtPoints):
+        if not pad_time:
+            raise ValueError("a packed kernel pads time; pass it as it was, or use `pad_time`.")
+        sums = conv_frames(inputs, kernel, stride[1:], padding)
+        return finish(sums, bias, scale, residual, activation)
     if not pad_time and (kh, kw) == (1, 1) and stride[1] == 1:
         return finish(_over_time(inputs, kernel[:, 0, 0]), bias, scale, residual, activation)
-    padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
     if stride[1] == 2 and kernel.shape[3] < FEW_CHANNELS:
         inputs, kernel, padding = space_to_depth(inputs, kernel)
         stride = (1, 1, 1)
@@ -50,12 +64,12 @@ def conv3d(
 
 def conv_frames(
     inputs: tuple[Array, ...],
-    kernel: Array,
+    kernel: Array | TapsAtPoints,
     stride: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> Array:
     """3-D convolution with ``kt // 2`` of temporal padding and the given spatial padding."""
-    if winograd.suits(inputs, kernel):
+    if isinstance(kernel, TapsAtPoints) or winograd.suits(inputs[0].shape[1], kernel):
         return winograd.conv_frames(inputs, kernel, stride, padding)
     time, taps = inputs[0].shape[1], kernel.shape[0]
     reach = taps // 2

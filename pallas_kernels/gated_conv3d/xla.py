@@ -7,6 +7,7 @@ from jax import Array
 
 from pallas_kernels._epilogue import Activation
 from pallas_kernels.conv3d import xla
+from pallas_kernels.conv3d.winograd import TapsAtPoints
 from pallas_kernels.gate.reference import gate
 
 __all__ = ["gated_conv3d"]
@@ -14,7 +15,7 @@ __all__ = ["gated_conv3d"]
 
 def gated_conv3d(
     inputs: tuple[Array, ...],
-    kernel: Array,
+    kernel: Array | TapsAtPoints,
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,

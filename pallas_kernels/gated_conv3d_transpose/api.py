@@ -10,20 +10,21 @@ from pallas_kernels import _dispatch
 from pallas_kernels._dispatch import Candidate, Implementation, Implementations
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels.conv3d.api import PackedKernel, unless_packed
 from pallas_kernels.gated_conv3d_transpose import mosaic_gpu, reference, xla
 
 __all__ = ["gated_conv3d_transpose"]
 
 IMPLEMENTATIONS: Implementations = {
-    "mosaic_gpu": Candidate(mosaic_gpu.gated_conv3d_transpose, mosaic_gpu.why_not),
+    "mosaic_gpu": Candidate(mosaic_gpu.gated_conv3d_transpose, unless_packed(mosaic_gpu.why_not)),
     "xla": Candidate(on_values(xla.gated_conv3d_transpose)),
-    "reference": Candidate(on_values(reference.gated_conv3d_transpose)),
+    "reference": Candidate(on_values(reference.gated_conv3d_transpose), unless_packed()),
 }
 
 
 def gated_conv3d_transpose(
     inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"],
+    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel,
     bias: Float[Array, " channel"] | None,
     gate_kernel: Float[Array, "channel channel"],
     gate_bias: Float[Array, " channel"],

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels._epilogue import Activation, finish
+from pallas_kernels.conv3d.winograd import TapsAtPoints
 from pallas_kernels.conv3d.xla import conv_frames
 from pallas_kernels.gate.reference import gate
 
@@ -20,7 +21,7 @@ __all__ = ["conv3d_transpose", "gated_conv3d_transpose"]
 
 def gated_conv3d_transpose(
     inputs: tuple[Array, ...],
-    kernel: Array,
+    kernel: Array | TapsAtPoints,
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,
@@ -31,7 +32,9 @@ def gated_conv3d_transpose(
     return gate(x, gate_kernel, gate_bias, None, activation)
 
 
-def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
+def conv3d_transpose(
+    inputs: tuple[Array, ...], kernel: Array | TapsAtPoints, bias: Array | None
+) -> Array:
     """Kernel 3×4×4, stride 1×2×2, padding 1: ``[b, t, 2·height, 2·width, channel]``."""
     batch, time, height, width, _ = inputs[0].shape
     rows = [

@@ -14,7 +14,7 @@ from flavr_jax.models import flavr
 
 def test_predict_is_the_raw_network(random_network):
     windows = jax.random.uniform(jax.random.key(2), (2, 4, 16, 24, 3))
-    params = random_network._params
+    params = flavr.init(random_network.config, jax.random.key(0))
     expected = jax.jit(flavr.apply, static_argnums=0)(random_network.config, params, windows)
     assert np.abs(random_network.predict(windows) - expected).max() < 1e-5
 
@@ -92,7 +92,7 @@ def test_frames_of_another_kind_are_refused(random_network, frames):
 
 
 def test_load_gives_the_saved_network_in_the_dtype_asked_for(tmp_path, random_network):
-    params = jax.tree.map(np.asarray, random_network._params)
+    params = flavr.init(random_network.config, jax.random.key(0))
     checkpoint.save(tmp_path / "a", random_network.config, params, provenance={"a": 1})
     windows = jax.random.uniform(jax.random.key(2), (1, 4, 16, 16, 3))
     loaded = flavr_jax.load(tmp_path / "a")
