@@ -21,8 +21,10 @@ def interpreter() -> Any:
 
 def load(ref: Any, layout: Any) -> Array:
     """An array of a layout from shared or global memory, however it lies there."""
-    # jax 0.10 wants an index besides the reference.
-    index = ((),) if "idx" in inspect.signature(_plgpu.load).parameters else ()
+    parameters = inspect.signature(_plgpu.load).parameters
+    # jax 0.10 wants an index besides the reference; 0.11 takes none gladly, 0.12 takes none.
+    wanted = "idx" in parameters and parameters["idx"].default is inspect.Parameter.empty
+    index = ((),) if wanted else ()
     return _plgpu.load(ref, *index, layout=layout, optimized=False)
 
 
