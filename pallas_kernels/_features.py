@@ -17,13 +17,13 @@ class FeatureMap(NamedTuple):
 
     Attributes:
         values: ``[batch, time, height, width, channel]``.
-        totals: float32 ``[batch, time, channel]``, sums over height and width, if the kernel that
-            wrote the values added them up. They follow from the values, so no gradient passes
-            through them.
+        totals: float32 ``[batch, time, spot, channel]``, sums over parts of height and width,
+            however many, if the kernel that wrote the values added them up. They follow from the
+            values, so no gradient passes through them.
     """
 
     values: Float[Array, "batch time height width channel"]
-    totals: Float[Array, "batch time channel"] | None = None
+    totals: Float[Array, "batch time spot channel"] | None = None
 
     def map(self, function: Callable[[Array], Array]) -> FeatureMap:
         """``function`` of the values; the totals are then unknown."""

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gate of a convolution that has not run yet, in three small kernels on a Hopper GPU.
 
-What ``_means.py`` says in a formula. XLA would make ten kernels of it, each of them short and
-waiting for the one before. Here
+A gate scales each channel by a function of all channels' global means. The mean is linear in the
+convolution's input: each tap of the kernel sums the whole picture except the rows, columns and
+frames that it cannot reach. So it follows from each frame's channel totals, which the kernel that
+wrote the frame has added up on the way, and from sums over the frame's border. The gate's scale is
+then known before the convolution runs, and goes into its epilogue.
+
+XLA would make ten kernels of it, each of them short and waiting for the one before. Here
 
 1. the frames' totals, border rows and columns are added up, in parts that need no loop: a thread
    block asks the copy engine for up to 512 lines of 32 channels at once, and adds what comes;

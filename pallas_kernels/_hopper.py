@@ -8,18 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from pallas_kernels import _device
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._gate_kernel import gate_ahead
-from pallas_kernels._means import mean_of_convolution
 
 __all__ = ["differentiable", "gate", "scale_and_offset", "why_not"]
 
 _LARGEST_KERNEL = 7
-GATES_IN_KERNELS = True  # rather than in XLA
 
 
 def why_not(
@@ -53,27 +50,13 @@ def gate(
     gate: tuple[Array, Array],
     *,
     phases: int = 1,
-) -> tuple[Array | None, Array | None]:
+) -> tuple[Array, Array]:
     """Scale and offset of a convolution that is gated, from sums over its inputs."""
     totals = tuple(
-        x.values.sum(axis=(2, 3), dtype=jnp.float32) if x.totals is None else x.totals
+        x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
-    arrays = tuple(x.values for x in inputs)
-    if GATES_IN_KERNELS:
-        spots = tuple(total if total.ndim == 4 else total[:, :, None] for total in totals)
-        affine = gate_ahead(arrays, spots, kernel, bias, gate, phases=phases)
-        return affine[:, 0], affine[:, 1]
-    totals = tuple(total.sum(axis=2) if total.ndim == 4 else total for total in totals)
-    mean = mean_of_convolution(arrays, totals, kernel, bias, phases=phases)
-    # Not `gate_scale`: of a product as small as this, XLA makes more kernels than of a sum.
-    matrix, shift = (array.astype(jnp.float32) for array in gate)
-    scale = jax.nn.sigmoid((mean[:, :, None] * matrix).sum(axis=1) + shift)
-    if bias is None:
-        return scale, None
-    # One array, of which these are views: the kernel wants them side by side.
-    factors = jnp.where(np.array([[True], [False]]), 1, bias.astype(jnp.float32))
-    affine = scale[:, None] * factors
+    affine = gate_ahead(tuple(x.values for x in inputs), totals, kernel, bias, gate, phases=phases)
     return affine[:, 0], affine[:, 1]
 
 

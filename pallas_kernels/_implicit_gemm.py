@@ -16,7 +16,7 @@ It walks over the input in steps, one spatial tap and up to 64 channels each:
   tiles.
 
 The end of a tile scales, shifts, adds the residual, applies the activation and, if asked, adds up
-each channel over the tile's pixels, which is what a gate needs to know (see ``_means.py``).
+each channel over the tile's pixels, which is what a gate needs to know (see ``_gate_kernel.py``).
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def implicit_gemm(
         config: tile and rings; chosen by :mod:`pallas_kernels._tuning` where not given.
 
     Returns:
-        The output, and float32 ``[batch, time, out_channel]``, its sums over height and width, or
-        None.
+        The output, and float32 ``[batch, time, spot, out_channel]``, its sums over parts of height
+        and width, or None.
     """
     batch, in_time = inputs[0].shape[:2]
     kt, kh, kw, depth, channels = weights.shape
@@ -137,7 +137,7 @@ def implicit_gemm(
     time, height, width = (size[0], *(geometry.phases * n for n in size[1:]))
     output = output.reshape(batch, time, -1, geometry.phases * problem.padded_size[1], channels)
     if sums is not None:
-        sums = sums.sum(axis=1).reshape(batch, time, channels)
+        sums = sums.reshape(batch, time, -1, channels)
     return output[:, :, :height, :width], sums
 
 
@@ -542,7 +542,8 @@ def _finish(
                     total = added if total is None else total + added
             if refs.totals is not None:
                 spot = tile.spot if config.split_frames else tile.spot + warpgroup
-                refs.totals[at, spot, pl.ds(tile.channel + first, width)] = total
+                target = refs.totals.at[at, spot, pl.ds(tile.channel + first, width)]
+                _versions.store(target, total)
         if refs.residual is not None:
             plgpu.barrier_arrive(refs.input_empty.at[box])
             box = _next(box, config.input_slots)

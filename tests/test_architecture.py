@@ -66,8 +66,8 @@ def test_the_kernels_know_nothing_of_flavr():
         packages = {name.split(".")[0] for name in imports(path)}
         assert packages <= {"pallas_kernels", "jax", "jaxtyping", "numpy", "__future__"} | {
             "collections", "concurrent", "contextlib", "contextvars", "dataclasses", "functools",
-            "inspect", "itertools", "json", "math", "multiprocessing", "pathlib", "statistics", "time",
-            "typing",
+            "inspect", "itertools", "json", "math", "multiprocessing", "pathlib", "statistics",
+            "time", "typing",
         }, path  # fmt: skip
         assert "flavr" not in path.read_text().lower(), path
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """gated_conv3d on Hopper's tensor cores: the gate is known before the convolution runs.
 
-Its scale follows from sums over the input (see ``_means.py``), so it goes into the epilogue with
-bias, residual and activation, and the output is written once.
+Its scale follows from sums over the input (see ``_gate_kernel.py``), so it goes into the epilogue
+with bias, residual and activation, and the output is written once.
 """
 
 from __future__ import annotations

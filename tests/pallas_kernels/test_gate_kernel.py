@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A gate ahead of its convolution, in kernels and in XLA: the same as after it, in float64.
-
-What the kernels do on a real GPU is checked in test_hopper.py, which needs one.
-"""
+"""A gate ahead of its convolution: the same as after it, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +55,6 @@ def assert_gate(shape, channels, size, spots):
 
 
 @needs_interpreter
-@pytest.mark.parametrize("in_kernels", [True, False])
 @pytest.mark.parametrize(
     ("shape", "channels", "size", "spots"),
     [
@@ -68,10 +64,7 @@ def assert_gate(shape, channels, size, spots):
         ((1, 4, 3, 4), (64, 64, 32), (3, 4, 4), (2, 5)),  # transposed
     ],
 )
-def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(
-    shape, channels, size, spots, in_kernels, monkeypatch
-):
-    monkeypatch.setattr(_hopper, "GATES_IN_KERNELS", in_kernels)
+def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(shape, channels, size, spots):
     with pk.interpret():
         assert_gate(shape, channels, size, spots)
 

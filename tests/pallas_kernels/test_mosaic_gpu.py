@@ -16,7 +16,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 import pallas_kernels as pk
 from pallas_kernels import _device, _hopper, _tuning
 from pallas_kernels._implicit_gemm import _place, implicit_gemm
-from pallas_kernels._means import mean_of_convolution
 from pallas_kernels._problem import Problem
 from pallas_kernels._work import Geometry, Work
 from tests.pallas_kernels.oracles import (
@@ -51,7 +50,7 @@ def assert_totals(feature_map):
     sums = np.asarray(feature_map.values, np.float64).sum(axis=(2, 3))
     # The totals are of the values before they were rounded for storage.
     tolerance = 1e-3 * np.abs(np.asarray(feature_map.values, np.float64)).sum(axis=(2, 3)).max()
-    assert np.abs(np.asarray(feature_map.totals) - sums).max() < tolerance
+    assert np.abs(np.asarray(feature_map.totals).sum(axis=2) - sums).max() < tolerance
 
 
 @needs_interpreter
@@ -236,22 +235,6 @@ def test_the_gradient_is_that_of_the_definition():
     for actual, expected in zip(ours, defined):
         error = np.linalg.norm((actual - expected).ravel()) / np.linalg.norm(expected.ravel())
         assert error < 5e-3
-
-
-@pytest.mark.parametrize(
-    ("size", "phases"),
-    [((3, 3, 3), 1), ((1, 3, 3), 1), ((3, 1, 1), 1), ((3, 4, 4), 2)],
-)
-@pytest.mark.parametrize("shape", [(4, 5, 6), (1, 1, 1), (2, 1, 3)])
-def test_the_mean_of_a_convolution_follows_from_sums_over_its_input(shape, size, phases):
-    x, y = draw(2, *shape, 3), draw(2, *shape, 4, seed=1)
-    kernel, bias = draw(*size, 7, 5, seed=2), draw(5, seed=3)
-    oracle = oracle_conv3d if phases == 1 else oracle_conv3d_transpose
-    arrays = [jnp.asarray(a, jnp.float32) for a in (x, y, kernel, bias)]
-    totals = tuple(a.sum(axis=(2, 3)) for a in arrays[:2])
-    actual = mean_of_convolution(tuple(arrays[:2]), totals, *arrays[2:], phases=phases)
-    expected = (oracle(np.concatenate([x, y], axis=-1), kernel) + bias).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 SHAPES = [
