@@ -121,7 +121,7 @@ def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -
     torch = peer.torch
     predict: Callable[[Any], Any] = peer
     if settings.compile is not None:
-        select_algorithm = importlib.import_module("torch._inductor.select_algorithm")
+        select_algorithm: Any = importlib.import_module("torch._inductor.select_algorithm")
         select_algorithm.PRINT_AUTOTUNE = False
         predict = torch.compile(peer.__call__, mode=settings.compile)
 

@@ -15,8 +15,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _device, _hopper, _tuning
-from pallas_kernels._implicit_gemm import _place, implicit_gemm
+from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._problem import Problem
+from pallas_kernels._tiles import place_of
 from pallas_kernels._work import Geometry, Work
 from tests.pallas_kernels.oracles import (
     draw,
@@ -124,7 +125,7 @@ def test_every_tile_has_a_number_and_the_long_ones_come_first():
     problem = Problem(
         work, _tuning.Config(8, 16, 16, 1), jnp.bfloat16, jnp.bfloat16, None, False, True, False
     )
-    tiles = [_place(problem, number) for number in range(2 * 3 * 2 * 4 * 2)]
+    tiles = [place_of(problem, number) for number in range(2 * 3 * 2 * 4 * 2)]
     places = [tuple(int(n) for n in (t.sample, t.row, t.column, t.frame, t.channel)) for t in tiles]
     assert set(places) == {
         (sample, row, column, frame, channel)

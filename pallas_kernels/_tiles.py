@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the warpgroups of a convolution share: memory, where a tile begins, slots of a ring."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels._boxes import tiled
+from pallas_kernels._problem import MULTIPLIERS, Problem
+
+__all__ = [
+    "Refs", "Tile", "meeting_taps", "mirrored", "next_slot", "place_of", "previous_slot", "scratch",
+]  # fmt: skip
+
+_REDUCTION_FLOATS = 256  # a warpgroup's scratch for adding up channels
+
+
+class Refs(NamedTuple):
+    """The kernel's memory: global first, then shared."""
+
+    inputs: tuple[Any, ...]
+    weights: Any
+    affine: Any
+    residual: Any
+    output: Any
+    totals: Any
+    input_memory: Any
+    weight_memory: Any
+    output_memory: Any
+    affine_memory: Any
+    reduction_memory: Any
+    input_full: Any
+    input_empty: Any
+    weight_full: Any
+    weight_empty: Any
+    affine_full: Any
+
+
+class Tile(NamedTuple):
+    """Where a tile begins."""
+
+    sample: Any
+    row: Any
+    column: Any
+    phase: tuple[Any, Any]
+    frame: Any
+    channel: Any
+    spot: Any
+
+
+def scratch(problem: Problem) -> list[Any]:
+    """Rings, staging and barriers, in the order of :class:`Refs`."""
+    config = problem.config
+    _, taps = problem.temporal_taps
+    weights = (config.weight_slots, taps, problem.chunk, config.channels)
+    full, empty = (
+        functools.partial(plgpu.Barrier, num_arrivals=1),
+        functools.partial(plgpu.Barrier, num_arrivals=MULTIPLIERS),
+    )
+    return [
+        problem.input_boxes.memory,
+        plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.chunk, problem.dtype)),
+        problem.output_boxes.memory,
+        plgpu.SMEM((MULTIPLIERS, 2, config.channels), jnp.float32),
+        plgpu.SMEM((MULTIPLIERS, _REDUCTION_FLOATS), jnp.float32),
+        plgpu.Barrier(num_arrivals=problem.input_boxes.arrivals, num_barriers=config.input_slots),
+        empty(num_barriers=config.input_slots),
+        full(num_barriers=config.weight_slots),
+        empty(num_barriers=config.weight_slots),
+        full(num_barriers=MULTIPLIERS),
+    ]
+
+
+def place_of(problem: Problem, number: Any) -> Tile:
+    """The tile of a number; neighbours in number share inputs, to meet in the L2 cache."""
+    batch, rows, columns, phases, _, channels = problem.grid
+    config = problem.config
+    rest, frame, start = number // channels, 0, 0
+    for frames in problem.frame_order:
+        inside = number // channels - start
+        first, step = frames[0], frames[-1] - frames[0]  # frames alike: neighbours or both ends
+        here = first + inside % len(frames) * (step // max(1, len(frames) - 1))
+        frame = jnp.where(inside >= 0, here, frame)
+        rest = jnp.where(inside >= 0, inside // len(frames), rest)
+        start += batch * rows * columns * phases * len(frames)
+    rest, phase = rest // phases, rest % phases
+    rest, column = rest // columns, rest % columns
+    sample, row = rest // rows, rest % rows
+    return Tile(
+        sample,
+        row * config.rows,
+        column * config.columns,
+        (phase // 2, phase % 2),
+        frame,
+        number % channels * config.channels,
+        ((row * columns + column) * phases + phase) * problem.spots_a_tile,
+    )
+
+
+def meeting_taps(problem: Problem, tile: Tile) -> tuple[Any, Any]:
+    """First temporal tap that meets a frame of the clip, and the end; one pass if resident."""
+    if problem.resident:
+        return 0, 1
+    work = problem.work
+    low, taps = work.geometry.low[0], work.geometry.kernel[0]
+    first = jnp.maximum(0, low - tile.frame)
+    return first, jnp.minimum(taps, work.in_time + low - tile.frame)
+
+
+def next_slot(slot: Any, slots: int) -> Any:
+    return jnp.where(slot == slots - 1, 0, slot + 1)
+
+
+def previous_slot(slot: Any, slots: int) -> Any:
+    return jnp.where(slot == 0, slots - 1, slot - 1)
+
+
+def mirrored(warpgroup: Any, number: int, count: int) -> Any:
+    """Frames and temporal taps of the second warpgroup count from the end."""
+    return jnp.where(warpgroup == 0, number, count - 1 - number)
