@@ -16,8 +16,9 @@ It walks over the input in steps, one spatial tap and up to 64 channels each:
 - Blocks are persistent: each walks over its share of the tiles (``_tiles.py``), and the copying
   runs ahead across tiles.
 
-The end of a tile (``_finishing.py``) scales, shifts, adds the residual, applies the activation and, if asked, adds up
-each channel over the tile's pixels, which is what a gate needs to know (see ``_gate_kernel.py``).
+The end of a tile (``_finishing.py``) scales, shifts, adds the residual, applies the activation and,
+if asked, adds up each channel over the tile's pixels, which is what a gate needs to know (see
+``_gate_kernel.py``).
 """
 
 from __future__ import annotations
