@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels._problem import Problem
-from pallas_kernels._tiles import Refs, Tile, meeting_taps, next_slot
+from pallas_kernels._tiles import Refs, Tile, meeting_taps, next_slot, taps_in_turn
 from pallas_kernels._work import MARGIN
 
 __all__ = ["copy_ahead"]
@@ -107,7 +107,8 @@ def _copy_box(
         )
         return next_slot(slot, config.weight_slots), pieces + 1
 
-    piece_slot, pieces = lax.fori_loop(0, geometry.taps, copy_weights, (piece_slot, pieces))
+    taps = taps_in_turn(geometry, load % len(geometry.taps))
+    piece_slot, pieces = lax.fori_loop(0, taps, copy_weights, (piece_slot, pieces))
     return next_slot(box_slot, config.input_slots), boxes + 1, piece_slot, pieces
 
 

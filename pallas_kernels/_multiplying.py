@@ -14,7 +14,15 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import _versions
 from pallas_kernels._finishing import finish_tile
 from pallas_kernels._problem import Problem
-from pallas_kernels._tiles import Refs, Tile, meeting_taps, mirrored, next_slot, previous_slot
+from pallas_kernels._tiles import (
+    Refs,
+    Tile,
+    meeting_taps,
+    mirrored,
+    next_slot,
+    previous_slot,
+    taps_in_turn,
+)
 
 __all__ = ["multiply_tiles"]
 
@@ -77,11 +85,11 @@ def _multiply(
     frame_pixels = problem.box_rows * config.columns
     first, end = meeting_taps(problem, tile)
     chunks = problem.work.depth // problem.chunk
-    steps = (end - first) * chunks * geometry.loads * geometry.taps
+    steps = (end - first) * chunks * geometry.steps
     first_tap, _ = problem.temporal_taps
 
     def step(number: Any, carry: Any) -> Any:
-        tap, box, piece = carry
+        tap, turn, box, piece = carry
         pl.when(tap == 0)(functools.partial(plgpu.barrier_wait, refs.input_full.at[box]))
         plgpu.barrier_wait(refs.weight_full.at[piece])
         start = tap * config.columns
@@ -101,9 +109,11 @@ def _multiply(
         # All but this step's products are done, so the last step's slots are free.
         plgpu.wgmma_wait(len(problem.pairs))
         pl.when(number > 0)(functools.partial(_release, problem, refs, box, piece, both=tap == 0))
-        last = tap == geometry.taps - 1
-        next_box = jnp.where(last, next_slot(box, config.input_slots), box)
-        return jnp.where(last, 0, tap + 1), next_box, next_slot(piece, config.weight_slots)
+        last = tap == taps_in_turn(geometry, turn) - 1
+        box = jnp.where(last, next_slot(box, config.input_slots), box)
+        turn = jnp.where(last, next_slot(turn, len(geometry.taps)), turn)
+        return jnp.where(last, 0, tap + 1), turn, box, next_slot(piece, config.weight_slots)
 
-    _, box, piece = lax.fori_loop(0, steps, step, (jnp.int32(0), *slots))
+    zero = jnp.int32(0)
+    _, _, box, piece = lax.fori_loop(0, steps, step, (zero, zero, *slots))
     return box, piece

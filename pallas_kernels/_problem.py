@@ -106,7 +106,7 @@ class Problem:
     @property
     def box_rows(self) -> int:
         """Rows of an input box."""
-        return self.config.rows + self.work.geometry.taps - 1
+        return self.config.rows + max(self.work.geometry.taps) - 1
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -11,9 +11,11 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels._boxes import tiled
 from pallas_kernels._problem import MULTIPLIERS, Problem
+from pallas_kernels._work import Geometry
 
 __all__ = [
     "Refs", "Tile", "meeting_taps", "mirrored", "next_slot", "place_of", "previous_slot", "scratch",
+    "taps_in_turn",
 ]  # fmt: skip
 
 _REDUCTION_FLOATS = 256  # a warpgroup's scratch for adding up channels
@@ -117,6 +119,12 @@ def next_slot(slot: Any, slots: int) -> Any:
 
 def previous_slot(slot: Any, slots: int) -> Any:
     return jnp.where(slot == 0, slots - 1, slot - 1)
+
+
+def taps_in_turn(geometry: Geometry, turn: Any) -> Any:
+    """Vertical taps of the load whose turn it is, of one or two that alternate."""
+    first, *others = geometry.taps
+    return jnp.where(turn == 0, first, others[0]) if others else first
 
 
 def mirrored(warpgroup: Any, number: int, count: int) -> Any:

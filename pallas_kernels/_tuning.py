@@ -140,8 +140,8 @@ def cost(work: Work, config: Config, processors: int) -> float:
     multiply = pixels * config.channels * work.products / (2 * 64 * 16)
     read = multiply * 2 / right * (2048 + 32 * right) / 128
     box, piece = _bytes(work, config)
-    copied = work.depth / work.chunk(config.channels) * geometry.loads
-    copied *= box + geometry.taps * piece
+    copied = work.depth / work.chunk(config.channels)
+    copied *= geometry.loads * box + geometry.steps * piece
 
     def tile(met: float, loaded: float) -> float:
         """Of which share of the temporal taps is multiplied, and copied how often."""
@@ -175,7 +175,7 @@ def cost(work: Work, config: Config, processors: int) -> float:
 def _bytes(work: Work, config: Config) -> tuple[int, int]:
     """Of a box of the input and of a piece of the weights."""
     chunk = work.chunk(config.channels)
-    rows = config.rows + work.geometry.taps - 1
+    rows = config.rows + max(work.geometry.taps) - 1
     box = config.frames * rows * config.columns * chunk * 2
     temporal = work.geometry.kernel[0] if config.frames > 1 else 1
     return box, temporal * chunk * config.channels * 2

@@ -31,31 +31,42 @@ class Geometry:
     phases: int = 1
 
     @property
-    def loads(self) -> int:
-        """Boxes of the input a channel chunk: one a horizontal tap; at stride 2 one a tap."""
-        _, kh, kw = self.kernel
-        return kh * kw if self.stride == 2 else kw // self.phases
+    def taps(self) -> tuple[int, ...]:
+        """Vertical taps that read the same box, each a row further down, of loads in turn.
+
+        At stride 2 a box has every second row: taps 0, 2, … read one, taps 1, 3, … another one.
+        """
+        kh = self.kernel[1]
+        if self.stride == 1:
+            return (kh // self.phases,)
+        return tuple(len(range(first, kh, 2)) for first in range(min(2, kh)))
 
     @property
-    def taps(self) -> int:
-        """Vertical taps that read the same box, each a row further down."""
-        return 1 if self.stride == 2 else self.kernel[1] // self.phases
+    def loads(self) -> int:
+        """Boxes of the input a channel chunk: for each horizontal tap as many as :attr:`taps`."""
+        return self.kernel[2] // self.phases * len(self.taps)
+
+    @property
+    def steps(self) -> int:
+        """Pieces of the weights a channel chunk: one a tap."""
+        return self.kernel[2] // self.phases * sum(self.taps)
 
     def box(self, load: Any, phase: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
         """Row and column of a load's box from the tile's, and the stride's row and column phase."""
         if self.stride == 1:
             return phase[0] - self.low[1], load + phase[1] - self.low[2], 0, 0
         # Lifted by an even number, so that // and % see no negative numbers.
-        row = load // self.kernel[2] - self.low[1] + MARGIN
-        column = load % self.kernel[2] - self.low[2] + MARGIN
+        row = load % len(self.taps) - self.low[1] + MARGIN
+        column = load // len(self.taps) - self.low[2] + MARGIN
         half = MARGIN // 2
         return row // 2 - half, column // 2 - half, row % 2, column % 2
 
     def tap(self, load: Any, tap: Any, phase: tuple[Any, Any]) -> Any:
         """Which of the kernel's height × width taps the weights come from."""
-        if self.stride == 2:
-            return load
-        row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
+        if self.stride == 1:
+            row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
+        else:
+            row, column = 2 * tap + load % len(self.taps), load // len(self.taps)
         return row * self.kernel[2] + column
 
 
