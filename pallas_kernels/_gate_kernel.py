@@ -20,7 +20,6 @@ Lines beyond the end arrive as zeros. No block waits for another.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -33,12 +32,11 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels import _device
 from pallas_kernels._boxes import swizzled, tiled
+from pallas_kernels._gate_problem import LINES, GateProblem, Strips
 from pallas_kernels._versions import interpreter, load, store
 
 __all__ = ["gate_ahead"]
 
-_LINES = 64  # of a tile: what a warpgroup holds of a matrix
-_TILES = 8  # a thread block adds up at most
 _ALONG_LINES = plgpu.Layout.WGMMA.reduce(1)  # one value a line of a tile
 _ALONG_COLUMNS = plgpu.Layout.WGMMA.reduce(0)
 # Which border row or column a tap leaves out: 0 the first one, 1 the last one, None neither.
@@ -47,80 +45,6 @@ _LEFT_OUT: dict[int, tuple[int | None, ...]] = {
     3: (1, None, 0),
     4: (1, None, None, 0),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Strips:
-    """Lines that are added up, in so many parts of so many tiles."""
-
-    lines: int
-
-    @property
-    def parts(self) -> int:
-        return pl.cdiv(pl.cdiv(self.lines, _LINES), _TILES)
-
-    @property
-    def tiles(self) -> int:
-        return pl.cdiv(pl.cdiv(self.lines, _LINES), self.parts)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """Everything that is known when the kernels are compiled.
-
-    Attributes:
-        batch: samples.
-        time: frames of a sample.
-        height: of the input.
-        width: of the input.
-        spots: partial sums of a frame's totals, the most of any input.
-        in_channels: of each input.
-        channels: of the output.
-        kernel: taps in time, height and width.
-        phases: 1, or 2 for a transposed convolution.
-        dtype: of inputs and weights.
-        interpret: whether the interpreter runs the kernels.
-    """
-
-    batch: int
-    time: int
-    height: int
-    width: int
-    spots: int
-    in_channels: tuple[int, ...]
-    channels: int
-    kernel: tuple[int, int, int]
-    phases: int
-    dtype: Any
-    interpret: bool
-
-    @property
-    def strips(self) -> tuple[_Strips, _Strips, _Strips]:
-        """The lines of totals, of a border row, and of a border column."""
-        return _Strips(self.spots), _Strips(self.width), _Strips(self.height)
-
-    @property
-    def parts(self) -> tuple[range, ...]:
-        """Which parts belong to the total, two rows, two columns and four corners."""
-        total, row, column = (strip.parts for strip in self.strips)
-        sizes = (total, row, row, column, column, 1, 1, 1, 1)
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        return tuple(range(end - size, end) for end, size in zip(ends, sizes))
-
-    @property
-    def summed(self) -> int:
-        """Input channels that a block adds up: as many float32 as a swizzle holds."""
-        return min(32, *(size & -size for size in self.in_channels))
-
-    @property
-    def slices(self) -> tuple[int, ...]:
-        """Of each input: how many times 64 channels there are, rounded up."""
-        return tuple(pl.cdiv(size, _LINES) for size in self.in_channels)
-
-    @property
-    def taken(self) -> int:
-        """Output channels that a block takes on; few, for many blocks."""
-        return min(32, self.channels & -self.channels)
 
 
 def gate_ahead(
@@ -152,7 +76,7 @@ def gate_ahead(
     """
     batch, time, height, width, _ = inputs[0].shape
     kt, kh, kw, depth, channels = kernel.shape
-    problem = _Problem(
+    problem = GateProblem(
         batch,
         time,
         height,
@@ -172,7 +96,7 @@ def gate_ahead(
 
 @functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
 def _launch(
-    problem: _Problem,
+    problem: GateProblem,
     frames: tuple[Array, ...],
     weights: Array,
     bias: Array | None,
@@ -180,7 +104,7 @@ def _launch(
     shift: Array,
 ) -> Array:
     sums = _add_up(problem, frames)
-    if any(size % _LINES for size in problem.in_channels):
+    if any(size % LINES for size in problem.in_channels):
         ends = [sum(problem.in_channels[:i]) for i in range(1, len(problem.in_channels))]
         sums = jnp.concatenate([_padded(x) for x in jnp.split(sums, ends, axis=-1)], axis=-1)
     products = _padded(_multiply(problem, sums, weights))
@@ -190,11 +114,11 @@ def _launch(
 
 def _padded(x: Array) -> Array:
     """With zeros up to a multiple of 64 channels."""
-    missing = -x.shape[-1] % _LINES
+    missing = -x.shape[-1] % LINES
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing))) if missing else x
 
 
-def _kernel(problem: _Problem, body: Any, name: str, **options: Any) -> Any:
+def _kernel(problem: GateProblem, body: Any, name: str, **options: Any) -> Any:
     """A kernel of one warpgroup a thread block."""
     body.__name__ = name
     return plgpu.kernel(
@@ -207,7 +131,7 @@ def _kernel(problem: _Problem, body: Any, name: str, **options: Any) -> Any:
     )
 
 
-def _add_up(problem: _Problem, frames: tuple[Array, ...]) -> Array:
+def _add_up(problem: GateProblem, frames: tuple[Array, ...]) -> Array:
     """Sums over parts of the totals and borders: float32 ``[frame, part, channel]``."""
     inputs, width, strips = len(problem.in_channels), problem.summed, problem.strips
     count, parts, depth = frames[0].shape[0], problem.parts[-1].stop, sum(problem.in_channels)
@@ -242,10 +166,10 @@ def _add_up(problem: _Problem, frames: tuple[Array, ...]) -> Array:
     return kernel(*frames)[0]
 
 
-def _tiles(problem: _Problem, count: int, dtype: Any) -> Any:
+def _tiles(problem: GateProblem, count: int, dtype: Any) -> Any:
     """Shared memory of tiles: as the copy engine sees them, and as matrices (see ``_boxes.py``)."""
     width = problem.summed
-    shape = (count, _LINES, width)
+    shape = (count, LINES, width)
     if problem.interpret:  # which would keep the two apart
         return plgpu.SMEM(shape, dtype)
     return plgpu.RefUnion(
@@ -255,7 +179,7 @@ def _tiles(problem: _Problem, count: int, dtype: Any) -> Any:
 
 
 def _sources(
-    problem: _Problem, picture: Any, totals: Any, channels: Any
+    problem: GateProblem, picture: Any, totals: Any, channels: Any
 ) -> tuple[Callable[[Any, Any], Any], ...]:
     """Lines of totals, of the first and last row, of the first and last column; and corners."""
     bottom, right = problem.height - 1, problem.width - 1
@@ -268,7 +192,7 @@ def _sources(
 
 
 def _add_part(
-    problem: _Problem,
+    problem: GateProblem,
     sources: tuple[Callable[[Any, Any], Any], ...],
     memory: list[Any],
     place: tuple[Any, Any],
@@ -283,12 +207,12 @@ def _add_part(
         end = first + strip.parts * (1 if i == 0 else 2)
 
         @pl.when(here & (part >= first) & (part < end))
-        def _(i: int = i, strip: _Strips = strip, source: Any = source, first: int = first) -> None:
+        def _(i: int = i, strip: Strips = strip, source: Any = source, first: int = first) -> None:
             edge, number = (part - first) // strip.parts, (part - first) % strip.parts
             tiles = narrow if i else wide
             boxes, matrices = (tiles, tiles) if problem.interpret else tiles
             for tile in range(strip.tiles):
-                lines = pl.ds((number * strip.tiles + tile) * _LINES, _LINES)
+                lines = pl.ds((number * strip.tiles + tile) * LINES, LINES)
                 plgpu.copy_gmem_to_smem(source(edge, lines), boxes.at[tile], barriers[i])
             plgpu.barrier_wait(barriers[i])
             values = [matrices[tile].astype(jnp.float32) for tile in range(strip.tiles)]
@@ -302,7 +226,7 @@ def _add_part(
         store(target, load(corner, _ALONG_COLUMNS).astype(jnp.float32))
 
 
-def _multiply(problem: _Problem, sums: Array, weights: Array) -> Array:
+def _multiply(problem: GateProblem, sums: Array, weights: Array) -> Array:
     """Each tap's sums times its weights, of 64 input channels and a temporal tap each.
 
     float32 ``[batch, 64 input channels · temporal tap, out_channel]``.
@@ -315,13 +239,13 @@ def _multiply(problem: _Problem, sums: Array, weights: Array) -> Array:
         sample, piece, temporal, column = map(lax.axis_index, names)
         columns = pl.ds(column * width, width)
         for tap in range(kh * kw):
-            place = temporal * kh * kw + tap, pl.ds(_first_channel(problem, piece), _LINES), columns
+            place = temporal * kh * kw + tap, pl.ds(_first_channel(problem, piece), LINES), columns
             plgpu.copy_gmem_to_smem(weights.at[place], memory.at[tap], barrier)
         taps = _tap_sums(problem, sums, sample, piece, temporal)
         plgpu.barrier_wait(barrier)
         product = jnp.float32(0)
         for tap, values in enumerate(taps):
-            values = lax.broadcast_in_dim(values, (_LINES, width), (0,))
+            values = lax.broadcast_in_dim(values, (LINES, width), (0,))
             product += values * memory[tap].astype(jnp.float32)
         store(products.at[sample, piece * kt + temporal, columns], jnp.sum(product, axis=0))
 
@@ -334,7 +258,7 @@ def _multiply(problem: _Problem, sums: Array, weights: Array) -> Array:
         out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
         scratch_types=[
             plgpu.SMEM(
-                (kh * kw, _LINES, width), problem.dtype, transforms=tiled(width, problem.dtype)
+                (kh * kw, LINES, width), problem.dtype, transforms=tiled(width, problem.dtype)
             ),
             plgpu.Barrier(num_arrivals=kh * kw),
         ],
@@ -344,19 +268,21 @@ def _multiply(problem: _Problem, sums: Array, weights: Array) -> Array:
     return kernel(sums, weights)[0]
 
 
-def _first_channel(problem: _Problem, piece: Any) -> Any:
+def _first_channel(problem: GateProblem, piece: Any) -> Any:
     """Of 64 channels: which they are in the weights, where no zeros are between the inputs."""
     start, missing = 0, 0
-    channel = piece * _LINES
+    channel = piece * LINES
     for slices, size in zip(problem.slices[:-1], problem.in_channels):
-        start, missing = start + slices, missing + slices * _LINES - size
-        channel = jnp.where(piece >= start, piece * _LINES - missing, channel)
+        start, missing = start + slices, missing + slices * LINES - size
+        channel = jnp.where(piece >= start, piece * LINES - missing, channel)
     return channel
 
 
-def _tap_sums(problem: _Problem, sums: Any, sample: Any, piece: Any, temporal: Any) -> list[Array]:
+def _tap_sums(
+    problem: GateProblem, sums: Any, sample: Any, piece: Any, temporal: Any
+) -> list[Array]:
     """What each tap meets in 64 channels of the frames that its temporal tap reaches, added up."""
-    lines = pl.ds(piece * _LINES, _LINES)
+    lines = pl.ds(piece * LINES, LINES)
     quantities = [jnp.float32(0)] * len(problem.parts)
     for frame in range(problem.time):
         target = frame - temporal + problem.kernel[0] // 2
@@ -386,10 +312,10 @@ def _tap_sums(problem: _Problem, sums: Any, sample: Any, piece: Any, temporal: A
 
 
 def _finish(
-    problem: _Problem, products: Array, matrix: Array, shift: Array, bias: tuple[Array, ...]
+    problem: GateProblem, products: Array, matrix: Array, shift: Array, bias: tuple[Array, ...]
 ) -> Array:
     """From products to scale and offset: float32 ``[batch, 2, out_channel]``."""
-    width, tiles = problem.taken, pl.cdiv(problem.channels, _LINES)
+    width, tiles = problem.taken, pl.cdiv(problem.channels, LINES)
 
     def body(products: Any, matrix: Any, shift: Any, *refs: Any) -> None:
         *bias, affine, memory, barrier = refs
@@ -398,14 +324,14 @@ def _finish(
 
         @functools.partial(lax.fori_loop, 0, tiles, init_val=None)
         def _(tile: Any, _: None) -> None:
-            source = matrix.at[pl.ds(tile * _LINES, _LINES), columns]
+            source = matrix.at[pl.ds(tile * LINES, LINES), columns]
             plgpu.copy_gmem_to_smem(source, memory.at[tile], barrier)
 
         means = [_mean(problem, products.at[sample], bias, tile) for tile in range(tiles)]
         plgpu.barrier_wait(barrier)
         product = jnp.float32(0)
         for tile, mean in enumerate(means):
-            mean = lax.broadcast_in_dim(mean, (_LINES, width), (0,))
+            mean = lax.broadcast_in_dim(mean, (LINES, width), (0,))
             product += mean * memory[tile].astype(jnp.float32)
         shift, *bias = (
             load(ref.at[columns], _ALONG_COLUMNS).astype(jnp.float32) for ref in (shift, *bias)
@@ -422,7 +348,7 @@ def _finish(
         f"gate_of_{problem.channels}",
         out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
         scratch_types=[
-            plgpu.SMEM((tiles, _LINES, width), matrix.dtype, transforms=tiled(width, matrix.dtype)),
+            plgpu.SMEM((tiles, LINES, width), matrix.dtype, transforms=tiled(width, matrix.dtype)),
             plgpu.Barrier(num_arrivals=tiles),
         ],
         grid=(problem.batch, problem.channels // width),
@@ -431,9 +357,9 @@ def _finish(
     return kernel(products, matrix, shift, *bias)[0]
 
 
-def _mean(problem: _Problem, products: Any, bias: list[Any], tile: int) -> Array:
+def _mean(problem: GateProblem, products: Any, bias: list[Any], tile: int) -> Array:
     """The means of 64 output channels."""
-    lines = pl.ds(tile * _LINES, _LINES)
+    lines = pl.ds(tile * LINES, LINES)
     pixels = problem.time * problem.height * problem.width * problem.phases**2
     mean = jnp.float32(0)
     for part in range(products.shape[0]):
