@@ -71,7 +71,8 @@ def layers(
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
     # On a GPU the kernels of a call otherwise go out as one graph, and the trace names only that.
-    apart = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else {}
+    on_gpu = jax.default_backend() == "gpu"
+    apart: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""} if on_gpu else {}
     compiled = jax.jit(apply).lower(params, case.windows).compile(compiler_options=apart)
     kernels = profile(
         compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
