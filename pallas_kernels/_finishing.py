@@ -93,7 +93,7 @@ def _residual(problem: Problem, refs: Refs, box: Any, frame: Any, block: Any) ->
     start = frame * problem.box_rows * problem.config.columns + block * pixels
     residual = refs.input_memory[1].at[box, pl.ds(start, pixels)]
     if problem.config.weights_left:
-        residual = _versions.transposed(residual)
+        residual = residual.transpose((1, 0))
     return _versions.load(residual, plgpu.Layout.WGMMA).astype(jnp.float32)
 
 
@@ -108,7 +108,7 @@ def _store(problem: Problem, refs: Refs, place: tuple[Any, ...], first: int, val
     tile, frame, block, slot = place
     memory = refs.output_memory[1].at[slot]
     if problem.config.weights_left:
-        memory = _versions.transposed(memory)
+        memory = memory.transpose((1, 0))
     memory[...] = values.astype(problem.out_dtype)
     plgpu.commit_smem()
     columns = pl.ds(tile.column, problem.config.columns)

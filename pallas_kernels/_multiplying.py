@@ -11,7 +11,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels import _versions
 from pallas_kernels._finishing import finish_tile
 from pallas_kernels._problem import Problem
 from pallas_kernels._tiles import (
@@ -102,7 +101,7 @@ def _multiply(
             pixels = matrices.at[box, pl.ds(start + source * frame_pixels, problem.share)]
             weights = refs.weight_memory.at[piece, temporal_tap - first_tap]
             if config.weights_left:
-                operands = _versions.transposed(weights), _versions.transposed(pixels)
+                operands = weights.transpose((1, 0)), pixels.transpose((1, 0))
             else:
                 operands = pixels, weights
             plgpu.wgmma(accumulators[frame], *operands)

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 
 from pallas_kernels._device import SHARED_MEMORY
+from pallas_kernels._versions import CAN_TRANSPOSE
 from pallas_kernels._work import Work
 
 __all__ = ["TABLES", "Config", "candidates", "choose", "cost", "recorded", "tuned"]
@@ -31,7 +32,6 @@ _RESERVED = 2560  # bytes of shared memory for barriers and for adding up channe
 _MOST_SLOTS = 4
 _TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
 _SHARPNESS = 8  # of the slowest part against the others, of the measured tiles the best fit
-_CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)  # of swizzled shared memory
 
 _works: contextvars.ContextVar[list[Work] | None] = contextvars.ContextVar("works", default=None)
 
@@ -78,7 +78,7 @@ def choose(work: Work, processors: int, device: str = "nvidia_h200") -> Config:
     if works is not None:
         works.append(work)
     measured = tuned(device).get(work.key)
-    if measured is not None and (_CAN_TRANSPOSE or not measured.weights_left):
+    if measured is not None and (CAN_TRANSPOSE or not measured.weights_left):
         return measured
     possible = candidates(work)
     if not possible:
@@ -117,7 +117,7 @@ def candidates(work: Work) -> list[Config]:
         if rows % 2 == 0 and rows * columns * channels * count <= _ACCUMULATORS:
             config = Config(rows, columns, channels, count)
             kinds = [config]
-            if _CAN_TRANSPOSE and work.chunk(channels) == 64 and work.out_bytes == 2:
+            if CAN_TRANSPOSE and work.chunk(channels) == 64 and work.out_bytes == 2:
                 kinds.append(dataclasses.replace(config, weights_left=True))
             found += filter(None, (_with_rings(work, kind) for kind in kinds))
     return found

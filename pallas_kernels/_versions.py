@@ -6,10 +6,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import jax
 from jax import Array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-__all__ = ["interpreter", "load", "store", "transposed"]
+__all__ = ["CAN_TRANSPOSE", "interpreter", "load", "store"]
+
+CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)
+"""Whether matrices in swizzled shared memory can be taken with their axes exchanged."""
 
 _plgpu: Any = plgpu
 
@@ -34,10 +38,3 @@ def store(ref: Any, array: Array) -> None:
         _plgpu.store(ref, array, optimized=False)
     else:
         ref[...] = array
-
-
-def transposed(ref: Any) -> Any:
-    """A matrix in memory with its axes exchanged."""
-    if hasattr(ref, "transpose"):
-        return ref.transpose((1, 0))
-    return _plgpu.transpose_ref(ref, (1, 0))

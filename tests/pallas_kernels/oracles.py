@@ -1,11 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations in float64 NumPy, written from their definitions: what implementations must match."""
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+needs_interpreter = pytest.mark.skipif(
+    not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11, and so Python ≥ 3.12"
+)
+# Of the largest value: half a unit in the last place of the output (8 or 11 bits), and as much
+# again for what rounding a large sum costs a small one.
+TOLERANCE = {"bfloat16": 2**-8, "float16": 2**-11}
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def rounded(array, dtype="bfloat16"):
+    """An array of the type, and what it holds in float64."""
+    array = jnp.asarray(array, dtype)
+    return array, np.asarray(array, np.float64)
+
+
+def assert_close(actual, expected, float32=1e-6):
+    assert actual.shape == expected.shape
+    error = np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+    assert error < {**TOLERANCE, "float32": float32}[actual.dtype.name]
 
 
 def oracle_conv3d(x, kernel, stride=(1, 1, 1)):

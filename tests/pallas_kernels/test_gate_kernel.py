@@ -5,23 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _device, _hopper
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._gate_kernel import gate_ahead
-from tests.pallas_kernels.oracles import draw, oracle_conv3d, oracle_conv3d_transpose
-
-needs_interpreter = pytest.mark.skipif(
-    not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11, and so Python ≥ 3.12"
+from tests.pallas_kernels.oracles import (
+    draw,
+    needs_interpreter,
+    oracle_conv3d,
+    oracle_conv3d_transpose,
+    rounded,
 )
-
-
-def rounded(array):
-    """An array in bfloat16, and what it holds in float64."""
-    array = jnp.asarray(array, jnp.bfloat16)
-    return array, np.asarray(array, np.float64)
 
 
 def in_spots(x64, spots):

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _device, _hopper, _tuning
@@ -20,31 +19,15 @@ from pallas_kernels._problem import Problem
 from pallas_kernels._tiles import place_of
 from pallas_kernels._work import Geometry, Work
 from tests.pallas_kernels.oracles import (
+    assert_close,
     draw,
     leaky_relu,
+    needs_interpreter,
     oracle_conv3d,
     oracle_conv3d_transpose,
     oracle_gate,
+    rounded,
 )
-
-needs_interpreter = pytest.mark.skipif(
-    not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11, and so Python ≥ 3.12"
-)
-# Of the largest value: half a unit in the last place of the output (8 or 11 bits), and as much
-# again for what rounding a large sum costs a small one.
-TOLERANCE = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 1e-6}
-
-
-def rounded(array, dtype):
-    """An array of the type, and what it holds in float64."""
-    array = jnp.asarray(array, dtype)
-    return array, np.asarray(array, np.float64)
-
-
-def assert_close(actual, expected):
-    assert actual.shape == expected.shape
-    error = np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
-    assert error < TOLERANCE[actual.dtype.name]
 
 
 def assert_totals(feature_map):
@@ -61,6 +44,7 @@ def assert_totals(feature_map):
         ("bfloat16", 3, (3, 3, 3), (9, 7), (1, 1, 1)),  # the whole clip in a tile
         ("float16", 5, (3, 1, 1), (3, 9), (1, 1, 1)),  # a frame in a tile
         ("float16", 1, (1, 3, 3), (5, 10), (1, 2, 2)),  # an odd height
+        ("bfloat16", 4, (3, 3, 3), (10, 17), (1, 2, 2)),
     ],
 )
 def test_conv3d_scales_adds_and_activates_in_one_go(dtype, time, size, pixels, stride):

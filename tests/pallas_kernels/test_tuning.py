@@ -5,11 +5,11 @@ import json
 
 import jax.numpy as jnp
 import pytest
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 import pallas_kernels as pk
 from pallas_kernels import _tuner, _tuning
 from pallas_kernels._work import Geometry, Work
+from tests.pallas_kernels.oracles import needs_interpreter
 
 WORK = Work(Geometry((1, 3, 3), (0, 1, 1)), 1, 1, 1, 3, 8, (16,), 16)
 
@@ -23,13 +23,14 @@ def tables(tmp_path, monkeypatch):
     _tuning.tuned.cache_clear()
 
 
-@pytest.mark.skipif(not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11")
+@needs_interpreter
 def test_all_tiles_compute_the_same_and_come_back_fastest_first(monkeypatch):
     monkeypatch.setattr(_tuner, "_LAUNCHES", 1)
     monkeypatch.setattr(_tuner, "_PROGRAMS", 1)
     with pk.interpret():
         configs = _tuner.shortlist(WORK, 2)
-        found = _tuner.measure(WORK, configs, repeats=1, threads=2)
+        [(work, found)] = _tuner.measure_all([WORK], 2)
+    assert work == WORK
     assert {measurement.config for measurement in found} == set(configs)
     assert len(set(configs)) == 2
     times = [measurement.milliseconds for measurement in found]
