@@ -31,7 +31,7 @@ class Options:
         "davis-2x", "fps60-2x", "fps60-4x", "fps60-8x",
     )  # fmt: skip
     """Which data sets; an unknown name lists the known ones."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the network computes in."""
     boundary: bool = False
     """Instead, compare how frames beyond a clip's ends are made up, on its end intervals."""

@@ -41,6 +41,8 @@ class Options:
     """That compile side by side; one at a time uses the GPU."""
     device: str = "nvidia_h200"
     """The table's name."""
+    missing: bool = False
+    """Only convolutions that the table does not have."""
     dry: bool = False
     """Write nothing."""
 
@@ -52,6 +54,8 @@ def main(options: Options) -> None:
     print(environment, flush=True)
     config = PRESETS[options.model]
     wanted = dict.fromkeys(work for size in options.sizes for work in works(config, options, *size))
+    if options.missing:
+        wanted = {work: None for work in wanted if work.key not in _tuning.tuned(options.device)}
     best = {}
     for work, found in _tuner.measure_all(
         list(wanted), options.tries, dtype=options.dtype, processes=options.processes
