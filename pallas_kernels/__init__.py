@@ -10,6 +10,7 @@ from pallas_kernels._device import assume_hopper, interpret
 from pallas_kernels._dispatch import Choice, Implementation, explain
 from pallas_kernels._epilogue import Activation, activate
 from pallas_kernels._features import FeatureMap
+from pallas_kernels._quantized import QuantizedKernel, quantize_kernel
 from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.conv3d.api import PackedKernel, conv3d, pack_kernel
 from pallas_kernels.gate.api import gate
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureMap",
     "Implementation",
     "PackedKernel",
+    "QuantizedKernel",
     "activate",
     "assume_hopper",
     "conv2d",
@@ -32,4 +34,5 @@ __all__ = [
     "gated_conv3d_transpose",
     "interpret",
     "pack_kernel",
+    "quantize_kernel",
 ]

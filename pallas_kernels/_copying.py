@@ -95,12 +95,16 @@ def _copy_box(
     def copy_weights(tap: Any, carry: Any) -> Any:
         slot, pieces = carry
         _wait_if_used(pieces, config.weight_slots, refs.weight_empty.at[slot])
-        start = geometry.tap(load, tap, tile.phase) * problem.work.depth + depth + channel
+        place = geometry.tap(load, tap, tile.phase)
+        inputs = pl.ds(place * problem.work.depth + depth + channel, chunk)
+        outputs = pl.ds(tile.channel, config.channels)
+        if problem.rows_are_channels:
+            inputs = pl.ds(depth + channel, chunk)
+            outputs = pl.ds(place * problem.work.channels + tile.channel, config.channels)
         plgpu.copy_gmem_to_smem(
             refs.weights.at[
                 pl.ds(temporal_tap, problem.temporal_taps[1]),
-                pl.ds(start, chunk),
-                pl.ds(tile.channel, config.channels),
+                *((outputs, inputs) if problem.rows_are_channels else (inputs, outputs)),
             ],
             refs.weight_memory.at[slot],
             refs.weight_full.at[slot],

@@ -14,6 +14,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import _versions
 from pallas_kernels._epilogue import LEAKY_SLOPE, Activation
 from pallas_kernels._problem import Problem
+from pallas_kernels._quantized import LARGEST
 from pallas_kernels._tiles import Refs, Tile, mirrored, next_slot
 
 __all__ = ["finish_tile"]
@@ -42,8 +43,14 @@ def finish_tile(
                 values = _part(problem, sums[each], first, part)
                 values = _scaled(problem, refs, warpgroup, pl.ds(first, width), values)
                 if refs.residual is not None:
-                    values = values + _residual(problem, refs, box, frame, block)
+                    residual = _residual(problem, refs, box, frame, block)
+                    if problem.factors == 3:
+                        place = (warpgroup, 2, pl.ds(first, width))
+                        residual = residual * _factor(problem, refs, place, values.shape)
+                    values = values + residual
                 values = _activate(values, problem.activation)
+                if problem.work.out_bytes == 1:
+                    values = jnp.clip(values, -LARGEST, LARGEST)
                 slot = (warpgroup, number % config.store_slots)
                 number += 1
                 plgpu.wait_smem_to_gmem(config.store_slots - 1, wait_read_only=True)
@@ -74,17 +81,18 @@ def _scaled(problem: Problem, refs: Refs, warpgroup: Any, channels: Any, values:
     """The values times scale plus offset, each a number a channel."""
     if refs.affine is None:
         return values
-    axis = 0 if problem.config.weights_left else 1
-    layout = plgpu.Layout.WGMMA.reduce(1 - axis)
     scale, offset = (
-        lax.broadcast_in_dim(
-            _versions.load(refs.affine_memory.at[warpgroup, row, channels], layout),
-            values.shape,
-            (axis,),
-        )
-        for row in (0, 1)
+        _factor(problem, refs, (warpgroup, row, channels), values.shape) for row in (0, 1)
     )
     return values * scale + offset
+
+
+def _factor(problem: Problem, refs: Refs, place: Any, shape: tuple[int, ...]) -> Array:
+    """A number a channel, laid out like the accumulators."""
+    axis = 0 if problem.config.weights_left else 1
+    layout = plgpu.Layout.WGMMA.reduce(1 - axis)
+    numbers = _versions.load(refs.affine_memory.at[place], layout)
+    return lax.broadcast_in_dim(numbers, shape, (axis,))
 
 
 def _residual(problem: Problem, refs: Refs, box: Any, frame: Any, block: Any) -> Array:
@@ -94,7 +102,10 @@ def _residual(problem: Problem, refs: Refs, box: Any, frame: Any, block: Any) ->
     residual = refs.input_memory[1].at[box, pl.ds(start, pixels)]
     if problem.config.weights_left:
         residual = residual.transpose((1, 0))
-    return _versions.load(residual, plgpu.Layout.WGMMA).astype(jnp.float32)
+        if problem.work.in_bytes == 1:
+            values = _versions.load(residual, plgpu.Layout.WGMMA_TRANSPOSED)
+            return plgpu.layout_cast(_versions.as_float32(values), plgpu.Layout.WGMMA)
+    return _versions.as_float32(_versions.load(residual, plgpu.Layout.WGMMA))
 
 
 def _activate(values: Array, activation: Activation) -> Array:
@@ -109,6 +120,8 @@ def _store(problem: Problem, refs: Refs, place: tuple[Any, ...], first: int, val
     memory = refs.output_memory[1].at[slot]
     if problem.config.weights_left:
         memory = memory.transpose((1, 0))
+        if problem.work.out_bytes == 1:
+            values = plgpu.layout_cast(values, plgpu.Layout.WGMMA_TRANSPOSED)
     memory[...] = values.astype(problem.out_dtype)
     plgpu.commit_smem()
     columns = pl.ds(tile.column, problem.config.columns)

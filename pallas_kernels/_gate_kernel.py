@@ -33,7 +33,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from pallas_kernels import _device
 from pallas_kernels._boxes import swizzled, tiled
 from pallas_kernels._gate_problem import LINES, GateProblem, Strips
-from pallas_kernels._versions import interpreter, load, store
+from pallas_kernels._versions import as_float32, interpreter, load, store
 
 __all__ = ["gate_ahead"]
 
@@ -86,6 +86,7 @@ def gate_ahead(
         channels,
         (kt, kh, kw),
         phases,
+        jnp.dtype(inputs[0].dtype),
         jnp.dtype(kernel.dtype),
         _device.interpreting(),
     )
@@ -157,7 +158,7 @@ def _add_up(problem: GateProblem, frames: tuple[Array, ...]) -> Array:
         out_type=[jax.ShapeDtypeStruct((count, parts, depth), jnp.float32)],
         scratch_types=[
             _tiles(problem, strips[0].tiles, jnp.float32),
-            _tiles(problem, max(strip.tiles for strip in strips[1:]), problem.dtype),
+            _tiles(problem, max(strip.tiles for strip in strips[1:]), problem.in_dtype),
             *(plgpu.Barrier(num_arrivals=strip.tiles) for strip in strips),
         ],
         grid=(count, depth // width, parts),
@@ -215,7 +216,7 @@ def _add_part(
                 lines = pl.ds((number * strip.tiles + tile) * LINES, LINES)
                 plgpu.copy_gmem_to_smem(source(edge, lines), boxes.at[tile], barriers[i])
             plgpu.barrier_wait(barriers[i])
-            values = [matrices[tile].astype(jnp.float32) for tile in range(strip.tiles)]
+            values = [as_float32(matrices[tile]) for tile in range(strip.tiles)]
             store(target, jnp.sum(functools.reduce(jnp.add, values), axis=0))
 
         first = end
@@ -223,7 +224,7 @@ def _add_part(
     @pl.when(here & (part >= first))
     def _() -> None:
         corner = of_corners((part - first) // 2, (part - first) % 2)
-        store(target, load(corner, _ALONG_COLUMNS).astype(jnp.float32))
+        store(target, as_float32(load(corner, _ALONG_COLUMNS)))
 
 
 def _multiply(problem: GateProblem, sums: Array, weights: Array) -> Array:

@@ -45,7 +45,8 @@ class GateProblem:
         channels: of the output.
         kernel: taps in time, height and width.
         phases: 1, or 2 for a transposed convolution.
-        dtype: of inputs and weights.
+        in_dtype: of the inputs.
+        dtype: of the weights.
         interpret: whether the interpreter runs the kernels.
     """
 
@@ -58,6 +59,7 @@ class GateProblem:
     channels: int
     kernel: tuple[int, int, int]
     phases: int
+    in_dtype: Any
     dtype: Any
     interpret: bool
 

@@ -11,16 +11,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels import _device
+from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._gate_kernel import gate_ahead
+from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._quantized import QuantizedKernel
+from pallas_kernels._work import Geometry
 
-__all__ = ["differentiable", "gate", "scale_and_offset", "why_not"]
+__all__ = ["convolve", "differentiable", "gate", "scale_and_offset", "why_not"]
 
 _LARGEST_KERNEL = 7
 
 
 def why_not(
-    inputs: tuple[FeatureMap, ...], kernel: Array, *, any_channels: bool = False
+    inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *, any_channels: bool = False
 ) -> str | None:
     """Why the kernels cannot run on these inputs here; None if they can.
 
@@ -33,19 +37,64 @@ def why_not(
     if reason is not None:
         return reason
     dtypes = {jnp.dtype(x.dtype).name for x in (*(x.values for x in inputs), kernel)}
-    if len(dtypes) > 1 or not dtypes <= {"bfloat16", "float16"}:
-        return f"it needs bfloat16 or float16 throughout, and got {' and '.join(sorted(dtypes))}"
+    if len(dtypes) > 1 or not dtypes <= {"bfloat16", "float16", "float8_e4m3fn"}:
+        return (
+            "it needs bfloat16, float16 or float8_e4m3fn throughout, and got "
+            f"{' and '.join(sorted(dtypes))}"
+        )
     if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
         return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
     channels = [*(x.values.shape[-1] for x in inputs), kernel.shape[-1]]
-    if not any_channels and any(count % 16 for count in channels):
-        return f"it needs channels in multiples of 16, and got {channels}"
+    multiple = 32 if isinstance(kernel, QuantizedKernel) else 16
+    if not any_channels and any(count % multiple for count in channels):
+        return f"it needs channels in multiples of {multiple}, and got {channels}"
     return None
+
+
+def convolve(
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array | QuantizedKernel,
+    geometry: Geometry,
+    size: tuple[int, int, int],
+    *,
+    scale: Array | None = None,
+    offset: Array | None = None,
+    residual: FeatureMap | None = None,
+    activation: Activation = None,
+    totals: bool = False,
+) -> FeatureMap:
+    """``activation(conv(inputs) · scale + offset + residual)``; see :func:`implicit_gemm`."""
+    out_dtype, out_scale, residual_scale = None, None, None
+    if isinstance(kernel, QuantizedKernel):
+        # Sums are of products of stored numbers, and what is stored is in units of its own.
+        out_dtype, out_scale = kernel.out_dtype, kernel.out_scale
+        unit = 1.0 if out_scale is None else 1 / out_scale
+        factors = jnp.broadcast_to(unit, kernel.shape[-1:])
+        if kernel.scales is not None:
+            factors = factors * kernel.scales
+        scale = factors[None] if scale is None else scale * factors
+        offset = None if offset is None else offset * unit
+        if residual is not None:
+            residual_scale = jnp.float32(unit if residual.scale is None else unit * residual.scale)
+    values, sums = implicit_gemm(
+        tuple(x.values for x in inputs),
+        kernel.values if isinstance(kernel, QuantizedKernel) else kernel,
+        geometry,
+        size,
+        scale=scale,
+        offset=offset,
+        residual=None if residual is None else residual.values,
+        residual_scale=residual_scale,
+        activation=activation,
+        totals=totals,
+        out_dtype=out_dtype,
+    )
+    return FeatureMap(values, sums, out_scale)
 
 
 def gate(
     inputs: tuple[FeatureMap, ...],
-    kernel: Array,
+    kernel: Array | QuantizedKernel,
     bias: Array | None,
     gate: tuple[Array, Array],
     *,
@@ -56,7 +105,9 @@ def gate(
         x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
-    affine = gate_ahead(tuple(x.values for x in inputs), totals, kernel, bias, gate, phases=phases)
+    arrays = tuple(x.values for x in inputs)
+    plain = kernel.plain if isinstance(kernel, QuantizedKernel) else kernel
+    affine = gate_ahead(arrays, totals, plain, bias, gate, phases=phases)
     return affine[:, 0], affine[:, 1]
 
 

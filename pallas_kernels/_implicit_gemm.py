@@ -53,6 +53,7 @@ def implicit_gemm(
     scale: Array | None = None,
     offset: Array | None = None,
     residual: Array | None = None,
+    residual_scale: Array | None = None,
     activation: Activation = None,
     totals: bool = False,
     out_dtype: Any = None,
@@ -61,15 +62,18 @@ def implicit_gemm(
     """``activation(conv(inputs) · scale + offset + residual)`` and its channel totals.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` of one 16-bit type, joined along channels;
-            at stride 2 height and width must be even.
-        weights: ``[*kernel, channel, out_channel]`` of the same type.
+        inputs: ``[batch, time, height, width, channel]`` of one type, joined along channels:
+            bfloat16, float16 or float8_e4m3fn; at stride 2 height and width must be even.
+        weights: ``[*kernel, channel, out_channel]`` of the same type; of 8 bits
+            ``[*kernel, out_channel, channel]``.
         geometry: kernel, padding, stride and phases.
         size: time, height and width of the output; of one phase for a transposed convolution.
             Input beyond the end counts as zero.
         scale: float32 ``[batch, out_channel]``.
         offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         residual: of the output's shape and the inputs' type.
+        residual_scale: a number, by which the residual is multiplied; where scale or offset is
+            given.
         activation: applied last.
         totals: whether to return the totals.
         out_dtype: of the output; the inputs' where not given.
@@ -80,10 +84,14 @@ def implicit_gemm(
         and width, or None.
     """
     batch, in_time = inputs[0].shape[:2]
-    kt, kh, kw, depth, channels = weights.shape
+    channels = weights.shape[-1]
     in_channels = tuple(x.shape[-1] for x in inputs)
     out_dtype = jnp.dtype(out_dtype or inputs[0].dtype)
-    work = Work(geometry, batch, in_time, *size, in_channels, channels, out_dtype.itemsize)
+    in_bytes = jnp.dtype(inputs[0].dtype).itemsize
+    if in_bytes == 1:
+        channels = weights.shape[-2]
+    sizes = in_channels, channels, out_dtype.itemsize, in_bytes
+    work = Work(geometry, batch, in_time, *size, *sizes, residual is not None and in_bytes == 1)
     if config is None:
         config = choose(work, _device.processors())
     problem = Problem(
@@ -95,11 +103,12 @@ def implicit_gemm(
         residual is not None,
         totals,
         _device.interpreting(),
+        2 if residual_scale is None else 3,
     )
     arguments = (
         tuple(_picture(problem, x, geometry.stride) for x in inputs),
-        weights.reshape(kt, kh * kw * depth, channels),
-        _affine(scale, offset),
+        weights.reshape(weights.shape[0], -1, weights.shape[-1]),
+        _affine(scale, offset, residual_scale),
         None if residual is None else _picture(problem, residual, 1),
     )
     output, sums = _launch(problem, arguments)
@@ -110,14 +119,20 @@ def implicit_gemm(
     return output[:, :, :height, :width], sums
 
 
-def _affine(scale: Array | None, offset: Array | None) -> Array | None:
-    """Scale and offset as one array, which is one copy: float32 ``[batch or 1, 2, channel]``."""
+def _affine(
+    scale: Array | None, offset: Array | None, residual_scale: Array | None
+) -> Array | None:
+    """All factors as one array, which is one copy: float32 ``[batch or 1, 2 or 3, channel]``."""
     if scale is None and offset is None:
+        assert residual_scale is None
         return None
     if scale is None:
         scale = jnp.ones_like(jnp.asarray(offset))
     offset = jnp.zeros_like(scale) if offset is None else jnp.broadcast_to(offset, scale.shape)
-    return jnp.stack([scale, offset], axis=1)
+    rows = [scale, offset]
+    if residual_scale is not None:
+        rows.append(jnp.broadcast_to(residual_scale, scale.shape))
+    return jnp.stack(rows, axis=1)
 
 
 def _picture(problem: Problem, x: Array, stride: int) -> Array:

@@ -100,8 +100,10 @@ def _multiply(
                 source = mirrored(warpgroup, source, problem.work.time)
             pixels = matrices.at[box, pl.ds(start + source * frame_pixels, problem.share)]
             weights = refs.weight_memory.at[piece, temporal_tap - first_tap]
+            if problem.rows_are_channels != config.weights_left:
+                weights = weights.transpose((1, 0))
             if config.weights_left:
-                operands = weights.transpose((1, 0)), pixels.transpose((1, 0))
+                operands = weights, pixels.transpose((1, 0))
             else:
                 operands = pixels, weights
             plgpu.wgmma(accumulators[frame], *operands)

@@ -27,12 +27,13 @@ class Problem:
     Attributes:
         work: the convolution.
         config: tile and rings.
-        dtype: of inputs, weights and residual: bfloat16 or float16.
+        dtype: of inputs, weights and residual: bfloat16, float16 or float8_e4m3fn.
         out_dtype: of the output.
         activation: applied last.
         residual: whether something is added to the sums.
         totals: whether to add up the output's channels.
         interpret: whether the interpreter runs it.
+        factors: rows of the epilogue's factors: scale, offset and, for a residual, its scale.
     """
 
     work: Work
@@ -43,15 +44,17 @@ class Problem:
     residual: bool
     totals: bool
     interpret: bool
+    factors: int = 2
 
     def __post_init__(self) -> None:
         config = self.config
         assert config.frames == 1 or config.frames == self.work.time == self.work.in_time
         assert config.rows % 2 == config.columns % 8 == 0
         assert self.work.channels % config.channels == 0
-        assert self.chunk >= 16
+        assert self.chunk * self.work.in_bytes >= 32
         assert self.stores % config.store_slots == 0
-        assert not self.residual or self.out_dtype == self.dtype
+        assert self.store_chunk * jnp.dtype(self.out_dtype).itemsize <= 128
+        assert self.factors == 2 or self.residual
         if config.weights_left:
             assert self.store_chunk % 64 == 0
             low, taps = self.work.geometry.low[0], self.work.geometry.kernel[0]
@@ -74,6 +77,11 @@ class Problem:
     def chunk(self) -> int:
         """Input channels a step."""
         return self.work.chunk(self.config.channels)
+
+    @property
+    def rows_are_channels(self) -> bool:
+        """Whether weights lie as output × input channels, as 8-bit products want them."""
+        return self.work.in_bytes == 1
 
     @property
     def store_chunk(self) -> int:

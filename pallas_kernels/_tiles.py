@@ -58,7 +58,8 @@ def scratch(problem: Problem) -> list[Any]:
     """Rings, staging and barriers, in the order of :class:`Refs`."""
     config = problem.config
     _, taps = problem.temporal_taps
-    weights = (config.weight_slots, taps, problem.chunk, config.channels)
+    piece = (problem.chunk, config.channels)
+    weights = (config.weight_slots, taps, *(piece[::-1] if problem.rows_are_channels else piece))
     full, empty = (
         functools.partial(plgpu.Barrier, num_arrivals=1),
         functools.partial(plgpu.Barrier, num_arrivals=MULTIPLIERS),
@@ -67,7 +68,7 @@ def scratch(problem: Problem) -> list[Any]:
         problem.input_boxes.memory,
         plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.chunk, problem.dtype)),
         problem.output_boxes.memory,
-        plgpu.SMEM((MULTIPLIERS, 2, config.channels), jnp.float32),
+        plgpu.SMEM((MULTIPLIERS, problem.factors, config.channels), jnp.float32),
         plgpu.SMEM((MULTIPLIERS, _REDUCTION_FLOATS), jnp.float32),
         plgpu.Barrier(num_arrivals=problem.input_boxes.arrivals, num_barriers=config.input_slots),
         empty(num_barriers=config.input_slots),

@@ -22,6 +22,7 @@ from jax import Array
 
 from pallas_kernels import _device
 from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._quantized import E4M3
 from pallas_kernels._tuning import TABLES, Config, candidates, cost
 from pallas_kernels._work import Work
 
@@ -98,7 +99,7 @@ def measure(
         # Each thread sees what this one stands in for (`_device`).
         contexts = [contextvars.copy_context() for _ in configs]
         started = [
-            pool.submit(context.run, _compile, work, config, arguments)
+            pool.submit(context.run, _compile, work, config, arguments, dtype)
             for context, config in zip(contexts, configs)
         ]
         programs = [future.result() for future in started]
@@ -146,30 +147,43 @@ def save(device: str, best: dict[str, Config], command: str, environment: str) -
 
 
 def _arguments(work: Work, dtype: Any) -> tuple[Any, ...]:
-    """Inputs, weights, and an offset a launch, so that no two launches are the same."""
-    keys = iter(jax.random.split(jax.random.key(0), len(work.in_channels) + 2))
+    """Inputs, weights, residual, and an offset a launch, so that no two launches are the same."""
+    keys = iter(jax.random.split(jax.random.key(0), len(work.in_channels) + 3))
+    kind = dtype if work.in_bytes == 2 else E4M3
+
+    def draw(*shape: int) -> Array:
+        return jax.random.normal(next(keys), shape, jnp.float32).astype(kind)
+
     size = tuple(work.geometry.stride * pixels for pixels in (work.height, work.width))
-    inputs = tuple(
-        jax.random.normal(next(keys), (work.batch, work.in_time, *size, channels), dtype)
-        for channels in work.in_channels
-    )
-    shape = (*work.geometry.kernel, work.depth, work.channels)
-    weights = jax.random.normal(next(keys), shape, dtype)
+    inputs = tuple(draw(work.batch, work.in_time, *size, channels) for channels in work.in_channels)
+    ends = (work.depth, work.channels) if work.in_bytes == 2 else (work.channels, work.depth)
+    weights = draw(*work.geometry.kernel, *ends)
+    residual = None
+    if work.residual:
+        residual = draw(work.batch, work.time, work.height, work.width, work.channels)
     offsets = jax.random.normal(next(keys), (_LAUNCHES, 1, work.channels), jnp.float32)
-    return inputs, weights, offsets
+    return inputs, weights, residual, offsets
 
 
-def _compile(work: Work, config: Config, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+def _compile(
+    work: Work, config: Config, arguments: tuple[Any, ...], dtype: Any
+) -> Callable[..., Any]:
     run = functools.partial(
         implicit_gemm,
         geometry=work.geometry,
         size=(work.time, work.height, work.width),
         config=config,
-        totals=work.out_bytes == 2,
-        out_dtype=jnp.float32 if work.out_bytes == 4 else None,
+        totals=work.out_bytes <= 2,
+        out_dtype={1: E4M3, 2: dtype, 4: jnp.float32}[work.out_bytes],
+        residual_scale=jnp.float32(1) if work.residual else None,
     )
+    # Sums of many products of 8 bits would all be too large to be stored.
+    scale = jnp.full((1, work.channels), work.products**-0.5)
 
-    def launches(inputs: Any, weights: Array, offsets: Array) -> list[Array]:
-        return [run(inputs, weights, offset=offset)[0] for offset in offsets]
+    def launches(inputs: Any, weights: Array, residual: Any, offsets: Array) -> list[Array]:
+        return [
+            run(inputs, weights, residual=residual, scale=scale, offset=offset)[0]
+            for offset in offsets
+        ]
 
     return jax.jit(launches).lower(*arguments).compile()

@@ -117,10 +117,17 @@ def candidates(work: Work) -> list[Config]:
         if rows % 2 == 0 and rows * columns * channels * count <= _ACCUMULATORS:
             config = Config(rows, columns, channels, count)
             kinds = [config]
-            if CAN_TRANSPOSE and work.chunk(channels) == 64 and work.out_bytes == 2:
+            if _can_swap(work, channels):
                 kinds.append(dataclasses.replace(config, weights_left=True))
             found += filter(None, (_with_rings(work, kind) for kind in kinds))
     return found
+
+
+def _can_swap(work: Work, channels: int) -> bool:
+    """Whether the weights can be the left operand, for tiles of so many channels."""
+    return (
+        CAN_TRANSPOSE and work.chunk(channels) >= 64 and channels % 64 == 0 and work.out_bytes <= 2
+    )
 
 
 def cost(work: Work, config: Config, processors: int) -> float:
@@ -137,7 +144,7 @@ def cost(work: Work, config: Config, processors: int) -> float:
     right = config.channels
     if config.weights_left:
         right = config.rows * config.columns // (1 if config.split_frames else 2)
-    multiply = pixels * config.channels * work.products / (2 * 64 * 16)
+    multiply = pixels * config.channels * work.products / (2 * 64 * 32 // work.in_bytes)
     read = multiply * 2 / right * (2048 + 32 * right) / 128
     box, piece = _bytes(work, config)
     copied = work.depth / work.chunk(config.channels)
@@ -176,9 +183,9 @@ def _bytes(work: Work, config: Config) -> tuple[int, int]:
     """Of a box of the input and of a piece of the weights."""
     chunk = work.chunk(config.channels)
     rows = config.rows + max(work.geometry.taps) - 1
-    box = config.frames * rows * config.columns * chunk * 2
+    box = config.frames * rows * config.columns * chunk * work.in_bytes
     temporal = work.geometry.kernel[0] if config.frames > 1 else 1
-    return box, temporal * chunk * config.channels * 2
+    return box, temporal * chunk * config.channels * work.in_bytes
 
 
 def _with_rings(work: Work, config: Config) -> Config | None:
@@ -190,7 +197,7 @@ def _with_rings(work: Work, config: Config) -> Config | None:
 
     def fits(inputs: int, weights: int, outputs: int) -> bool:
         rings = inputs * box + weights * piece + outputs * output
-        affine = 2 * 2 * 4 * config.channels
+        affine = 2 * 3 * 4 * config.channels
         return rings + affine <= SHARED_MEMORY - _RESERVED
 
     slots = [2, 2, 1]

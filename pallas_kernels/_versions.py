@@ -7,10 +7,11 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-__all__ = ["CAN_TRANSPOSE", "interpreter", "load", "store"]
+__all__ = ["CAN_TRANSPOSE", "as_float32", "interpreter", "load", "store"]
 
 CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)
 """Whether matrices in swizzled shared memory can be taken with their axes exchanged."""
@@ -38,3 +39,10 @@ def store(ref: Any, array: Array) -> None:
         _plgpu.store(ref, array, optimized=False)
     else:
         ref[...] = array
+
+
+def as_float32(array: Array) -> Array:
+    """In a kernel; 8-bit numbers convert by way of float16, which holds them all."""
+    if array.dtype.itemsize == 1:
+        array = array.astype(jnp.float16)
+    return array.astype(jnp.float32)

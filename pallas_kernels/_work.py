@@ -84,6 +84,8 @@ class Work:
         in_channels: of each input.
         channels: of the output.
         out_bytes: of an output value.
+        in_bytes: of a value of inputs and weights.
+        residual: whether something of 8 bits is added; it comes in boxes as the inputs do.
     """
 
     geometry: Geometry
@@ -95,6 +97,8 @@ class Work:
     in_channels: tuple[int, ...]
     channels: int
     out_bytes: int = 2
+    in_bytes: int = 2
+    residual: bool = False
 
     @property
     def key(self) -> str:
@@ -104,7 +108,10 @@ class Work:
         size = f"{self.batch}x{self.in_time}-{self.time}x{self.height}x{self.width}"
         channels = "+".join(map(str, self.in_channels))
         kind = "t" if geometry.phases == 2 else f"s{geometry.stride}"
-        return f"{kernel}{kind} {size} {channels}-{self.channels} {8 * self.out_bytes}"
+        bits = f"{8 * self.out_bytes}"
+        if self.in_bytes == 1:
+            bits = f"8-{bits}" + " added" * self.residual
+        return f"{kernel}{kind} {size} {channels}-{self.channels} {bits}"
 
     @property
     def depth(self) -> int:
@@ -133,6 +140,12 @@ class Work:
     def chunk(self, channels: int) -> int:
         """Input channels a step, for tiles of so many output channels.
 
-        As many as one swizzled row of inputs and of weights holds.
+        As many as one swizzled row of inputs and of weights holds; and of what is added and of
+        the output, which is stored as it is added.
         """
-        return min(size & -size for size in (*self.in_channels, channels, 64))
+        sizes = [*self.in_channels, 128 // self.in_bytes]
+        if self.in_bytes == 2 or self.residual:
+            sizes.append(channels)
+        if self.residual:
+            sizes.append(128 // self.out_bytes)
+        return min(size & -size for size in sizes)

@@ -12,7 +12,15 @@ from jaxtyping import Float
 from pallas_kernels import _dispatch
 from pallas_kernels._dispatch import Candidate, Implementation, Implementations
 from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels._features import (
+    FeatureMap,
+    Inputs,
+    as_maps,
+    check_channels,
+    for_kernel,
+    on_values,
+)
+from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels.conv3d import mosaic_gpu, reference, xla
 
 __all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
@@ -41,13 +49,13 @@ IMPLEMENTATIONS: Implementations = {
 
 def conv3d(
     inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel,
+    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel | QuantizedKernel,
     bias: Float[Array, " channel"] | None = None,
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
     pad_time: bool = True,
     scale: Float[Array, "batch channel"] | None = None,
-    residual: Float[Array, "batch time height width channel"] | None = None,
+    residual: Float[Array, "batch time height width channel"] | FeatureMap | None = None,
     activation: Activation = None,
     with_totals: bool = False,
     implementation: Implementation | None = None,
@@ -91,6 +99,7 @@ def conv3d(
         )
     if stride not in ((1, 1, 1), (1, 2, 2)):
         raise ValueError(f"`stride` is {stride}; (1, 1, 1) and (1, 2, 2) are supported.")
+    maps, residual = for_kernel(maps, residual, kernel)
     return _dispatch.call(
         "conv3d",
         IMPLEMENTATIONS,

@@ -9,7 +9,15 @@ from jaxtyping import Float
 from pallas_kernels import _dispatch
 from pallas_kernels._dispatch import Candidate, Implementation, Implementations
 from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels._features import (
+    FeatureMap,
+    Inputs,
+    as_maps,
+    check_channels,
+    for_kernel,
+    on_values,
+)
+from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels.conv3d.api import PackedKernel, unless_packed
 from pallas_kernels.gated_conv3d import mosaic_gpu, reference, xla
 
@@ -24,12 +32,12 @@ IMPLEMENTATIONS: Implementations = {
 
 def gated_conv3d(
     inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel,
+    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel | QuantizedKernel,
     bias: Float[Array, " channel"] | None,
     gate_kernel: Float[Array, "channel channel"],
     gate_bias: Float[Array, " channel"],
     *,
-    residual: Float[Array, "batch time height width channel"] | None = None,
+    residual: Float[Array, "batch time height width channel"] | FeatureMap | None = None,
     activation: Activation = None,
     with_totals: bool = False,
     implementation: Implementation | None = None,
@@ -43,6 +51,7 @@ def gated_conv3d(
     check_channels(maps, kernel, rank=5)
     if any(size % 2 == 0 for size in kernel.shape[:3]):
         raise ValueError(f"the kernel spans {kernel.shape[:3]}; sizes must be odd.")
+    maps, residual = for_kernel(maps, residual, kernel)
     return _dispatch.call(
         "gated_conv3d",
         IMPLEMENTATIONS,

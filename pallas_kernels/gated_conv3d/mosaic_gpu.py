@@ -14,14 +14,14 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
-from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 from pallas_kernels.gated_conv3d import xla
 
 __all__ = ["gated_conv3d", "why_not"]
 
 
-def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
+def why_not(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *_: Any) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
     if max(kernel.shape[:3]) > 3:
         return f"it has kernels of 1 or 3 taps an axis, and got {kernel.shape[:3]}"
@@ -30,40 +30,35 @@ def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | Non
 
 def gated_conv3d(
     inputs: tuple[FeatureMap, ...],
-    kernel: Array,
+    kernel: Array | QuantizedKernel,
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,
-    residual: Array | None,
+    residual: FeatureMap | None,
     activation: Activation,
     with_totals: bool,
 ) -> FeatureMap:
     """See :func:`pallas_kernels.gated_conv3d`; the gradient is that of the formulation for XLA."""
 
-    def forward(
-        inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array], residual: Any
-    ) -> FeatureMap:
+    def forward(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: Any) -> FeatureMap:
         kt, kh, kw = kernel.shape[:3]
         scale, offset = _hopper.gate(inputs, kernel, bias, gate)
-        return FeatureMap(
-            *implicit_gemm(
-                tuple(x.values for x in inputs),
-                kernel,
-                Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2)),
-                inputs[0].values.shape[1:4],
-                scale=scale,
-                offset=offset,
-                residual=residual,
-                activation=activation,
-                totals=with_totals,
-            )
+        return _hopper.convolve(
+            inputs,
+            kernel,
+            Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2)),
+            inputs[0].values.shape[1:4],
+            scale=scale,
+            offset=offset,
+            residual=residual,
+            activation=activation,
+            totals=with_totals,
         )
 
-    def definition(
-        inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array], residual: Any
-    ) -> Array:
+    def definition(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: Any) -> Array:
         arrays = tuple(x.values for x in inputs)
-        return xla.gated_conv3d(arrays, kernel, bias, *gate, residual, activation)
+        added = None if residual is None else residual.values
+        return xla.gated_conv3d(arrays, kernel, bias, gate[0], gate[1], added, activation)
 
     run = _hopper.differentiable(forward, definition)
     return run(inputs, kernel, bias, (gate_kernel, gate_bias), residual)

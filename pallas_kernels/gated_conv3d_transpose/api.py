@@ -9,7 +9,15 @@ from jaxtyping import Float
 from pallas_kernels import _dispatch
 from pallas_kernels._dispatch import Candidate, Implementation, Implementations
 from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap, Inputs, as_maps, check_channels, on_values
+from pallas_kernels._features import (
+    FeatureMap,
+    Inputs,
+    as_maps,
+    check_channels,
+    for_kernel,
+    on_values,
+)
+from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels.conv3d.api import PackedKernel, unless_packed
 from pallas_kernels.gated_conv3d_transpose import mosaic_gpu, reference, xla
 
@@ -24,7 +32,7 @@ IMPLEMENTATIONS: Implementations = {
 
 def gated_conv3d_transpose(
     inputs: Inputs,
-    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel,
+    kernel: Float[Array, "kt kh kw in_channel channel"] | PackedKernel | QuantizedKernel,
     bias: Float[Array, " channel"] | None,
     gate_kernel: Float[Array, "channel channel"],
     gate_bias: Float[Array, " channel"],
@@ -61,6 +69,7 @@ def gated_conv3d_transpose(
     check_channels(maps, kernel, rank=5)
     if kernel.shape[:3] != (3, 4, 4):
         raise ValueError(f"the kernel spans {kernel.shape[:3]}; only (3, 4, 4) is supported.")
+    maps, _ = for_kernel(maps, None, kernel)
     return _dispatch.call(
         "gated_conv3d_transpose",
         IMPLEMENTATIONS,

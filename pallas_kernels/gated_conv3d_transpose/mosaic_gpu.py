@@ -14,7 +14,7 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
-from pallas_kernels._implicit_gemm import implicit_gemm
+from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 from pallas_kernels.gated_conv3d_transpose import xla
 
@@ -23,14 +23,14 @@ __all__ = ["gated_conv3d_transpose", "why_not"]
 _GEOMETRY = Geometry((3, 4, 4), (1, 1, 1), phases=2)
 
 
-def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
+def why_not(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *_: Any) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
     return _hopper.why_not(inputs, kernel)
 
 
 def gated_conv3d_transpose(
     inputs: tuple[FeatureMap, ...],
-    kernel: Array,
+    kernel: Array | QuantizedKernel,
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,
@@ -39,24 +39,22 @@ def gated_conv3d_transpose(
 ) -> FeatureMap:
     """See :func:`pallas_kernels.gated_conv3d_transpose`; the gradient is that for XLA."""
 
-    def forward(inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array]) -> FeatureMap:
+    def forward(inputs: Any, kernel: Any, bias: Any, gate: Any) -> FeatureMap:
         scale, offset = _hopper.gate(inputs, kernel, bias, gate, phases=2)
-        return FeatureMap(
-            *implicit_gemm(
-                tuple(x.values for x in inputs),
-                kernel,
-                _GEOMETRY,
-                inputs[0].values.shape[1:4],
-                scale=scale,
-                offset=offset,
-                activation=activation,
-                totals=with_totals,
-            )
+        return _hopper.convolve(
+            inputs,
+            kernel,
+            _GEOMETRY,
+            inputs[0].values.shape[1:4],
+            scale=scale,
+            offset=offset,
+            activation=activation,
+            totals=with_totals,
         )
 
-    def definition(inputs: Any, kernel: Any, bias: Any, gate: tuple[Array, Array]) -> Array:
+    def definition(inputs: Any, kernel: Any, bias: Any, gate: Any) -> Array:
         arrays = tuple(x.values for x in inputs)
-        return xla.gated_conv3d_transpose(arrays, kernel, bias, *gate, activation)
+        return xla.gated_conv3d_transpose(arrays, kernel, bias, gate[0], gate[1], activation)
 
     run = _hopper.differentiable(forward, definition)
     return run(inputs, kernel, bias, (gate_kernel, gate_bias))
