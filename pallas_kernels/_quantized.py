@@ -9,6 +9,7 @@ of stored numbers need one factor a channel and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +110,14 @@ def quantize_kernel(
         out_scale = jnp.asarray(out_scale, jnp.float32)
     if in_scales is None:
         return QuantizedKernel(kernel.astype(dtype), None, None, out_scale)
+    return QuantizedKernel(*_in_8_bits(kernel, in_scales, jnp.dtype(dtype)), out_scale)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _in_8_bits(kernel: Array, in_scales: Array, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
+    """Values, scales and means."""
     folded = kernel.astype(jnp.float32) * in_scales[:, None]
     largest = jnp.abs(folded).max(axis=range(kernel.ndim - 1))
     scales = jnp.where(largest > 0, largest / LARGEST, 1.0)
     values = jnp.swapaxes(quantize(folded, scales), -1, -2)
-    return QuantizedKernel(values, scales, folded.astype(dtype), out_scale)
+    return values, scales, folded.astype(dtype)

@@ -7,9 +7,12 @@ parameters. What all layers of one network share travels as :class:`LayerOptions
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Generator
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +28,16 @@ from pallas_kernels import (
     FeatureMap,
     Implementation,
     PackedKernel,
+    QuantizedKernel,
     activate,
     assume_hopper,
     explain,
     pack_kernel,
+    quantize_kernel,
 )
 
 __all__ = [
+    "Call",
     "Conv2d",
     "Conv3d",
     "FactorisedConv3d",
@@ -47,9 +53,49 @@ __all__ = [
     "explain",
     "normalise",
     "pack_kernel",
+    "quantize_kernel",
+    "watching",
 ]
 
 FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
+
+
+class Call(NamedTuple):
+    """A convolution that a network computed: which layer, of what, and what came out."""
+
+    layer: Conv3d | TransposedConv3d
+    inputs: tuple[FeatureMap, ...]
+    residual: FeatureMap | None
+    output: FeatureMap
+
+
+_calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("calls", default=None)
+
+
+@contextlib.contextmanager
+def watching() -> Generator[list[Call], None, None]:
+    """Inside this block, 3-D convolutions are noted in the list, in their order."""
+    token = _calls.set(calls := [])
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def _noted(
+    layer: Conv3d | TransposedConv3d,
+    inputs: FeatureInputs,
+    output: FeatureMap,
+    residual: FeatureMap | None = None,
+) -> FeatureMap:
+    """The output; the call is noted where someone watches."""
+    calls = _calls.get()
+    if calls is not None:
+        if isinstance(inputs, Array):
+            inputs = FeatureMap(inputs)
+        maps = (inputs,) if isinstance(inputs, FeatureMap) else inputs
+        calls.append(Call(layer, maps, residual, output))
+    return output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +161,9 @@ class Gate(nnx.Module):
         """``activation(x · scale + residual)``."""
         return FeatureMap(
             pk.gate(
-                x.values,
+                x.in_units().values,
                 *self.parameters,
-                residual=None if residual is None else residual.values,
+                residual=None if residual is None else residual.in_units().values,
                 activation=activation,
                 implementation=self.implementation,
             )
@@ -150,7 +196,7 @@ class Conv3d(nnx.Module):
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
         """The convolution of the inputs, which are joined along channels if several."""
-        return pk.conv3d(
+        output = pk.conv3d(
             inputs,
             *self.parameters,
             stride=self.stride,
@@ -158,6 +204,7 @@ class Conv3d(nnx.Module):
             with_totals=True,
             implementation=self.implementation,
         )
+        return _noted(self, inputs, output)
 
     def gated(
         self,
@@ -167,18 +214,19 @@ class Conv3d(nnx.Module):
         activation: Activation = None,
     ) -> FeatureMap:
         """Convolution, gate, residual and activation as one operation (stride 1)."""
-        return pk.gated_conv3d(
+        output = pk.gated_conv3d(
             inputs,
             *self.parameters,
             *gate.parameters,
-            residual=None if residual is None else residual.values,
+            residual=residual,
             activation=activation,
             with_totals=True,
             implementation=self.implementation,
         )
+        return _noted(self, inputs, output, residual)
 
     @property
-    def parameters(self) -> tuple[Array | PackedKernel, Array | None]:
+    def parameters(self) -> tuple[Array | PackedKernel | QuantizedKernel, Array | None]:
         """The kernel ``[time, height, width, in, out]`` and the bias, if any."""
         return self.kernel.get_value(), None if self.bias is None else self.bias[...]
 
@@ -248,7 +296,7 @@ class TransposedConv3d(nnx.Module):
 
     def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
         """Transposed convolution, gate and activation as one operation."""
-        return pk.gated_conv3d_transpose(
+        output = pk.gated_conv3d_transpose(
             inputs,
             self.kernel.get_value(),
             self.bias[...],
@@ -257,6 +305,7 @@ class TransposedConv3d(nnx.Module):
             with_totals=True,
             implementation=self.implementation,
         )
+        return _noted(self, inputs, output)
 
 
 class TrilinearConv3d(nnx.Module):
