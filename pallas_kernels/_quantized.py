@@ -110,7 +110,8 @@ def quantize_kernel(
         out_scale = jnp.asarray(out_scale, jnp.float32)
     if in_scales is None:
         return QuantizedKernel(kernel.astype(dtype), None, None, out_scale)
-    return QuantizedKernel(*_in_8_bits(kernel, in_scales, jnp.dtype(dtype)), out_scale)
+    values, scales, means = _in_8_bits(kernel, in_scales, jnp.dtype(dtype))
+    return QuantizedKernel(values, scales, means, out_scale)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from flavr_jax import cli
 from flavr_jax.models.presets import PRESETS, Preset
@@ -28,7 +27,7 @@ class Options:
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
     """Windows a call."""
-    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    dtype: compilation.Precision = "bfloat16"
     """What the network computes in."""
     target: str = "nvidia_h200"
     """A file of pallas_kernels/targets, without its suffix."""

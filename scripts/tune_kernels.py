@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import sys
-from typing import Literal
 
 import jax
 
@@ -15,7 +14,7 @@ from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import report
+from flavr_jax.profiling import compilation, report
 from pallas_kernels import _tuner, _tuning
 from pallas_kernels._work import Work
 
@@ -33,7 +32,7 @@ class Options:
     """Heights and widths in pixels, multiples of 8."""
     batch: int = 1
     """Windows a call."""
-    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    dtype: compilation.Precision = "bfloat16"
     """What the network computes in."""
     tries: int = 8
     """Tile sizes a convolution, those that the cost model likes best."""
@@ -57,8 +56,9 @@ def main(options: Options) -> None:
     if options.missing:
         wanted = {work: None for work in wanted if work.key not in _tuning.tuned(options.device)}
     best = {}
+    dtype = "bfloat16" if options.dtype == "fp8" else options.dtype  # of what is of 16 bits
     for work, found in _tuner.measure_all(
-        list(wanted), options.tries, dtype=options.dtype, processes=options.processes
+        list(wanted), options.tries, dtype=dtype, processes=options.processes
     ):
         print(work.key)
         for measurement in found:
@@ -76,12 +76,8 @@ def works(config: ModelConfig, options: Options, height: int, width: int) -> lis
     """The convolutions of one call."""
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
-    params = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, options.dtype),
-        flavr.parameter_shapes(config),
-    )
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
-    return _tuning.recorded(apply, params, windows)
+    return _tuning.recorded(apply, compilation.shapes_of(config, options.dtype), windows)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from flavr_jax.config import ModelConfig
@@ -135,9 +136,23 @@ def init(config: ModelConfig, key: Array) -> Parameters:
     return to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
 
 
-def parameter_shapes(config: ModelConfig) -> Parameters:
-    """The parameter tree with a ``jax.ShapeDtypeStruct`` in place of every array."""
-    return to_dict(_skeleton(config, None)[1])
+def parameter_shapes(
+    config: ModelConfig,
+    dtype: DTypeLike = jnp.float32,
+    scales: Mapping[str, float] | None = None,
+) -> Parameters:
+    """The parameter tree with a ``jax.ShapeDtypeStruct`` in place of every array.
+
+    With ``scales``, which :func:`pack` explains, the tree that it makes for the GPU kernels.
+    """
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), to_dict(_skeleton(config, None)[1])
+    )
+    if scales is None:
+        return shapes
+    return jax.eval_shape(
+        functools.partial(pack, config, scales=scales, implementation="mosaic_gpu"), shapes
+    )
 
 
 @dataclasses.dataclass(frozen=True)

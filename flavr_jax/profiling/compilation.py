@@ -14,17 +14,30 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import assume_hopper
 
-__all__ = ["PACKAGES", "CompiledKernel", "compile_kernels", "prepare", "read_notes"]
+__all__ = [
+    "PACKAGES",
+    "CompiledKernel",
+    "Precision",
+    "compile_kernels",
+    "prepare",
+    "read_notes",
+    "shapes_of",
+]
+
+Precision: TypeAlias = Literal["bfloat16", "float16", "fp8"]
+"""What the kernels multiply; fp8 is float8_e4m3fn, in which feature maps are stored, too."""
 
 PACKAGES = (
     "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt",
@@ -79,7 +92,13 @@ def prepare(dump: Path) -> None:
 
 
 def compile_kernels(
-    config: ModelConfig, batch: int, height: int, width: int, dtype: str, target: str, dump: Path
+    config: ModelConfig,
+    batch: int,
+    height: int,
+    width: int,
+    precision: Precision,
+    target: str,
+    dump: Path,
 ) -> list[CompiledKernel]:
     """Compile the network for a device and read what was noted in ``dump``.
 
@@ -88,17 +107,19 @@ def compile_kernels(
         batch: windows a call.
         height: of frames, in pixels; a multiple of 8.
         width: likewise.
-        dtype: what the network computes in.
+        precision: what the network computes in.
         target: XLA's description of the device, as text.
         dump: the folder that :func:`prepare` was given.
     """
     topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
     device = SingleDeviceSharding(topology.devices[0])
 
-    def abstract(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+    def abstract(shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=device)
 
-    params = jax.tree.map(lambda leaf: abstract(leaf.shape, dtype), flavr.parameter_shapes(config))
+    params = jax.tree.map(
+        lambda leaf: abstract(leaf.shape, leaf.dtype), shapes_of(config, precision)
+    )
     windows = abstract((batch, config.n_inputs, height, width, 3), "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
     with assume_hopper():
@@ -106,6 +127,14 @@ def compile_kernels(
             lowering_platforms=("cuda",)
         ).compile()
     return [read_notes(notes) for notes in sorted(dump.glob("*.ptxas"))]
+
+
+def shapes_of(config: ModelConfig, precision: Precision) -> flavr.Parameters:
+    """The parameters as the kernels take them, with shapes in place of arrays."""
+    if precision == "fp8":
+        scales = dict.fromkeys(flavr.feature_maps(config), 1.0)
+        return flavr.parameter_shapes(config, jnp.bfloat16, scales)
+    return flavr.parameter_shapes(config, precision)
 
 
 def read_notes(notes: Path) -> CompiledKernel:
