@@ -36,8 +36,8 @@ class QuantizedKernel:
             kernel itself, ``[*size, in_channel, channel]``.
         scales: float32 ``[channel]``, what sums of products of stored numbers are multiplied by;
             None where products are of 16 bits.
-        means: the kernel times the inputs' scales in 16 bits, ``[*size, in_channel, channel]``, for
-            gates; None where products are of 16 bits.
+        means: the same kernel in 16 bits, ``[*size, in_channel, channel]``, for gates; None where
+            products are of 16 bits.
         out_scale: float32, the scale of the output, which is stored in float8_e4m3fn; None for an
             output of 16 bits.
     """
@@ -86,7 +86,7 @@ class QuantizedKernel:
         return quantize(output, self.out_scale)
 
 
-def quantize(x: Array, scale: Float[Array, ""] | float) -> Array:
+def quantize(x: Array, scale: Float[Array, "*channel"] | float) -> Array:
     """``x / scale`` in float8_e4m3fn; numbers that it cannot hold become its largest."""
     return jnp.clip(x / scale, -LARGEST, LARGEST).astype(E4M3)
 
@@ -121,4 +121,5 @@ def _in_8_bits(kernel: Array, in_scales: Array, dtype: jnp.dtype) -> tuple[Array
     largest = jnp.abs(folded).max(axis=range(kernel.ndim - 1))
     scales = jnp.where(largest > 0, largest / LARGEST, 1.0)
     values = jnp.swapaxes(quantize(folded, scales), -1, -2)
-    return values, scales, folded.astype(dtype)
+    means = jnp.swapaxes(values.astype(jnp.float32), -1, -2) * scales
+    return values, scales, means.astype(dtype)
