@@ -19,19 +19,23 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from pallas_kernels._epilogue import Activation, activate
+from pallas_kernels._epilogue import Activation, activate, finish
 from pallas_kernels._features import FeatureMap
 from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._weight_gradient import weight_gradient
 from pallas_kernels._work import Geometry
 
-__all__ = ["Prepare", "differentiable", "differentiable_in_parts", "input_gradient"]
+__all__ = [
+    "Prepare", "differentiable", "differentiable_in_parts", "finish_gated", "finish_scaled",
+    "input_gradient",
+]  # fmt: skip
 
 Prepare: TypeAlias = Callable[
-    [tuple[FeatureMap, ...], Array],
-    tuple[tuple[FeatureMap, ...], Array, Geometry, tuple[int, int, int]],
+    [tuple[FeatureMap, ...], Any],
+    tuple[tuple[FeatureMap, ...], Any, Geometry, tuple[int, int, int]],
 ]
 """What :func:`implicit_gemm` convolves, linear in an operation's inputs and kernel."""
 
@@ -120,25 +124,106 @@ def input_gradient(
         size: time, height and width of the inputs; the latter two even at stride 2.
     """
     turned = jnp.swapaxes(weights[::-1, ::-1, ::-1], 3, 4)
-    (kt, *spatial), (before, *low) = geometry.kernel, geometry.low
-    before = kt - 1 - before
+    (kt, *taps), (before, *low) = geometry.kernel, geometry.low
+    in_time = kt - 1 - before
     if geometry.phases == 2:
-        rows, columns = (taps - 1 - 2 * first for taps, first in zip(spatial, low))
-        back = Geometry(geometry.kernel, (before, rows, columns), stride=2)
+        rows, columns = (count - 1 - 2 * first for count, first in zip(taps, low))
+        back = Geometry(geometry.kernel, (in_time, rows, columns), stride=2)
         return implicit_gemm((gradient,), turned, back, size)[0]
-    if geometry.stride == 1 or spatial == [1, 1]:
-        rows, columns = (taps - 1 - first for taps, first in zip(spatial, low))
-        back = Geometry(geometry.kernel, (before, rows, columns))
-        if geometry.stride == 1:
-            return implicit_gemm((gradient,), turned, back, size)[0]
-        found, _ = implicit_gemm((gradient,), turned, back, (size[0], *gradient.shape[2:4]))
-        zero, none = jnp.zeros((), found.dtype), (0, 0, 0)
-        return lax.pad(found, zero, (none, none, (0, 1, 1), (0, 1, 1), none))
-    # Transposed: tap k of the forward pass is tap 2 · first + low − k of an even number of taps.
-    first = [-(-(taps - 1 - before) // 2) for taps, before in zip(spatial, low)]
-    front = [2 * f + before - taps + 1 for f, before, taps in zip(first, low, spatial)]
-    back = [(f + taps) % 2 for f, taps in zip(front, spatial)]
-    turned = jnp.pad(turned, ((0, 0), *zip(front, back), (0, 0), (0, 0)))
-    rows, columns = turned.shape[1:3]
-    geometry = Geometry((kt, rows, columns), (before_time(kt, geometry), *first), phases=2)
-    return implicit_gemm((gradient,), turned, geometry, (size[0], size[1] // 2, size[2] // 2))[0]
+    if geometry.stride == 2 and taps != [1, 1]:
+        return _of_strided(gradient, turned, geometry, size)
+    rows, columns = (count - 1 - first for count, first in zip(taps, low))
+    back = Geometry(geometry.kernel, (in_time, rows, columns))
+    if geometry.stride == 1:
+        return implicit_gemm((gradient,), turned, back, size)[0]
+    found, _ = implicit_gemm((gradient,), turned, back, (size[0], *gradient.shape[2:4]))
+    zero, none, between = jnp.zeros((), found.dtype), (0, 0, 0), (0, 1, 1)
+    return lax.pad(found, zero, (none, none, between, between, none))
+
+
+def _of_strided(
+    gradient: Array, turned: Array, geometry: Geometry, size: tuple[int, int, int]
+) -> Array:
+    """The input gradient of a convolution of stride 2, as a transposed convolution.
+
+    That has an even number of taps. With ``first`` rows before the picture, its tap k is tap
+    2 · first + low − k of the forward pass; zeros stand for what that does not have.
+    """
+    (kt, *taps), (before, *low) = geometry.kernel, geometry.low
+    first = [(count - low) // 2 for count, low in zip(taps, low)]
+    front = [2 * f + low - count + 1 for f, low, count in zip(first, low, taps)]
+    behind = [(f + count) % 2 for f, count in zip(front, taps)]
+    turned = jnp.pad(turned, ((0, 0), *zip(front, behind), (0, 0), (0, 0)))
+    back = Geometry(
+        (kt, turned.shape[1], turned.shape[2]), (kt - 1 - before, first[0], first[1]), phases=2
+    )
+    return implicit_gemm((gradient,), turned, back, (size[0], size[1] // 2, size[2] // 2))[0]
+
+
+def finish_gated(
+    sums: Array,
+    mean: Array,
+    gate: tuple[Array, Array],
+    residual: FeatureMap | None = None,
+    *,
+    activation: Activation,
+) -> Array:
+    """``activation(gate(sums) + residual)``; see :func:`differentiable_in_parts`."""
+    kernel, bias = (x.astype(jnp.float32) for x in gate)
+    # Not as a matrix product: XLA would try out algorithms for it when it compiles.
+    scale = jax.nn.sigmoid((mean[:, :, None] * kernel).sum(axis=1) + bias)
+    return finish_scaled(sums, mean, scale, residual, activation=activation)
+
+
+def finish_scaled(
+    sums: Array,
+    mean: Array,
+    scale: Array,
+    residual: FeatureMap | None = None,
+    *,
+    activation: Activation,
+) -> Array:
+    """``activation(sums · scale + residual)``; see :func:`differentiable_in_parts`."""
+    del mean
+    added = None if residual is None else residual.values.astype(jnp.float32)
+    return finish(sums, scale=scale.astype(jnp.float32), residual=added, activation=activation)
+
+
+def _of_convolution(
+    prepare: Prepare,
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array,
+    bias: Array | None,
+    gradient: Array,
+) -> tuple[tuple[FeatureMap, ...], Array, Array | None]:
+    """The gradients of inputs, kernel and bias from that of the convolution with its bias."""
+    of_bias = None
+    if bias is not None:
+        axes = tuple(range(gradient.ndim - 1))
+        of_bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(bias.dtype)
+    arrays, weights, geometry, _ = prepare(inputs, kernel)
+    _, pull_back = jax.vjp(lambda *both: prepare(*both)[:2], inputs, kernel)
+    gradient = gradient.astype(weights.dtype)
+    if gradient.ndim == 4:  # images
+        gradient = gradient[:, None]
+    missing = weights.shape[-1] - gradient.shape[-1]
+    if missing:
+        gradient = jnp.pad(gradient, (*((0, 0),) * 4, (0, missing)))
+    _, time, height, width, _ = arrays[0].values.shape
+    joined = input_gradient(gradient, weights, geometry, (time, height, width))
+    ends = np.cumsum([x.values.shape[-1] for x in arrays])[:-1]
+    of_inputs = tuple(map(_as_cotangent, arrays, jnp.split(joined, ends, axis=-1)))
+    of_weights = weight_gradient(tuple(x.values for x in arrays), gradient, geometry)
+    return *pull_back((of_inputs, of_weights.astype(weights.dtype))), of_bias
+
+
+def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:
+    """Of a feature map: the gradient of its values, and none of what follows from them."""
+    zeros = jax.tree.map(jnp.zeros_like, x)
+    return zeros._replace(values=gradient.astype(x.values.dtype))
+
+
+def _totals(values: Array, like: jax.ShapeDtypeStruct) -> Array:
+    """Totals of the shape that the kernel has them in; XLA drops them where no one asks."""
+    sums = values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None]
+    return jnp.pad(sums, ((0, 0), (0, 0), (0, like.shape[2] - 1), (0, 0)))

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Mosaic GPU implementations share: when they can run, and their gradients."""
+"""What the Mosaic GPU implementations share: when they can run, and how they are launched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -18,7 +14,7 @@ from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 
-__all__ = ["convolve", "differentiable", "gate", "scale_and_offset", "why_not"]
+__all__ = ["convolve", "gate", "scale_and_offset", "why_not"]
 
 _LARGEST_KERNEL = 7
 
@@ -119,23 +115,3 @@ def scale_and_offset(scale: Array | None, bias: Array | None) -> tuple[Array | N
         return scale, None
     offset = bias.astype(jnp.float32)[None]
     return scale, offset if scale is None else offset * scale
-
-
-def differentiable(
-    forward: Callable[..., FeatureMap], definition: Callable[..., Array]
-) -> Callable[..., FeatureMap]:
-    """``forward`` with the gradient of ``definition``, a function of the same arrays.
-
-    Totals carry no gradient: they follow from the values, whose gradient is whole.
-    """
-
-    def start(*arrays: Any) -> tuple[FeatureMap, Any]:
-        return forward(*arrays), arrays
-
-    def backward(arrays: Any, cotangent: FeatureMap) -> Any:
-        _, pull_back = jax.vjp(definition, *arrays)
-        return pull_back(cotangent.values)
-
-    run = jax.custom_vjp(forward)
-    run.defvjp(start, backward)
-    return run

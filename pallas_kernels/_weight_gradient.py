@@ -50,7 +50,7 @@ def weight_gradient(inputs: tuple[Array, ...], gradient: Array, geometry: Geomet
 
 def _of_strided(x: Array, gradient: Array, geometry: Geometry) -> Array:
     frames, few = x.shape[1], min(x.shape[-1], gradient.shape[-1]) < _FEW_CHANNELS
-    if few and 1 < geometry.kernel[0] and frames <= _MOST_FRAMES:
+    if few and geometry.kernel[0] > 1 and frames <= _MOST_FRAMES:
         return _with_all_frames(x, gradient, geometry)
     return _with_frames_under_taps(x, gradient, geometry)
 
@@ -106,13 +106,13 @@ def _over_space(x: Array, gradient: Array, geometry: Geometry) -> Array:
     stride, shape = geometry.stride, (x.shape[-1], gradient.shape[-1])
     if size == [1, 1]:
         x = x[:, ::stride, ::stride].reshape(-1, shape[0])
-        product = jnp.matmul(x.T, gradient.reshape(-1, shape[1]), preferred_element_type=jnp.float32)
+        product = jnp.matmul(
+            x.T, gradient.reshape(-1, shape[1]), preferred_element_type=jnp.float32
+        )
         return product[None, None]
     padding = [
         (low, (many - 1) * stride + taps - low - few)
-        for low, taps, few, many in zip(
-            geometry.low[1:], size, x.shape[1:3], gradient.shape[1:3]
-        )
+        for low, taps, few, many in zip(geometry.low[1:], size, x.shape[1:3], gradient.shape[1:3])
     ]
 
     def convolve(kernel: Array) -> Array:

@@ -18,9 +18,10 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels._features import FeatureMap
+from pallas_kernels._gradients import differentiable
 from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._work import Geometry
-from pallas_kernels.conv2d import reference, xla
+from pallas_kernels.conv2d import reference
 
 __all__ = ["conv2d", "why_not"]
 
@@ -43,9 +44,10 @@ def conv2d(
     activation: Activation,
     out_dtype: Any,
 ) -> FeatureMap:
-    """See :func:`pallas_kernels.conv2d`; the gradient is that of the formulation for XLA."""
+    """See :func:`pallas_kernels.conv2d`, whose gradient ``_gradients.py`` has."""
 
-    def forward(arrays: tuple[Array, ...], kernel: Array, bias: Array | None) -> FeatureMap:
+    def forward(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
+        arrays = tuple(x.values for x in inputs)
         _, kw, _, channels = kernel.shape
         if kw > 1 and channels <= _FEW_CHANNELS:
             sums = _shifted_sums(arrays, kernel, padding)
@@ -55,11 +57,24 @@ def conv2d(
         output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
         return FeatureMap(output)
 
-    def definition(arrays: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:
-        return xla.conv2d(arrays, kernel, bias, padding, activation).astype(out_dtype)
+    prepare = functools.partial(_as_gemm, padding=padding)
+    return differentiable(forward, prepare, activation)(inputs, kernel, bias, None)
 
-    run = _hopper.differentiable(forward, definition)
-    return run(tuple(x.values for x in inputs), kernel, bias)
+
+def _as_gemm(
+    inputs: tuple[FeatureMap, ...], kernel: Array, padding: str
+) -> tuple[tuple[FeatureMap, ...], Array, Geometry, tuple[int, int, int]]:
+    """Inputs, kernel, geometry and output size for :func:`implicit_gemm`."""
+    kh, kw, _, channels = kernel.shape
+    _, height, width, _ = inputs[0].values.shape
+    low = (0, kh // 2, kw // 2)
+    arrays = tuple(x.values for x in inputs)
+    if padding == "reflect":
+        low = (0, 0, 0)
+        arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % 16)))
+    clips = tuple(FeatureMap(x[:, None]) for x in arrays)
+    return clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width)
 
 
 def _convolve(

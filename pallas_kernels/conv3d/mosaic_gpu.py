@@ -8,6 +8,7 @@ pixels, whose channels fill a row of the tensor cores' operands.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
+from pallas_kernels._gradients import differentiable, differentiable_in_parts, finish_scaled
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 from pallas_kernels.conv3d import xla
@@ -50,7 +52,7 @@ def conv3d(
     activation: Activation,
     with_totals: bool,
 ) -> FeatureMap:
-    """See :func:`pallas_kernels.conv3d`; the gradient is that of the formulation for XLA."""
+    """See :func:`pallas_kernels.conv3d`, whose gradient ``_gradients.py`` has."""
 
     def forward(inputs: Any, kernel: Any, bias: Any, scale: Any, residual: Any) -> FeatureMap:
         inputs, kernel, geometry, size = _as_gemm(inputs, kernel, stride, pad_time)
@@ -67,12 +69,17 @@ def conv3d(
             totals=with_totals,
         )
 
-    def definition(inputs: Any, kernel: Any, bias: Any, scale: Any, residual: Any) -> Array:
-        arrays = tuple(x.values for x in inputs)
-        added = None if residual is None else residual.values
-        return xla.conv3d(arrays, kernel, bias, stride, pad_time, scale, added, activation)
+    if isinstance(kernel, QuantizedKernel):
+        return forward(inputs, kernel, bias, scale, residual)
+    prepare = functools.partial(_as_gemm, stride=stride, pad_time=pad_time)
+    if scale is None:
 
-    run = _hopper.differentiable(forward, definition)
+        def plain(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
+            return forward(inputs, kernel, bias, None, residual)
+
+        return differentiable(plain, prepare, activation)(inputs, kernel, bias, residual)
+    finish = functools.partial(finish_scaled, activation=activation)
+    run = differentiable_in_parts(forward, prepare, finish)
     return run(inputs, kernel, bias, scale, residual)
 
 

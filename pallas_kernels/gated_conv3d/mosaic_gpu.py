@@ -7,6 +7,7 @@ with bias, residual and activation, and the output is written once.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from jax import Array
@@ -14,9 +15,9 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
+from pallas_kernels._gradients import differentiable_in_parts, finish_gated
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
-from pallas_kernels.gated_conv3d import xla
 
 __all__ = ["gated_conv3d", "why_not"]
 
@@ -38,16 +39,12 @@ def gated_conv3d(
     activation: Activation,
     with_totals: bool,
 ) -> FeatureMap:
-    """See :func:`pallas_kernels.gated_conv3d`; the gradient is that of the formulation for XLA."""
+    """See :func:`pallas_kernels.gated_conv3d`, whose gradient ``_gradients.py`` has."""
 
     def forward(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: Any) -> FeatureMap:
-        kt, kh, kw = kernel.shape[:3]
         scale, offset = _hopper.gate(inputs, kernel, bias, gate)
         return _hopper.convolve(
-            inputs,
-            kernel,
-            Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2)),
-            inputs[0].values.shape[1:4],
+            *_as_gemm(inputs, kernel),
             scale=scale,
             offset=offset,
             residual=residual,
@@ -55,10 +52,19 @@ def gated_conv3d(
             totals=with_totals,
         )
 
-    def definition(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: Any) -> Array:
-        arrays = tuple(x.values for x in inputs)
-        added = None if residual is None else residual.values
-        return xla.gated_conv3d(arrays, kernel, bias, gate[0], gate[1], added, activation)
+    gate = (gate_kernel, gate_bias)
+    if isinstance(kernel, QuantizedKernel):
+        return forward(inputs, kernel, bias, gate, residual)
+    finish = functools.partial(finish_gated, activation=activation)
+    run = differentiable_in_parts(forward, _as_gemm, finish)
+    return run(inputs, kernel, bias, gate, residual)
 
-    run = _hopper.differentiable(forward, definition)
-    return run(inputs, kernel, bias, (gate_kernel, gate_bias), residual)
+
+def _as_gemm(
+    inputs: tuple[FeatureMap, ...], kernel: Any
+) -> tuple[tuple[FeatureMap, ...], Any, Geometry, tuple[int, int, int]]:
+    """Inputs, kernel, geometry and output size for :func:`pallas_kernels._hopper.convolve`."""
+    kt, kh, kw = kernel.shape[:3]
+    _, time, height, width, _ = inputs[0].values.shape
+    geometry = Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2))
+    return inputs, kernel, geometry, (time, height, width)

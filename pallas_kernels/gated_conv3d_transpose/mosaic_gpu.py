@@ -7,6 +7,7 @@ the kernel. The four phases (p, q) are tiles of one kernel, stored interleaved.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from jax import Array
@@ -14,9 +15,9 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
+from pallas_kernels._gradients import differentiable_in_parts, finish_gated
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
-from pallas_kernels.gated_conv3d_transpose import xla
 
 __all__ = ["gated_conv3d_transpose", "why_not"]
 
@@ -37,24 +38,28 @@ def gated_conv3d_transpose(
     activation: Activation,
     with_totals: bool,
 ) -> FeatureMap:
-    """See :func:`pallas_kernels.gated_conv3d_transpose`; the gradient is that for XLA."""
+    """See :func:`pallas_kernels.gated_conv3d_transpose`, whose gradient ``_gradients.py`` has."""
 
     def forward(inputs: Any, kernel: Any, bias: Any, gate: Any) -> FeatureMap:
         scale, offset = _hopper.gate(inputs, kernel, bias, gate, phases=2)
         return _hopper.convolve(
-            inputs,
-            kernel,
-            _GEOMETRY,
-            inputs[0].values.shape[1:4],
+            *_as_gemm(inputs, kernel),
             scale=scale,
             offset=offset,
             activation=activation,
             totals=with_totals,
         )
 
-    def definition(inputs: Any, kernel: Any, bias: Any, gate: Any) -> Array:
-        arrays = tuple(x.values for x in inputs)
-        return xla.gated_conv3d_transpose(arrays, kernel, bias, gate[0], gate[1], activation)
+    gate = (gate_kernel, gate_bias)
+    if isinstance(kernel, QuantizedKernel):
+        return forward(inputs, kernel, bias, gate)
+    finish = functools.partial(finish_gated, activation=activation)
+    return differentiable_in_parts(forward, _as_gemm, finish)(inputs, kernel, bias, gate)
 
-    run = _hopper.differentiable(forward, definition)
-    return run(inputs, kernel, bias, (gate_kernel, gate_bias))
+
+def _as_gemm(
+    inputs: tuple[FeatureMap, ...], kernel: Any
+) -> tuple[tuple[FeatureMap, ...], Any, Geometry, tuple[int, int, int]]:
+    """Inputs, kernel, geometry and output size for :func:`pallas_kernels._hopper.convolve`."""
+    _, time, height, width, _ = inputs[0].values.shape
+    return inputs, kernel, _GEOMETRY, (time, height, width)
