@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +43,11 @@ class QuantizedKernel:
             output of 16 bits.
     """
 
-    values: Array
-    scales: Array | None
-    means: Array | None
-    out_scale: Array | None
+    # Not Array: trees of shapes have other things in the place of arrays.
+    values: Any
+    scales: Any
+    means: Any
+    out_scale: Any
 
     @property
     def plain(self) -> Array:

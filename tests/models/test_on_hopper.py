@@ -15,14 +15,21 @@ from pallas_kernels import _device
 
 
 def abstract(config, dtype, batch, height, width):
-    leaves = flavr.parameter_shapes(config)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), leaves)
+    scales = None
+    if dtype == "fp8":
+        dtype, scales = jnp.bfloat16, dict.fromkeys(flavr.feature_maps(config), 1.0)
+    params = flavr.parameter_shapes(config, dtype, scales)
     return params, jax.ShapeDtypeStruct((batch, config.n_inputs, height, width, 3), jnp.float32)
 
 
 @pytest.mark.parametrize(
     ("preset", "dtype", "batch", "height", "width"),
-    [("flavr_2x", "bfloat16", 1, 720, 1280), ("default", "float16", 3, 264, 456)],
+    [
+        ("flavr_2x", "bfloat16", 1, 720, 1280),
+        ("flavr_2x", "fp8", 1, 720, 1280),
+        ("default", "float16", 3, 264, 456),
+        ("default", "fp8", 2, 264, 456),
+    ],
 )
 def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height, width):
     config = PRESETS[preset]
@@ -64,17 +71,47 @@ def test_float32_takes_the_formulation_for_xla_everywhere():
     assert {choice.implementation for choice in choices} == {"xla"}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
-@pytest.mark.parametrize("preset", ["flavr_2x", "flavr_8x", "default"])
-@pytest.mark.parametrize("size", [(16, 16), (72, 104), (256, 448)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-2), ("float16", 2e-3)])
-def test_the_network_on_the_gpu_is_close_to_float32(preset, size, dtype, tolerance):
+def network(preset, size):
     config = PRESETS[preset]
     params = flavr.init(config, jax.random.key(0))
     windows = jax.random.uniform(jax.random.key(1), (2, config.n_inputs, *size, 3))
+    return config, params, windows
+
+
+on_a_gpu = pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
+on_networks = pytest.mark.parametrize(
+    ("preset", "size"),
+    [("flavr_2x", (72, 104)), ("flavr_8x", (16, 16)), ("default", (256, 448))],
+)
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@on_networks
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-2), ("float16", 2e-3)])
+def test_the_network_on_the_gpu_is_close_to_float32(preset, size, dtype, tolerance):
+    config, params, windows = network(preset, size)
     with jax.default_matmul_precision("highest"):
         exact = flavr.apply(config, params, windows, implementation="xla")
     half = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     ours = jax.jit(partial(flavr.apply, config, implementation="mosaic_gpu"))(half, windows)
     assert jnp.linalg.norm(ours - exact) < tolerance * jnp.linalg.norm(exact)
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@on_networks
+def test_the_network_of_8_bits_on_the_gpu_is_its_definition(preset, size):
+    config, params, windows = network(preset, size)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    largest = jax.jit(partial(flavr.ranges, config))(half, windows)
+    scales = {name: 2 * float(value) / 448 for name, value in largest.items()}
+    packed = flavr.pack(config, half, scales, implementation="mosaic_gpu")
+    with jax.default_matmul_precision("highest"):
+        exact = flavr.apply(config, params, windows, implementation="xla")
+        definition = jax.jit(partial(flavr.apply, config, implementation="xla"))(packed, windows)
+    ours = jax.jit(partial(flavr.apply, config, implementation="mosaic_gpu"))(packed, windows)
+    # A sum that is a little off may be rounded the other way, by up to a sixteenth.
+    rounding = jnp.linalg.norm(definition - exact)
+    assert jnp.linalg.norm(ours - definition) < 0.5 * rounding
+    assert rounding < 0.2 * jnp.linalg.norm(exact - exact.mean())

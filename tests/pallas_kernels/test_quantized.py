@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
-from pallas_kernels import FeatureMap
+from pallas_kernels import FeatureMap, _device
 from pallas_kernels._quantized import E4M3, LARGEST, quantize
 from tests.pallas_kernels.oracles import (
     draw,
@@ -20,6 +20,7 @@ from tests.pallas_kernels.oracles import (
 )
 
 IMPLEMENTATIONS = ["xla", "reference", pytest.param("mosaic_gpu", marks=needs_interpreter)]
+on_a_gpu = pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
 HALF_A_UNIT = 2**-4  # of the last place of a number with three bits of mantissa, relative to it
 SMALLEST = 2**-9  # what e4m3 holds above zero
 
@@ -198,3 +199,58 @@ def test_channels_that_fill_no_row_are_refused_by_the_kernels_alone():
     with pk.interpret(), pytest.raises(NotImplementedError, match="multiples of 32"):
         pk.conv3d(x, kernel, implementation="mosaic_gpu")
     assert_stored(pk.conv3d(x, kernel), oracle_conv3d(x64, kernel64))
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("pixels", [(1, 1), (9, 21), (33, 70)])
+@pytest.mark.parametrize("channels", [(32, 32), (64, 64), (64, 128), (256, 512)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gpu_stores_what_the_definition_does(pixels, channels, stride):
+    x, x64 = stored(draw(2, 4, *pixels, channels[0]), 0.01)
+    array = draw(3, 3, 3, *channels, seed=1)
+    sums = oracle_conv3d(x64, kernel_for(array, 0.01)[1], (1, stride, stride))
+    residual, residual64 = stored(draw(*sums.shape, seed=2) * 20, 0.4)
+    for out_scale in (1.0, None):
+        kernel, _ = kernel_for(array, 0.01, out_scale=out_scale)
+        actual = pk.conv3d(
+            x,
+            kernel,
+            stride=(1, stride, stride),
+            residual=residual,
+            activation="relu",
+            with_totals=True,
+            implementation="mosaic_gpu",
+        )
+        expected = np.maximum(sums + residual64, 0)
+        if out_scale is None:
+            assert_close(actual, expected)
+        else:
+            assert_stored(actual, expected, relative=2**-9)
+        totals = np.asarray(actual.totals, np.float64).sum(axis=2)
+        assert np.abs(totals - expected.sum(axis=(2, 3))).max() < 2e-3 * totals.max() + 1e-3
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("pixels", [(1, 1), (9, 21), (32, 56)])
+@pytest.mark.parametrize("channels", [32, 64, 128])
+def test_gates_on_a_gpu_scale_what_is_stored(pixels, channels):
+    x, x64 = stored(draw(2, 4, *pixels, channels), 0.01)
+    y, y64 = stored(draw(2, 4, *pixels, channels, seed=1) * 9, 0.1)
+    gate, gate64 = rounded(draw(64, 64, seed=2) / 64)
+    zeros = jnp.zeros(64, jnp.bfloat16)
+    joined = np.concatenate([x64, y64], axis=-1)
+    for operation, oracle, size in (
+        (pk.gated_conv3d, oracle_conv3d, (3, 3, 3)),
+        (pk.gated_conv3d_transpose, oracle_conv3d_transpose, (3, 4, 4)),
+    ):
+        array = draw(*size, 2 * channels, 64, seed=3) / channels
+        kernel, kernel64 = kernel_for(array, 0.01, 0.1, out_scale=0.5)
+        sums = oracle(joined, kernel64)
+        scale = 1 / (1 + np.exp(-(sums.mean(axis=(1, 2, 3)) @ gate64)))
+        actual = operation(
+            (x, y), kernel, zeros, gate, zeros, activation="leaky_relu", implementation="mosaic_gpu"
+        )
+        expected = leaky_relu(sums * scale[:, None, None, None])
+        assert_stored(actual, expected, relative=2**-6)
