@@ -13,7 +13,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels._problem import Problem
 from pallas_kernels._tiles import Refs, Tile, meeting_taps, next_slot, taps_in_turn
-from pallas_kernels._work import MARGIN
+from pallas_kernels._work import MARGIN, divide
 
 __all__ = ["copy_ahead"]
 
@@ -63,13 +63,14 @@ def _copy_box(
     config, geometry, chunk = problem.config, problem.work.geometry, problem.chunk
     picture, in_channels, depth = source
     box_slot, boxes, piece_slot, pieces = carry
-    number, load = number // geometry.loads, number % geometry.loads
+    number, load = divide(number, geometry.loads)
     chunks = in_channels // chunk
     frame = tile.sample * problem.work.in_time
     if problem.resident:
         temporal_tap, channel = problem.temporal_taps[0], number * chunk
     else:
-        temporal_tap, channel = first_tap + number // chunks, number % chunks * chunk
+        temporal_tap, channel = divide(number, chunks)
+        temporal_tap, channel = first_tap + temporal_tap, channel * chunk
         frame += tile.frame + temporal_tap - geometry.low[0]
     row, column, row_phase, column_phase = geometry.box(load, tile.phase)
     margin = MARGIN // geometry.stride if problem.interpret else 0
@@ -111,7 +112,7 @@ def _copy_box(
         )
         return next_slot(slot, config.weight_slots), pieces + 1
 
-    taps = taps_in_turn(geometry, load % len(geometry.taps))
+    taps = taps_in_turn(geometry, divide(load, len(geometry.taps))[1])
     piece_slot, pieces = lax.fori_loop(0, taps, copy_weights, (piece_slot, pieces))
     return next_slot(box_slot, config.input_slots), boxes + 1, piece_slot, pieces
 

@@ -16,6 +16,7 @@ from pallas_kernels._epilogue import LEAKY_SLOPE, Activation
 from pallas_kernels._problem import Problem
 from pallas_kernels._quantized import LARGEST
 from pallas_kernels._tiles import Refs, Tile, mirrored, next_slot
+from pallas_kernels._work import divide
 
 __all__ = ["finish_tile"]
 
@@ -169,6 +170,6 @@ def _inside(
     if work.height % config.rows == 0 and work.width % config.columns == 0:
         return None
     pixel = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
-    row = tile.row + block * problem.output_boxes.rows + pixel // config.columns
-    column = tile.column + pixel % config.columns
-    return (row < work.height) & (column < work.width)
+    row, column = divide(pixel, config.columns)
+    row += tile.row + block * problem.output_boxes.rows
+    return (row < work.height) & (column + tile.column < work.width)

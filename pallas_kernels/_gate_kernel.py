@@ -34,6 +34,7 @@ from pallas_kernels import _device
 from pallas_kernels._boxes import swizzled, tiled
 from pallas_kernels._gate_problem import LINES, GateProblem, Strips
 from pallas_kernels._versions import as_float32, interpreter, load, store
+from pallas_kernels._work import divide
 
 __all__ = ["gate_ahead"]
 
@@ -209,7 +210,7 @@ def _add_part(
 
         @pl.when(here & (part >= first) & (part < end))
         def _(i: int = i, strip: Strips = strip, source: Any = source, first: int = first) -> None:
-            edge, number = (part - first) // strip.parts, (part - first) % strip.parts
+            edge, number = divide(part - first, strip.parts)
             tiles = narrow if i else wide
             boxes, matrices = (tiles, tiles) if problem.interpret else tiles
             for tile in range(strip.tiles):
@@ -223,7 +224,7 @@ def _add_part(
 
     @pl.when(here & (part >= first))
     def _() -> None:
-        corner = of_corners((part - first) // 2, (part - first) % 2)
+        corner = of_corners(*divide(part - first, 2))
         store(target, as_float32(load(corner, _ALONG_COLUMNS)))
 
 

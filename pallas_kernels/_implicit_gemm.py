@@ -39,7 +39,7 @@ from pallas_kernels._multiplying import multiply_tiles
 from pallas_kernels._problem import MULTIPLIERS, Problem
 from pallas_kernels._tiles import Refs, Tile, place_of, scratch
 from pallas_kernels._tuning import Config, choose
-from pallas_kernels._work import MARGIN, Geometry, Work
+from pallas_kernels._work import MARGIN, Geometry, Work, divide
 
 __all__ = ["implicit_gemm"]
 
@@ -175,7 +175,7 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
         totals = outputs.pop(0) if problem.totals else None
         memory = Refs(inputs, weights, affine, residual, output, totals, *outputs)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-        share = (tiles - block + blocks - 1) // blocks
+        share, _ = divide(tiles - block + blocks - 1, blocks)
 
         def place(turn: Any) -> Tile:
             return place_of(problem, block + turn * blocks)

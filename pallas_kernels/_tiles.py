@@ -11,7 +11,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels._boxes import tiled
 from pallas_kernels._problem import MULTIPLIERS, Problem
-from pallas_kernels._work import Geometry
+from pallas_kernels._work import Geometry, divide
 
 __all__ = [
     "Refs", "Tile", "meeting_taps", "mirrored", "next_slot", "place_of", "previous_slot", "scratch",
@@ -82,24 +82,26 @@ def place_of(problem: Problem, number: Any) -> Tile:
     """The tile of a number; neighbours in number share inputs, to meet in the L2 cache."""
     batch, rows, columns, phases, _, channels = problem.grid
     config = problem.config
-    rest, frame, start = number // channels, 0, 0
+    (place, channel), frame, start = divide(number, channels), 0, 0
+    rest = place
     for frames in problem.frame_order:
-        inside = number // channels - start
+        inside = place - start
         first, step = frames[0], frames[-1] - frames[0]  # frames alike: neighbours or both ends
-        here = first + inside % len(frames) * (step // max(1, len(frames) - 1))
+        quotient, remainder = divide(inside, len(frames))
+        here = first + remainder * (step // max(1, len(frames) - 1))
         frame = jnp.where(inside >= 0, here, frame)
-        rest = jnp.where(inside >= 0, inside // len(frames), rest)
+        rest = jnp.where(inside >= 0, quotient, rest)
         start += batch * rows * columns * phases * len(frames)
-    rest, phase = rest // phases, rest % phases
-    rest, column = rest // columns, rest % columns
-    sample, row = rest // rows, rest % rows
+    rest, phase = divide(rest, phases)
+    rest, column = divide(rest, columns)
+    sample, row = divide(rest, rows)
     return Tile(
         sample,
         row * config.rows,
         column * config.columns,
-        (phase // 2, phase % 2),
+        divide(phase, 2),
         frame,
-        number % channels * config.channels,
+        channel * config.channels,
         ((row * columns + column) * phases + phase) * problem.spots_a_tile,
     )
 

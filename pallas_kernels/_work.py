@@ -7,10 +7,23 @@ import dataclasses
 import math
 from typing import Any
 
-__all__ = ["MARGIN", "Geometry", "Work"]
+from jax import lax
+
+__all__ = ["MARGIN", "Geometry", "Work", "divide"]
 
 MARGIN = 8
 """Pixels around pictures in the interpreter: more than any kernel reaches."""
+
+
+def divide(number: Any, by: int) -> tuple[Any, Any]:
+    """Quotient and remainder of numbers that are not negative, in a kernel or outside.
+
+    There, // and % would also look at signs, which takes long to lower and some time to run.
+    """
+    if isinstance(number, int):
+        return divmod(number, by)
+    divisor = lax.full_like(number, by)
+    return lax.div(number, divisor), lax.rem(number, divisor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +68,20 @@ class Geometry:
         """Row and column of a load's box from the tile's, and the stride's row and column phase."""
         if self.stride == 1:
             return phase[0] - self.low[1], load + phase[1] - self.low[2], 0, 0
-        # Lifted by an even number, so that // and % see no negative numbers.
-        row = load % len(self.taps) - self.low[1] + MARGIN
-        column = load // len(self.taps) - self.low[2] + MARGIN
+        # Lifted by an even number, so that no number is negative.
+        column, row = divide(load, len(self.taps))
+        row, row_phase = divide(row - self.low[1] + MARGIN, 2)
+        column, column_phase = divide(column - self.low[2] + MARGIN, 2)
         half = MARGIN // 2
-        return row // 2 - half, column // 2 - half, row % 2, column % 2
+        return row - half, column - half, row_phase, column_phase
 
     def tap(self, load: Any, tap: Any, phase: tuple[Any, Any]) -> Any:
         """Which of the kernel's height × width taps the weights come from."""
         if self.stride == 1:
             row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
         else:
-            row, column = 2 * tap + load % len(self.taps), load // len(self.taps)
+            column, row = divide(load, len(self.taps))
+            row += 2 * tap
         return row * self.kernel[2] + column
 
 
