@@ -28,10 +28,7 @@ from pallas_kernels._implicit_gemm import implicit_gemm
 from pallas_kernels._weight_gradient import weight_gradient
 from pallas_kernels._work import Geometry
 
-__all__ = [
-    "Prepare", "differentiable", "differentiable_in_parts", "finish_gated", "finish_scaled",
-    "input_gradient",
-]  # fmt: skip
+__all__ = ["Prepare", "differentiable", "differentiable_scaled", "gate_scale", "input_gradient"]
 
 Prepare: TypeAlias = Callable[
     [tuple[FeatureMap, ...], Any],
@@ -59,30 +56,40 @@ def differentiable(
 
     def backward(kept: Any, cotangent: FeatureMap) -> Any:
         inputs, kernel, bias, residual, output = kept
-        # The slope of an activation is known from its output as well as from its input.
-        _, pull_back = jax.vjp(functools.partial(activate, activation=activation), output)
-        (gradient,) = pull_back(cotangent.values)
-        found = _of_convolution(prepare, inputs, kernel, bias, gradient)
-        return *found, None if residual is None else _as_cotangent(residual, gradient)
+        gradient = _through(activation, output, cotangent.values)
+        of_inputs, of_kernel = _of_convolution(prepare, inputs, kernel, gradient)
+        of_bias = None
+        if bias is not None:
+            axes = tuple(range(gradient.ndim - 1))
+            of_bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(bias.dtype)
+        of_residual = None if residual is None else _as_cotangent(residual, gradient)
+        return of_inputs, of_kernel, of_bias, of_residual
 
     run = jax.custom_vjp(forward)
     run.defvjp(start, backward)
     return run
 
 
-def differentiable_in_parts(
-    forward: Callable[..., FeatureMap], prepare: Prepare, finish: Callable[..., Array]
+def differentiable_scaled(
+    forward: Callable[..., FeatureMap],
+    prepare: Prepare,
+    scale_of: Callable[[Array, Any], Array],
+    activation: Activation,
 ) -> Callable[..., FeatureMap]:
-    """``forward`` with a gradient, for which it runs as a convolution and ``finish``.
+    """``forward`` with a gradient, for which it runs as a convolution and a pass over it.
 
     Args:
-        forward: of inputs, kernel, bias and others.
+        forward: of inputs, kernel, bias, factors and residual:
+            ``activation((conv + bias) · scale + residual)``.
         prepare: the convolution in it.
-        finish: what follows it, of float32: the convolution with its bias, the means of that
-            ``[batch, channel]``, and the others.
+        scale_of: the scale ``[batch, channel]``, float32, from the means of conv + bias and the
+            factors.
+        activation: applied last.
     """
 
-    def start(inputs: Any, kernel: Any, bias: Any, *others: Any) -> tuple[FeatureMap, Any]:
+    def start(
+        inputs: Any, kernel: Any, bias: Any, factors: Any, residual: Any
+    ) -> tuple[FeatureMap, Any]:
         arrays, weights, geometry, size = prepare(inputs, kernel)
         sums, totals = implicit_gemm(
             tuple(x.values for x in arrays),
@@ -94,18 +101,36 @@ def differentiable_in_parts(
         )
         assert totals is not None
         mean = totals.sum(axis=(1, 2)) / math.prod(sums.shape[1:4])
-        output = finish(sums.astype(jnp.float32), mean, *others).astype(sums.dtype)
-        known = jax.eval_shape(forward, inputs, kernel, bias, *others).totals
-        kept = inputs, kernel, bias, others, sums, mean
+        added = None if residual is None else residual.values.astype(jnp.float32)
+        output = finish(
+            sums.astype(jnp.float32),
+            scale=scale_of(mean, factors),
+            residual=added,
+            activation=activation,
+        ).astype(sums.dtype)
+        known = jax.eval_shape(forward, inputs, kernel, bias, factors, residual).totals
+        kept = inputs, kernel, bias, factors, residual, sums, mean, output
         return FeatureMap(output, None if known is None else _totals(output, known)), kept
 
     def backward(kept: Any, cotangent: FeatureMap) -> Any:
-        inputs, kernel, bias, others, sums, mean = kept
-        _, pull_back = jax.vjp(finish, sums.astype(jnp.float32), mean, *others)
-        gradient, of_mean, *of_others = pull_back(cotangent.values.astype(jnp.float32))
-        gradient += (of_mean / math.prod(sums.shape[1:4]))[:, None, None, None]
-        found = _of_convolution(prepare, inputs, kernel, bias, gradient)
-        return *found, *of_others
+        inputs, kernel, bias, factors, residual, sums, mean, output = kept
+        # Two passes, which read as little as possible: sums over pixels, of which the gradient of
+        # the mean follows, and then the gradient of the convolution.
+        gradient = _through(activation, output, cotangent.values)
+        wide, pixels = gradient.astype(jnp.float32), (1, 2, 3)
+        scale, pull_back = jax.vjp(scale_of, mean, factors)
+        of_mean, of_factors = pull_back((wide * sums.astype(jnp.float32)).sum(axis=pixels))
+        of_bias = (scale * wide.sum(axis=pixels) + of_mean).sum(axis=0)
+        of_mean = of_mean / math.prod(sums.shape[1:4])
+        of_sums = wide * _to_pixels(scale) + _to_pixels(of_mean)
+        of_inputs, of_kernel = _of_convolution(prepare, inputs, kernel, of_sums)
+        return (
+            of_inputs,
+            of_kernel,
+            None if bias is None else of_bias.astype(bias.dtype),
+            of_factors,
+            None if residual is None else _as_cotangent(residual, gradient),
+        )
 
     run = jax.custom_vjp(forward)
     run.defvjp(start, backward)
@@ -136,7 +161,8 @@ def input_gradient(
     back = Geometry(geometry.kernel, (in_time, rows, columns))
     if geometry.stride == 1:
         return implicit_gemm((gradient,), turned, back, size)[0]
-    found, _ = implicit_gemm((gradient,), turned, back, (size[0], *gradient.shape[2:4]))
+    _, _, height, width, _ = gradient.shape
+    found, _ = implicit_gemm((gradient,), turned, back, (size[0], height, width))
     zero, none, between = jnp.zeros((), found.dtype), (0, 0, 0), (0, 1, 1)
     return lax.pad(found, zero, (none, none, between, between, none))
 
@@ -160,47 +186,30 @@ def _of_strided(
     return implicit_gemm((gradient,), turned, back, (size[0], size[1] // 2, size[2] // 2))[0]
 
 
-def finish_gated(
-    sums: Array,
-    mean: Array,
-    gate: tuple[Array, Array],
-    residual: FeatureMap | None = None,
-    *,
-    activation: Activation,
-) -> Array:
-    """``activation(gate(sums) + residual)``; see :func:`differentiable_in_parts`."""
+def gate_scale(mean: Array, gate: tuple[Array, Array]) -> Array:
+    """A gate's factors ``[batch, channel]``, float32.
+
+    Not by a matrix product: XLA would try out algorithms for it when it compiles.
+    """
     kernel, bias = (x.astype(jnp.float32) for x in gate)
-    # Not as a matrix product: XLA would try out algorithms for it when it compiles.
-    scale = jax.nn.sigmoid((mean[:, :, None] * kernel).sum(axis=1) + bias)
-    return finish_scaled(sums, mean, scale, residual, activation=activation)
+    return jax.nn.sigmoid((mean[:, :, None] * kernel).sum(axis=1) + bias)
 
 
-def finish_scaled(
-    sums: Array,
-    mean: Array,
-    scale: Array,
-    residual: FeatureMap | None = None,
-    *,
-    activation: Activation,
-) -> Array:
-    """``activation(sums · scale + residual)``; see :func:`differentiable_in_parts`."""
-    del mean
-    added = None if residual is None else residual.values.astype(jnp.float32)
-    return finish(sums, scale=scale.astype(jnp.float32), residual=added, activation=activation)
+def _through(activation: Activation, output: Array, gradient: Array) -> Array:
+    """The gradient ahead of an activation, whose slope is known from its output as well."""
+    _, pull_back = jax.vjp(functools.partial(activate, activation=activation), output)
+    return pull_back(gradient)[0]
+
+
+def _to_pixels(x: Array) -> Array:
+    """``[batch, channel]`` as a factor of feature maps."""
+    return x[:, None, None, None]
 
 
 def _of_convolution(
-    prepare: Prepare,
-    inputs: tuple[FeatureMap, ...],
-    kernel: Array,
-    bias: Array | None,
-    gradient: Array,
-) -> tuple[tuple[FeatureMap, ...], Array, Array | None]:
-    """The gradients of inputs, kernel and bias from that of the convolution with its bias."""
-    of_bias = None
-    if bias is not None:
-        axes = tuple(range(gradient.ndim - 1))
-        of_bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(bias.dtype)
+    prepare: Prepare, inputs: tuple[FeatureMap, ...], kernel: Array, gradient: Array
+) -> tuple[tuple[FeatureMap, ...], Array]:
+    """The gradients of inputs and kernel from that of the convolution."""
     arrays, weights, geometry, _ = prepare(inputs, kernel)
     _, pull_back = jax.vjp(lambda *both: prepare(*both)[:2], inputs, kernel)
     gradient = gradient.astype(weights.dtype)
@@ -214,7 +223,7 @@ def _of_convolution(
     ends = np.cumsum([x.values.shape[-1] for x in arrays])[:-1]
     of_inputs = tuple(map(_as_cotangent, arrays, jnp.split(joined, ends, axis=-1)))
     of_weights = weight_gradient(tuple(x.values for x in arrays), gradient, geometry)
-    return *pull_back((of_inputs, of_weights.astype(weights.dtype))), of_bias
+    return pull_back((of_inputs, of_weights.astype(weights.dtype)))
 
 
 def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:

@@ -17,7 +17,7 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable, differentiable_in_parts, finish_scaled
+from pallas_kernels._gradients import differentiable, differentiable_scaled
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 from pallas_kernels.conv3d import xla
@@ -78,8 +78,11 @@ def conv3d(
             return forward(inputs, kernel, bias, None, residual)
 
         return differentiable(plain, prepare, activation)(inputs, kernel, bias, residual)
-    finish = functools.partial(finish_scaled, activation=activation)
-    run = differentiable_in_parts(forward, prepare, finish)
+
+    def scale_of(_: Array, scale: Array) -> Array:
+        return scale.astype(jnp.float32)
+
+    run = differentiable_scaled(forward, prepare, scale_of, activation)
     return run(inputs, kernel, bias, scale, residual)
 
 

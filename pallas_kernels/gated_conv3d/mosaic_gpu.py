@@ -7,7 +7,6 @@ with bias, residual and activation, and the output is written once.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from jax import Array
@@ -15,7 +14,7 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable_in_parts, finish_gated
+from pallas_kernels._gradients import differentiable_scaled, gate_scale
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 
@@ -55,8 +54,7 @@ def gated_conv3d(
     gate = (gate_kernel, gate_bias)
     if isinstance(kernel, QuantizedKernel):
         return forward(inputs, kernel, bias, gate, residual)
-    finish = functools.partial(finish_gated, activation=activation)
-    run = differentiable_in_parts(forward, _as_gemm, finish)
+    run = differentiable_scaled(forward, _as_gemm, gate_scale, activation)
     return run(inputs, kernel, bias, gate, residual)
 
 

@@ -7,7 +7,6 @@ the kernel. The four phases (p, q) are tiles of one kernel, stored interleaved.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from jax import Array
@@ -15,7 +14,7 @@ from jax import Array
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation
 from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable_in_parts, finish_gated
+from pallas_kernels._gradients import differentiable_scaled, gate_scale
 from pallas_kernels._quantized import QuantizedKernel
 from pallas_kernels._work import Geometry
 
@@ -40,7 +39,7 @@ def gated_conv3d_transpose(
 ) -> FeatureMap:
     """See :func:`pallas_kernels.gated_conv3d_transpose`, whose gradient ``_gradients.py`` has."""
 
-    def forward(inputs: Any, kernel: Any, bias: Any, gate: Any) -> FeatureMap:
+    def forward(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: None) -> FeatureMap:
         scale, offset = _hopper.gate(inputs, kernel, bias, gate, phases=2)
         return _hopper.convolve(
             *_as_gemm(inputs, kernel),
@@ -52,9 +51,9 @@ def gated_conv3d_transpose(
 
     gate = (gate_kernel, gate_bias)
     if isinstance(kernel, QuantizedKernel):
-        return forward(inputs, kernel, bias, gate)
-    finish = functools.partial(finish_gated, activation=activation)
-    return differentiable_in_parts(forward, _as_gemm, finish)(inputs, kernel, bias, gate)
+        return forward(inputs, kernel, bias, gate, None)
+    run = differentiable_scaled(forward, _as_gemm, gate_scale, activation)
+    return run(inputs, kernel, bias, gate, None)
 
 
 def _as_gemm(
