@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import jax
 from flavr_jax import cli
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import comparison, report
-from flavr_jax.profiling.comparison import TorchMode
+from flavr_jax.profiling.comparison import OnePrecision, TorchMode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Options:
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
     """Windows a call."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: tuple[OnePrecision, ...] = ("fp32",)
     """What the network computes in."""
     implementations: tuple[Literal["mosaic_gpu", "xla", "reference"], ...] = ("xla",)
     """mosaic_gpu: kernels for Hopper GPUs; reference: plain lax, 3-D and input-dilated."""
@@ -37,8 +38,8 @@ class Options:
     repeats: int = 50
     """Timed calls after a warm-up; the median counts."""
     profile: Path | None = None
-    """Trace the first implementation into this folder (for XProf), and print tables of its
-    kernels and of its layers, beside PyTorch's stages where --torch names a mode."""
+    """Trace the first implementation and precision into this folder (for XProf), and print tables
+    of its kernels and of its layers, beside PyTorch's stages where --torch names a mode."""
     json: Path | None = None
     """Append the figures there, a line a row."""
     plot: Path | None = None
@@ -52,8 +53,8 @@ def main(options: Options) -> None:
     print(report.environment(with_torch=bool(options.torch)))
     case = comparison.Case(config, options.batch, height, width)
     rows = []
-    for name in options.implementations:
-        rows.append(comparison.run_jax(case, name, options.dtype, options.repeats))
+    for name, precision in itertools.product(options.implementations, options.precision):
+        rows.append(comparison.run_jax(case, name, precision, options.repeats))
         print(report.line(rows[-1]), flush=True)
     for mode in options.torch:
         rows.append(comparison.run_torch(case, mode, options.repeats, options.torch_device))
@@ -67,8 +68,8 @@ def main(options: Options) -> None:
         stages = {}
         if options.torch and options.torch_device == "cuda":
             stages = comparison.torch_stages(case, options.torch[0], 20)
-        implementation = options.implementations[0]
-        print(report.layers(case, implementation, options.dtype, options.profile, stages))
+        first = options.implementations[0], options.precision[0]
+        print(report.layers(case, *first, options.profile, stages))
     if options.plot is not None:
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
         report.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")

@@ -27,7 +27,7 @@ class Options:
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
     """Windows a call."""
-    dtype: compilation.Precision = "bfloat16"
+    precision: compilation.OfKernels = "bf16"
     """What the network computes in."""
     target: str = "nvidia_h200"
     """A file of pallas_kernels/targets, without its suffix."""
@@ -48,7 +48,7 @@ def main(options: Options) -> int:
             PRESETS[options.model],
             options.batch,
             *options.size,
-            options.dtype,
+            options.precision,
             target.read_text(),
             dump,
         )

@@ -14,7 +14,7 @@ from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import compilation, report
+from flavr_jax.profiling import comparison, compilation, report
 from pallas_kernels import _tuner, _tuning
 from pallas_kernels._work import Work
 
@@ -32,7 +32,7 @@ class Options:
     """Heights and widths in pixels, multiples of 8."""
     batch: int = 1
     """Windows a call."""
-    dtype: compilation.Precision = "bfloat16"
+    precision: compilation.OfKernels = "bf16"
     """What the network computes in."""
     tries: int = 8
     """Tile sizes a convolution, those that the cost model likes best."""
@@ -56,9 +56,11 @@ def main(options: Options) -> None:
     if options.missing:
         wanted = {work: None for work in wanted if work.key not in _tuning.tuned(options.device)}
     best = {}
-    dtype = "bfloat16" if options.dtype == "fp8" else options.dtype  # of what is of 16 bits
     for work, found in _tuner.measure_all(
-        list(wanted), options.tries, dtype=dtype, processes=options.processes
+        list(wanted),
+        options.tries,
+        dtype=comparison.TYPES[options.precision],
+        processes=options.processes,
     ):
         print(work.key)
         for measurement in found:
@@ -77,7 +79,7 @@ def works(config: ModelConfig, options: Options, height: int, width: int) -> lis
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
-    return _tuning.recorded(apply, compilation.shapes_of(config, options.dtype), windows)
+    return _tuning.recorded(apply, compilation.shapes_of(config, options.precision), windows)
 
 
 if __name__ == "__main__":

@@ -213,9 +213,15 @@ def feature_maps(config: ModelConfig) -> tuple[str, ...]:
     return tuple(each.name for each in every if each.name in read)
 
 
-def ranges(config: ModelConfig, params: Parameters, windows: Windows) -> dict[str, Array]:
+def ranges(
+    config: ModelConfig,
+    params: Parameters,
+    windows: Windows,
+    *,
+    implementation: Implementation | None = None,
+) -> dict[str, Array]:
     """The largest magnitude in each of :func:`feature_maps`: float32 numbers, by name."""
-    model = _merged(config, params, None)
+    model = _merged(config, params, implementation)
     with watching() as calls:
         model(windows)
     names, wanted = _names(model), feature_maps(config)

@@ -20,13 +20,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flavr_jax import quantize
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
 from flavr_jax.profiling.timing import Timing, measure
 from flavr_jax.profiling.torch_peer import TorchPeer
 
-__all__ = ["TORCH_MODES", "Case", "Row", "TorchMode", "run_jax", "run_torch", "torch_stages"]
+__all__ = [
+    "TORCH_MODES",
+    "TYPES",
+    "Case",
+    "OnePrecision",
+    "Row",
+    "TorchMode",
+    "run_jax",
+    "run_torch",
+    "torch_stages",
+]
+
+OnePrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "fp8"]
+
+TYPES: dict[OnePrecision, Any] = {
+    "fp32": jnp.float32,
+    "bf16": jnp.bfloat16,
+    "fp16": jnp.float16,
+    "fp8": jnp.bfloat16,
+}
+"""What is not in 8 bits."""
 
 TorchMode: TypeAlias = Literal[
     "float32",
@@ -39,6 +60,9 @@ TorchMode: TypeAlias = Literal[
     "bfloat16-max-autotune",
     "float16-max-autotune",
 ]
+
+
+_CALIBRATED = 64  # pixels in height and width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +98,30 @@ class Case:
         self.params = flavr.init(config, jax.random.key(0))
         shape = (batch, config.n_inputs, height, width, 3)
         self.windows = jax.random.uniform(jax.random.key(1), shape, jnp.float32)
+        arguments = self.params, self.windows
         with jax.default_matmul_precision("highest"):
             apply = jax.jit(functools.partial(flavr.apply, config, implementation="xla"))
-            self.expected = np.asarray(apply(self.params, self.windows))
+            self.expected = np.asarray(apply(*arguments))
+
+    def parameters(
+        self, precision: OnePrecision, implementation: Implementation | None
+    ) -> flavr.Parameters:
+        """As calls take them."""
+        dtype = TYPES[precision]
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
+        scales = self._scales if precision == "fp8" else None
+        return flavr.pack(self.config, params, scales, implementation=implementation)
+
+    @functools.cached_property
+    def _scales(self) -> dict[str, float]:
+        """Of all feature maps, from a part of the first window: they are noise everywhere."""
+        window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
+        ranges = functools.partial(flavr.ranges, self.config, implementation="xla")
+        found = jax.device_get(jax.jit(ranges)(self.params, window))
+        return {
+            name: quantize.HEADROOM * float(largest) / quantize.LARGEST
+            for name, largest in found.items()
+        }
 
     def error(self, outputs: Any) -> float:
         """Norm of the difference from float32 over the norm of what the network adds."""
@@ -95,10 +140,11 @@ class Row:
     peak_bytes: int | None = None
 
 
-def run_jax(case: Case, implementation: Implementation | None, dtype: str, repeats: int) -> Row:
+def run_jax(
+    case: Case, implementation: Implementation | None, precision: OnePrecision, repeats: int
+) -> Row:
     """Ours; a named implementation that cannot run is an error."""
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
-    params = flavr.pack(case.config, params, implementation=implementation)
+    params = case.parameters(precision, implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
     compiled = jax.jit(apply).lower(params, case.windows).compile()
 
@@ -111,7 +157,7 @@ def run_jax(case: Case, implementation: Implementation | None, dtype: str, repea
         sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
         peak = sum(sizes) + memory.output_size_in_bytes
     timing = measure(run, jax.block_until_ready, repeats)
-    return Row(f"{implementation or 'default'} {dtype}", timing, case.error(run()), peak)
+    return Row(f"{implementation or 'default'} {precision}", timing, case.error(run()), peak)
 
 
 def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:

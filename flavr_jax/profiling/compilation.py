@@ -25,19 +25,20 @@ from jax.typing import DTypeLike
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import assume_hopper
+from flavr_jax.profiling.comparison import TYPES
 
 __all__ = [
     "PACKAGES",
     "CompiledKernel",
-    "Precision",
+    "OfKernels",
     "compile_kernels",
     "prepare",
     "read_notes",
     "shapes_of",
 ]
 
-Precision: TypeAlias = Literal["bfloat16", "float16", "fp8"]
-"""What the kernels multiply; fp8 is float8_e4m3fn, in which feature maps are stored, too."""
+OfKernels: TypeAlias = Literal["bf16", "fp16", "fp8"]
+"""The precisions that the GPU kernels have."""
 
 PACKAGES = (
     "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt",
@@ -96,7 +97,7 @@ def compile_kernels(
     batch: int,
     height: int,
     width: int,
-    precision: Precision,
+    precision: OfKernels,
     target: str,
     dump: Path,
 ) -> list[CompiledKernel]:
@@ -129,12 +130,10 @@ def compile_kernels(
     return [read_notes(notes) for notes in sorted(dump.glob("*.ptxas"))]
 
 
-def shapes_of(config: ModelConfig, precision: Precision) -> flavr.Parameters:
+def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
     """The parameters as the kernels take them, with shapes in place of arrays."""
-    if precision == "fp8":
-        scales = dict.fromkeys(flavr.feature_maps(config), 1.0)
-        return flavr.parameter_shapes(config, jnp.bfloat16, scales)
-    return flavr.parameter_shapes(config, precision)
+    scales = dict.fromkeys(flavr.feature_maps(config), 1.0) if precision == "fp8" else None
+    return flavr.parameter_shapes(config, TYPES[precision], scales)
 
 
 def read_notes(notes: Path) -> CompiledKernel:

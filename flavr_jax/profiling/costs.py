@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,17 +42,47 @@ class LayerCost:
     bytes: int
 
 
+# Of the layers that read or write feature maps of 16 bits where others have 8: bytes of an input
+# or weight, and of an output.
+_BYTES_BESIDE_8_BITS = {
+    "encoder/stem": (2, 1),
+    "decoder/stage4": (1, 2),
+    "fuse": (2, 2),
+    "out": (2, 4),
+}
+
+
 def layer_costs(
-    config: ModelConfig, batch: int, height: int, width: int, dtype: DTypeLike = jnp.bfloat16
+    config: ModelConfig,
+    batch: int,
+    height: int,
+    width: int,
+    dtype: DTypeLike = jnp.bfloat16,
+    *,
+    in_8_bits: bool = False,
 ) -> list[LayerCost]:
-    """The convolutions of one call, in the order they run."""
+    """The convolutions of one call, in the order they run.
+
+    Args:
+        config: the network.
+        batch: windows a call.
+        height: of frames, in pixels; a multiple of 8.
+        width: likewise.
+        dtype: what the network computes in.
+        in_8_bits: whether all feature maps that can be are stored in 8 bits.
+    """
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), flavr.parameter_shapes(config)
     )
     windows = jax.ShapeDtypeStruct((batch, config.n_inputs, height, width, 3), jnp.float32)
     definition = functools.partial(flavr.apply, config, implementation="reference")
     jaxpr = jax.make_jaxpr(definition)(params, windows)
-    return [_cost(equation) for equation in _convolutions(jaxpr.jaxpr)]
+    size = jnp.dtype(dtype).itemsize
+
+    def bytes_of(scope: str) -> tuple[int, int]:
+        return _BYTES_BESIDE_8_BITS.get(scope, (1, 1)) if in_8_bits else (size, size)
+
+    return [_cost(equation, bytes_of) for equation in _convolutions(jaxpr.jaxpr)]
 
 
 def _convolutions(jaxpr: Any) -> Iterator[Any]:
@@ -66,7 +96,8 @@ def _convolutions(jaxpr: Any) -> Iterator[Any]:
                 yield from _convolutions(inner)
 
 
-def _cost(equation: Any) -> LayerCost:
+def _cost(equation: Any, bytes_of: Callable[[str], tuple[int, int]]) -> LayerCost:
+    """``bytes_of`` a scope: of an input or weight, and of an output."""
     pixels, kernel = (variable.aval for variable in equation.invars)
     (output,) = (variable.aval for variable in equation.outvars)
     taps = kernel.shape[:-2]
@@ -75,13 +106,11 @@ def _cost(equation: Any) -> LayerCost:
     useful = products
     if len(taps) == 3:
         useful *= _share_inside(taps[0], pixels.shape[1], equation.params["padding"][0])
-    values = math.prod(kernel.shape) + math.prod(output.shape) + math.prod(pixels.shape)
-    return LayerCost(
-        str(equation.source_info.name_stack),
-        2 * products,
-        round(2 * useful),
-        values * pixels.dtype.itemsize,
-    )
+    scope = str(equation.source_info.name_stack)
+    read, written = bytes_of(scope)
+    moved = read * (math.prod(kernel.shape) + math.prod(pixels.shape))
+    moved += written * math.prod(output.shape)
+    return LayerCost(scope, 2 * products, round(2 * useful), moved)
 
 
 def _share_inside(taps: int, frames: int, padding: tuple[int, int]) -> float:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
-from flavr_jax.profiling.comparison import Case, Row
+from flavr_jax.profiling.comparison import TYPES, Case, OnePrecision, Row
 from flavr_jax.profiling.costs import layer_costs
 from flavr_jax.profiling.timing import measure_ceilings
 from flavr_jax.profiling.trace import Kernel, by_scope, profile
@@ -60,7 +60,7 @@ def figures(row: Row) -> dict[str, Any]:
 def layers(
     case: Case,
     implementation: Implementation,
-    dtype: str,
+    precision: OnePrecision,
     folder: Path,
     torch_stages: dict[str, float],
 ) -> str:
@@ -68,7 +68,7 @@ def layers(
 
     Layers are compared with the device's ceilings, which are measured first.
     """
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+    params = case.parameters(precision, implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
     # On a GPU the kernels of a call otherwise go out as one graph, and the trace names only that.
     on_gpu = jax.default_backend() == "gpu"
@@ -77,7 +77,7 @@ def layers(
     kernels = profile(
         compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
     )
-    tables = [_kernel_table(kernels), _layer_table(case, kernels, dtype)]
+    tables = [_kernel_table(kernels), _layer_table(case, kernels, precision)]
     if torch_stages:
         tables.append(_stage_table(kernels, torch_stages))
     return "\n\n".join(tables)
@@ -118,13 +118,14 @@ def _kernel_table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def _layer_table(case: Case, kernels: list[Kernel], dtype: str) -> str:
+def _layer_table(case: Case, kernels: list[Kernel], precision: OnePrecision) -> str:
     batch, _, height, width, _ = case.windows.shape
-    costs = layer_costs(case.config, batch, height, width, jnp.dtype(dtype))
+    dtype = jnp.dtype(TYPES[precision])
+    costs = layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")
     times = by_scope(kernels, [cost.scope for cost in costs])
     ceilings = measure_ceilings(dtype)
     lines = [
-        f"ceilings here: {ceilings.tflops:.1f} TFLOP/s ({dtype} product), "
+        f"ceilings here: {ceilings.tflops:.1f} TFLOP/s ({dtype.name} product), "
         f"{ceilings.terabytes:.3f} TB/s (copy)",
         "        ms  useful  dense TFLOP/s  % of peak  % of bytes' roofline",
     ]

@@ -39,7 +39,7 @@ class TapsAtPoints:
         values: at each point ``[kh, kw, in_channel, channel]``.
     """
 
-    values: tuple[Array, ...]
+    values: Any  # not Array: trees of shapes have other things in the place of arrays
 
     @property
     def shape(self) -> tuple[int, ...]:
