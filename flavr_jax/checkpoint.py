@@ -3,12 +3,16 @@
 
 Orbax stores the parameters as a plain nested dict of NumPy arrays, so that a checkpoint loads on
 any number of devices and does not depend on Flax's internals. Orbax hands back whatever shapes it
-finds, so the shapes are checked here against the network's.
+finds, so the shapes are checked here against the network's. What 8 bits need to know is a JSON file
+beside them, for it may be added to a checkpoint that is complete without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +29,8 @@ from flavr_jax.models.classifier import ClassifierConfig
 
 __all__ = [
     "Checkpoint",
+    "Quantization",
+    "add_quantization",
     "differences",
     "load",
     "load_classifier",
@@ -33,7 +39,30 @@ __all__ = [
 ]
 
 PARTIAL = ".partial"
+QUANTIZATION = "quantization.json"
 Config = TypeVar("Config", ModelConfig, ClassifierConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How the network runs in 8 bits.
+
+    Attributes:
+        scales: of the feature maps that are stored in 8 bits, by name: what one unit of a stored
+            number is worth. The others are of 16 bits.
+        provenance: plain values on where they come from: clips, measured losses, date, …
+    """
+
+    scales: dict[str, float]
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, scale in self.scales.items():
+            if not 0 < scale < math.inf:
+                raise ValueError(
+                    f"the scale of {name!r} is {scale!r}; scales are numbers above 0. "
+                    "Make them anew with scripts/quantize.py."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +73,13 @@ class Checkpoint:
         config: the network's settings.
         params: nested dict of NumPy arrays, as :func:`flavr_jax.models.flavr.init` names them.
         provenance: plain values on the origin: source, hash, date, training data, …
+        quantization: how it runs in 8 bits, if it was calibrated.
     """
 
     config: ModelConfig
     params: dict[str, Any]
     provenance: dict[str, Any]
+    quantization: Quantization | None = None
 
 
 def save(
@@ -57,6 +88,7 @@ def save(
     params: dict[str, Any],
     *,
     provenance: dict[str, Any] | None = None,
+    quantization: Quantization | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes a checkpoint directory; it appears under its name only when complete.
@@ -79,6 +111,8 @@ def save(
         checkpointer.save(partial, ocp.args.Composite(**items))
     for marker in partial.rglob("commit_success.txt"):
         marker.unlink()  # holds this machine's path; the renaming below is what commits
+    if quantization is not None:
+        add_quantization(partial, quantization)
     if path.exists():
         old = path.with_name(path.name + ".old" + PARTIAL)
         path.rename(old)
@@ -86,6 +120,18 @@ def save(
         shutil.rmtree(old)
     else:
         partial.rename(path)
+
+
+def add_quantization(path: str | Path, quantization: Quantization) -> None:
+    """Writes into a checkpoint how it runs in 8 bits, in place of what it said of that.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = Path(path) / QUANTIZATION
+    partial = file.with_name(file.name + PARTIAL)
+    partial.write_text(json.dumps(dataclasses.asdict(quantization), indent=1) + "\n")
+    os.replace(partial, file)
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -101,7 +147,8 @@ def load(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{path} is a classifier, not a network that interpolates; use scripts/classify.py."
         )
-    return Checkpoint(_build(ModelConfig, config, params, path), params, provenance)
+    built = _build(ModelConfig, config, params, path)
+    return Checkpoint(built, params, provenance, _read_quantization(Path(path)))
 
 
 def load_classifier(
@@ -163,6 +210,20 @@ def _restore(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is damaged and cannot be read: {reason}") from error
     return stored["config"], stored["params"], stored.get("provenance") or {}
+
+
+def _read_quantization(path: Path) -> Quantization | None:
+    file = path / QUANTIZATION
+    if not file.exists():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        values["scales"] = {name: float(scale) for name, scale in values["scales"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged; make it anew with scripts/quantize.py, or delete it."
+        ) from error
+    return configs.build(Quantization, values, where=str(file))
 
 
 def differences(config: ModelConfig | ClassifierConfig, params: dict[str, Any]) -> list[str]:

@@ -89,3 +89,50 @@ def test_a_damaged_checkpoint_is_a_plain_error(tmp_path, params):
             path.write_bytes(b"")
     with pytest.raises(ValueError, match="is damaged and cannot be read"):
         checkpoint.load(tmp_path / "a")
+
+
+def test_scales_come_back_with_where_they_are_from(tmp_path, params):
+    quantization = checkpoint.Quantization({"encoder/stem": 0.1 + 0.2}, {"windows": 3})
+    checkpoint.save(tmp_path / "a", CONFIG, params, quantization=quantization)
+    assert checkpoint.load(tmp_path / "a").quantization == quantization
+    checkpoint.save(tmp_path / "b", CONFIG, params)
+    assert checkpoint.load(tmp_path / "b").quantization is None
+
+
+def test_scales_are_added_to_a_checkpoint_without_a_change_to_the_rest(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params, provenance={"run": 1})
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    for scale in (0.5, 0.25):
+        checkpoint.add_quantization(tmp_path / "a", checkpoint.Quantization({"out": scale}))
+    loaded = checkpoint.load(tmp_path / "a").quantization
+    assert loaded is not None
+    assert loaded.scales == {"out": 0.25}
+    after = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert {path.name for path in set(after) - set(before)} == {"quantization.json"}
+    assert all(after[path] == before[path] for path in before)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_cannot_be_one_is_refused(scale):
+    with pytest.raises(ValueError, match=r"the scale of 'out' is .* scripts/quantize\.py"):
+        checkpoint.Quantization({"out": scale})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"scales": {"out": -1}}', "scale of 'out' is -1"),
+        ('{"scales": {"out": null}}', "is damaged"),
+        ('{"scales": {"out": "a"}}', "is damaged"),
+        ('{"scales": [1]}', "is damaged"),
+        ('{"scales": {"out": 1}, "scale": 1}', "unknown key 'scale'"),
+        ('{"provenance": {}}', "is damaged"),
+    ],
+)
+def test_damaged_scales_are_a_plain_error(tmp_path, params, text, message):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    (tmp_path / "a" / "quantization.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(tmp_path / "a")
