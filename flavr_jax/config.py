@@ -12,11 +12,14 @@ import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
-__all__ = ["ModelConfig", "build", "read_toml"]
+__all__ = ["ModelConfig", "Precision", "build", "read_toml"]
 
 Settings = TypeVar("Settings")
+
+Precision: TypeAlias = Literal["auto", "fp8", "bf16", "fp16", "fp32"]
+"""What a network computes in; ``auto`` is the fastest that device and checkpoint support."""
 
 
 @dataclasses.dataclass(frozen=True)

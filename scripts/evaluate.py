@@ -7,13 +7,14 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 import flavr_jax
 from flavr_jax import cli, evaluation
+from flavr_jax.config import Precision
 from flavr_jax.data import baselines, sources
 from flavr_jax.evaluation import tables
 from flavr_jax.video import cuts
@@ -31,8 +32,8 @@ class Options:
         "davis-2x", "fps60-2x", "fps60-4x", "fps60-8x",
     )  # fmt: skip
     """Which data sets; an unknown name lists the known ones."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What the network computes in."""
+    precision: Precision = "fp32"
+    """What the network computes in; auto is the fastest that card and checkpoint support."""
     boundary: bool = False
     """Instead, compare how frames beyond a clip's ends are made up, on its end intervals."""
     baselines: tuple[str, ...] = tuple(filter(baselines.available, baselines.BASELINES))
@@ -58,8 +59,8 @@ def main(options: Options) -> None:
     metrics = dict(evaluation.METRICS)
     if options.lpips:
         metrics["lpips"] = evaluation.perceptual_metric()
-    network = flavr_jax.load(options.checkpoint, dtype=options.dtype)
-    title = f"{options.checkpoint.name} ({options.dtype})"
+    network = flavr_jax.load(options.checkpoint, precision=options.precision)
+    title = f"{options.checkpoint.name} ({network.precision})"
     own = evaluation.method_of_network(network.predict, network.config.n_outputs)
 
     samples: dict[str, list[evaluation.Sample]] = {}

@@ -12,11 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 
 import flavr_jax
 from flavr_jax import cli
+from flavr_jax.config import Precision
 from flavr_jax.inference import stream
 from flavr_jax.video import reader, timing, verify, writer
 
@@ -38,6 +38,8 @@ class Options:
     is), INPUT_8x/ for a folder, a pipe for a pipe."""
     checkpoint: Path | None = None
     """Directory of the network to use; the bundled one if left out."""
+    precision: Precision = "auto"
+    """What the network computes in; auto is the fastest that card and checkpoint support."""
     motion: Annotated[stream.Options, tyro.conf.OmitArgPrefixes] = field(
         default_factory=stream.Options
     )
@@ -59,14 +61,13 @@ def main(options: Options) -> int:
     path = options.input or SAMPLE
     source = options.source.open(path)
     motion = options.motion
-    interpolator = flavr_jax.load(options.checkpoint)
+    interpolator = flavr_jax.load(options.checkpoint, precision=options.precision)
     info = timing.output_info(source.info, motion.timing)
     output = options.output or default_output(options, path)
     # A pipe carries pictures only: what there is to say goes to stderr.
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
-    device = jax.devices()[0]
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
-    say(f"checkpoint {options.checkpoint or 'default'} on {device.device_kind} ({device.platform})")
+    say(f"checkpoint {options.checkpoint or 'default'} on {interpolator.runs_on}")
 
     if options.verify and "-" in (output, str(path)):
         raise ValueError("`verify` reads input and output again, which a pipe does not allow.")

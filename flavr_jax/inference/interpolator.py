@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float, UInt8, UInt16
 
 from flavr_jax import checkpoint
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream
+from flavr_jax.inference.precision import prepare
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
 from flavr_jax.typing import Frames
@@ -38,6 +39,8 @@ class Interpolator:
         config: the network's settings.
         provenance: where the parameters came from.
         boundary: how frames beyond a clip's ends are made up.
+        precision: what it computes in, never ``auto``.
+        runs_on: the device and the precision in words, with the reason where ``auto`` chose.
     """
 
     def __init__(
@@ -45,16 +48,18 @@ class Interpolator:
         config: ModelConfig,
         params: flavr.Parameters,
         *,
-        dtype: DTypeLike | None = None,
+        precision: Precision = "auto",
+        scales: Mapping[str, float] | None = None,
         provenance: dict | None = None,
         boundary: Boundary = "mirror",
     ) -> None:
+        """Pack the parameters; see :func:`flavr_jax.inference.precision.prepare`."""
         self.config = config
         self.provenance = provenance or {}
         self.boundary: Boundary = boundary
-        dtype = dtype or _best_dtype()
-        params = jax.device_put(jax.tree.map(lambda p: jnp.asarray(p, dtype), params))
-        self._params = flavr.pack(config, params)
+        prepared = prepare(config, params, precision, scales)
+        self.precision, self.runs_on = prepared.precision, str(prepared)
+        self._params = prepared.params
 
     @property
     def factor(self) -> int:
@@ -156,7 +161,7 @@ class Interpolator:
         return np.stack([made.pixels for made in stream.interpolate(timed, self, options)])
 
 
-def load(path: str | Path | None = None, *, dtype: DTypeLike | None = None) -> Interpolator:
+def load(path: str | Path | None = None, *, precision: Precision = "auto") -> Interpolator:
     """An interpolator from a checkpoint directory; None loads the bundled one.
 
     Compiled programs are kept between runs in JAX's compilation cache: in the directory that
@@ -164,15 +169,22 @@ def load(path: str | Path | None = None, *, dtype: DTypeLike | None = None) -> I
 
     Args:
         path: a directory written by :func:`flavr_jax.checkpoint.save`.
-        dtype: what the network computes in; None is bfloat16 on a GPU and float32 on a CPU.
+        precision: what the network computes in; ``auto`` is fp8 on a Hopper GPU where the
+            checkpoint was calibrated for it, else bf16 on a GPU and fp32 on a CPU.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint, or a damaged one.
+        ValueError: it is no checkpoint, a damaged one, or has no scales and fp8 was asked for.
     """
     _keep_compiled_programs()
     stored = checkpoint.load(DEFAULT_CHECKPOINT if path is None else path)
-    return Interpolator(stored.config, stored.params, dtype=dtype, provenance=stored.provenance)
+    return Interpolator(
+        stored.config,
+        stored.params,
+        precision=precision,
+        scales=stored.quantization.scales if stored.quantization else None,
+        provenance=stored.provenance,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -197,10 +209,6 @@ def _between(config: ModelConfig, params: flavr.Parameters, frames: Array, facto
 def _bucket(count: int) -> int:
     """The power of two that a batch is padded to, so that few sizes are ever compiled."""
     return 1 << (count - 1).bit_length()
-
-
-def _best_dtype() -> DTypeLike:
-    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
 def _keep_compiled_programs() -> None:

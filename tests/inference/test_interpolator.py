@@ -91,7 +91,7 @@ def test_frames_of_another_kind_are_refused(random_network, frames):
         random_network(frames, 2)
 
 
-def test_load_gives_the_saved_network_in_the_dtype_asked_for(tmp_path, random_network):
+def test_load_gives_the_saved_network_in_the_precision_asked_for(tmp_path, random_network):
     params = flavr.init(random_network.config, jax.random.key(0))
     checkpoint.save(tmp_path / "a", random_network.config, params, provenance={"a": 1})
     windows = jax.random.uniform(jax.random.key(2), (1, 4, 16, 16, 3))
@@ -99,7 +99,7 @@ def test_load_gives_the_saved_network_in_the_dtype_asked_for(tmp_path, random_ne
     assert loaded.provenance == {"a": 1}
     expected = random_network.predict(windows)
     assert np.array_equal(loaded.predict(windows), expected)
-    half = flavr_jax.load(tmp_path / "a", dtype=jnp.bfloat16)
+    half = flavr_jax.load(tmp_path / "a", precision="bf16")
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(half._params))
     assert 0 < np.abs(half.predict(windows) - expected).max() < 0.05
 

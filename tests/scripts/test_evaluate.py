@@ -41,9 +41,12 @@ def clips(tmp_path):
 def network(monkeypatch):
     """Stands for a checkpoint: it repeats the second input, which is 4 levels off."""
 
-    def load(checkpoint, *, dtype):
-        config = types.SimpleNamespace(n_outputs=1)
-        return types.SimpleNamespace(config=config, predict=lambda windows: windows[:, 1:2])
+    def load(checkpoint, *, precision):
+        return types.SimpleNamespace(
+            config=types.SimpleNamespace(n_outputs=1),
+            predict=lambda windows: windows[:, 1:2],
+            precision=precision,
+        )
 
     monkeypatch.setattr(flavr_jax, "load", load)
 
@@ -59,15 +62,15 @@ def test_the_table_has_the_card_the_network_and_the_baselines(
         )
     )  # fmt: skip
     printed = capsys.readouterr().out
-    for words in ("whole frames", "over sequences", "3 frames of 1 sequences", "mine (float32)"):
+    for words in ("whole frames", "over sequences", "3 frames of 1 sequences", "mine (fp32)"):
         assert words in printed
     report = json.loads((tmp_path / "scores.json").read_text())["folder-2x"]["methods"]
     means = {method: of["mean"]["psnr_uint8"] for method, of in report.items()}
     expected = 20 * np.log10(255 / 4)
-    assert means["mine (float32)"] == pytest.approx(expected, abs=1e-3)
+    assert means["mine (fp32)"] == pytest.approx(expected, abs=1e-3)
     assert means["nearest-frame"] == pytest.approx(expected, abs=1e-3)
     assert means["frame-averaging"] == float("inf")
-    assert report["mine (float32)"]["mean"]["error_absolute"] == pytest.approx(4.0, abs=1e-4)
+    assert report["mine (fp32)"]["mean"]["error_absolute"] == pytest.approx(4.0, abs=1e-4)
     assert len(list(csv.reader((tmp_path / "scores.csv").open()))) == 1 + 3 * 3
     assert Image.open(tmp_path / "worst/folder-2x.png").width == 5 * 320
     frames = sorted((tmp_path / "frames/folder-2x/fade").iterdir())

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import jax
+import numpy as np
+import pytest
+
+import flavr_jax
+from flavr_jax import checkpoint
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference.precision import prepare
+from flavr_jax.models import flavr
+from flavr_jax.models.layers import assume_hopper
+
+CONFIG = ModelConfig(width=32, n_outputs=1)
+SCALES = dict.fromkeys(flavr.feature_maps(CONFIG), 0.02)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return flavr.init(CONFIG, jax.random.key(0))
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """As far as the choice can see, the device is a GPU; of which kind is up to the test."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
+def dtypes(prepared):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(prepared.params)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")]
+)
+def test_a_precision_by_name_is_that_one_with_scales_or_without(params, precision, dtype):
+    for scales in (None, SCALES):
+        prepared = prepare(CONFIG, params, precision, scales)
+        assert prepared.precision == precision
+        assert dtypes(prepared) == {dtype}
+
+
+def test_8_bits_are_for_kernels_and_16_for_the_rest(params):
+    prepared = prepare(CONFIG, params, "fp8", SCALES)
+    assert prepared.precision == "fp8"
+    assert {"float8_e4m3fn", "bfloat16"} <= dtypes(prepared)
+    assert prepared.params["out"]["kernel"].dtype == "bfloat16"
+
+
+def test_8_bits_without_scales_name_the_script_that_makes_them(params):
+    with pytest.raises(ValueError, match=r"scripts/quantize\.py CHECKPOINT --output DIR"):
+        prepare(CONFIG, params, "fp8")
+
+
+def test_an_unknown_precision_is_refused(params):
+    with pytest.raises((ValueError, TypeError), match="int8"):
+        prepare(CONFIG, params, "int8")  # pyright: ignore[reportArgumentType]
+
+
+def test_auto_is_float32_on_a_cpu_and_says_so(params):
+    prepared = prepare(CONFIG, params, "auto", SCALES)
+    assert (prepared.precision, dtypes(prepared)) == ("fp32", {"float32"})
+    assert str(prepared) == "cpu (cpu) in fp32 (the device is a CPU)"
+
+
+def test_auto_is_8_bits_on_a_hopper_gpu_where_there_are_scales(params, on_gpu):
+    with assume_hopper():
+        assert prepare(CONFIG, params, "auto", SCALES).precision == "fp8"
+        without = prepare(CONFIG, params, "auto")
+    assert without.precision == "bf16"
+    assert "the checkpoint has no scales" in without.reason
+
+
+def test_auto_is_16_bits_on_another_gpu_and_says_why(params, on_gpu):
+    prepared = prepare(CONFIG, params, "auto", SCALES)
+    assert (prepared.precision, dtypes(prepared)) == ("bf16", {"bfloat16"})
+    assert "Hopper" in prepared.reason
+
+
+def test_auto_is_16_bits_where_the_kernels_do_not_fit_the_network(on_gpu):
+    narrow = ModelConfig(width=4, n_outputs=1)
+    scales = dict.fromkeys(flavr.feature_maps(narrow), 0.02)
+    with assume_hopper():
+        prepared = prepare(narrow, flavr.init(narrow, jax.random.key(0)), "auto", scales)
+    assert prepared.precision == "bf16"
+    assert "channels" in prepared.reason
+
+
+def test_a_loaded_network_computes_in_8_bits_with_the_scales_of_its_checkpoint(tmp_path):
+    config = ModelConfig(width=2, n_outputs=1, base="blend")
+    params = flavr.init(config, jax.random.key(0))
+    scales = {"encoder/stem": 0.02, "encoder/layer1/0/conv1": 0.02}
+    path = tmp_path / "calibrated"
+    checkpoint.save(path, config, params, quantization=checkpoint.Quantization(scales))
+    windows = np.random.default_rng(0).random((1, 4, 16, 16, 3), np.float32)
+    exact, narrow = (flavr_jax.load(path, precision=p) for p in ("fp32", "fp8"))
+    assert (exact.precision, narrow.precision) == ("fp32", "fp8")
+    assert "fp8" in narrow.runs_on
+    kernel = narrow._params["encoder"]["layer1"]["0"]["conv1"]["kernel"]
+    assert kernel.dtype == "float8_e4m3fn"
+    assert np.asarray(kernel.out_scale) == np.float32(0.02)
+    assert 0 < np.abs(exact.predict(windows) - narrow.predict(windows)).max() < 0.01
