@@ -66,14 +66,14 @@ def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
     pairs = pairs.reshape(*pairs.shape[:2], times[0], -1, times[1], gradient.shape[-1])
 
     def of_tap(tap: int) -> Array:
-        met = (
+        met = [
             pairs[:, :, time + tap - first, :, time].astype(jnp.float32)
             for time in range(times[1])
             if 0 <= time + tap - first < times[0]
-        )
-        return functools.reduce(jnp.add, met)
+        ]
+        return functools.reduce(jnp.add, met) if met else jnp.zeros_like(pairs[:, :, 0, :, 0])
 
-    return jnp.stack([of_tap(tap) for tap in range(taps)])
+    return jnp.stack([of_tap(tap) for tap in range(taps)]).astype(jnp.float32)
 
 
 def _frames_in_channels(x: Array) -> Array:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step on Hopper's kernels, as far as a machine without a GPU can tell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pallas_kernels as pk
+from flavr_jax import losses
+from flavr_jax.config import ModelConfig
+from flavr_jax.data import mixture, pipeline
+from flavr_jax.models import flavr
+from flavr_jax.training import inputs, state, step
+from flavr_jax.training.optimizers import OptimizerConfig
+from flavr_jax.training.parallel import Parallel
+from flavr_jax.training.tasks import Interpolation
+
+MODEL = ModelConfig(width=32, n_outputs=7)
+TASK = Interpolation(MODEL, losses.parse("l1"))
+SPATIAL_KERNELS = 23  # of 27 convolutions, three shortcuts and the fusion of frames have one tap
+
+
+def test_xla_runs_the_convolutions_of_weight_gradients_and_no_other():
+    parallel = Parallel("shard_map", tuple(jax.local_devices()[:1]))
+    config = mixture.MixtureConfig(crop=64, batch_size=2, synthetic_share=0.0)
+    run = step.make_step(
+        TASK, inputs.Read(7, (), inputs.ReadConfig(), config), OptimizerConfig(), parallel
+    )
+    params = flavr.parameter_shapes(MODEL)
+    current = jax.eval_shape(lambda params: state.create(params, OptimizerConfig(), 0), params)
+    windows = pipeline.Window(
+        np.zeros((2, 4, 64, 64, 3), np.uint8),
+        np.zeros((2, 7, 64, 64, 3), np.uint8),
+        np.ones((2, 7), np.float32),
+    )
+    shared = {"learning_rate": jnp.float32(0.0), "resident": None}
+    own = {"fetched": windows, "signals": {"stop": np.zeros(1, np.float32)}}
+    with pk.assume_hopper():
+        traced = run.trace(current, shared, own)  # type: ignore[attr-defined]
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # Every kernel has one gradient, whose height and width come out where a kernel has its taps.
+    assert text.count("stablehlo.convolution") == SPATIAL_KERNELS
+    assert text.count("->[0, 1, b, f]") == SPATIAL_KERNELS
+    assert "mosaic_gpu" in text
