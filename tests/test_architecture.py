@@ -23,6 +23,7 @@ ALLOWED = {
     "render": {"typing", "config"},
     "profiling": {"models", "typing", "config"},
     "evaluation": {"data", "metrics", "inference", "typing", "config"},
+    "quantize": {"models", "data", "typing", "config"},
     "inference": {"models", "video", "checkpoint", "config", "typing"},
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",

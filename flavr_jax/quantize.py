@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which feature maps of a network are stored in 8 bits, and on what scale.
+
+The type is float8_e4m3fn: numbers of 17 octaves with three bits after the leading one. So where the
+scale is matters little, as long as nothing is clipped: it leaves room above the largest magnitude
+that calibration met. What does matter is the rounding, to one part in sixteen at worst. A map is
+given 16 bits again where a network cannot stand that, and which one is measured: by what storing it
+alone costs in PSNR, over what is saved by multiplying its readers' kernels in 8 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+from rich.table import Table
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.data.calibration import Example
+from flavr_jax.models import flavr
+
+__all__ = ["HEADROOM", "Limits", "Loss", "MapReport", "Report", "choose", "largest", "losses"]
+
+HEADROOM = 2.0
+"""How many times the largest magnitude met in calibration a map can store."""
+
+LARGEST = 448.0
+"""The largest number in float8_e4m3fn."""
+
+# The mean square error of rounding to 8 bits. Where a prediction is better than a file can show,
+# as of a still picture, a loss would be large and nobody could see it.
+_OF_ROUNDING = 1 / 255**2 / 12
+
+# What storing a map in 8 bits is worth where all its readers multiply in 16 bits anyway, as a share
+# of all products: there is less to read and write.
+_LEAST_WORTH = 0.01
+
+Measure: TypeAlias = Callable[[Mapping[str, float]], "Loss"]
+Track: TypeAlias = Callable[[Iterable[str]], Iterable[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much PSNR may be lost, in dB.
+
+    The defaults leave a quarter of what is promised of any clips (0.02 and 0.05), for those of
+    calibration are few.
+
+    Attributes:
+        mean_loss: over all clips.
+        worst_loss: on any one.
+    """
+
+    mean_loss: float = 0.015
+    worst_loss: float = 0.0375
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"`{name}` is {value}; a loss that is allowed is above 0 dB.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a network loses against float32.
+
+    Attributes:
+        clips: PSNR in dB, by clip. It is the larger of two: what was lost, which chance may hide on
+            few windows; and what an error loses that has nothing to do with the network's own.
+    """
+
+    clips: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Over clips."""
+        return float(np.mean(list(self.clips.values())))
+
+    @property
+    def worst(self) -> float:
+        """Of any clip."""
+        return max(self.clips.values())
+
+    def without(self, other: Loss) -> Loss:
+        """What is left if ``other`` is not lost, as far as losses add up."""
+        return Loss({clip: value - other.clips[clip] for clip, value in self.clips.items()})
+
+    def over(self, limits: Limits) -> float:
+        """The larger share of what is allowed; above 1 it is too much."""
+        return max(self.mean / limits.mean_loss, self.worst / limits.worst_loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class MapReport:
+    """One feature map.
+
+    Attributes:
+        name: see :func:`flavr_jax.models.flavr.feature_maps`.
+        largest: magnitude that was met.
+        scale: what one unit of a stored number would be worth.
+        alone: what is lost if this map alone is stored in 8 bits.
+        in_8_bits: whether it is to be.
+    """
+
+    name: str
+    largest: float
+    scale: float
+    alone: Loss
+    in_8_bits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A choice, and what it rests on.
+
+    Attributes:
+        maps: in the order of computation.
+        everything: what is lost if all maps are stored in 8 bits.
+        chosen: what is lost as chosen.
+        share: of the 3-D convolutions' products, those in 8 bits.
+    """
+
+    maps: tuple[MapReport, ...]
+    everything: Loss
+    chosen: Loss
+    share: float
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Of the maps that are to be stored in 8 bits; for :func:`flavr_jax.models.flavr.pack`."""
+        return {each.name: each.scale for each in self.maps if each.in_8_bits}
+
+    def table(self) -> Table:
+        """A line a feature map."""
+        lines = Table("feature map", "largest", "lost alone, dB", "worst clip, dB", "stored in")
+        rows = [(m.name, f"{m.largest:.3g}", m.alone, m.in_8_bits) for m in self.maps]
+        rows.append(("all of them", "", self.everything, True))
+        for name, magnitude, loss, in_8_bits in rows:
+            losses = f"{loss.mean:.4f}", f"{loss.worst:.4f}"
+            lines.add_row(name, magnitude, *losses, "fp8" if in_8_bits else "bf16")
+        lines.add_row("as chosen", "", f"{self.chosen.mean:.4f}", f"{self.chosen.worst:.4f}", "")
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in plain values."""
+        return {
+            "loss_mean": self.chosen.mean,
+            "loss_worst": self.chosen.worst,
+            "loss_mean_of_everything": self.everything.mean,
+            "loss_worst_of_everything": self.everything.worst,
+            "share_of_products": self.share,
+            "maps": {
+                each.name: {
+                    "stored": "fp8" if each.in_8_bits else "bf16",
+                    "largest": each.largest,
+                    "loss_mean_alone": each.alone.mean,
+                    "loss_worst_alone": each.alone.worst,
+                }
+                for each in self.maps
+            },
+        }
+
+
+def largest(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    windows: Iterable[Float[np.ndarray, "n_inputs height width 3"]],
+) -> dict[str, float]:
+    """The largest magnitude in each feature map on any of the windows, in order of computation.
+
+    Raises:
+        ValueError: the network makes one of them infinite or NaN.
+    """
+    run = jax.jit(functools.partial(flavr.ranges, config))
+    found = dict.fromkeys(flavr.feature_maps(config), 0.0)
+    for window in windows:
+        met = jax.device_get(run(params, jnp.asarray(window)[None]))
+        # Not Python's max, which may pass over a NaN.
+        found = {name: float(np.maximum(found[name], met[name])) for name in found}
+    if wrong := [name for name, value in found.items() if not np.isfinite(value)]:
+        raise ValueError(
+            f"the network's {', '.join(wrong)} is infinite or NaN on calibration clips, so it has "
+            "no scale; check the checkpoint with scripts/evaluate.py."
+        )
+    return found
+
+
+def losses(config: ModelConfig, params: flavr.Parameters, examples: Sequence[Example]) -> Measure:
+    """What is lost, as a function of the scales of the maps in 8 bits.
+
+    Scales of other maps than before compile the network anew.
+
+    Args:
+        config: the network.
+        params: of float32.
+        examples: what losses are measured on.
+    """
+    # On a CPU 16 bits are slow, and what they lose is a hundredth of what 8 bits do.
+    on_cpu = jax.default_backend() == "cpu"
+    narrow = params if on_cpu else jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    with jax.default_matmul_precision("highest"):  # a GPU would take TF32 for float32
+        exact = [_predict(config, params, each) for each in examples]
+
+    def loss(scales: Mapping[str, float]) -> Loss:
+        packed = flavr.pack(config, narrow, scales)
+        lost: dict[str, list[tuple[float, float]]] = {}
+        for each, wanted in zip(examples, exact):
+            of_window = _lost(_predict(config, packed, each), wanted, each.truth)
+            lost.setdefault(each.clip, []).append(of_window)
+        return Loss({clip: float(np.mean(pairs, axis=0).max()) for clip, pairs in lost.items()})
+
+    return loss
+
+
+def choose(
+    config: ModelConfig,
+    magnitudes: Mapping[str, float],
+    measure: Measure,
+    limits: Limits | None = None,
+    *,
+    track: Track = iter,
+) -> Report:
+    """The maps to store in 8 bits: all, less those that cost most until the limits hold.
+
+    Args:
+        config: the network.
+        magnitudes: see :func:`largest`.
+        measure: see :func:`losses`; every map is measured alone, and each choice.
+        limits: what may be lost; None for the defaults.
+        track: is handed the names whose maps are measured one by one, to show progress.
+
+    Raises:
+        ValueError: the network has no feature map that could be stored in 8 bits.
+    """
+    limits = limits or Limits()
+    scales = {
+        name: HEADROOM * value / LARGEST if value > 0 else 1.0  # 1: a map of zeros
+        for name, value in magnitudes.items()
+    }
+    if not scales:
+        raise ValueError(
+            "this network has no feature map that could be stored in 8 bits: those are outputs of "
+            "convolutions without BatchNorm. Use bf16."
+        )
+    everything = measure(scales)
+    alone = {name: measure({name: scales[name]}) for name in track(scales)}
+    kept, chosen = dict(scales), everything
+    while kept and chosen.over(limits) > 1:
+        kept = _dropped(config, kept, alone, chosen, limits)
+        chosen = measure(kept)
+    return Report(
+        tuple(
+            MapReport(name, magnitudes[name], scale, alone[name], name in kept)
+            for name, scale in scales.items()
+        ),
+        everything,
+        chosen,
+        _share(config, kept),
+    )
+
+
+def _dropped(
+    config: ModelConfig,
+    kept: Mapping[str, float],
+    alone: Mapping[str, Loss],
+    measured: Loss,
+    limits: Limits,
+) -> dict[str, float]:
+    """``kept`` without one map or more, until the sum of what they cost alone is low enough."""
+    kept, before = dict(kept), _share(config, kept)
+
+    def relief_for_price(name: str) -> float:
+        others = {other: scale for other, scale in kept.items() if other != name}
+        price = max(before - _share(config, others), _LEAST_WORTH)
+        clip = max(measured.clips, key=measured.clips.__getitem__)
+        loss = alone[name]
+        return (loss.mean / limits.mean_loss + loss.clips[clip] / limits.worst_loss) / price
+
+    while kept:
+        name = max(kept, key=relief_for_price)
+        del kept[name]
+        before, measured = _share(config, kept), measured.without(alone[name])
+        if measured.over(limits) <= 1:
+            break
+    return kept
+
+
+def _share(config: ModelConfig, scales: Mapping[str, float]) -> float:
+    """Of all products of 3-D convolutions, those in 8 bits."""
+    every = flavr.convolutions(config)
+    done = sum(each.products for each in every if each.in_8_bits(scales))
+    return done / sum(each.products for each in every)
+
+
+def _predict(config: ModelConfig, params: flavr.Parameters, example: Example) -> np.ndarray:
+    """The frames whose truth is known."""
+    step = config.factor // (len(example.truth) + 1)
+    outputs = _apply(config, params, jnp.asarray(example.inputs)[None])
+    return np.asarray(outputs[0, step - 1 :: step])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(config: ModelConfig, params: flavr.Parameters, windows: Array) -> Array:
+    return flavr.apply(config, params, windows)
+
+
+def _lost(narrow: np.ndarray, exact: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """PSNR lost in fact, and by an error that has nothing to do with the network's own, in dB."""
+
+    def error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.square(a.astype(np.float64) - b).mean(axis=(1, 2, 3))
+
+    own = error(exact, truth) + _OF_ROUNDING
+    in_fact = 10 * np.log10((error(narrow, truth) + _OF_ROUNDING) / own).mean()
+    unrelated = 10 * np.log10(1 + error(narrow, exact) / own).mean()
+    if np.isnan(unrelated):  # compares as if it were within every limit
+        return math.inf, math.inf
+    return float(in_fact), float(unrelated)
