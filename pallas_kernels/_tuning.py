@@ -112,7 +112,12 @@ def candidates(work: Work) -> list[Config]:
     """Every tile that fits in registers and shared memory, with the deepest rings that do."""
     frames = {1, work.time} if work.time == work.in_time <= 4 else {1}
     sizes = [size for size in range(16, 257, 16) if work.channels % size == 0]
-    sizes = [size for size in sizes if (size & -size) * work.out_bytes >= 32]  # a row of a box
+    least = 32  # bytes of a row of a box
+    sizes = [
+        size
+        for size in sizes
+        if (size & -size) * work.out_bytes >= least and work.chunk(size) * work.in_bytes >= least
+    ]
     found = []
     for (rows, columns), channels, count in itertools.product(_TILES, sizes, sorted(frames)):
         if rows % 2 == 0 and rows * columns * channels * count <= _ACCUMULATORS:

@@ -28,6 +28,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models.decoder import Decoder
 from flavr_jax.models.encoder import Encoder
 from flavr_jax.models.layers import (
+    LARGEST,
     Conv2d,
     FeatureMap,
     Fusion,
@@ -51,6 +52,7 @@ __all__ = [
     "pack",
     "parameter_shapes",
     "ranges",
+    "scales_for",
     "to_dict",
 ]
 
@@ -227,6 +229,14 @@ def ranges(
     names, wanted = _names(model), feature_maps(config)
     written = {names[id(call.layer)]: call.output.in_units(jnp.float32).values for call in calls}
     return {name: jnp.abs(written[name]).max().astype(jnp.float32) for name in wanted}
+
+
+def scales_for(magnitudes: Mapping[str, float]) -> dict[str, float]:
+    """What a unit of each feature map is worth in 8 bits, from its largest magnitude.
+
+    Twice that can be stored: other clips have larger ones, and float8_e4m3fn is as exact there.
+    """
+    return {name: 2 * value / LARGEST if value > 0 else 1.0 for name, value in magnitudes.items()}
 
 
 def pack(

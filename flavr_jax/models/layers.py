@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 import pallas_kernels as pk
 from flavr_jax.typing import Images
 from pallas_kernels import (
+    LARGEST,
     Activation,
     FeatureMap,
     Implementation,
@@ -37,6 +38,7 @@ from pallas_kernels import (
 )
 
 __all__ = [
+    "LARGEST",
     "Call",
     "Conv2d",
     "Conv3d",

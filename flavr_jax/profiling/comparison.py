@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flavr_jax import quantize
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
@@ -117,11 +116,7 @@ class Case:
         """Of all feature maps, from a part of the first window: they are noise everywhere."""
         window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
         ranges = functools.partial(flavr.ranges, self.config, implementation="xla")
-        found = jax.device_get(jax.jit(ranges)(self.params, window))
-        return {
-            name: quantize.HEADROOM * float(largest) / quantize.LARGEST
-            for name, largest in found.items()
-        }
+        return flavr.scales_for(jax.device_get(jax.jit(ranges)(self.params, window)))
 
     def error(self, outputs: Any) -> float:
         """Norm of the difference from float32 over the norm of what the network adds."""
