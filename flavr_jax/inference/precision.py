@@ -90,17 +90,16 @@ def _fastest(
     elif not scales:
         chosen, reason = "bf16", "not fp8: the checkpoint has no scales, see scripts/quantize.py"
     else:
-        narrow = prepare(config, params, "fp8", scales)
-        refused = _why_slow(config, narrow.params)
-        if refused is None:
-            reason = f"{len(scales)} of {len(flavr.feature_maps(config))} feature maps"
-            return dataclasses.replace(narrow, reason=reason)
-        chosen, reason = "bf16", f"not fp8: {refused}"
-    return dataclasses.replace(prepare(config, params, chosen), reason=reason)
+        refused = _why_slow(config, scales)
+        chosen = "fp8" if refused is None else "bf16"
+        in_8_bits = f"{len(scales)} of {len(flavr.feature_maps(config))} feature maps"
+        reason = f"not fp8: {refused}" if refused else in_8_bits
+    return dataclasses.replace(prepare(config, params, chosen, scales), reason=reason)
 
 
-def _why_slow(config: ModelConfig, packed: flavr.Parameters) -> str | None:
+def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
     """Why some convolution would not run on the kernels for 8 bits; None if all do."""
+    packed = flavr.parameter_shapes(config, _TYPES["fp8"], scales)
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
         if "mosaic_gpu" in choice.refused:

@@ -62,8 +62,11 @@ def losses(monkeypatch):
     """Nothing is compiled 25 times: the stem alone loses much."""
 
     def losses(config, params, examples):
-        clips = {each.clip for each in examples}
-        return lambda scales: quantize.Loss(dict.fromkeys(clips, 0.1 * (TWO[0] in scales)))
+        def measure(scales):
+            lost = dict.fromkeys((each.clip for each in examples), 0.1 * (TWO[0] in scales))
+            return quantize.Loss(lost, lost)
+
+        return measure
 
     monkeypatch.setattr(quantize, "losses", losses)
 
@@ -130,8 +133,9 @@ def test_nothing_is_written_where_nothing_can_be_in_8_bits(
     run, network, clip, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(quantize, "largest", lambda *_: dict.fromkeys(TWO, 1.0))
+    every = [{"a": float(count)} for count in range(3)]
     monkeypatch.setattr(
-        quantize, "losses", lambda *_: lambda scales: quantize.Loss({"a": float(len(scales))})
+        quantize, "losses", lambda *_: lambda scales: quantize.Loss(*[every[len(scales)]] * 2)
     )
     code, said = run(network, "--calibration", clip, "--output", tmp_path / "new")
     assert code == 2
