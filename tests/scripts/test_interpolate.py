@@ -222,6 +222,7 @@ def test_a_run_says_what_it_did(interpolate, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "in.mp4 → in_8x.mp4, 23.976 → 191.81 frames/s"
     assert "tiny_8x" in lines[1]
+    assert lines[1].endswith("on cpu (cpu) in fp32 (the device is a CPU)")
     assert lines[-1].startswith("3 frames → 17 frames in in_8x.mp4, ")
 
 
@@ -315,6 +316,11 @@ def unknown_container():
     return ["in.mp4", "--output", "out.wmv"], ".mp4, .mov, .mkv"
 
 
+def not_calibrated():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--precision", "fp8"], "scripts/quantize.py CHECKPOINT --output DIR"
+
+
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -327,6 +333,7 @@ def unknown_container():
         existing_output,
         unwritable_output,
         unknown_container,
+        not_calibrated,
     ],
 )
 def test_a_mistake_is_one_line_and_costs_nothing(interpolate, capsys, mistake):
