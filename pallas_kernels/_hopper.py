@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -20,14 +22,17 @@ _LARGEST_KERNEL = 7
 
 
 def why_not(
-    inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *, any_channels: bool = False
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array | QuantizedKernel,
+    *,
+    channels: Sequence[int] | None = None,
 ) -> str | None:
     """Why the kernels cannot run on these inputs here; None if they can.
 
     Args:
         inputs: the operation's inputs.
         kernel: ``[…, in_channel, channel]``.
-        any_channels: whether the operation itself brings channels to multiples of 16.
+        channels: those that have to fill rows; by default the inputs' and the output's.
     """
     reason = _device.why_not()
     if reason is not None:
@@ -40,10 +45,10 @@ def why_not(
         )
     if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
         return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
-    channels = [*(x.values.shape[-1] for x in inputs), kernel.shape[-1]]
+    counts = list(channels or (*(x.values.shape[-1] for x in inputs), kernel.shape[-1]))
     multiple = 32 if isinstance(kernel, QuantizedKernel) else 16
-    if not any_channels and any(count % multiple for count in channels):
-        return f"it needs channels in multiples of {multiple}, and got {channels}"
+    if any(count % multiple for count in counts):
+        return f"it needs channels in multiples of {multiple}, and got {counts}"
     return None
 
 

@@ -30,10 +30,7 @@ _FEW_CHANNELS = 32
 
 def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
-    if any(x.values.shape[-1] % 16 for x in inputs):
-        channels = [x.values.shape[-1] for x in inputs]
-        return f"it needs input channels in multiples of 16, and got {channels}"
-    return _hopper.why_not(inputs, kernel, any_channels=True)
+    return _hopper.why_not(inputs, kernel, channels=[x.values.shape[-1] for x in inputs])
 
 
 def conv2d(

@@ -36,9 +36,7 @@ def why_not(
 ) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
     few = stride[1] == 2 and kernel.shape[3] <= _FEW_CHANNELS
-    if few and kernel.shape[4] % 16:
-        return f"it needs output channels in multiples of 16, and got {kernel.shape[4]}"
-    return _hopper.why_not(inputs, kernel, any_channels=few)
+    return _hopper.why_not(inputs, kernel, channels=kernel.shape[4:] if few else None)
 
 
 def conv3d(

@@ -194,6 +194,13 @@ def test_a_residual_of_16_bits_is_refused_by_products_of_8():
         pk.conv3d(x, kernel, residual=jnp.zeros((1, 2, 4, 6, 32), jnp.bfloat16))
 
 
+def test_a_stem_whose_output_fills_no_row_is_refused_by_the_kernels():
+    kernel = pk.quantize_kernel(jnp.asarray(draw(3, 7, 7, 3, 16), jnp.bfloat16), None, 0.1)
+    x = jnp.zeros((1, 2, 8, 8, 3), jnp.bfloat16)
+    with pk.interpret(), pytest.raises(NotImplementedError, match="multiples of 32"):
+        pk.conv3d(x, kernel, stride=(1, 2, 2), implementation="mosaic_gpu")
+
+
 def test_channels_that_fill_no_row_are_refused_by_the_kernels_alone():
     x, x64 = stored(draw(1, 2, 4, 6, 16), 0.1)
     kernel, kernel64 = kernel_for(draw(3, 3, 3, 16, 16), 0.1, out_scale=0.5)
