@@ -116,7 +116,8 @@ class Case:
         """Of all feature maps, from a part of the first window: they are noise everywhere."""
         window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
         ranges = functools.partial(flavr.ranges, self.config, implementation="xla")
-        return flavr.scales_for(jax.device_get(jax.jit(ranges)(self.params, window)))
+        largest = jax.jit(ranges)(self.params, window)
+        return flavr.scales_for({name: float(value) for name, value in largest.items()})
 
     def error(self, outputs: Any) -> float:
         """Norm of the difference from float32 over the norm of what the network adds."""

@@ -105,7 +105,7 @@ def test_the_network_of_8_bits_on_the_gpu_is_its_definition(preset, size):
     config, params, windows = network(preset, size)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     largest = jax.jit(partial(flavr.ranges, config))(half, windows)
-    scales = {name: 2 * float(value) / 448 for name, value in largest.items()}
+    scales = flavr.scales_for({name: float(value) for name, value in largest.items()})
     packed = flavr.pack(config, half, scales, implementation="mosaic_gpu")
     with jax.default_matmul_precision("highest"):
         exact = flavr.apply(config, params, windows, implementation="xla")
