@@ -55,15 +55,7 @@ def conv2d(
         return FeatureMap(output)
 
     prepare = functools.partial(_as_gemm, padding=padding)
-
-    def in_training(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
-        # The backward pass needs the mirrored picture anyway.
-        arrays = tuple(x.values[:, 0] for x in prepare(inputs, kernel)[0])
-        output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
-        return FeatureMap(output)
-
-    run = differentiable(forward, prepare, activation, in_training=in_training)
-    return run(inputs, kernel, bias, None)
+    return differentiable(forward, prepare, activation)(inputs, kernel, bias, None)
 
 
 def _as_gemm(
