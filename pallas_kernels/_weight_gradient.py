@@ -27,8 +27,8 @@ from pallas_kernels._work import Geometry
 
 __all__ = ["weight_gradient"]
 
-# With so few, or as few on average, more channels make up for products that no tap joins (measured
-# on an H200 with cuDNN 9).
+# Fewer channels than a tile of the tensor cores has rows: then products with frames that no tap
+# joins cost less than a tile that is half empty.
 _FEW_CHANNELS = 64
 _MOST_PAIRED = 4
 
@@ -70,7 +70,7 @@ def _of_strided(x: Array, gradient: Array, geometry: Geometry) -> Array:
         suited = _for_kernel(x, gradient, geometry)
         if suited is not None:
             return suited()
-    frames, few = x.shape[1], x.shape[-1] * gradient.shape[-1] <= _FEW_CHANNELS**2
+    frames, few = x.shape[1], min(x.shape[-1], gradient.shape[-1]) < _FEW_CHANNELS
     if few and geometry.kernel[0] > 1 and frames <= _MOST_PAIRED:
         return _with_all_frames(x, gradient, geometry)
     return _with_frames_under_taps(x, gradient, geometry)
@@ -111,22 +111,22 @@ def _met_twice(x: Array, gradient: Array, geometry: Geometry) -> Array:
 
 
 def _of_neighbours(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of three taps in width, from neighbours of both."""
-    kt, kh, kw = geometry.kernel
+    """Of three taps in width, from neighbours of both.
+
+    Of tap t, neighbours n of the input and m of the gradient are 2 · (t − 1) + n − m pixels apart.
+    """
+    (kt, kh, kw), channels = geometry.kernel, (x.shape[-1], gradient.shape[-1])
     both = _neighbours(x), _neighbours(gradient)
     sums = weight_sums(*both, geometry.kernel, geometry.low, 1)
-    sums = sums.reshape(kt, kh, kw, 2, x.shape[-1], 2, gradient.shape[-1])
-    return jnp.stack([_of_tap(sums, tap + 1) for tap in range(kw)], axis=2)
+    sums = sums.reshape(kt, kh, kw, 2, channels[0], 2, channels[1])
 
+    def of_tap(tap: int) -> Array:
+        """Which has its pixels tap − 1 apart."""
+        apart = ((tap + 1 - n + m, n, m) for n in (0, 1) for m in (0, 1))
+        met = (sums[:, :, twice // 2, n, :, m] for twice, n, m in apart if twice % 2 == 0)
+        return functools.reduce(jnp.add, met)
 
-def _of_tap(sums: Array, apart: int) -> Array:
-    """The products of pixels that are so far apart, of ``[…, tap, 2, channel, 2, channel]``.
-
-    Of tap t, neighbours n of the input and m of the gradient are 2 · t + n − m apart.
-    """
-    places = (((apart - n + m) / 2, n, m) for n in (0, 1) for m in (0, 1))
-    met = [sums[..., int(tap), n, :, m, :] for tap, n, m in places if tap == int(tap)]
-    return functools.reduce(jnp.add, met)
+    return jnp.stack([of_tap(tap) for tap in range(kw)], axis=2)
 
 
 def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
@@ -184,36 +184,9 @@ def _over_space(x: Array, gradient: Array, geometry: Geometry) -> Array:
             x.T, gradient.reshape(-1, shape[1]), preferred_element_type=jnp.float32
         )
         return product[None, None]
-    low = geometry.low[1:]
-    even = x.shape[2] % 2 == gradient.shape[2] % 2 == 0
-    if even and stride == 1 and size[1] > 1 and max(shape) <= _FEW_CHANNELS // 2:
-        return _over_neighbours(x, gradient, (size[0], size[1]), low)
-    return _over_pixels(x, gradient, (size[0], size[1]), low, stride)
-
-
-def _over_neighbours(
-    x: Array, gradient: Array, size: tuple[int, int], low: tuple[int, int]
-) -> Array:
-    """As :func:`_over_pixels`, of neighbours in width: tensor cores like 64 channels, not 32."""
-    before = (low[1] + 1) // 2
-    shift = 2 * before - low[1]
-    taps = (size[1] + shift) // 2 + 1
-    wide, wide_gradient = (
-        y.reshape(*y.shape[:2], y.shape[2] // 2, 2 * y.shape[3]) for y in (x, gradient)
-    )
-    sums = _over_pixels(wide, wide_gradient, (size[0], taps), (low[0], before), 1)
-    sums = sums.reshape(size[0], taps, 2, x.shape[-1], 2, gradient.shape[-1])
-    return jnp.stack([_of_tap(sums, tap + shift) for tap in range(size[1])], axis=1)
-
-
-def _over_pixels(
-    x: Array, gradient: Array, size: tuple[int, int], low: tuple[int, int], stride: int
-) -> Array:
-    """The gradient of a 2-D kernel: ``[kh, kw, channel, out_channel]``."""
-    shape = (*size, x.shape[-1], gradient.shape[-1])
     padding = [
-        (before, (many - 1) * stride + taps - before - have)
-        for before, taps, have, many in zip(low, size, x.shape[1:3], gradient.shape[1:3])
+        (low, (many - 1) * stride + taps - low - few)
+        for low, taps, few, many in zip(geometry.low[1:], size, x.shape[1:3], gradient.shape[1:3])
     ]
 
     def convolve(kernel: Array) -> Array:
@@ -221,5 +194,7 @@ def _over_pixels(
             x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    (found,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, x.dtype))(gradient)
+    (found,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct((*size, *shape), x.dtype))(
+        gradient
+    )
     return found
