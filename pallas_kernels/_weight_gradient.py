@@ -1,28 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution's gradient with respect to its kernel: by a kernel of its own, or for XLA.
+"""A convolution's gradient with respect to its kernel, as one 2-D convolution for XLA.
 
-The kernel (``_weight_kernel.py``) multiplies 64 channels by 64. Where there are 32, two neighbours
-in width count as one pixel of 64: of the products of neighbours with neighbours, taps take those
-that are as far apart as they are.
-
-XLA takes what the kernel cannot, as one 2-D convolution: 3-D ones of 16 bits it runs with channels
-outermost, which moves every array twice, and it tries out each convolution of another shape when it
-compiles. The 2-D convolution is over the channels of all frames, of which the pairs of frames that
-a tap in time joins are kept, or over those of the frames under the taps.
+XLA runs 3-D convolutions of 16 bits with channels outermost, which moves every array twice, and
+tries out each convolution of another shape when it compiles. So a convolution over time, height and
+width becomes a single 2-D one over more channels: either those of all frames, of which the pairs of
+frames that a temporal tap joins are kept, or those of the frames under the temporal taps.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels import _device
-from pallas_kernels._versions import CAN_TRANSPOSE
-from pallas_kernels._weight_kernel import CHANNELS, MOST_FRAMES, weight_sums
 from pallas_kernels._work import Geometry
 
 __all__ = ["weight_gradient"]
@@ -30,7 +22,7 @@ __all__ = ["weight_gradient"]
 # Fewer channels than a tile of the tensor cores has rows: then products with frames that no tap
 # joins cost less than a tile that is half empty.
 _FEW_CHANNELS = 64
-_MOST_PAIRED = 4
+_MOST_FRAMES = 4
 
 
 def weight_gradient(inputs: tuple[Array, ...], gradient: Array, geometry: Geometry) -> Array:
@@ -44,89 +36,23 @@ def weight_gradient(inputs: tuple[Array, ...], gradient: Array, geometry: Geomet
     Returns:
         ``[*kernel, channel, out_channel]``.
     """
-    if not _has_kernel(gradient) or any(x.shape[-1] % CHANNELS for x in inputs):
-        inputs = (jnp.concatenate(inputs, axis=-1),)
+    x = jnp.concatenate(inputs, axis=-1)
     if geometry.phases == 1:
-        found = [_of_strided(x, gradient, geometry) for x in inputs]
-        return jnp.concatenate(found, axis=3)
+        return _of_strided(x, gradient, geometry)
     # The output of a transposed convolution is what the strided one, its transpose, reads.
     low = tuple(
         size - 1 - scale * before
         for size, scale, before in zip(geometry.kernel, (1, 2, 2), geometry.low)
     )
     back = Geometry(geometry.kernel, (low[0], low[1], low[2]), stride=2)
-    found = [_of_strided(gradient, x, back)[::-1, ::-1, ::-1] for x in inputs]
-    return jnp.swapaxes(jnp.concatenate(found, axis=4), 3, 4)
-
-
-def _has_kernel(gradient: Array) -> bool:
-    """Whether there is a kernel for this device and type."""
-    return CAN_TRANSPOSE and _device.why_not() is None and gradient.dtype.itemsize == 2
+    return jnp.swapaxes(_of_strided(gradient, x, back)[::-1, ::-1, ::-1], 3, 4)
 
 
 def _of_strided(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of a convolution that is not transposed."""
-    if _has_kernel(gradient):
-        suited = _for_kernel(x, gradient, geometry)
-        if suited is not None:
-            return suited()
     frames, few = x.shape[1], min(x.shape[-1], gradient.shape[-1]) < _FEW_CHANNELS
-    if few and geometry.kernel[0] > 1 and frames <= _MOST_PAIRED:
+    if few and geometry.kernel[0] > 1 and frames <= _MOST_FRAMES:
         return _with_all_frames(x, gradient, geometry)
     return _with_frames_under_taps(x, gradient, geometry)
-
-
-def _for_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Array] | None:
-    """The gradient by the kernel, or None where that cannot run."""
-    (kt, *taps), (_, *low), stride = geometry.kernel, geometry.low, geometry.stride
-    depth, channels = x.shape[-1], gradient.shape[-1]
-    if x.shape[1] != gradient.shape[1] or x.shape[1] > MOST_FRAMES or kt > 3:
-        return None
-    if stride == 2:
-        fits = 2 * depth % CHANNELS == channels % CHANNELS == 0
-        usual = taps in ([3, 3], [4, 4]) and low == [1, 1]
-        return functools.partial(_met_twice, x, gradient, geometry) if fits and usual else None
-    if taps != [3, 3]:
-        return None
-    if depth % CHANNELS == channels % CHANNELS == 0:
-        return functools.partial(weight_sums, x, gradient, geometry.kernel, geometry.low, 1)
-    fits = 2 * depth % CHANNELS == 2 * channels % CHANNELS == x.shape[3] % 2 == 0
-    return (
-        functools.partial(_of_neighbours, x, gradient, geometry) if fits and low[1] == 1 else None
-    )
-
-
-def _neighbours(x: Array) -> Array:
-    """Two neighbours in width as one pixel of twice the channels."""
-    return x.reshape(*x.shape[:3], x.shape[3] // 2, 2 * x.shape[4])
-
-
-def _met_twice(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of stride 2, from neighbours in width of the input: tap 2 · t + n − 1 is neighbour n of t."""
-    (kt, kh, kw), channels = geometry.kernel, (x.shape[-1], gradient.shape[-1])
-    # Four taps in height, so that both phases of rows have two.
-    taps = (kt, 4, kw // 2 + 1)
-    sums = weight_sums(_neighbours(x), gradient, taps, geometry.low, 2)
-    return sums.reshape(kt, 4, 2 * taps[2], *channels)[:, :kh, 1 : 1 + kw]
-
-
-def _of_neighbours(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of three taps in width, from neighbours of both.
-
-    Of tap t, neighbours n of the input and m of the gradient are 2 · (t − 1) + n − m pixels apart.
-    """
-    (kt, kh, kw), channels = geometry.kernel, (x.shape[-1], gradient.shape[-1])
-    both = _neighbours(x), _neighbours(gradient)
-    sums = weight_sums(*both, geometry.kernel, geometry.low, 1)
-    sums = sums.reshape(kt, kh, kw, 2, channels[0], 2, channels[1])
-
-    def of_tap(tap: int) -> Array:
-        """Which has its pixels tap − 1 apart."""
-        apart = ((tap + 1 - n + m, n, m) for n in (0, 1) for m in (0, 1))
-        met = (sums[:, :, twice // 2, n, :, m] for twice, n, m in apart if twice % 2 == 0)
-        return functools.reduce(jnp.add, met)
-
-    return jnp.stack([of_tap(tap) for tap in range(kw)], axis=2)
 
 
 def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
