@@ -109,8 +109,8 @@ def test_gated_conv3d_adds_a_residual_of_another_scale(implementation, out_scale
     )
     if out_scale is None:
         assert_close(actual, expected)
-    else:
-        assert_stored(actual, expected, relative=2**-7)
+    else:  # the gate is of 16-bit numbers, and what it scales may nearly cancel the residual
+        assert_stored(actual, expected, of_largest=2**-8)
     if actual.totals is not None:
         totals = np.asarray(actual.totals, np.float64).sum(axis=2) * (out_scale or 1)
         assert np.abs(totals - expected.sum(axis=(2, 3))).max() < 1e-2 * totals.max()
