@@ -26,7 +26,6 @@ def abstract(config, dtype, batch, height, width):
     ("preset", "dtype", "batch", "height", "width"),
     [
         ("flavr_2x", "bfloat16", 1, 720, 1280),
-        ("flavr_2x", "fp8", 1, 720, 1280),
         ("default", "float16", 3, 264, 456),
         ("default", "fp8", 2, 264, 456),
     ],
