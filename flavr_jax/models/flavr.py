@@ -165,7 +165,8 @@ class Convolution:
         name: of the layer, and of the feature map that it writes: its place in the parameters
             (``"encoder/layer1/0/conv1"``).
         reads: names of the feature maps that it reads; None for what no convolution wrote.
-        residual: the name of what is added to its output, if anything is.
+        residual: the name of the feature map that is added to its output, empty for what no
+            convolution wrote; None where nothing is added.
         products: multiplications for a window of 64×64 pixels.
     """
 
