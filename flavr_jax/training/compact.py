@@ -8,7 +8,8 @@ Everything is quantised in blocks of 256 values. What the next update is sensiti
 * the second moment: 8 bits of its logarithm. The update divides by its root, so the relative error
   counts, and nothing may become 0;
 * the first moment: 8 bits, of its ratio to that root. It is the update itself then, and small
-  values beside large ones keep their proportion.
+  values beside large ones keep their proportion;
+* the only moment that Muon keeps of a kernel: 8 bits.
 
 A resumed run is not the uninterrupted one bit for bit. That one state is lossy costs as much as
 a few steps' noise; the exact form stays the default.
@@ -61,12 +62,13 @@ def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
     second = _to_logarithmic(values["second"])
     restored_root = np.sqrt(_from_logarithmic(second)[: root.size])
     params = _to_linear(values["params"], np.int16)
-    restored = _from_linear(params)[: root.size]
+    restored = _from_linear(params)[: values["params"].size]
     packed = {
         "params": params,
         "average": _to_linear(values["average"] - restored, np.int8),
         "first": _to_linear(values["first"] / restored_root, np.int8),
         "second": second,
+        "only": _to_linear(values["only"], np.int8),
     }
     stored = {f"{part}.{field}": array for part in packed
               for field, array in packed[part]._asdict().items()}  # fmt: skip
@@ -102,6 +104,7 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         "average": params + _from_linear(part(_Linear, "average")),
         "second": np.where(second > 4 * _TINY, second, 0.0),
         "first": _from_linear(part(_Linear, "first")) * np.sqrt(second),
+        "only": _from_linear(part(_Linear, "only")),
     }
     arrays = {
         name.removeprefix("other/"): leaf
@@ -119,25 +122,33 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
-    """The names of the four tensors that there are of every parameter, in one order."""
+    """The names of the tensors that there are of every parameter, in one order.
+
+    Adam keeps two moments of each, Muon an ``only`` one of kernels.
+    """
     params = [name for name in arrays if name.startswith("params/")]
-    found = {"params": params, "average": [], "first": [], "second": []}
+    found = {"params": params, "average": [], "first": [], "second": [], "only": []}
     for name in params:
         path = name.removeprefix("params/")
         found["average"].append(f"average/{path}")
-        for moment, part in (("mu", "first"), ("nu", "second")):
-            ending = f"/{moment}/{path}"
-            found[part].append(next(other for other in arrays if other.endswith(ending)))
+        first, second = (
+            [other for other in arrays if other.endswith(f"/{moment}/{path}")]
+            for moment in ("mu", "nu")
+        )
+        found["first" if second else "only"] += first
+        found["second"] += second
     return found
 
 
 def _flat(arrays: dict[str, np.ndarray], names: list[str]) -> Float[np.ndarray, " values"]:
-    return np.concatenate([arrays[name].ravel() for name in names])
+    return np.concatenate([np.empty(0, np.float32), *(arrays[name].ravel() for name in names)])
 
 
 def _blocks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, "blocks 256"]:
     """Rows of a block each; the last one is filled with what it ends with."""
-    return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(-1, _BLOCK)
+    return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(
+        -(-values.size // _BLOCK), _BLOCK
+    )
 
 
 def _to_linear(values: Float[np.ndarray, " values"], kind: type[np.signedinteger]) -> _Linear:

@@ -11,20 +11,31 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import jax
 import optax
+from jax import Array
+from jaxtyping import Float, PyTree
+from optax import contrib
 
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "optimizer"]
 
+_ADAMS_RMS = 0.2  # of Adam's updates, as seen in training
 _THRESHOLD = 1e-4  # a relative gain below this is none, as in PyTorch's ReduceLROnPlateau
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam, or AdamW where there is weight decay.
+    """Adam, or AdamW where there is weight decay; or Muon.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) gives the update of a convolution's kernel,
+    as a matrix of output channels by everything else, singular values near 1; what is no kernel
+    is still Adam's. Its updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982),
+    so that a learning rate means about the same.
 
     Attributes:
+        kind: ``adam`` or ``muon``.
         learning_rate: the highest one, after the warm-up.
-        beta1: decay of the first moment.
+        beta1: decay of the first moment; Muon's is 0.95, as published.
         beta2: decay of the second moment.
         weight_decay: decoupled from the gradient; 0 is Adam.
         clip_norm: gradients longer than this are shortened to it; 0 leaves them.
@@ -33,6 +44,7 @@ class OptimizerConfig:
         accumulate: parts that a device's share of a batch is worked off in, one after the other.
     """
 
+    kind: Literal["adam", "muon"] = "adam"
     learning_rate: float = 4e-4
     beta1: float = 0.9
     beta2: float = 0.99
@@ -63,11 +75,36 @@ class ScheduleConfig:
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """The update before it is scaled by the learning rate, which the schedule knows."""
     parts = [optax.scale_by_adam(b1=config.beta1, b2=config.beta2)]
+    if config.kind == "muon":
+        muon = optax.chain(
+            contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
+            optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
+        )
+        parts = [optax.partition({"muon": muon, "adam": parts[0]}, _rules)]
     if config.clip_norm > 0:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay > 0:
         parts.append(optax.add_decayed_weights(config.weight_decay))
     return optax.chain(*parts)
+
+
+def _rules(params: PyTree) -> PyTree:
+    """Muon for kernels, of convolutions and of gates; Adam for biases."""
+    return jax.tree.map(lambda leaf: "muon" if leaf.ndim > 1 else "adam", params)
+
+
+def _as_matrices(params: PyTree) -> PyTree:
+    """How kernels are matrices: their last axis is the output channels."""
+    return jax.tree.map(
+        lambda leaf: contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1),
+        params,
+    )
+
+
+def _as_large_as_adams(update: Float[Array, "..."]) -> Float[Array, "..."]:
+    """An update of singular values 1, scaled to the size of Adam's."""
+    longest = max(update.size // update.shape[-1], update.shape[-1])
+    return _ADAMS_RMS * math.sqrt(longest) * update
 
 
 class Schedule:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.training import compact
-from flavr_jax.training.optimizers import OptimizerConfig
+from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 from flavr_jax.training.state import create
 
 RNG = np.random.default_rng(0)
@@ -105,3 +105,23 @@ def test_a_state_of_another_size_or_with_a_lost_part_is_refused(state, tmp_path)
         compact.load(tmp_path / "state", state)
     with pytest.raises(FileNotFoundError, match="--export-state"):
         compact.load(tmp_path, state)
+
+
+def test_muons_state_has_no_second_moment_of_kernels_and_comes_back(tmp_path):
+    params = random(lambda x: 0.05 * x)
+    config = OptimizerConfig("muon")
+    state = create(params, config, seed=3)
+    gradient = random(lambda x: np.exp2(-10) * x)
+    _, moments = optimizer(config).update(gradient, state.moments, params)
+    state = dataclasses.replace(state, moments=moments)
+    compact.export(tmp_path / "state", state, {})
+    found, _ = compact.load(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for one, other in zip(jax.tree.leaves(found.moments), jax.tree.leaves(moments), strict=True):
+        largest = np.abs(np.asarray(other, np.float32)).max()
+        np.testing.assert_allclose(one, other, atol=0.05 * largest)
+    full, plain = (
+        compact.export(tmp_path / kind, create(params, OptimizerConfig(kind), seed=3), {})
+        for kind in ("adam", "muon")
+    )
+    assert plain < 0.85 * full
