@@ -38,7 +38,11 @@ Prepare: TypeAlias = Callable[
 
 
 def differentiable(
-    forward: Callable[..., FeatureMap], prepare: Prepare, activation: Activation
+    forward: Callable[..., FeatureMap],
+    prepare: Prepare,
+    activation: Activation,
+    *,
+    in_training: Callable[..., FeatureMap] | None = None,
 ) -> Callable[..., FeatureMap]:
     """``forward`` with a gradient.
 
@@ -48,10 +52,11 @@ def differentiable(
         forward: of inputs, kernel, bias and residual: ``activation(conv + bias + residual)``.
         prepare: the convolution in it.
         activation: applied last.
+        in_training: the same as ``forward``, where a gradient will follow.
     """
 
     def start(inputs: Any, kernel: Any, bias: Any, residual: Any) -> tuple[FeatureMap, Any]:
-        output = forward(inputs, kernel, bias, residual)
+        output = (in_training or forward)(inputs, kernel, bias, residual)
         return output, (inputs, kernel, bias, residual, output.values)
 
     def backward(kept: Any, cotangent: FeatureMap) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from pallas_kernels import _hopper
 from pallas_kernels._epilogue import Activation, finish
@@ -55,7 +55,15 @@ def conv2d(
         return FeatureMap(output)
 
     prepare = functools.partial(_as_gemm, padding=padding)
-    return differentiable(forward, prepare, activation)(inputs, kernel, bias, None)
+
+    def in_training(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
+        # The backward pass needs the mirrored picture anyway.
+        arrays = tuple(x.values[:, 0] for x in prepare(inputs, kernel)[0])
+        output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
+        return FeatureMap(output)
+
+    run = differentiable(forward, prepare, activation, in_training=in_training)
+    return run(inputs, kernel, bias, None)
 
 
 def _as_gemm(
@@ -68,10 +76,30 @@ def _as_gemm(
     arrays = tuple(x.values for x in inputs)
     if padding == "reflect":
         low = (0, 0, 0)
-        arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
+        arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % 16)))
     clips = tuple(FeatureMap(x[:, None]) for x in arrays)
     return clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width)
+
+
+def _mirrored(x: Array, *reach: int) -> Array:
+    """``x`` with so many more rows and columns on each side, mirrored.
+
+    As a sum of three for each axis: that is one pass of XLA's, also backwards. To join the borders
+    to the picture would be one an axis.
+    """
+    for axis, count in enumerate(reach, 1):
+        size = x.shape[axis]
+        first = jnp.flip(lax.slice_in_dim(x, 1, count + 1, axis=axis), axis)
+        last = jnp.flip(lax.slice_in_dim(x, size - count - 1, size - 1, axis=axis), axis)
+        parts = ((first, 0, count + size), (x, count, count), (last, count + size, 0))
+        x = functools.reduce(jnp.add, (_between(part, axis, *zeros) for part, *zeros in parts))
+    return x
+
+
+def _between(x: Array, axis: int, before: int, after: int) -> Array:
+    """``x`` between so many zeros along an axis."""
+    return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
 def _convolve(

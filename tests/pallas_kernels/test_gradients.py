@@ -169,6 +169,50 @@ def test_the_gpu_makes_the_gradients(case):
     assert_gradients_agree(*CASES[case])
 
 
+SAME, HALVED = Geometry((3, 3, 3), (1, 1, 1)), Geometry((3, 3, 3), (1, 1, 1), stride=2)
+DOUBLED = Geometry((3, 4, 4), (1, 1, 1), phases=2)
+PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs and of the output
+    "neighbours as one pixel": (SAME, (32,), 32),
+    "two inputs": (SAME, (64, 128), 64),
+    "joined inputs": (SAME, (32, 32), 32),
+    "a stride": (HALVED, (32,), 64),
+    "a transposed convolution": (DOUBLED, (32, 32), 32),
+}
+
+
+def assert_weights_agree(case, batch, time, pixels):
+    geometry, depths, channels = PRODUCTS[case]
+    inputs = tuple(half(batch, time, *pixels, depth, seed=depth) for depth in depths)
+    size = [n // geometry.stride * geometry.phases for n in pixels]
+    gradient = half(batch, time, *size, channels, seed=1)
+    actual = weight_gradient(inputs, gradient, geometry)
+    wide = tuple(x.astype(jnp.float32) for x in inputs)
+    kernel = jnp.zeros((*geometry.kernel, sum(depths), channels))
+    one_phase = (time, *(n // geometry.phases for n in size))
+    _, pull_back = jax.vjp(lambda kernel: defined(wide, kernel, geometry, one_phase), kernel)
+    (exact,) = pull_back(gradient.astype(jnp.float32))
+    assert np.abs(actual - exact).max() < 1e-5 * np.abs(exact).max()  # sums in float32
+
+
+@needs_interpreter
+@pytest.mark.parametrize(
+    ("case", "time"),
+    [("neighbours as one pixel", 3), ("a stride", 2), ("a transposed convolution", 1)],
+)
+def test_a_kernel_makes_weight_gradients(case, time):
+    with pk.interpret():
+        assert_weights_agree(case, 2, time, (10, 12))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("case", PRODUCTS)
+@pytest.mark.parametrize(("batch", "time", "pixels"), [(2, 4, (34, 70)), (3, 1, (8, 16))])
+def test_the_gpu_makes_weight_gradients(case, batch, time, pixels):
+    with jax.default_matmul_precision("highest"):
+        assert_weights_agree(case, batch, time, pixels)
+
+
 @pytest.mark.parametrize(
     ("time", "channels"),
     [(1, (8, 8)), (3, (8, 8)), (3, (64, 64)), (6, (8, 8))],  # either formulation, and both ends

@@ -14,13 +14,16 @@ from flavr_jax.training import inputs, state, step
 from flavr_jax.training.optimizers import OptimizerConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.tasks import Interpolation
+from pallas_kernels._versions import CAN_TRANSPOSE
 
 MODEL = ModelConfig(width=32, n_outputs=7)
 TASK = Interpolation(MODEL, losses.parse("l1"))
-SPATIAL_KERNELS = 23  # of 27 convolutions, three shortcuts and the fusion of frames have one tap
+# Of 27 convolutions, three shortcuts and the fusion of frames have one tap. Of the others the stem
+# and the output remain where a kernel makes the weights' gradients, as it can from jax 0.11 on.
+BY_XLA = 2 if CAN_TRANSPOSE else 23
 
 
-def test_xla_runs_the_convolutions_of_weight_gradients_and_no_other():
+def test_xla_runs_convolutions_of_weight_gradients_alone():
     parallel = Parallel("shard_map", tuple(jax.local_devices()[:1]))
     config = mixture.MixtureConfig(crop=64, batch_size=2, synthetic_share=0.0)
     run = step.make_step(
@@ -38,7 +41,7 @@ def test_xla_runs_the_convolutions_of_weight_gradients_and_no_other():
     with pk.assume_hopper():
         traced = run.trace(current, shared, own)  # type: ignore[attr-defined]
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # Every kernel has one gradient, whose height and width come out where a kernel has its taps.
-    assert text.count("stablehlo.convolution") == SPATIAL_KERNELS
-    assert text.count("->[0, 1, b, f]") == SPATIAL_KERNELS
+    # Those have their taps where others have height and width.
+    assert text.count("stablehlo.convolution") == BY_XLA
+    assert text.count("->[0, 1, b, f]") == BY_XLA
     assert "mosaic_gpu" in text
