@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """conv2d on Hopper's tensor cores: an implicit matrix product over clips of one frame.
 
-Few output channels would leave most of a tensor core idle. So where there are few, each horizontal
-tap gets output channels of its own, which makes one product of ``kw · channel`` columns, and the
-results are shifted and added up afterwards.
+Few output channels would leave most of a tensor core idle. So where there are few, the horizontal
+taps fall into groups, each with output channels of its own; what comes out is shifted and added up.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from pallas_kernels import _hopper
@@ -26,6 +24,7 @@ from pallas_kernels.conv2d import reference
 __all__ = ["conv2d", "why_not"]
 
 _FEW_CHANNELS = 32
+_COLUMNS = 64  # of a product that few channels are made into: more would cost memory traffic
 
 
 def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
@@ -51,16 +50,16 @@ def conv2d(
             return FeatureMap(finish(sums, bias, activation=activation).astype(out_dtype))
         if padding == "reflect":
             arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
-        output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
-        return FeatureMap(output)
+        low = None if padding == "reflect" else (kernel.shape[0] // 2, kw // 2)
+        return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
 
     prepare = functools.partial(_as_gemm, padding=padding)
 
     def in_training(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
         # The backward pass needs the mirrored picture anyway.
         arrays = tuple(x.values[:, 0] for x in prepare(inputs, kernel)[0])
-        output = _convolve(arrays, kernel, bias, activation, out_dtype, padded=padding == "reflect")
-        return FeatureMap(output)
+        low = None if padding == "reflect" else (kernel.shape[0] // 2, kernel.shape[1] // 2)
+        return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
 
     run = differentiable(forward, prepare, activation, in_training=in_training)
     return run(inputs, kernel, bias, None)
@@ -109,14 +108,16 @@ def _convolve(
     activation: Activation,
     out_dtype: Any,
     *,
-    padded: bool,
+    low: tuple[int, int] | None,
 ) -> Array:
-    """The convolution of images that are ``padded`` already, or count as padded with zeros."""
+    """The convolution of padded images; with ``low``, of images as large as the output.
+
+    Then so many rows and columns of zeros count as lying before their first ones.
+    """
     kh, kw, _, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
-    low = (0, kh // 2, kw // 2)
-    if padded:
-        height, width, low = height - kh + 1, width - kw + 1, (0, 0, 0)
+    if low is None:
+        height, width, low = height - kh + 1, width - kw + 1, (0, 0)
     missing = -channels % 16
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
     if bias is not None:
@@ -124,7 +125,7 @@ def _convolve(
     output, _ = implicit_gemm(
         tuple(x[:, None] for x in arrays),
         kernel[None],
-        Geometry((1, kh, kw), low),
+        Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
         offset=_hopper.scale_and_offset(None, bias)[1],
         activation=activation,
@@ -134,38 +135,55 @@ def _convolve(
 
 
 def _shifted_sums(arrays: tuple[Array, ...], kernel: Array, padding: str) -> Array:
-    """The convolution's float32 sums: every horizontal tap apart, then shifted and added up."""
+    """The convolution's float32 sums: groups of horizontal taps apart, shifted and added up."""
     kh, kw, depth, channels = kernel.shape
-    width = arrays[0].shape[2]
-    apart = jnp.moveaxis(kernel, 1, 2).reshape(kh, 1, depth, kw * channels)
-    sums = _convolve(arrays, apart, None, None, jnp.float32, padded=False)
-    if padding == "reflect":
-        sums = _with_mirrored_borders(sums, arrays, apart)
-    mode = "reflect" if padding == "reflect" else "constant"
-    sums = jnp.pad(sums, ((0, 0), (0, 0), (kw // 2, kw // 2), (0, 0)), mode=mode)
-    shifted = (
-        sums[:, :, tap : tap + width, tap * channels : (tap + 1) * channels] for tap in range(kw)
-    )
-    return functools.reduce(jnp.add, shifted)
+    height, width = arrays[0].shape[1:3]
+    if height < kh or width < kw:
+        arrays = tuple(reference.pad(x, kernel, padding) for x in arrays)
+        return _convolve(arrays, kernel, None, None, jnp.float32, low=None)
+    taps = _taps_together(kw, channels)
+    groups = -(-kw // taps)
+    # Taps that a group lacks come first, and its last one is the pixel itself: so all sums that
+    # the picture's inside needs lie in the picture.
+    lacking = groups * taps - kw
+    apart = jnp.pad(kernel, ((0, 0), (lacking, 0), (0, 0), (0, 0)))
+    apart = apart.reshape(kh, groups, taps, depth, channels).transpose(0, 2, 3, 4, 1)
+    # A channel's groups lie side by side: frames made of the channels are read in long pieces.
+    apart = apart.reshape(kh, taps, depth, channels * groups)
+    sums = _convolve(arrays, apart, None, None, jnp.float32, low=(kh // 2, taps - 1))
+    sums = sums.reshape(*sums.shape[:3], channels, groups)
+    # A single tap's sums of the mirrored picture are its mirrored sums.
+    mode = "reflect" if taps == 1 and padding == "reflect" else "constant"
+    sums = jnp.pad(sums, ((0, 0), (0, 0), (kw // 2, kw // 2), (0, 0), (0, 0)), mode=mode)
+    starts = (taps - 1 - lacking + taps * group for group in range(groups))
+    shifted = (sums[:, :, start : start + width, :, group] for group, start in enumerate(starts))
+    sums = functools.reduce(jnp.add, shifted)
+    if taps > 1:
+        sums = _with_borders(sums, 2, arrays, kernel, padding)
+    return _with_borders(sums, 1, arrays, kernel, padding) if padding == "reflect" else sums
 
 
-def _with_mirrored_borders(sums: Array, arrays: tuple[Array, ...], kernel: Array) -> Array:
-    """``sums`` with the rows at both ends as if the images had been mirrored there.
+def _taps_together(kw: int, channels: int) -> int:
+    """Horizontal taps in a group: as few as columns allow."""
+    return -(-kw // max(1, _COLUMNS // channels))
 
-    Only those rows are computed again: to pad the images would copy them.
+
+def _with_borders(
+    sums: Array, axis: int, arrays: tuple[Array, ...], kernel: Array, padding: str
+) -> Array:
+    """``sums`` with those at both ends of an axis from strips of the pictures, padded as asked.
+
+    To pad the pictures would copy them.
     """
-    reach = kernel.shape[0] // 2
+    reach, size = kernel.shape[axis - 1] // 2, sums.shape[axis]
     if reach == 0:
         return sums
-    height = sums.shape[1]
-    mirrored = np.pad(np.arange(height), reach, mode="reflect")
-    ends = np.stack([mirrored[: 3 * reach], mirrored[-3 * reach :]])
-    strips = tuple(
-        x[:, ends].reshape(-1, 3 * reach, *x.shape[2:])  # [batch · 2, row, column, channel]
-        for x in arrays
+    cut = functools.partial(lax.slice_in_dim, axis=axis)
+    both_ends = (
+        jnp.concatenate([cut(x, 0, 2 * reach), cut(x, size - 2 * reach, size)]) for x in arrays
     )
-    borders = _convolve(strips, kernel, None, None, jnp.float32, padded=True)
-    borders = borders.reshape(-1, 2, *borders.shape[1:])
-    inner = sums[:, reach : max(reach, height - reach)]
-    bottom = borders[:, 1, max(0, 2 * reach - height) :]
-    return jnp.concatenate([borders[:, 0], inner, bottom], axis=1)
+    strips = tuple(reference.pad(x, kernel, padding) for x in both_ends)
+    found = _convolve(strips, kernel, None, None, jnp.float32, low=None)
+    before, after = jnp.split(found, 2)
+    parts = cut(before, 0, reach), cut(sums, reach, size - reach), cut(after, reach, 2 * reach)
+    return jnp.concatenate(parts, axis=axis)

@@ -173,21 +173,29 @@ def test_the_transposed_convolution_is_four_phases():
 
 
 @needs_interpreter
-def test_conv2d_mirrors_and_returns_float32():
-    x, x64 = rounded(draw(1, 5, 9, 16), "bfloat16")
-    kernel, kernel64 = rounded(draw(3, 7, 16, 3, seed=1) / 8, "bfloat16")
-    bias, bias64 = rounded(draw(3, seed=2), "bfloat16")
+@pytest.mark.parametrize(
+    ("channels", "padding", "width"),
+    [(3, "reflect", 9), (21, "reflect", 9), (21, "zeros", 9), (21, "reflect", 6)],
+)
+def test_conv2d_of_few_channels_pads_and_returns_float32(channels, padding, width):
+    # 21 channels make groups of three taps, whose sums at the borders come from strips.
+    x, x64 = rounded(draw(1, 5, width, 16), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 7, 16, channels, seed=1) / 8, "bfloat16")
+    bias, bias64 = rounded(draw(channels, seed=2), "bfloat16")
     with pk.interpret():
         actual = pk.conv2d(
             x,
             kernel,
             bias,
-            padding="reflect",
+            padding=padding,
             out_dtype=jnp.float32,
             implementation="mosaic_gpu",
         )
-    padded = np.pad(x64, ((0, 0), (1, 1), (3, 3), (0, 0)), mode="reflect")
-    expected = oracle_conv3d(padded[:, None], kernel64[None])[:, 0, 1:-1, 3:-3] + bias64
+    if padding == "zeros":
+        expected = oracle_conv3d(x64[:, None], kernel64[None])[:, 0] + bias64
+    else:
+        padded = np.pad(x64, ((0, 0), (1, 1), (3, 3), (0, 0)), mode="reflect")
+        expected = oracle_conv3d(padded[:, None], kernel64[None])[:, 0, 1:-1, 3:-3] + bias64
     assert_close(actual, expected)
 
 
