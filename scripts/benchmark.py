@@ -53,17 +53,20 @@ def main(options: Options) -> None:
     print(report.environment(with_torch=bool(options.torch)))
     case = comparison.Case(config, options.batch, height, width)
     rows = []
-    for name, precision in itertools.product(options.implementations, options.precision):
-        rows.append(comparison.run_jax(case, name, precision, options.repeats))
-        print(report.line(rows[-1]), flush=True)
-    for mode in options.torch:
-        rows.append(comparison.run_torch(case, mode, options.repeats, options.torch_device))
-        print(report.line(rows[-1]), flush=True)
-    if options.json is not None:
-        settings = {"model": options.model, "size": options.size, "batch": options.batch}
-        with options.json.open("a") as file:
-            for row in rows:
+    settings = {"model": options.model, "size": options.size, "batch": options.batch}
+
+    def keep(row: comparison.Row) -> None:
+        rows.append(row)
+        print(report.line(row), flush=True)
+        if options.json is not None:
+            with options.json.open("a") as file:
                 file.write(json.dumps({**settings, **report.figures(row)}) + "\n")
+
+    variants = itertools.product(options.implementations, options.precision)
+    for program in comparison.compile_jax(case, variants):
+        keep(comparison.run_jax(case, program, options.repeats))
+    for mode in options.torch:
+        keep(comparison.run_torch(case, mode, options.repeats, options.torch_device))
     if options.profile is not None:
         stages = {}
         if options.torch and options.torch_device == "cuda":

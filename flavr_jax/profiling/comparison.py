@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import importlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -31,8 +32,10 @@ __all__ = [
     "TYPES",
     "Case",
     "OnePrecision",
+    "Program",
     "Row",
     "TorchMode",
+    "compile_jax",
     "run_jax",
     "run_torch",
     "torch_stages",
@@ -136,24 +139,44 @@ class Row:
     peak_bytes: int | None = None
 
 
-def run_jax(
-    case: Case, implementation: Implementation | None, precision: OnePrecision, repeats: int
-) -> Row:
-    """Ours; a named implementation that cannot run is an error."""
-    params = case.parameters(precision, implementation)
-    apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-    compiled = jax.jit(apply).lower(params, case.windows).compile()
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Our network, compiled for a case: its parameters, and what is called with them."""
+
+    name: str
+    params: flavr.Parameters
+    compiled: Any
+
+
+def compile_jax(
+    case: Case, variants: Iterable[tuple[Implementation | None, OnePrecision]]
+) -> list[Program]:
+    """Ours, all at once; a named implementation that cannot run is an error."""
+
+    def prepare(variant: tuple[Implementation | None, OnePrecision]) -> Program:
+        implementation, precision = variant
+        params = case.parameters(precision, implementation)
+        apply = functools.partial(flavr.apply, case.config, implementation=implementation)
+        compiled = jax.jit(apply).lower(params, case.windows).compile()
+        return Program(f"{implementation or 'default'} {precision}", params, compiled)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(prepare, variants))
+
+
+def run_jax(case: Case, program: Program, repeats: int) -> Row:
+    """Time one of them."""
 
     def run() -> Array:
-        return compiled(params, case.windows)
+        return program.compiled(program.params, case.windows)
 
-    memory = compiled.memory_analysis()
+    memory = program.compiled.memory_analysis()
     peak = None
     if memory is not None:
         sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
         peak = sum(sizes) + memory.output_size_in_bytes
     timing = measure(run, jax.block_until_ready, repeats)
-    return Row(f"{implementation or 'default'} {precision}", timing, case.error(run()), peak)
+    return Row(program.name, timing, case.error(run()), peak)
 
 
 def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:
