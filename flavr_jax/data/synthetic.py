@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 
-from flavr_jax.data import motion
+from flavr_jax.data import augment, motion
 from flavr_jax.data import textures as painting
 from flavr_jax.data.motion import MIDDLE, MotionConfig
 
@@ -43,6 +43,7 @@ class SyntheticConfig:
         blur_samples: moments that a blurred frame is the mean of; such clips take that many times
             as long to draw.
         max_exposure: longest time the shutter is open.
+        sharpness: fine detail is raised by up to this, as cameras do; see :func:`augment.sharpen`.
         cut_share: share of clips with a cut before the second input or behind the third: the outer
             input beyond it shows another place. A cut between the middle two is never drawn: when
             it happens cannot be known from the inputs.
@@ -55,13 +56,14 @@ class SyntheticConfig:
     blur_share: float = 0.15
     blur_samples: int = 6
     max_exposure: float = 0.3
+    sharpness: float = 1.5
     cut_share: float = 0.03
 
 
 class _Layer(NamedTuple):
     """A packed texture and where it is."""
 
-    texels: UInt32[Array, "size size"]
+    texels: UInt32[Array, "twice twice"]
     path: motion.Path
     wave: Float[Array, "4 2"]
     is_background: Bool[Array, ""]  # goes on beyond its texture
@@ -93,6 +95,13 @@ class _Scene(NamedTuple):
     cut: _Cut
 
 
+class _Lens(NamedTuple):
+    """How long the shutter is open, and how much fine detail is raised."""
+
+    exposure: Float[Array, ""]
+    sharpness: Float[Array, ""]
+
+
 Colours: TypeAlias = tuple[Float[Array, "time height width"], ...]
 
 
@@ -106,15 +115,15 @@ def draw_many(
     """One clip a key, the first ``blur_share`` of them with motion blur; see :func:`draw`."""
     n_blurred = int(len(keys) * config.blur_share)
     make = functools.partial(_random_scene, size=size, config=config, textures=textures)
-    scenes, exposures = jax.vmap(make)(keys)
-    sharp = functools.partial(_render, times=times, size=size)
-    blurred = functools.partial(_expose, times=times, size=size, samples=config.blur_samples)
+    scenes, lenses = jax.vmap(make)(keys)
+    sharp = functools.partial(_film, times=times, size=size, samples=1)
+    blurred = functools.partial(_film, times=times, size=size, samples=config.blur_samples)
     some, others = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, exposures))
+        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, lenses))
         for part in (slice(None, n_blurred), slice(n_blurred, None))
     )
     parts = [jax.vmap(blurred)(*some)] if n_blurred else []
-    parts += [jax.vmap(sharp)(others[0])] if n_blurred < len(keys) else []
+    parts += [jax.vmap(sharp)(*others)] if n_blurred < len(keys) else []
     return jnp.concatenate(parts)
 
 
@@ -137,24 +146,26 @@ def draw(
         textures: real frames to cut textures from, at least ``texture_size`` on either side.
         blurred: whether the shutter is open for a while about each time, the same for all frames.
     """
-    scene, exposure = _random_scene(key, size, config, textures)
-    if blurred:
-        return _expose(scene, exposure, times, size, config.blur_samples)
-    return _render(scene, times, size)
+    scene, lens = _random_scene(key, size, config, textures)
+    return _film(scene, lens, times, size, config.blur_samples if blurred else 1)
 
 
-def _expose(
+def _film(
     scene: _Scene,
-    exposure: Float[Array, ""],
+    lens: _Lens,
     times: Float[Array, " time"],
     size: tuple[int, int],
     samples: int,
 ) -> Float[Array, "time height width 3"]:
-    """The scene while the shutter is open, about some moments."""
-    moments = exposure * ((jnp.arange(samples) + 0.5) / samples - 0.5)
-    # Light adds up, not the values it is coded by (gamma 2.2). One moment at a time, for memory.
-    light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
-    return jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
+    """The scene as a camera sees it at some moments, or while its shutter is open about them."""
+    if samples == 1:
+        frames = _render(scene, times, size)
+    else:
+        moments = lens.exposure * ((jnp.arange(samples) + 0.5) / samples - 0.5)
+        # Light adds up, not the values it is coded by (gamma 2.2). A moment at a time, for memory.
+        light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
+        frames = jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
+    return jnp.clip(augment.sharpen(frames, lens.sharpness), 0.0, 1.0)
 
 
 def _render(
@@ -184,10 +195,10 @@ def _random_scene(
     size: tuple[int, int],
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None,
-) -> tuple[_Scene, Float[Array, ""]]:
-    """A scene, and how long the shutter would be open for it."""
+) -> tuple[_Scene, _Lens]:
+    """A scene, and how it is filmed."""
     key_camera, key_values, key_light, key_cut, key_layers = jax.random.split(key, 5)
-    chance, open_share = jax.random.uniform(key_values, (2,))
+    chance, open_share, sharp_share = jax.random.uniform(key_values, (3,))
     camera_moves = (chance < 0.8).astype(jnp.float32)
     camera = motion.random_path(
         key_camera, size, config.motion, moves=camera_moves, pixels_per_texel=(1.0, 1.0), spread=0.0
@@ -196,7 +207,7 @@ def _random_scene(
         jnp.arange(config.n_objects + 1), jax.random.split(key_layers, config.n_objects + 1)
     )
     scene = _Scene(camera, layers, _random_light(key_light), _random_cut(key_cut, size, config))
-    return scene, config.max_exposure * open_share
+    return scene, _Lens(config.max_exposure * open_share, config.sharpness * sharp_share)
 
 
 def _random_layer(

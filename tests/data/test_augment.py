@@ -72,9 +72,22 @@ def test_colours_change_affinely_within_the_given_range(transforms):
     assert found.std() > 0.01
 
 
+def test_sharpening_raises_the_finest_detail_most_and_leaves_slopes_alone():
+    x, y = np.meshgrid(np.arange(12), np.arange(12))
+    slope = 0.2 + 0.03 * x + 0.02 * y
+    for pattern, gain in (
+        (slope, 1.0),
+        ((-1.0) ** (x + y), 1.8),  # nothing of it is left by the blur
+        (np.cos(np.pi * x / 2), 1.4),  # half of it is
+    ):
+        frames = np.repeat(pattern[None, :, :, None], 3, axis=-1).astype(np.float32)
+        found = np.asarray(augment.sharpen(jnp.asarray(frames), jnp.asarray(0.8)))
+        np.testing.assert_allclose(found[:, 2:-2, 2:-2], gain * frames[:, 2:-2, 2:-2], atol=1e-5)
+
+
 def test_what_is_turned_off_leaves_windows_as_they_are(window):
     nothing = augment.AugmentConfig(flips=False, turns=False, reversal=False, contrast=0.0,
-                                    brightness=0.0, balance=0.0)  # fmt: skip
+                                    brightness=0.0, balance=0.0, sharpness=0.0)  # fmt: skip
     transform = augment.draw(jax.random.key(5), nothing)
     for found, given in zip(augment.apply(transform, *window), window):
         np.testing.assert_array_equal(found, given)

@@ -12,7 +12,11 @@ from flavr_jax.data.motion import MotionConfig
 
 SIZE = (32, 40)
 CONFIG = synthetic.SyntheticConfig(
-    texture_size=48, n_objects=2, motion=MotionConfig(min_speed=2.0, max_speed=6.0), cut_share=0.0
+    texture_size=48,
+    n_objects=2,
+    motion=MotionConfig(min_speed=2.0, max_speed=6.0),
+    sharpness=0.0,
+    cut_share=0.0,
 )
 TIMES = np.array([0.0, 1.0, 1.02, 1.5, 2.0, 3.0], np.float32)
 
@@ -40,9 +44,9 @@ def clips(keys):
 
 @pytest.fixture(scope="module")
 def batch(keys):
-    """Two clips with motion blur and six without, all with a cut."""
+    """Two clips with motion blur and six without, all sharpened and with a cut."""
     config = dataclasses.replace(
-        CONFIG, blur_share=0.25, blur_samples=3, max_exposure=0.5, cut_share=1.0
+        CONFIG, blur_share=0.25, blur_samples=3, max_exposure=0.5, sharpness=2.0, cut_share=1.0
     )
     return np.asarray(draw_batch(keys, config))
 
@@ -83,19 +87,40 @@ def test_real_textures_replace_painted_ones(keys):
     np.testing.assert_allclose(clips[..., 0] / clips[..., 1], 40 / 90, rtol=1e-4)
 
 
+def lens_of(key):
+    """Whether the camera moves, how long the shutter is open, and how sharp the picture is."""
+    return jax.random.uniform(jax.random.split(key, 5)[1], (3,))
+
+
+def sharpened(frame, amount):
+    """By the definition: what a 1-2-1 blur either way takes away is added."""
+    rows = np.pad(frame, ((1, 1), (0, 0), (0, 0)), mode="edge")
+    rows = (rows[:-2] + 2 * rows[1:-1] + rows[2:]) / 4
+    both = np.pad(rows, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    both = (both[:, :-2] + 2 * both[:, 1:-1] + both[:, 2:]) / 4
+    return np.clip(frame + amount * (frame - both), 0.0, 1.0)
+
+
 def test_the_first_clips_of_a_batch_are_blurred_over_the_time_the_shutter_is_open(keys, batch):
     for clip, key in zip(batch[:2], keys):
-        values = jax.random.uniform(jax.random.split(key, 5)[1], (2,))
+        values = lens_of(key)
         exposure = 0.5 * float(values[1])  # a clip's own, up to the longest
         moments = np.tile(1.5 + np.array([-1, 0, 1]) / 3 * exposure, 2)
         same = jnp.stack([key] * 8)
         sharp = np.asarray(draw_clips(same, moments.astype(np.float32))[0, :3], np.float64)
         light = (sharp**2.2).mean(axis=0)  # light adds up, not the values it is coded by
-        np.testing.assert_allclose(clip[3], light ** (1 / 2.2), atol=2e-3)
+        expected = sharpened(light ** (1 / 2.2), 2.0 * float(values[2]))
+        np.testing.assert_allclose(clip[3], expected, atol=2e-3)
 
 
-def test_a_cut_changes_one_outer_input_and_nothing_between_the_middle_ones(clips, batch):
-    np.testing.assert_allclose(batch[2:, 1:5], clips[2:, 1:5], atol=1e-3)
-    changed = np.abs(batch - clips)[2:].mean(axis=(2, 3, 4))[:, [0, 5]] > 0.02
+def test_a_cut_changes_one_outer_input_and_nothing_between_the_middle_ones(keys, clips, batch):
+    expected = np.array(
+        [
+            [sharpened(frame, 2.0 * float(lens_of(key)[2])) for frame in clip]
+            for clip, key in zip(clips[2:], keys[2:])
+        ]
+    )
+    np.testing.assert_allclose(batch[2:, 1:5], expected[:, 1:5], atol=1e-3)
+    changed = np.abs(batch[2:] - expected).mean(axis=(2, 3, 4))[:, [0, 5]] > 0.02
     np.testing.assert_array_equal(changed.sum(axis=1), 1)
     assert 0 < changed[:, 0].sum() < 6
