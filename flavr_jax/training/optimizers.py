@@ -74,13 +74,14 @@ class ScheduleConfig:
 
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """The update before it is scaled by the learning rate, which the schedule knows."""
-    parts = [optax.scale_by_adam(b1=config.beta1, b2=config.beta2)]
+    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2)
+    parts: list[optax.GradientTransformation] = [adam]
     if config.kind == "muon":
         muon = optax.chain(
             contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
             optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
         )
-        parts = [optax.partition({"muon": muon, "adam": parts[0]}, _rules)]
+        parts = [optax.partition({"muon": muon, "adam": adam}, _rules)]
     if config.clip_norm > 0:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay > 0:
