@@ -28,8 +28,8 @@ class OptimizerConfig:
     """Adam, or AdamW where there is weight decay; or Muon.
 
     Muon (https://kellerjordan.github.io/posts/muon/) gives the update of a convolution's kernel,
-    as a matrix of output channels by everything else, singular values near 1; what is no kernel
-    is still Adam's. Its updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982),
+    as a matrix of output channels by everything else, singular values near 1; gates and biases
+    are still Adam's. Its updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982),
     so that a learning rate means about the same.
 
     Attributes:
@@ -90,8 +90,8 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _rules(params: PyTree) -> PyTree:
-    """Muon for kernels, of convolutions and of gates; Adam for biases."""
-    return jax.tree.map(lambda leaf: "muon" if leaf.ndim > 1 else "adam", params)
+    """Muon for convolutions' kernels, Adam for gates and biases."""
+    return jax.tree.map(lambda leaf: "muon" if leaf.ndim > 2 else "adam", params)
 
 
 def _as_matrices(params: PyTree) -> PyTree:

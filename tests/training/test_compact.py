@@ -11,7 +11,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 from flavr_jax.training.state import create
 
 RNG = np.random.default_rng(0)
-SHAPES = {"encoder": {"kernel": (3, 3, 7, 40), "bias": (40,)}, "out": {"kernel": (1500, 3)}}
+SHAPES = {"encoder": {"kernel": (3, 3, 7, 40), "bias": (40,)}, "out": {"kernel": (1, 1500, 3)}}
 
 
 def random(scale):
