@@ -25,8 +25,7 @@ def abstract(config, dtype, batch, height, width):
 @pytest.mark.parametrize(
     ("preset", "dtype", "batch", "height", "width"),
     [
-        ("flavr_2x", "bfloat16", 1, 720, 1280),
-        ("default", "float16", 3, 264, 456),
+        ("flavr_2x", "float16", 1, 720, 1280),  # bfloat16: tests/training/test_step_on_hopper.py
         ("default", "fp8", 2, 264, 456),
     ],
 )
