@@ -41,16 +41,16 @@ def conv2d(
     out_dtype: Any,
 ) -> FeatureMap:
     """See :func:`pallas_kernels.conv2d`, whose gradient ``_gradients.py`` has."""
+    kh, kw, _, channels = kernel.shape
+    low = None if padding == "reflect" else (kh // 2, kw // 2)
 
     def forward(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
         arrays = tuple(x.values for x in inputs)
-        _, kw, _, channels = kernel.shape
         if kw > 1 and channels <= _FEW_CHANNELS:
             sums = _shifted_sums(arrays, kernel, padding)
             return FeatureMap(finish(sums, bias, activation=activation).astype(out_dtype))
         if padding == "reflect":
             arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
-        low = None if padding == "reflect" else (kernel.shape[0] // 2, kw // 2)
         return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
 
     prepare = functools.partial(_as_gemm, padding=padding)
@@ -58,7 +58,6 @@ def conv2d(
     def in_training(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
         # The backward pass needs the mirrored picture anyway.
         arrays = tuple(x.values[:, 0] for x in prepare(inputs, kernel)[0])
-        low = None if padding == "reflect" else (kernel.shape[0] // 2, kernel.shape[1] // 2)
         return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
 
     run = differentiable(forward, prepare, activation, in_training=in_training)

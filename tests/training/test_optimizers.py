@@ -63,7 +63,7 @@ def test_decay_pulls_parameters_and_clipping_bounds_the_gradient():
 
 def test_muon_gives_kernels_singular_values_near_1_and_biases_adams_update():
     generator = np.random.default_rng(0)
-    # A kernel whose singular values span four orders of magnitude.
+    # A kernel whose singular values span two orders of magnitude.
     left, _ = np.linalg.qr(generator.standard_normal((3 * 5 * 6, 16)))
     right, _ = np.linalg.qr(generator.standard_normal((16, 16)))
     gradient = {
