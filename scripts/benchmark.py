@@ -37,6 +37,8 @@ class Options:
     """Where PyTorch runs; on a CPU with as many threads as it takes by itself."""
     repeats: int = 50
     """Timed calls after a warm-up; the median counts."""
+    check: bool = True
+    """Compare every output with the float32 definition's; --no-check saves its time and memory."""
     profile: Path | None = None
     """Trace the first implementation and precision into this folder (for XProf), and print tables
     of its kernels and of its layers, beside PyTorch's stages where --torch names a mode."""
@@ -51,7 +53,7 @@ def main(options: Options) -> None:
     config = PRESETS[options.model]
     height, width = options.size
     print(report.environment(with_torch=bool(options.torch)))
-    case = comparison.Case(config, options.batch, height, width)
+    case = comparison.Case(config, options.batch, height, width, check=options.check)
     rows = []
     settings = {"model": options.model, "size": options.size, "batch": options.batch}
 

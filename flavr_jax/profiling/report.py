@@ -37,10 +37,11 @@ def environment(*, with_torch: bool = False) -> str:
 def line(row: Row) -> str:
     """A row in words."""
     low, high = row.timing.quartiles
+    error = "" if row.error is None else f", error {row.error:.1e}"
     memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**30:.2f} GiB"
     return (
         f"{row.name}: {row.timing.median:.3f} ms a call (quartiles {low:.3f} to {high:.3f}), "
-        f"{row.timing.queued:.3f} ms queued, error {row.error:.1e}{memory}"
+        f"{row.timing.queued:.3f} ms queued{error}{memory}"
     )
 
 

@@ -4,7 +4,7 @@
 import pytest
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.profiling import comparison
+from flavr_jax.profiling import comparison, report
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +29,12 @@ def test_a_row_tells_how_far_it_is_from_float32(case, programs, number, name, le
     assert least <= row.error < most
     assert row.timing.median > 0
     assert row.peak_bytes > 0
+
+
+def test_without_a_check_a_row_has_no_error():
+    case = comparison.Case(ModelConfig(width=4), 1, 32, 32, check=False)
+    (program,) = comparison.compile_jax(case, [("xla", "fp32")])
+    row = comparison.run_jax(case, program, 2)
+    assert row.error is None
+    assert "error" not in report.line(row)
+    assert report.figures(row)["error"] is None
