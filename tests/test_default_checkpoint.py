@@ -46,3 +46,17 @@ def test_what_does_not_move_stays_as_it_is(default):
     still = np.repeat(frame, 4, axis=0)
     between = np.asarray(default.between(still, 8))[0]
     assert np.abs(between.astype(int) - frame).mean() < 2.0
+
+
+@pytest.mark.parametrize("period", [2, 4, 8, 16])
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_the_harshest_patterns_stay_pictures(default, period, step):
+    # A network may answer what training never showed with numbers in the thousands.
+    columns = np.arange(64)[None] + step * np.arange(4)[:, None]
+    stripes = (columns // (period // 2) % 2).astype(np.float32)[:, None, :, None]
+    checks = np.abs(stripes - np.arange(64)[:, None, None] // (period // 2) % 2)
+    for pattern in (stripes, checks):
+        window = np.broadcast_to(pattern, (1, 4, 64, 64, 3))
+        frames = np.asarray(default.predict(window))
+        assert frames.min() > -0.5
+        assert frames.max() < 1.5

@@ -33,8 +33,9 @@ def colour(
 ) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
     """Colours in [0, 1], and noise of unit variance that has nothing to do with them.
 
-    Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, plaids
-    or plain shades; with probability ``real_share`` a crop of one of the frames takes their place.
+    Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, stripes
+    and checks (as fine as 3 texels, of any contrast) or plain shades; with probability
+    ``real_share`` a crop of one of the frames takes their place.
     """
     key_noise, key_values, key_crop = jax.random.split(key, 3)
     shade, tint_a, tint_b, relief = _noise(key_noise, size)
@@ -42,18 +43,21 @@ def colour(
     # One call for all values: each would cost a fifth of a second of compilation.
     is_real, kind, *values = jax.random.uniform(key_values, (18,))
     chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
-    across = math.pi / (4.0 + 36.0 * chance[0])
-    along = math.pi / (4.0 + 36.0 * chance[1])
-    plaid = jnp.tanh(3.0 * jnp.sin(across * x + shade * chance[2]) * jnp.cos(along * y))
+    # Half a period is 1.5 to 40 texels, small ones as often as large ones. A network that never saw
+    # such patterns may answer them with anything at all.
+    across, along = math.pi / (1.5 * (40.0 / 1.5) ** jnp.stack(values[:2]))
+    bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
+    checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
+    pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
     edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a
     plain = (x * (chance[2] - 0.5) + y * (chance[3] - 0.5)) / (size / 4) + 0.1 * shade
     chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # half of them smooth noise
-    shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [plaid, edges, plain], shade)
+    shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [pattern, edges, plain], shade)
 
     base, contrast, mix_a, mix_b = palette
     grey = 0.15 + 0.7 * base[0]
     base = grey + 0.35 * (base - 0.5)
-    contrast = jnp.exp(-2.8 + 1.5 * contrast[0])
+    contrast = jnp.where(chosen == 0, contrast[0], jnp.exp(-2.8 + 1.5 * contrast[0]))
     tints = (mix_a - 0.5) * tint_a[..., None] + (mix_b - 0.5) * tint_b[..., None]
     painted = jnp.clip(base + contrast * (shade[..., None] + 0.6 * tints), 0.0, 1.0)
     if frames is None:
