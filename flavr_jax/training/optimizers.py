@@ -20,6 +20,7 @@ from optax import contrib
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "optimizer"]
 
 _ADAMS_RMS = 0.2  # of Adam's updates, as seen in training
+_ENDS = {"stem", "out"}  # layers that read or write pixels
 _THRESHOLD = 1e-4  # a relative gain below this is none, as in PyTorch's ReduceLROnPlateau
 
 
@@ -28,9 +29,10 @@ class OptimizerConfig:
     """Adam, or AdamW where there is weight decay; or Muon.
 
     Muon (https://kellerjordan.github.io/posts/muon/) gives the update of a convolution's kernel,
-    as a matrix of output channels by everything else, singular values near 1; gates and biases
-    are still Adam's. Its updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982),
-    so that a learning rate means about the same.
+    as a matrix of output channels by everything else, singular values near 1; as published, the
+    layers that read and write pixels, gates and biases are still Adam's. Its updates are scaled
+    to the size of Adam's (https://arxiv.org/abs/2502.16982), so that a learning rate means about
+    the same; that paper also finds that it needs a weight decay, of 0.1 there.
 
     Attributes:
         kind: ``adam`` or ``muon``.
@@ -90,8 +92,13 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _rules(params: PyTree) -> PyTree:
-    """Muon for convolutions' kernels, Adam for gates and biases."""
-    return jax.tree.map(lambda leaf: "muon" if leaf.ndim > 2 else "adam", params)
+    """Muon for kernels of convolutions within the network, Adam for everything else."""
+
+    def rule(path: tuple[Any, ...], leaf: Array) -> str:
+        at_an_end = _ENDS & {getattr(part, "key", None) for part in path}
+        return "muon" if leaf.ndim > 2 and not at_an_end else "adam"
+
+    return jax.tree_util.tree_map_with_path(rule, params)
 
 
 def _as_matrices(params: PyTree) -> PyTree:

@@ -124,4 +124,4 @@ def test_muons_state_has_no_second_moment_of_kernels_and_comes_back(tmp_path):
         compact.export(tmp_path / kind, create(params, OptimizerConfig(kind), seed=3), {})
         for kind in ("adam", "muon")
     )
-    assert plain < 0.85 * full
+    assert plain < 0.95 * full  # this small network is stem and output for the most part

@@ -61,7 +61,7 @@ def test_decay_pulls_parameters_and_clipping_bounds_the_gradient():
     np.testing.assert_allclose(moments.mu["a"], [0.06, 0.08], rtol=1e-5)
 
 
-def test_muon_gives_kernels_singular_values_near_1_and_biases_adams_update():
+def test_muon_gives_kernels_singular_values_near_1_and_leaves_biases_and_pixels_to_adam():
     generator = np.random.default_rng(0)
     # A kernel whose singular values span two orders of magnitude.
     left, _ = np.linalg.qr(generator.standard_normal((3 * 5 * 6, 16)))
@@ -69,12 +69,14 @@ def test_muon_gives_kernels_singular_values_near_1_and_biases_adams_update():
     gradient = {
         "kernel": jnp.asarray((left * np.logspace(0, -2, 16)) @ right).reshape(3, 5, 6, 16),
         "bias": jnp.array([3.0, -40.0]),
+        "out": {"kernel": jnp.array([3.0, -40.0]).reshape(1, 1, 1, 2)},
     }
     rule = optimizer(OptimizerConfig("muon", weight_decay=0.0, clip_norm=0.0))
     update, _ = rule.update(gradient, rule.init(gradient), gradient)
     found = np.linalg.svd(np.reshape(update["kernel"], (-1, 16)), compute_uv=False)
     assert (found / (0.2 * np.sqrt(90)) > 0.4).all()
     assert (found / (0.2 * np.sqrt(90)) < 1.3).all()
-    np.testing.assert_allclose(update["bias"], [1.0, -1.0], rtol=1e-5)
+    for adams in update["bias"], update["out"]["kernel"].ravel():
+        np.testing.assert_allclose(adams, [1.0, -1.0], rtol=1e-5)
     # As large as updates of Adam are in training.
     assert 0.15 < np.sqrt(np.mean(np.square(update["kernel"]))) < 0.25
