@@ -76,6 +76,15 @@ def test_smooth_textures_have_the_spectrum_of_natural_images():
     assert 8**1.5 < coarse / fine < 8**4.5
 
 
+def test_some_textures_are_fine_patterns_of_full_contrast():
+    keys = jax.random.split(jax.random.key(0), 128)
+    draw = jax.jit(jax.vmap(lambda key: textures.colour(key, 48, None, real_share=0.0)[0]))
+    shade = np.asarray(draw(keys)).mean(axis=-1)
+    steps = np.stack([np.abs(np.diff(shade, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)])
+    # By hand, of stripes of black and white, 8 texels a period: 2 · 1 / 8.
+    assert 1 <= (steps.max(axis=0) > 0.25).sum() < 16
+
+
 def test_a_folder_of_images_becomes_squares_without_the_small_ones(tmp_path):
     (tmp_path / "below").mkdir()
     wide = np.zeros((16, 48, 3), np.uint8)

@@ -19,7 +19,7 @@ def test_predict_is_the_raw_network(random_network):
     assert np.abs(random_network.predict(windows) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("height", "width"), [(17, 20), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(17, 20), (1, 1), (8, 9)])
 def test_any_size_is_padded_by_its_border_and_cropped_back(random_network, height, width):
     windows = jax.random.uniform(jax.random.key(2), (1, 4, height, width, 3))
     rows, columns = -height % 8, -width % 8

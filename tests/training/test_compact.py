@@ -11,7 +11,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 from flavr_jax.training.state import create
 
 RNG = np.random.default_rng(0)
-SHAPES = {"encoder": {"kernel": (3, 3, 7, 40), "bias": (40,)}, "out": {"kernel": (1, 1500, 3)}}
+SHAPES = {"encoder": {"kernel": (3, 3, 7, 40), "bias": (40,)}, "decoder": {"kernel": (1, 1500, 3)}}
 
 
 def random(scale):
@@ -124,4 +124,4 @@ def test_muons_state_has_no_second_moment_of_kernels_and_comes_back(tmp_path):
         compact.export(tmp_path / kind, create(params, OptimizerConfig(kind), seed=3), {})
         for kind in ("adam", "muon")
     )
-    assert plain < 0.95 * full  # this small network is stem and output for the most part
+    assert plain < 0.85 * full
