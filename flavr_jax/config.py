@@ -38,6 +38,7 @@ class ModelConfig:
         encoder: 3-D convolutions throughout (``r3d``), factorised into space and time
             (``r2plus1d``), or 3-D in the first stage and 2-D after it (``mc3``);
             Tran et al. 2018, https://arxiv.org/abs/1711.11248.
+        decoder_widths: channels of the decoder's five stages, in multiples of ``width``.
         base: what the network's output is added to: the mean colour of the window (``mean``, the
             paper's), or the two middle frames blended by time (``blend``).
     """
@@ -50,6 +51,7 @@ class ModelConfig:
     upsampling: Literal["transposed", "trilinear"] = "transposed"
     batch_norm: bool = False
     encoder: Literal["r3d", "r2plus1d", "mc3"] = "r3d"
+    decoder_widths: tuple[int, ...] = (4, 2, 1, 1, 1)
     base: Literal["mean", "blend"] = "mean"
 
     def __post_init__(self) -> None:
@@ -62,6 +64,17 @@ class ModelConfig:
             )
         if self.n_outputs < 1:
             raise ValueError(f"`n_outputs` is {self.n_outputs}; a network predicts at least 1.")
+        decoder = list(self.decoder_widths)
+        if len(decoder) != 5 or min(decoder) < 1 or decoder[-1] != 1:
+            raise ValueError(
+                f"`decoder_widths` is {decoder}; the decoder has five stages, each of at least 1 × "
+                "`width` channels and the last of just that, as in [4, 2, 1, 1, 1]."
+            )
+        if self.join == "add" and decoder != [4, 2, 1, 1, 1]:
+            raise ValueError(
+                f"`decoder_widths` is {decoder}, but `join = 'add'` needs as many channels as the "
+                "encoder's features have; use [4, 2, 1, 1, 1], or `join = 'concat'`."
+            )
         if self.base == "blend" and self.n_inputs % 2:
             raise ValueError(
                 f"`n_inputs` is {self.n_inputs}, but `base = 'blend'` mixes the two middle "

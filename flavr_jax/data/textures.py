@@ -34,7 +34,7 @@ def colour(
     """Colours in [0, 1], and noise of unit variance that has nothing to do with them.
 
     Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, stripes
-    and checks (as fine as 3 texels, of any contrast) or plain shades; with probability
+    and checks (as fine as pixels, of any contrast) or plain shades; with probability
     ``real_share`` a crop of one of the frames takes their place.
     """
     key_noise, key_values, key_crop = jax.random.split(key, 3)
@@ -43,9 +43,9 @@ def colour(
     # One call for all values: each would cost a fifth of a second of compilation.
     is_real, kind, *values = jax.random.uniform(key_values, (18,))
     chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
-    # Half a period is 1.5 to 40 texels, small ones as often as large ones. A network that never saw
-    # such patterns may answer them with anything at all.
-    across, along = math.pi / (1.5 * (40.0 / 1.5) ** jnp.stack(values[:2]))
+    # Half a period is 0.75 to 40 texels, small ones as often as large ones. A network that never
+    # saw such patterns may answer them with anything at all.
+    across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
     bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
     checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
     pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)

@@ -25,22 +25,22 @@ __all__ = ["Decoder", "DecoderStage"]
 # A gate starts at about 1/2; kernels ahead of it start at twice the usual scale to make up for it.
 GATED_GAIN = 8.0
 
+_SKIPS = (4, 2, 1, 1)  # channels of the encoder's features that stages 1 to 4 meet, by width
+_UPSAMPLES = (False, True, True, False, True)
+
 
 class Decoder(nnx.Module):
     """Conv, up, up, conv, up: ``8 · width`` channels at h/8 to ``width`` channels at h."""
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         width = config.width
-        joined = 2 if config.join == "concat" else 1
+        own = [multiple * width for multiple in config.decoder_widths]
+        skips = [multiple * width if config.join == "concat" else 0 for multiple in _SKIPS]
+        reads = [8 * width, *(mine + skip for mine, skip in zip(own, skips))]
         self.join = config.join
         self.stages = nnx.List(
-            [
-                DecoderStage(config, options, 8 * width, 4 * width, upsample=False),
-                DecoderStage(config, options, 4 * width * joined, 2 * width, upsample=True),
-                DecoderStage(config, options, 2 * width * joined, width, upsample=True),
-                DecoderStage(config, options, width * joined, width, upsample=False),
-                DecoderStage(config, options, width * joined, width, upsample=True),
-            ]
+            DecoderStage(config, options, *channels, upsample=upsample)
+            for *channels, upsample in zip(reads, own, _UPSAMPLES)
         )
 
     def __call__(self, features: tuple[FeatureMap, ...], *, remat: bool = False) -> FeatureMap:

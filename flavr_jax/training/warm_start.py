@@ -2,6 +2,7 @@
 """Parameters to start from: those of another checkpoint, wherever name and shape are the same.
 
 A network of another factor shares all but its last layer with this one, a classifier the encoder.
+A wider decoder starts as what the narrower one was: what reads its new channels starts at zero.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Int
 
 from flavr_jax import checkpoint
 from flavr_jax.models.flavr import Parameters
@@ -26,18 +28,22 @@ class WarmStart:
     Attributes:
         params: of the network that is to be trained.
         taken: names of the tensors that were taken over.
+        widened: those of them that are larger here.
         left: names of those that keep their random start, and why.
         share: of the parameters taken over, from 0 to 1.
     """
 
     params: Parameters
     taken: tuple[str, ...]
+    widened: tuple[str, ...]
     left: dict[str, str]
     share: float
 
     def summary(self) -> str:
         """One line on it."""
         text = f"{len(self.taken)} tensors taken ({self.share:.1%} of the parameters)"
+        if self.widened:
+            text = f"{text}, {len(self.widened)} of them into wider ones"
         if not self.left:
             return f"{text}, which is all of them"
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
@@ -47,14 +53,19 @@ class WarmStart:
 def warm_start(params: Parameters, path: Path) -> WarmStart:
     """Replace what the checkpoint at ``path`` has under the same name in the same shape.
 
+    A decoder that is narrower there becomes part of this one, which then computes the same.
+
     Raises:
         FileNotFoundError: there is no checkpoint.
         ValueError: it is none of this project, or nothing in it fits.
     """
     mine: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(checkpoint.read_parameters(path), sep="/")
-    taken, left = {}, {}
+    wider = _widened(mine, theirs)
+    taken, left = dict(wider), {}
     for name, leaf in mine.items():
+        if name in wider:
+            continue
         other = theirs.get(name)
         if other is None:
             left[name] = "not there"
@@ -66,11 +77,49 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
         raise ValueError(
             f"nothing in {path} fits this network; choose a checkpoint of the same `width`."
         )
-    count = sum(leaf.size for leaf in taken.values())
+    count = sum(np.size(theirs[name]) for name in taken)
     share = count / sum(np.size(leaf) for leaf in mine.values())
-    return WarmStart(
-        traverse_util.unflatten_dict({**mine, **taken}, sep="/"), tuple(taken), left, share
-    )
+    grown = traverse_util.unflatten_dict({**mine, **taken}, sep="/")
+    return WarmStart(grown, tuple(taken), tuple(wider), left, share)
+
+
+def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of this decoder with those of a narrower one in them; none if there is no such.
+
+    A stage reads the channels of the stage before it, and behind them the encoder's.
+    """
+    kernels = [f"decoder/stages/{number}/conv/kernel" for number in range(5)]
+    if not all(name in mine and name in theirs for name in kernels):
+        return {}
+    (before, *_), (narrow_before, *_) = ((*np.shape(of[kernels[0]])[-2:],) for of in (mine, theirs))
+    found = {}
+    for name in kernels:
+        (reads, writes), (narrow_reads, narrow_writes) = (
+            np.shape(of[name])[-2:] for of in (mine, theirs)
+        )
+        skip = reads - before
+        if skip != narrow_reads - narrow_before or narrow_writes > writes:
+            return {}
+        rows = np.concatenate([np.arange(narrow_before), before + np.arange(skip)])
+        columns = np.arange(narrow_writes)
+        stage = name.removesuffix("conv/kernel")
+        for leaf, into in mine.items():
+            if leaf.startswith(stage) and leaf in theirs and np.shape(into) != theirs[leaf].shape:
+                inputs = rows if into.ndim == 5 else columns
+                found[leaf] = _placed(into, np.asarray(theirs[leaf], np.float32), inputs, columns)
+        before, narrow_before = writes, narrow_writes
+    return found
+
+
+def _placed(
+    into: Any, values: np.ndarray, rows: Int[np.ndarray, " rows"], columns: Int[np.ndarray, " out"]
+) -> np.ndarray:
+    """``into`` with ``values`` there, and zeros where its columns have other rows."""
+    placed = np.array(into, np.float32)
+    placed[..., columns] = 0.0
+    place = (columns,) if placed.ndim == 1 else np.ix_(rows, columns)
+    placed[(..., *place)] = values
+    return placed
 
 
 def _size(leaf: Any) -> str:

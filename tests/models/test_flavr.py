@@ -35,6 +35,7 @@ def test_the_network_gives_the_official_outputs(case, golden_shapes, golden_tens
 VARIANTS = {
     "8x": {"n_outputs": 7},
     "34 layers, 6 inputs": {"depth": 34, "n_inputs": 6},
+    "wider decoder": {"n_outputs": 3, "decoder_widths": (8, 3, 2, 2, 1)},
     "2 inputs, blend": {"n_inputs": 2, "n_outputs": 3, "base": "blend"},
     "3 inputs, trilinear": {"n_inputs": 3, "upsampling": "trilinear"},
     "no skips, mc3": {"join": "none", "encoder": "mc3"},
@@ -140,6 +141,10 @@ def test_windows_that_do_not_fit_are_explained():
         ({"n_inputs": 1}, "`n_inputs` is 1"),
         ({"n_outputs": 0}, "`n_outputs` is 0"),
         ({"width": 0}, "`width` is 0"),
+        ({"decoder_widths": (4, 2, 1, 1)}, r"`decoder_widths` is \[4, 2, 1, 1\].*five stages"),
+        ({"decoder_widths": (4, 2, 0, 1, 1)}, "at least 1 × `width`"),
+        ({"decoder_widths": (4, 2, 1, 1, 2)}, "the last of just that"),
+        ({"decoder_widths": (8, 2, 1, 1, 1), "join": "add"}, "`join = 'add'` needs as many"),
         ({"n_inputs": 3, "base": "blend"}, "even number of inputs"),
     ],
 )

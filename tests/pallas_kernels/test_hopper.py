@@ -69,7 +69,7 @@ def test_conv3d(size, stride, channels, dtype, time, pixels):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("pixels", [(1, 1), (9, 21), (32, 56)])
-@pytest.mark.parametrize("joined", [(64,), (32, 32), (64, 64)])
+@pytest.mark.parametrize("joined", [(64,), (32, 32), (64, 64), (64, 32), (32, 128)])
 def test_gated_convolutions(joined, pixels, dtype):
     arrays = [rounded(draw(2, 4, *pixels, n, seed=n + i), dtype) for i, n in enumerate(joined)]
     x64 = np.concatenate([array64 for _, array64 in arrays], axis=-1)

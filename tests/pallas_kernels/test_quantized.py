@@ -32,10 +32,10 @@ def stored(array, scale):
     return FeatureMap(values, None, jnp.float32(scale)), np.asarray(values, np.float64) * scale
 
 
-def kernel_for(array, *scales, out_scale=None):
+def kernel_for(array, *scales, out_scale=None, channels=None):
     """A quantised kernel for inputs of these scales, and what it stands for in float64."""
-    each = array.shape[-2] // len(scales)
-    in_scales = jnp.repeat(jnp.asarray(scales, jnp.float32), each)
+    each = channels or array.shape[-2] // len(scales)
+    in_scales = jnp.repeat(jnp.asarray(scales, jnp.float32), jnp.asarray(each))
     kernel = pk.quantize_kernel(jnp.asarray(array, jnp.float32), in_scales, out_scale)
     values = np.swapaxes(np.asarray(kernel.values, np.float64), -1, -2)
     values = values * np.asarray(kernel.scales, np.float64)
@@ -117,12 +117,13 @@ def test_gated_conv3d_adds_a_residual_of_another_scale(implementation, out_scale
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_a_transposed_convolution_joins_inputs_of_two_scales(implementation):
-    x, x64 = stored(draw(1, 2, 3, 5, 64), 0.01)
-    y, y64 = stored(draw(1, 2, 3, 5, 64, seed=1) * 30, 0.5)
-    array = draw(3, 4, 4, 128, 32, seed=2)
-    array[..., 64:, :] /= 30
-    kernel, kernel64 = kernel_for(array, 0.01, 0.5, out_scale=0.2)
+@pytest.mark.parametrize("channels", [(64, 64), (64, 32)])
+def test_a_transposed_convolution_joins_inputs_of_two_scales(implementation, channels):
+    x, x64 = stored(draw(1, 2, 3, 5, channels[0]), 0.01)
+    y, y64 = stored(draw(1, 2, 3, 5, channels[1], seed=1) * 30, 0.5)
+    array = draw(3, 4, 4, sum(channels), 32, seed=2)
+    array[..., channels[0] :, :] /= 30
+    kernel, kernel64 = kernel_for(array, 0.01, 0.5, out_scale=0.2, channels=channels)
     gate, gate64 = rounded(draw(32, 32, seed=3) / 6)
     zeros = jnp.zeros(32, jnp.bfloat16)
     sums = oracle_conv3d_transpose(np.concatenate([x64, y64], axis=-1), kernel64)

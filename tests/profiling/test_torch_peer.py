@@ -10,10 +10,17 @@ from flavr_jax.models import flavr
 from flavr_jax.profiling.torch_peer import TorchPeer
 
 
-@pytest.mark.parametrize("n_outputs", [1, 7])
-def test_the_peer_predicts_what_the_network_does(n_outputs):
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(width=8),
+        ModelConfig(width=8, n_outputs=7),
+        ModelConfig(width=8, decoder_widths=(8, 4, 2, 1, 1)),
+    ],
+    ids=["2x", "8x", "wider decoder"],
+)
+def test_the_peer_predicts_what_the_network_does(config):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    config = ModelConfig(width=8, n_outputs=n_outputs)
     params = flavr.init(config, jax.random.key(0))
     windows = jax.random.uniform(jax.random.key(1), (2, 4, 16, 24, 3))
     peer = TorchPeer(config, params, device="cpu", channels_last=True)

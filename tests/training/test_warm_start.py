@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,6 +38,31 @@ def test_another_factor_takes_all_but_the_last_layer(saved):
     count = sum(leaf.size for leaf in jax.tree.leaves(own))
     assert found.share == pytest.approx(1 - (7 * 7 * 4 * 9 + 9) / count)
     assert "2 not: out/bias: 21 there, 9 here" in found.summary()
+
+
+def test_a_wider_decoder_starts_as_the_narrower_one_and_learns_with_all_its_channels(saved):
+    path, params = saved
+    wider = dataclasses.replace(EIGHT, decoder_widths=(8, 4, 2, 3, 1))
+    found = warm_start(flavr.init(wider, jax.random.key(2)), path)
+    assert not found.left
+    assert "of them into wider ones, which is all of them" in found.summary()
+    windows = jax.random.uniform(jax.random.key(3), (1, 4, 16, 24, 3))
+    grown = jax.tree.map(jnp.asarray, found.params)
+    expected = flavr.apply(EIGHT, params, windows)
+    assert np.abs(flavr.apply(wider, grown, windows) - expected).max() < 1e-5
+    gradient = jax.grad(lambda p: jnp.square(flavr.apply(wider, p, windows)).mean())(grown)
+    for number, (new, old) in enumerate(zip(wider.decoder_widths, EIGHT.decoder_widths)):
+        if new > old:  # what reads the new channels is moved off zero at once
+            following = gradient["decoder"]["stages"][str(number + 1)]["conv"]["kernel"]
+            assert np.abs(following[..., 4 * old : 4 * new, :]).max() > 0
+
+
+def test_a_narrower_decoder_starts_afresh(saved):
+    path, _ = saved
+    narrower = dataclasses.replace(EIGHT, decoder_widths=(2, 2, 1, 1, 1))
+    found = warm_start(flavr.init(narrower, jax.random.key(2)), path)
+    assert not found.widened
+    assert "decoder/stages/0/conv/kernel" in found.left
 
 
 def test_a_classifier_takes_the_encoder(saved):
