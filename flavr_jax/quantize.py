@@ -221,7 +221,7 @@ def losses(config: ModelConfig, params: flavr.Parameters, examples: Sequence[Exa
         for each, wanted in zip(examples, exact):
             of_window = _lost(_predict(config, packed, each), wanted, each.truth)
             lost.setdefault(each.clip, []).append(of_window)
-        _apply.clear_cache()  # dozens of programs would use up what a process may map
+        jax.clear_caches()  # dozens of programs would use up what a process may map
         means = {clip: np.mean(pairs, axis=0).tolist() for clip, pairs in lost.items()}
         return Loss(*({clip: pair[n] for clip, pair in means.items()} for n in (0, 1)))
 
