@@ -51,13 +51,13 @@ class Decoder(nnx.Module):
         *skips, x = features
         stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages]
         with jax.named_scope("stage0"):
-            x = stages[0](x)  # [b, t, h/8, w/8, 4·width]
+            x = stages[0](x)  # [b, t, h/8, w/8, c]
         with jax.named_scope("stage1"):
-            x = stages[1](self._join(x, skips[3]))  # [b, t, h/4, w/4, 2·width]
+            x = stages[1](self._join(x, skips[3]))  # [b, t, h/4, w/4, c]
         with jax.named_scope("stage2"):
-            x = stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, width]
+            x = stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, c]
         with jax.named_scope("stage3"):
-            x = stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, width]
+            x = stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, c]
         with jax.named_scope("stage4"):
             return stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
 
