@@ -195,7 +195,8 @@ DISTANCES: Mapping[str, Distance] = MappingProxyType(
 def _perceptual_distance(weights: lpips.Weights) -> Distance:
     def distance(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
         pictures = (x.reshape(-1, *x.shape[2:]) for x in (prediction, target))
-        return lpips.lpips(weights, *pictures).reshape(prediction.shape[:2])
+        distances = lpips.lpips(weights, *pictures, precision=lax.Precision.DEFAULT)
+        return distances.reshape(prediction.shape[:2])
 
     return distance
 

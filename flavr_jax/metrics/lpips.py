@@ -64,21 +64,27 @@ def load_weights(path: Path | None = None) -> Weights:
             raise ValueError(f"{path} does not hold LPIPS weights: {error}.") from error
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="precision")
 def lpips(
     weights: Weights,
     prediction: Float[Array, "frames height width 3"],
     target: Float[Array, "frames height width 3"],
+    precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, " frames"]:
-    """The distance of each pair of frames in [0, 1], which are clamped; at least 32×32 pixels."""
-    features = [_features(weights, frames) for frames in (prediction, target)]
+    """The distance of each pair of frames in [0, 1], which are clamped; at least 32×32 pixels.
+
+    ``precision`` is that of the convolutions: a score is exact, a loss need not be.
+    """
+    features = [_features(weights, frames, precision) for frames in (prediction, target)]
     total = jnp.zeros(prediction.shape[0])
     for ours, theirs, head in zip(*features, weights.heads):
         total += ((_unit(ours) - _unit(theirs)) ** 2 * head).sum(-1).mean(axis=(1, 2))
     return total
 
 
-def _features(weights: Weights, frames: Float[Array, "frames height width 3"]) -> list[Array]:
+def _features(
+    weights: Weights, frames: Float[Array, "frames height width 3"], precision: lax.Precision
+) -> list[Array]:
     values = (2.0 * jnp.clip(frames, 0.0, 1.0) - 1.0 - _SHIFT) / _SCALE
     found = []
     for number, (stride, padding) in enumerate(_LAYERS):
@@ -92,7 +98,7 @@ def _features(weights: Weights, frames: Float[Array, "frames height width 3"]) -
             (stride, stride),
             [(padding, padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,
+            precision=precision,
         )
         values = jax.nn.relu(values + weights.biases[number])
         found.append(values)
