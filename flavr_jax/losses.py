@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from flavr_jax.metrics import lpips, ssim
 from flavr_jax.typing import Windows
@@ -45,7 +45,11 @@ class Loss:
     perceptual: lpips.Weights | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __call__(
-        self, prediction: Windows, target: Windows, weights: Float[Array, "batch time"]
+        self,
+        prediction: Windows,
+        target: Windows,
+        weights: Float[Array, "batch time"],
+        key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The loss, and what each term is before it is weighted.
 
@@ -53,14 +57,17 @@ class Loss:
             prediction: frames as predicted.
             target: true frames; what they hold where the weight is 0 does not matter.
             weights: of each frame; 0 where its truth is not known.
+            key: lets LPIPS, which costs as much as a part of the network, look at one frame of each
+                window, drawn by weight: the same on average. None looks at all.
         """
         known = (weights > 0)[:, :, None, None, None]
         # A target without truth may be anything, even NaN: choose, do not multiply.
         target = jnp.where(known, target, lax.stop_gradient(prediction))
-        values = {
-            name: _average(self._distance(name)(prediction, target), weights)
-            for name, _ in self.terms
-        }
+        frames = prediction, target, weights
+        values = {}
+        for name, _ in self.terms:
+            looks_at = frames if key is None or name != "lpips" else _one_of_each(key, *frames)
+            values[name] = _average(self._distance(name)(*looks_at[:2]), looks_at[2])
         total = jnp.zeros(())
         for name, weight in self.terms:
             total += weight * values[name]
@@ -210,6 +217,19 @@ def _halve(x: Array, axis: int) -> Array:
         part = lax.slice_in_dim(padded, shift, shift + length, 2, axis)
         total = total + weight / 16 * part
     return total
+
+
+def _one_of_each(
+    key: Key[Array, ""], prediction: Windows, target: Windows, weights: Float[Array, "batch time"]
+) -> tuple[Windows, Windows, Float[Array, "batch 1"]]:
+    """One frame of each window, drawn by weight; its weight is 0 where none is known."""
+    chosen = jax.random.categorical(key, jnp.log(weights + 1e-30))[:, None]
+    at = chosen[:, :, None, None, None]
+    return (
+        jnp.take_along_axis(prediction, at, axis=1),
+        jnp.take_along_axis(target, at, axis=1),
+        jnp.take_along_axis(weights, chosen, axis=1),
+    )
 
 
 def _mean(distance: Array) -> Float[Array, "batch time"]:

