@@ -51,7 +51,8 @@ class MotionConfig:
         tilt: how far planes are turned out of the image (standard deviation of the change of scale
             per pixel, and half of it per interval).
         max_shake: largest amplitude of the sway of a hand-held camera, in pixels; one path in three
-            has one.
+            has one. It sways less than once in two intervals: where it is in between could not be
+            known if it went faster.
         max_bend: largest deformation of things that are not rigid, in pixels; two in five are not.
     """
 
@@ -115,7 +116,7 @@ def random_path(
     rates = (2.0 * u[10:14].reshape(2, 2) - 1.0) ** 3 * jnp.array([1.0, 0.3])
     tilt = config.tilt * normal(u[14:18]).reshape(2, 2) * jnp.array([[1.0], [0.5]])
     shake = config.max_shake * (u[18] < 1 / 3) * u[19:21] ** 2
-    sway = jnp.stack([5.0 * u[21:23], 2 * math.pi * u[23:25]])
+    sway = jnp.stack([3.0 * u[21:23], 2 * math.pi * u[23:25]])
     return Path(
         position=jnp.concatenate([place[None], moves * velocity[None], moves * bends]),
         angle=jnp.concatenate([angle[None], moves * config.max_turn * rates[0]]),

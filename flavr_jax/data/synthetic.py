@@ -238,7 +238,7 @@ def _random_layer(
     )
     upright = jnp.where(overlay, 0.0, path.angle)  # as captions are
     return _Layer(
-        texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0)),
+        texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0), jnp.exp(path.log_scale[0])),
         path=path._replace(angle=upright),
         wave=moves * motion.random_wave(key_wave, config.motion),
         is_background=~is_object,

@@ -108,12 +108,18 @@ def coverage(
 
 
 def pack(
-    colour: Float[Array, "size size 3"], alpha: Float[Array, "size size"]
+    colour: Float[Array, "size size 3"],
+    alpha: Float[Array, "size size"],
+    pixels_per_texel: Float[Array, ""] | float = 1.0,
 ) -> UInt32[Array, "twice twice"]:
-    """The texture with four words for each texel, by Lanczos interpolation, 8 bits a value."""
+    """The texture with four words for each texel, by Lanczos interpolation, 8 bits a value.
+
+    Where a texel is smaller than a pixel, detail that pixels cannot hold is taken away: it would
+    look different in every frame, and a network that cannot know how learns to blur.
+    """
     values = jnp.concatenate([colour, alpha[..., None]], axis=-1)
-    shape = (2 * values.shape[0], 2 * values.shape[1], 4)
-    values = jax.image.resize(values, shape, "lanczos3", precision=lax.Precision.DEFAULT)
+    weights = _lanczos(values.shape[0], jnp.minimum(pixels_per_texel, 1.0))
+    values = jnp.einsum("iy,jx,yxc->ijc", weights, weights, values)
     codes = (jnp.clip(values, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint32)
     red, green, blue, covered = jnp.moveaxis(codes, -1, 0)
     return red | (green << 8) | (blue << 16) | (covered << 24)
@@ -172,6 +178,17 @@ def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images s
     if not found:
         raise FileNotFoundError(f"{folder} has no image of {side}×{side} pixels or more.")
     return np.stack(found)
+
+
+def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "twice size"]:
+    """What twice as many values, evenly between ``size`` ones, take of each of these.
+
+    ``bandwidth`` is the highest frequency that is kept, as a share of what the values can hold.
+    """
+    between = (jnp.arange(2 * size)[:, None] - 0.5) / 2.0 - jnp.arange(size)[None, :]
+    distance = between * bandwidth
+    weights = jnp.where(jnp.abs(distance) < 3.0, jnp.sinc(distance) * jnp.sinc(distance / 3.0), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _address(

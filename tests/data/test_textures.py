@@ -51,6 +51,20 @@ def test_fine_detail_outlasts_a_look_up_between_texels():
         assert left == pytest.approx({0.0: 0.80, 0.25: 0.89, 0.5: 0.67}[shift], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("pixels_per_texel", "least", "most"), [(0.5, 0.0, 0.02), (0.75, 0.3, 0.6), (1.2, 0.8, 1.0)]
+)
+def test_detail_finer_than_pixels_is_taken_away(pixels_per_texel, least, most):
+    wave = 0.5 + 0.5 * jnp.cos(2 * jnp.pi * 3 / 8 * jnp.arange(64))  # 3/4 of what texels can hold
+    colour = jnp.broadcast_to(wave[None, :, None], (64, 64, 3))
+    packed = textures.pack(colour, jnp.ones((64, 64)), pixels_per_texel)
+    u = jnp.arange(-20.0, 20.0, 0.25)[None]
+    red, _, _, covered = textures.sample(packed, u, jnp.zeros_like(u), mirror=jnp.asarray(True))
+    assert least <= float(jnp.ptp(red)) <= most
+    assert float(red.mean()) == pytest.approx(0.5, abs=0.01)
+    np.testing.assert_allclose(covered, 1.0, atol=1e-6)
+
+
 def test_objects_end_before_their_texture_does():
     keys = jax.random.split(jax.random.key(0), 64)
     relief = jax.random.normal(jax.random.key(1), (48, 48))
