@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -112,14 +112,14 @@ class MapReport:
         name: see :func:`flavr_jax.models.flavr.feature_maps`.
         largest: magnitude that was met.
         scale: what one unit of a stored number would be worth.
-        alone: what is lost if this map alone is stored in 8 bits.
+        alone: what is lost if this map alone is stored in 8 bits; None where that was not measured.
         in_8_bits: whether it is to be.
     """
 
     name: str
     largest: float
     scale: float
-    alone: Loss
+    alone: Loss | None
     in_8_bits: bool
 
 
@@ -129,13 +129,13 @@ class Report:
 
     Attributes:
         maps: in the order of computation.
-        everything: what is lost if all maps are stored in 8 bits.
+        everything: what is lost if all maps are stored in 8 bits; None where that was not measured.
         chosen: what is lost as chosen.
         share: of the 3-D convolutions' products, those in 8 bits.
     """
 
     maps: tuple[MapReport, ...]
-    everything: Loss
+    everything: Loss | None
     chosen: Loss
     share: float
 
@@ -148,9 +148,10 @@ class Report:
         """A line a feature map."""
         lines = Table("feature map", "largest", "lost alone, dB", "worst clip, dB", "stored in")
         rows = [(m.name, f"{m.largest:.3g}", m.alone, m.in_8_bits) for m in self.maps]
-        rows.append(("all of them", "", self.everything, True))
+        if self.everything:
+            rows.append(("all of them", "", self.everything, True))
         for name, magnitude, loss, in_8_bits in rows:
-            losses = f"{loss.mean:.4f}", f"{loss.worst:.4f}"
+            losses = (f"{loss.mean:.4f}", f"{loss.worst:.4f}") if loss else ("", "")
             lines.add_row(name, magnitude, *losses, "fp8" if in_8_bits else "bf16")
         lines.add_row("as chosen", "", f"{self.chosen.mean:.4f}", f"{self.chosen.worst:.4f}", "")
         return lines
@@ -158,21 +159,22 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The same in plain values."""
         return {
-            "loss_mean": self.chosen.mean,
-            "loss_worst": self.chosen.worst,
-            "loss_mean_of_everything": self.everything.mean,
-            "loss_worst_of_everything": self.everything.worst,
+            **_plain(self.chosen, ""),
+            **_plain(self.everything, "_of_everything"),
             "share_of_products": self.share,
             "maps": {
                 each.name: {
                     "stored": "fp8" if each.in_8_bits else "bf16",
                     "largest": each.largest,
-                    "loss_mean_alone": each.alone.mean,
-                    "loss_worst_alone": each.alone.worst,
+                    **_plain(each.alone, "_alone"),
                 }
                 for each in self.maps
             },
         }
+
+
+def _plain(loss: Loss | None, suffix: str) -> dict[str, float]:
+    return {f"loss_mean{suffix}": loss.mean, f"loss_worst{suffix}": loss.worst} if loss else {}
 
 
 def largest(
@@ -234,6 +236,7 @@ def choose(
     measure: Measure,
     limits: Limits | None = None,
     *,
+    like: Collection[str] | None = None,
     track: Track = iter,
 ) -> Report:
     """The maps to store in 8 bits: all, less those that cost most for their use.
@@ -243,6 +246,8 @@ def choose(
         magnitudes: see :func:`largest`.
         measure: see :func:`losses`; every map is measured alone, and each choice.
         limits: what may be lost; None for the defaults.
+        like: maps that were chosen for a network much like it. If they lose no more than is allowed
+            here, they are it, and nothing else is measured.
         track: is handed the names whose maps are measured one by one, to show progress.
 
     Raises:
@@ -255,6 +260,11 @@ def choose(
             "this network has no feature map that could be stored in 8 bits: those are outputs of "
             "convolutions without BatchNorm. Use bf16."
         )
+    if like is not None:
+        kept = {name: scale for name, scale in scales.items() if name in like}
+        chosen = measure(kept)
+        if chosen.over(limits) <= 1:
+            return _report(config, magnitudes, scales, kept, chosen)
     everything = measure(scales)
     alone = {name: measure({name: scales[name]}) for name in track(scales)}
     kept, chosen = dict(scales), everything
@@ -268,15 +278,23 @@ def choose(
         loss = measure(more)
         if loss.over(limits) <= 1:
             kept, chosen = more, loss
-    return Report(
-        tuple(
-            MapReport(name, magnitudes[name], scale, alone[name], name in kept)
-            for name, scale in scales.items()
-        ),
-        everything,
-        chosen,
-        _share(config, kept),
+    return _report(config, magnitudes, scales, kept, chosen, alone, everything)
+
+
+def _report(
+    config: ModelConfig,
+    magnitudes: Mapping[str, float],
+    scales: Mapping[str, float],
+    kept: Mapping[str, float],
+    chosen: Loss,
+    alone: Mapping[str, Loss] | None = None,
+    everything: Loss | None = None,
+) -> Report:
+    maps = (
+        MapReport(name, magnitudes[name], scale, alone[name] if alone else None, name in kept)
+        for name, scale in scales.items()
     )
+    return Report(tuple(maps), everything, chosen, _share(config, kept))
 
 
 def _dropped(

@@ -41,6 +41,8 @@ class Options:
         default_factory=quantize.Limits
     )
     """What may be lost on these clips."""
+    like: Path | None = None
+    """Calibrated checkpoint of such a network: its choice is taken if within the limits."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
 
@@ -51,6 +53,7 @@ def main(options: Options) -> None:
     adds = options.output.resolve() == options.checkpoint.resolve()
     if options.output.exists() and not adds and not options.overwrite:
         raise FileExistsError(f"{options.output} exists; choose another or pass --overwrite.")
+    like = None if options.like is None else _choice(options.like)
     config, size = stored.config, (options.size[0] // 8 * 8, options.size[1] // 8 * 8)
     if options.windows < 1 or options.synthetic < 1 or not all(size):
         raise ValueError("`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more.")
@@ -69,7 +72,7 @@ def main(options: Options) -> None:
     magnitudes = quantize.largest(config, params, windows)
     report = quantize.choose(
         config, magnitudes, quantize.losses(config, params, examples), options.limits,
-        track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
+        like=like, track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
     )  # fmt: skip
     # A file has no width of its own; 80 columns would break names apart.
     Console(width=None if sys.stdout.isatty() else 120).print(report.table())
@@ -94,6 +97,16 @@ def main(options: Options) -> None:
     )
 
 
+def _choice(path: Path) -> frozenset[str]:
+    """The maps that a checkpoint stores in 8 bits."""
+    quantization = checkpoint.load(path).quantization
+    if quantization is None:
+        raise ValueError(
+            f"{path} is not calibrated for 8 bits, so there is no choice to take; leave out --like."
+        )
+    return frozenset(quantization.scales)
+
+
 def _provenance(
     options: Options, examples: list[calibration.Example], report: quantize.Report
 ) -> dict[str, object]:
@@ -103,6 +116,7 @@ def _provenance(
         "windows": len(examples),
         "size": list(options.size),
         "limits": dataclasses.asdict(options.limits),
+        "like": None if options.like is None else str(options.like),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
         **report.as_json(),

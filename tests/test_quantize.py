@@ -74,6 +74,26 @@ def test_the_mean_has_a_limit_of_its_own():
     assert [m.name for m in report.maps if not m.in_8_bits] == ["encoder/stem"]
 
 
+def test_a_choice_made_before_is_taken_unless_it_loses_too_much():
+    measured = []
+
+    def measure(scales):
+        measured.append(set(scales))
+        return additive({MAPS[0]: 0.02, MAPS[1]: 0.02})(scales)
+
+    magnitudes, like = dict.fromkeys(MAPS, 7.0), {MAPS[2], MAPS[3], "of another network"}
+    report = quantize.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like=like)
+    assert measured == [{MAPS[2], MAPS[3]}]
+    assert set(report.scales) == {MAPS[2], MAPS[3]}
+    assert report.everything is None
+    assert "loss_worst_alone" not in report.as_json()["maps"][MAPS[0]]
+    assert report.table().row_count == len(MAPS) + 1
+
+    report = quantize.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like={MAPS[1]})
+    assert set(report.scales) == set(MAPS[2:])
+    assert report.everything is not None
+
+
 def test_nothing_is_stored_in_8_bits_where_nothing_helps():
     assert choose(dict.fromkeys(MAPS, 1.0), Limits(0.01, 0.02)).scales == {}
     assert choose(dict.fromkeys(MAPS, math.inf), Limits(0.01, 0.02)).scales == {}

@@ -129,6 +129,19 @@ def test_another_checkpoint_is_not_replaced_unasked(run, network, clip, measured
     assert not list((tmp_path / "there").iterdir())
 
 
+def test_a_choice_is_taken_from_a_calibrated_checkpoint(run, network, clip, measured, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, said = run(network, "--calibration", clip, "--output", second, "--like", network)
+    assert code == 2
+    assert "leave out --like" in said.err
+    assert not run(network, "--calibration", clip, "--output", first)[0]
+    assert not run(network, "--calibration", clip, "--output", second, "--like", first)[0]
+    one, two = (checkpoint.load(path).quantization for path in (first, second))
+    assert two.scales == one.scales
+    assert two.provenance["like"] == str(first)
+    assert "loss_worst_of_everything" not in two.provenance
+
+
 def test_nothing_is_written_where_nothing_can_be_in_8_bits(
     run, network, clip, tmp_path, monkeypatch
 ):
