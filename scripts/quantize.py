@@ -53,7 +53,9 @@ def main(options: Options) -> None:
     adds = options.output.resolve() == options.checkpoint.resolve()
     if options.output.exists() and not adds and not options.overwrite:
         raise FileExistsError(f"{options.output} exists; choose another or pass --overwrite.")
-    like = None if options.like is None else _choice(options.like)
+    like = None if options.like is None else checkpoint.load(options.like).quantization
+    if options.like and not like:
+        raise ValueError(f"{options.like} has no choice to take: calibrate it, or omit --like.")
     config, size = stored.config, (options.size[0] // 8 * 8, options.size[1] // 8 * 8)
     if options.windows < 1 or options.synthetic < 1 or not all(size):
         raise ValueError("`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more.")
@@ -67,12 +69,12 @@ def main(options: Options) -> None:
         examples = calibration.drawn(
             config.n_inputs, config.n_outputs, count=options.synthetic, size=size
         )
-    windows = [example.inputs for example in examples]
-    windows += list(calibration.extremes(config.n_inputs, size))
+    windows = [*(each.inputs for each in examples), *calibration.extremes(config.n_inputs, size)]
     magnitudes = quantize.largest(config, params, windows)
     report = quantize.choose(
         config, magnitudes, quantize.losses(config, params, examples), options.limits,
-        like=like, track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
+        like=like and like.scales,
+        track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
     )  # fmt: skip
     # A file has no width of its own; 80 columns would break names apart.
     Console(width=None if sys.stdout.isatty() else 120).print(report.table())
@@ -95,16 +97,6 @@ def main(options: Options) -> None:
         f"{report.share:.0%} of the products in 8 bits; lost {report.chosen.mean:.4f} dB on "
         f"average, {report.chosen.worst:.4f} on the worst clip."
     )
-
-
-def _choice(path: Path) -> frozenset[str]:
-    """The maps that a checkpoint stores in 8 bits."""
-    quantization = checkpoint.load(path).quantization
-    if quantization is None:
-        raise ValueError(
-            f"{path} is not calibrated for 8 bits, so there is no choice to take; leave out --like."
-        )
-    return frozenset(quantization.scales)
 
 
 def _provenance(

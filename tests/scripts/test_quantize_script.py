@@ -133,7 +133,7 @@ def test_a_choice_is_taken_from_a_calibrated_checkpoint(run, network, clip, meas
     first, second = tmp_path / "first", tmp_path / "second"
     code, said = run(network, "--calibration", clip, "--output", second, "--like", network)
     assert code == 2
-    assert "leave out --like" in said.err
+    assert "omit --like" in said.err
     assert not run(network, "--calibration", clip, "--output", first)[0]
     assert not run(network, "--calibration", clip, "--output", second, "--like", first)[0]
     one, two = (checkpoint.load(path).quantization for path in (first, second))
