@@ -57,8 +57,8 @@ class Loss:
             prediction: frames as predicted.
             target: true frames; what they hold where the weight is 0 does not matter.
             weights: of each frame; 0 where its truth is not known.
-            key: lets LPIPS, which costs as much as a part of the network, look at one frame of each
-                window, drawn by weight: the same on average. None looks at all.
+            key: lets LPIPS, a network of its own, look at one frame of each window, drawn by
+                weight: the same on average. None looks at all.
         """
         known = (weights > 0)[:, :, None, None, None]
         # A target without truth may be anything, even NaN: choose, do not multiply.

@@ -260,8 +260,7 @@ def choose(
             "this network has no feature map that could be stored in 8 bits: those are outputs of "
             "convolutions without BatchNorm. Use bf16."
         )
-    if like is not None:
-        kept = {name: scale for name, scale in scales.items() if name in like}
+    if kept := {name: scale for name, scale in scales.items() if name in (like or ())}:
         chosen = measure(kept)
         if chosen.over(limits) <= 1:
             return _report(config, magnitudes, scales, kept, chosen)

@@ -93,6 +93,9 @@ def test_a_choice_made_before_is_taken_unless_it_loses_too_much():
     assert set(report.scales) == set(MAPS[2:])
     assert report.everything is not None
 
+    report = quantize.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like={"of another"})
+    assert set(report.scales) == set(MAPS[2:])  # nothing to take
+
 
 def test_nothing_is_stored_in_8_bits_where_nothing_helps():
     assert choose(dict.fromkeys(MAPS, 1.0), Limits(0.01, 0.02)).scales == {}
