@@ -147,6 +147,8 @@ def _decode_from(
         stream = container.streams.video[0]
         if number > 0:
             container.seek(times[number], stream=stream, backward=True)
+        at = -1
         for frame in container.decode(stream):
-            at = bisect.bisect_left(times, frame.pts or 0)
+            # Frames that are shown at the same moment are numbered in the order they come.
+            at = max(at + 1, bisect.bisect_left(times, frame.pts or 0))
             yield at, frame.to_ndarray(format="rgb24")

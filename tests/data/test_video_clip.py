@@ -54,6 +54,15 @@ def test_frames_at_uneven_times_are_numbered_in_order(tmp_path, frames):
         np.testing.assert_array_equal(clip.read(index), frames[index])
 
 
+def test_frames_shown_at_the_same_moment_are_numbered_one_after_another(tmp_path, frames):
+    times = [20 * index - (20 if index > 5 else 0) for index in range(20)]  # 5 and 6 coincide
+    write(tmp_path / "twice.mkv", frames[:20], times=times)
+    clip = VideoClip("twice", tmp_path / "twice.mkv")
+    assert len(clip) == 20
+    for index in (12, 6, 5, 19, 7):
+        np.testing.assert_array_equal(clip.read(index), frames[index])
+
+
 def test_a_shot_is_a_clip_of_its_own(video, frames):
     shot = VideoClip("a", video).shot("a-001", 20, 45).shot("a-001-000", 5, 10)
     assert (shot.name, len(shot)) == ("a-001-000", 5)
