@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ __all__ = [
     "Checkpoint",
     "Quantization",
     "add_quantization",
+    "average",
     "differences",
     "load",
     "load_classifier",
@@ -177,6 +179,44 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
         ValueError: it is no checkpoint of this project.
     """
     return _restore(Path(path).absolute())[1]
+
+
+def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict[str, Any]:
+    """The weighted mean of the parameters of one network, trained in different ways.
+
+    Where one is trained on from the other, or both from a third, the mean predicts about as well as
+    either, and lies between them in what they are good at, say PSNR and LPIPS.
+
+    Args:
+        checkpoints: of the same ``ModelConfig``.
+        weights: one for each, of sum 1; one below 0 leads away from its checkpoint.
+
+    Returns:
+        Parameters, summed in float32, of the first one's types.
+
+    Raises:
+        ValueError: the networks differ, or the weights are not as said.
+
+    References:
+        Wortsman et al. 2022, https://arxiv.org/abs/2109.01903
+    """
+    if len(weights) != len(checkpoints) or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+        raise ValueError(
+            f"the weights {list(weights)} are for {len(checkpoints)} checkpoints; give one for "
+            "each, of sum 1."
+        )
+    for other in checkpoints[1:]:
+        if other.config != checkpoints[0].config:
+            raise ValueError(
+                f"a network of {other.config} has no mean with one of {checkpoints[0].config}; "
+                "average checkpoints of the same network."
+            )
+
+    def mean(*leaves: np.ndarray) -> np.ndarray:
+        total = sum(weight * leaf.astype(np.float32) for weight, leaf in zip(weights, leaves))
+        return np.asarray(total, leaves[0].dtype)
+
+    return jax.tree.map(mean, *(each.params for each in checkpoints))
 
 
 def _build(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 
 import jax
@@ -136,3 +137,29 @@ def test_damaged_scales_are_a_plain_error(tmp_path, params, text, message):
     (tmp_path / "a" / "quantization.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         checkpoint.load(tmp_path / "a")
+
+
+def of(params, **changes):
+    return checkpoint.Checkpoint(dataclasses.replace(CONFIG, **changes), params, {})
+
+
+def test_a_mean_of_networks_weighs_every_parameter(params):
+    halves = jax.tree.map(lambda leaf: np.asarray(leaf / 2, jnp.bfloat16), params)
+    zeros = jax.tree.map(np.zeros_like, halves)
+    mean = checkpoint.average([of(halves), of(zeros), of(halves)], [0.25, 0.5, 0.25])
+    for leaf, half in zip(jax.tree.leaves(mean), jax.tree.leaves(halves)):
+        assert leaf.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(leaf, half / 2)
+    further = checkpoint.average([of(halves), of(zeros)], [2.0, -1.0])
+    jax.tree.map(lambda leaf, half: np.testing.assert_array_equal(leaf, 2 * half), further, halves)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5, 0.6], [0.5, 0.25, 0.25]])
+def test_weights_of_a_mean_are_one_for_each_and_add_up_to_one(params, weights):
+    with pytest.raises(ValueError, match="one for each, of sum 1"):
+        checkpoint.average([of(params), of(params)], weights)
+
+
+def test_different_networks_have_no_mean(params):
+    with pytest.raises(ValueError, match=r"base='blend'.*average checkpoints of the same network"):
+        checkpoint.average([of(params), of(params, base="blend")], [0.5, 0.5])
