@@ -16,6 +16,6 @@ PRESETS: dict[Preset, ModelConfig] = {
     "flavr_4x": ModelConfig(n_outputs=3),
     "flavr_8x": ModelConfig(n_outputs=7),
     "flavr_2x_34": ModelConfig(n_outputs=1, depth=34),
-    "default": ModelConfig(width=32, n_outputs=7, decoder_widths=(8, 4, 2, 1, 1), base="blend"),
+    "default": ModelConfig(width=32, n_outputs=7, decoder_widths=(8, 4, 2, 2, 1), base="blend"),
 }
 """The official models of the paper by their factor, its 34-layer one, and the bundled one."""
