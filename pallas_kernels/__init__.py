@@ -6,13 +6,13 @@ works here, or a name from :data:`Implementation` for that one or an error. :fun
 what None chose and why.
 """
 
-from pallas_kernels._device import assume_hopper, interpret
-from pallas_kernels._dispatch import Choice, Implementation, explain
-from pallas_kernels._epilogue import Activation, activate
-from pallas_kernels._features import FeatureMap
-from pallas_kernels._quantized import LARGEST, QuantizedKernel, quantize_kernel
 from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.conv3d.api import PackedKernel, conv3d, pack_kernel
+from pallas_kernels.core.device import assume_hopper, interpret
+from pallas_kernels.core.dispatch import Choice, Implementation, explain
+from pallas_kernels.core.epilogue import Activation, activate
+from pallas_kernels.core.feature_map import FeatureMap
+from pallas_kernels.core.fp8 import LARGEST, QuantizedKernel, quantize_kernel
 from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose

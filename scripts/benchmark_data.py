@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flavr_jax import cli
-from flavr_jax.data import array_record, mixture, pipeline, sources, throughput
+from flavr_jax.data import array_record, mixture, pipeline, sources
 from flavr_jax.data.sequences import ArrayClip, Clip, regular
+from flavr_jax.profiling import data_throughput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
     print(f"{options.crop}×{options.crop}; {where}", flush=True)
     table = Table("source", "windows/s", "ms", title=f"{options.crop}×{options.crop}; {where}")
     for name, draw, in_store in _sources(options):
-        batches = throughput.batches_per_second(draw, options.seconds, warm_up=2 + in_store)
+        batches = data_throughput.batches_per_second(draw, options.seconds, warm_up=2 + in_store)
         rate = options.batch * batches
         table.add_row(name, f"{rate:.1f}", f"{1e3 / batches:.1f}")
         print(f"{name}: {rate:.1f} windows/s", flush=True)
@@ -82,11 +83,11 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
         draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
         yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key()), 0
     drawn = options.synthetic or not options.source
-    septuplets = throughput.septuplets(max(options.clips, options.batch)) if drawn else []
+    septuplets = data_throughput.septuplets(max(options.clips, options.batch)) if drawn else []
     if septuplets:
         real = dataclasses.replace(mixed, synthetic_share=0.0)
         cut = jax.jit(lambda key, bank: mixture.draw(key, 1, real, bank))
-        bank = throughput.bank(septuplets)
+        bank = data_throughput.bank(septuplets)
         yield "clips held on the device, 5 frames", lambda: cut(key(), bank), 0
     augment = jax.jit(lambda key, windows: mixture.from_windows(key, windows, mixed))
     for name, found in _on_disk(options, septuplets):

@@ -21,15 +21,14 @@ from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
-from flavr_jax.profiling import report
+from flavr_jax.profiling import report, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
-from flavr_jax.training import benchmark
 from flavr_jax.training.parallel import Strategy
 
 Implementation: TypeAlias = Literal["flavr_jax", "torch"]
 IMPLEMENTATIONS = {
-    "flavr_jax": benchmark.measure,
-    "torch": functools.partial(benchmark.measure_peer, "torch.compile", TorchTraining),
+    "flavr_jax": training_throughput.measure,
+    "torch": functools.partial(training_throughput.measure_peer, "torch.compile", TorchTraining),
 }
 """Training steps to time, all with the signature of ``measure``: a peer's goes here."""
 
@@ -60,7 +59,7 @@ class Options:
     """Folder of a data set to read, packed or not; by default noise as large as Vimeo-90K."""
     dataset: str = "folder-2x"
     """Which data set that is."""
-    format: benchmark.Format = "png"
+    format: training_throughput.Format = "png"
     """What the noise is stored as; png is what Vimeo-90K has."""
     workers: int = max(1, (os.cpu_count() or 2) // 2)
     """Processes that read; 0 reads in threads of this one."""
@@ -77,7 +76,9 @@ def main(options: Options) -> None:
     counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
     shape = (options.batch, options.crop, options.strategy)
     cases = [
-        benchmark.Case(ModelConfig(width=width, n_outputs=options.n_outputs), devices, *shape)
+        training_throughput.Case(
+            ModelConfig(width=width, n_outputs=options.n_outputs), devices, *shape
+        )
         for width in options.widths
         for devices in counts
     ]
@@ -104,7 +105,7 @@ def main(options: Options) -> None:
 
 def _clips(options: Options, folder: Path) -> tuple[Clip, ...]:
     if options.source is None:
-        return benchmark.write_clips(folder, options.format)
+        return training_throughput.write_clips(folder, options.format)
     return tuple(each.clip for each in sources.data_set(options.dataset).read(options.source))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from flavr_jax import cli
-from flavr_jax.training import recognise
+from flavr_jax.inference import recognise
 
 
 @dataclasses.dataclass(frozen=True)

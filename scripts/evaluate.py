@@ -15,9 +15,9 @@ from tyro.conf import Positional, arg
 import flavr_jax
 from flavr_jax import cli, evaluation
 from flavr_jax.config import Precision
-from flavr_jax.data import baselines, sources
-from flavr_jax.evaluation import tables
-from flavr_jax.video import cuts
+from flavr_jax.data import sources
+from flavr_jax.evaluation import baselines, tables
+from flavr_jax.timeline import shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(options: Options) -> None:
     samples: dict[str, list[evaluation.Sample]] = {}
     report: dict[str, object] = {}
     for data_set in sets:
-        sequences = data_set.read(options.source, find_cuts=cuts.find_cuts)
+        sequences = data_set.read(options.source, find_cuts=shots.find_cuts)
         worst = evaluation.WorstCases()
         watchers = [worst.watch]
         if options.predictions is not None:

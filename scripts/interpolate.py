@@ -18,7 +18,9 @@ import flavr_jax
 from flavr_jax import cli
 from flavr_jax.config import Precision
 from flavr_jax.inference import stream
-from flavr_jax.video import reader, timing, verify, writer
+from flavr_jax.timeline import schedule
+from flavr_jax.video import verify
+from flavr_jax.video.files import reader, writer
 
 SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
 
@@ -62,7 +64,7 @@ def main(options: Options) -> int:
     source = options.source.open(path)
     motion = options.motion
     interpolator = flavr_jax.load(options.checkpoint, precision=options.precision)
-    info = timing.output_info(source.info, motion.timing)
+    info = schedule.output_info(source.info, motion.timing)
     output = options.output or default_output(options, path)
     # A pipe carries pictures only: what there is to say goes to stderr.
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)

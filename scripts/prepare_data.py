@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from flavr_jax import cli
 from flavr_jax.data import array_record, sources
-from flavr_jax.video import cuts
+from flavr_jax.timeline import shots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def main(options: Options) -> None:
     """Pack, with progress on stderr, and say what there is now."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data_set = sources.data_set(options.dataset)
-    sequences = data_set.read(options.source, find_cuts=cuts.find_cuts if options.cuts else None)
+    sequences = data_set.read(options.source, find_cuts=shots.find_cuts if options.cuts else None)
     n_frames = sum(len(sequence.clip) for sequence in sequences)
 
     def track(frames: Iterable[bytes]) -> Iterable[bytes]:

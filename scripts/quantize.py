@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from flavr_jax import checkpoint, cli, quantize
-from flavr_jax.data import calibration
+from flavr_jax import checkpoint, cli
+from flavr_jax.quantization import calibration, clips
+from flavr_jax.quantization.calibration import Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +38,7 @@ class Options:
     """How many are drawn where no clips are given."""
     size: tuple[int, int] = (256, 256)
     """Height and width cut from the centre of frames."""
-    limits: tyro.conf.OmitArgPrefixes[quantize.Limits] = dataclasses.field(
-        default_factory=quantize.Limits
-    )
+    limits: tyro.conf.OmitArgPrefixes[Limits] = dataclasses.field(default_factory=Limits)
     """What may be lost on these clips."""
     like: Path | None = None
     """Calibrated checkpoint of such a network: its choice is taken if within the limits."""
@@ -61,18 +60,18 @@ def main(options: Options) -> None:
         raise ValueError("`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more.")
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), stored.params)
     if options.calibration:
-        examples = calibration.of_clips(
+        examples = clips.of_clips(
             options.calibration, config.n_inputs, config.n_outputs,
             windows=options.windows, size=size,
         )  # fmt: skip
     else:
-        examples = calibration.drawn(
+        examples = clips.drawn(
             config.n_inputs, config.n_outputs, count=options.synthetic, size=size
         )
-    windows = [*(each.inputs for each in examples), *calibration.extremes(config.n_inputs, size)]
-    magnitudes = quantize.largest(config, params, windows)
-    report = quantize.choose(
-        config, magnitudes, quantize.losses(config, params, examples), options.limits,
+    windows = [*(each.inputs for each in examples), *clips.extremes(config.n_inputs, size)]
+    magnitudes = calibration.largest(config, params, windows)
+    report = calibration.choose(
+        config, magnitudes, calibration.losses(config, params, examples), options.limits,
         like=like and like.scales,
         track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
     )  # fmt: skip
@@ -100,7 +99,7 @@ def main(options: Options) -> None:
 
 
 def _provenance(
-    options: Options, examples: list[calibration.Example], report: quantize.Report
+    options: Options, examples: list[clips.Example], report: calibration.Report
 ) -> dict[str, object]:
     return {
         "date": datetime.date.today().isoformat(),

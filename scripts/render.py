@@ -14,9 +14,9 @@ import tyro
 
 from flavr_jax import cli, render
 from flavr_jax.typing import Frame
-from flavr_jax.video import timing, writer
-from flavr_jax.video.colour import RGB, Colour
-from flavr_jax.video.frames import ClipInfo, TimedFrame
+from flavr_jax.video.files import writer
+from flavr_jax.video.frames import ClipInfo, TimedFrame, parse_rate
+from flavr_jax.video.pixels.colour import RGB, Colour
 
 SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` is {getattr(options, name)}; it is at least 1.")
     height, width = options.size
-    rate = timing.parse_rate(options.fps) * options.factor
+    rate = parse_rate(options.fps) * options.factor
     count = (options.frames - 1) * options.factor + 1
     info = ClipInfo(width, height, rate, 1 / rate, count, colour=SRGB)
     scene, key = render.showcase(), jax.random.key(options.seed)

@@ -15,8 +15,9 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import comparison, compilation, report
-from pallas_kernels import _tuner, _tuning
-from pallas_kernels._work import Work
+from pallas_kernels.hopper import tune
+from pallas_kernels.hopper.conv import config as tile_config
+from pallas_kernels.hopper.geometry import Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +55,11 @@ def main(options: Options) -> None:
     config = PRESETS[options.model]
     wanted = dict.fromkeys(work for size in options.sizes for work in works(config, options, *size))
     if options.missing:
-        wanted = {work: None for work in wanted if work.key not in _tuning.tuned(options.device)}
+        wanted = {
+            work: None for work in wanted if work.key not in tile_config.tuned(options.device)
+        }
     best = {}
-    for work, found in _tuner.measure_all(
+    for work, found in tune.measure_all(
         list(wanted),
         options.tries,
         dtype=comparison.TYPES[options.precision],
@@ -71,7 +74,7 @@ def main(options: Options) -> None:
             )
         best[work.key] = found[0].config
     if not options.dry:
-        _tuner.save(options.device, best, " ".join(["python", *sys.argv]), environment)
+        tune.save(options.device, best, " ".join(["python", *sys.argv]), environment)
 
 
 def works(config: ModelConfig, options: Options, height: int, width: int) -> list[Work]:
@@ -79,7 +82,7 @@ def works(config: ModelConfig, options: Options, height: int, width: int) -> lis
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
-    return _tuning.recorded(apply, compilation.shapes_of(config, options.precision), windows)
+    return tile_config.recorded(apply, compilation.shapes_of(config, options.precision), windows)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ ALLOWED = {
     "metrics": {"typing", "config"},
     "data": {"typing", "config"},
     "video": {"typing", "config"},
+    "timeline": {"video", "typing", "config"},
     "render": {"typing", "config"},
-    "profiling": {"models", "typing", "config"},
+    "quantization": {"models", "data", "typing", "config"},
+    "inference": {"models", "timeline", "video", "data", "checkpoint", "config", "typing"},
     "evaluation": {"data", "metrics", "inference", "typing", "config"},
-    "quantize": {"models", "data", "typing", "config"},
-    "inference": {"models", "video", "checkpoint", "config", "typing"},
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
     },
+    "profiling": {"training", "losses", "inference", "models", "data", "typing", "config"},
 }  # fmt: skip
 MODULES = sorted((ROOT / "flavr_jax").rglob("*.py"))
 
@@ -73,9 +74,24 @@ def test_the_kernels_know_nothing_of_flavr():
         assert "flavr" not in path.read_text().lower(), path
 
 
-def test_scripts_stay_short():
-    for path in (ROOT / "scripts").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 120, path
+def test_the_timeline_knows_frames_and_no_container():
+    for path in (ROOT / "flavr_jax" / "timeline").glob("*.py"):
+        of_video = {name for name in imports(path) if name.startswith("flavr_jax.video")}
+        assert all(name.startswith("flavr_jax.video.frames.") for name in of_video), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "pallas_kernels").rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_kernels_import_downwards_core_then_hopper_then_operations(path):
+    folders = path.relative_to(ROOT / "pallas_kernels").parts[:-1]
+    if not folders:
+        return  # __init__.py lists the public operations
+    floor = {"core": 0, "hopper": 1}.get(folders[0], 2)
+    rooms = {name.split(".")[1] for name in imports(path) if name.startswith("pallas_kernels.")}
+    assert all({"core": 0, "hopper": 1}.get(room, 2) <= floor for room in rooms), rooms
 
 
 def test_optional_packages_are_not_needed_to_import_anything():

@@ -10,7 +10,7 @@ import pytest
 import flavr_jax
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT
 from flavr_jax.models.presets import PRESETS
-from flavr_jax.video import reader
+from flavr_jax.video.files import reader
 
 SAMPLE = Path(__file__).parents[1] / "docs" / "media" / "sample.mp4"
 

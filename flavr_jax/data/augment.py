@@ -105,7 +105,7 @@ def apply(
     return frames[: len(inputs)], frames[len(inputs) :], weights
 
 
-def reverse(frames: Float[Array, "time *rest"], backwards: Bool[Array, ""]) -> Array:
+def reverse(frames: Float[Array, "time ..."], backwards: Bool[Array, ""]) -> Array:
     """Frames, or whatever there is one of a frame, in the opposite order."""
     return jnp.where(backwards, frames[::-1], frames)
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from flavr_jax.data import folder
 from flavr_jax.data.sequences import Clip, Picture, subfolders
+from flavr_jax.data.sets import folder
 
 __all__ = ["Labelled", "LabelledClips", "LabelledConfig", "LabelledLoader", "read"]
 

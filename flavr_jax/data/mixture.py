@@ -16,9 +16,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
-from flavr_jax.data import augment, clips, synthetic
+from flavr_jax.data import augment, clip_bank
 from flavr_jax.data.pipeline import Window
 from flavr_jax.data.sequences import N_INPUTS
+from flavr_jax.data.synthetic import scenes
 from flavr_jax.typing import Windows
 
 __all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw", "from_windows"]
@@ -42,9 +43,7 @@ class MixtureConfig:
     batch_size: int = 24
     synthetic_share: float = 0.5
     middle_weight: float = 3.0
-    synthetic: synthetic.SyntheticConfig = dataclasses.field(
-        default_factory=synthetic.SyntheticConfig
-    )
+    synthetic: scenes.SyntheticConfig = dataclasses.field(default_factory=scenes.SyntheticConfig)
     augment: augment.AugmentConfig = dataclasses.field(default_factory=augment.AugmentConfig)
 
 
@@ -52,7 +51,7 @@ class RealClips(NamedTuple):
     """Real clips on the device: to cut windows from, and textures for synthetic ones."""
 
     frames: UInt8[Array, "frames rows columns 3"]
-    table: clips.WindowTable
+    table: clip_bank.WindowTable
 
 
 class Batch(NamedTuple):
@@ -94,13 +93,15 @@ def draw(
     if n_synthetic > 0:
         textures = None if real is None else real.frames
         keys = _keys(key_synthetic, n_synthetic, part, parts)
-        frames = synthetic.draw_many(keys, times, size, config.synthetic, textures)
+        frames = scenes.draw_many(keys, times, size, config.synthetic, textures)
         drawn.append((frames, jnp.ones(frames.shape[:2])))
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)
         drawn.append(
             jax.vmap(
-                lambda key: clips.draw(key, times, size, real.frames, real.table, config.augment)
+                lambda key: clip_bank.draw(
+                    key, times, size, real.frames, real.table, config.augment
+                )
             )(keys)
         )
     frames, filmed = (jnp.concatenate(part) for part in zip(*drawn))

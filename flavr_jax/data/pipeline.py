@@ -149,7 +149,7 @@ class Loader(Iterator[Window]):
         *,
         process: int = 0,
         processes: int = 1,
-        sharding: jax.sharding.Sharding | jax.Device | None = None,
+        sharding: jax.sharding.Sharding | jax.Device | None = None,  # pyright: ignore[reportInvalidTypeForm]
     ) -> None:
         """Set up reading; nothing is read yet.
 

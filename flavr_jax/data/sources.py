@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from flavr_jax.data import (
+from flavr_jax.data import array_record
+from flavr_jax.data.sequences import Sequence
+from flavr_jax.data.sets import (
     adobe240,
-    array_record,
     davis,
     folder,
     gopro,
@@ -25,8 +26,7 @@ from flavr_jax.data import (
     vimeo90k,
     xtest,
 )
-from flavr_jax.data.folder import CutFinder
-from flavr_jax.data.sequences import Sequence
+from flavr_jax.data.sets.folder import CutFinder
 
 __all__ = ["SOURCES", "Average", "DataSet", "data_set"]
 

@@ -21,9 +21,9 @@ from jax import Array
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.windows import Boundary, extend
+from flavr_jax.timeline.schedule import Request
 from flavr_jax.typing import Frame, Frames
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.timing import Request
 
 __all__ = ["Network", "Node", "fill"]
 

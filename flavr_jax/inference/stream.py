@@ -18,11 +18,11 @@ from typing import TypeVar
 import numpy as np
 
 from flavr_jax.inference.passes import Network, Node, fill
+from flavr_jax.timeline import keys, schedule
+from flavr_jax.timeline.keys import Key
+from flavr_jax.timeline.schedule import Clock, Cut, Grid, Request, Timing
 from flavr_jax.typing import Frame
-from flavr_jax.video import shots, timing
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.shots import Key
-from flavr_jax.video.timing import Clock, Cut, Grid, Request, Timing
 
 __all__ = ["Options", "Report", "interpolate"]
 
@@ -136,9 +136,9 @@ def interpolate(
     """
     report = Report() if report is None else report
     grid = _grid(network, options)
-    clock = timing.Clock(options.timing)
-    keys = shots.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
-    plan = _noted(timing.schedule(keys, clock, grid, cut=options.cut), report)
+    clock = schedule.Clock(options.timing)
+    found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
+    plan = _noted(schedule.schedule(found, clock, grid, cut=options.cut), report)
     nodes = _nodes(plan)
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
@@ -204,6 +204,6 @@ def _outputs(nodes: Iterable[Node], clock: Clock, report: Report) -> Iterator[Ti
         for node in nodes
         for wish in node.wanted
     )
-    for frame in timing.ending_at(clock, frames):
+    for frame in schedule.ending_at(clock, frames):
         report.frames_out += 1
         yield frame

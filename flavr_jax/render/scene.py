@@ -222,13 +222,13 @@ class Balls(NamedTuple):
     """The balls at one moment."""
 
     centre: Float[Array, "ball 3"]
-    radius: Float[Array, "ball"]
+    radius: Float[Array, " ball"]
     rotation: Float[Array, "ball 3 3"]
     colours: Float[Array, "ball 2 3"]
     emission: Float[Array, "ball 3"]
-    reflectance: Float[Array, "ball"]
-    roughness: Float[Array, "ball"]
-    pattern: Float[Array, "ball"]  # the number in Pattern
+    reflectance: Float[Array, " ball"]
+    roughness: Float[Array, " ball"]
+    pattern: Float[Array, " ball"]  # the number in Pattern
 
 
 class Moment(NamedTuple):

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Vectors: TypeAlias = Float[Array, "3 ray"]
-Scalars: TypeAlias = Float[Array, "ray"]
+Scalars: TypeAlias = Float[Array, " ray"]
 
 
 class Surface(NamedTuple):
@@ -44,7 +44,7 @@ class Surface(NamedTuple):
 
 def nearest(
     balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
-) -> tuple[Scalars, Int[Array, "ray"]]:
+) -> tuple[Scalars, Int[Array, " ray"]]:
     """Distance and number of the first surface: a ball's, the ground's after them, or −1."""
     distances = [_entry(balls, number, origin, direction) for number in range(len(balls.radius))]
     if ground is not None:
@@ -58,7 +58,7 @@ def nearest(
     return distance, index
 
 
-def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "ray"]:
+def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, " ray"]:
     """Whether a ball is in the way; the ground never is, as nothing is below it."""
     blocked = jnp.zeros(origin.shape[1], bool)
     for number in range(len(balls.radius)):
@@ -66,7 +66,7 @@ def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "
     return blocked
 
 
-def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "ray"]) -> Surface:
+def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, " ray"]) -> Surface:
     """The surface of number ``index`` at points on it; anything where that is −1."""
     ball = jax.tree.map(lambda rows: _rows(rows, index), balls)
     normal = normalise(point - ball.centre)  # where no ball is chosen, something finite as well
@@ -107,7 +107,7 @@ def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Sc
     return jnp.where((inside > 0) & (entry > 0), entry, jnp.inf)
 
 
-def _rows(table: Float[Array, "row ..."], index: Int[Array, "ray"]) -> Float[Array, "... ray"]:
+def _rows(table: Float[Array, "row ..."], index: Int[Array, " ray"]) -> Float[Array, "... ray"]:
     """The rows of the given numbers, zeros for other numbers; the rays come last."""
     # A product with zeros and ones: CPUs take longer to look rows up one by one.
     chosen = (index[:, None] == jnp.arange(len(table))).astype(jnp.float32)

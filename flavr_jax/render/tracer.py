@@ -59,7 +59,7 @@ class _Paths(NamedTuple):
     direction: Vectors
     weight: Vectors
     light: Vectors
-    sharp: Bool[Array, "ray"]
+    sharp: Bool[Array, " ray"]
 
 
 def render(

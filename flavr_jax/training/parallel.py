@@ -37,10 +37,10 @@ class Parallel:
     """
 
     strategy: Strategy = "pmap"
-    devices: tuple[jax.Device, ...] | None = None
+    devices: tuple[jax.Device, ...] | None = None  # pyright: ignore[reportInvalidTypeForm]
 
     @property
-    def local(self) -> tuple[jax.Device, ...]:
+    def local(self) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]
         """This process's devices."""
         return self.devices or tuple(jax.local_devices())
 

@@ -11,7 +11,7 @@ from typing import Any
 from flavr_jax import config as configs
 from flavr_jax import losses
 from flavr_jax.config import ModelConfig
-from flavr_jax.data import clips as clip_bank
+from flavr_jax.data import clip_bank as clip_bank
 from flavr_jax.data import labelled, mixture
 from flavr_jax.data.sources import data_set
 from flavr_jax.models.classifier import ClassifierConfig

@@ -19,8 +19,8 @@ from typing import Protocol, runtime_checkable
 import av
 
 from flavr_jax.typing import Frame
-from flavr_jax.video.colour import Colour
-from flavr_jax.video.hdr import StaticHDR
+from flavr_jax.video.pixels.colour import Colour
+from flavr_jax.video.pixels.hdr import StaticHDR
 
 __all__ = [
     "ClipInfo",
@@ -30,7 +30,19 @@ __all__ = [
     "Origin",
     "TimedFrame",
     "claim",
+    "parse_rate",
 ]
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames per second from ``"24"``, ``"23.976"`` or ``"24000/1001"``, exactly as written."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"The frame rate is {text!r}; write it such as 25 or 24000/1001.")
+    return rate
 
 
 @dataclasses.dataclass(frozen=True)

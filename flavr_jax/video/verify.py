@@ -11,8 +11,8 @@ import numpy as np
 
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import FrameSource, Origin, TimedFrame
-from flavr_jax.video.images import displayed, is_linear, without_headroom
-from flavr_jax.video.orientation import upright
+from flavr_jax.video.pixels.orientation import upright
+from flavr_jax.video.stills.images import displayed, is_linear, without_headroom
 
 __all__ = ["Comparison", "compare", "recorded"]
 

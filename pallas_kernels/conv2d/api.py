@@ -10,11 +10,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Candidate, Implementation, Implementations
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import Inputs, as_maps, check_channels, on_values
 from pallas_kernels.conv2d import mosaic_gpu, reference, xla
+from pallas_kernels.core import dispatch
+from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import Inputs, as_maps, check_channels, on_values
 
 __all__ = ["conv2d"]
 
@@ -62,7 +62,7 @@ def conv2d(
             f"they must be larger than {reach} in height and width."
         )
     dtype = maps[0].values.dtype if out_dtype is None else jnp.dtype(out_dtype)
-    result = _dispatch.call(
+    result = dispatch.call(
         "conv2d", IMPLEMENTATIONS, implementation, maps, kernel, bias, padding, activation, dtype
     )
     return result.values.astype(dtype)

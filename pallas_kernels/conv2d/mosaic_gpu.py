@@ -13,13 +13,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels import _hopper
-from pallas_kernels._epilogue import Activation, finish
-from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable
-from pallas_kernels._implicit_gemm import implicit_gemm
-from pallas_kernels._work import Geometry
 from pallas_kernels.conv2d import reference
+from pallas_kernels.core.epilogue import Activation, finish
+from pallas_kernels.core.feature_map import FeatureMap
+from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.conv.kernel import implicit_gemm
+from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import differentiable
 
 __all__ = ["conv2d", "why_not"]
 
@@ -29,7 +29,7 @@ _COLUMNS = 64  # of a product that few channels are made into: more would cost m
 
 def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
-    return _hopper.why_not(inputs, kernel, channels=[x.values.shape[-1] for x in inputs])
+    return launch.why_not(inputs, kernel, channels=[x.values.shape[-1] for x in inputs])
 
 
 def conv2d(
@@ -126,7 +126,7 @@ def _convolve(
         kernel[None],
         Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
-        offset=_hopper.scale_and_offset(None, bias)[1],
+        offset=launch.scale_and_offset(None, bias)[1],
         activation=activation,
         out_dtype=out_dtype,
     )

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 from jax import Array
 from jaxtyping import Float
 
-from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Candidate, Implementation, Implementations
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import (
+from pallas_kernels.conv3d import mosaic_gpu, reference, xla
+from pallas_kernels.core import dispatch
+from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import (
     FeatureMap,
     Inputs,
     as_maps,
@@ -20,8 +21,7 @@ from pallas_kernels._features import (
     for_kernel,
     on_values,
 )
-from pallas_kernels._quantized import QuantizedKernel
-from pallas_kernels.conv3d import mosaic_gpu, reference, xla
+from pallas_kernels.core.fp8 import QuantizedKernel
 
 __all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
 
@@ -100,7 +100,7 @@ def conv3d(
     if stride not in ((1, 1, 1), (1, 2, 2)):
         raise ValueError(f"`stride` is {stride}; (1, 1, 1) and (1, 2, 2) are supported.")
     maps, residual = for_kernel(maps, residual, kernel)
-    return _dispatch.call(
+    return dispatch.call(
         "conv3d",
         IMPLEMENTATIONS,
         implementation,

@@ -14,13 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels import _hopper
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable, differentiable_scaled
-from pallas_kernels._quantized import QuantizedKernel
-from pallas_kernels._work import Geometry
 from pallas_kernels.conv3d import xla
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import FeatureMap
+from pallas_kernels.core.fp8 import QuantizedKernel
+from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import differentiable, differentiable_scaled
 
 __all__ = ["conv3d", "why_not"]
 
@@ -36,7 +36,7 @@ def why_not(
 ) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
     few = stride[1] == 2 and kernel.shape[3] <= _FEW_CHANNELS
-    return _hopper.why_not(inputs, kernel, channels=kernel.shape[4:] if few else None)
+    return launch.why_not(inputs, kernel, channels=kernel.shape[4:] if few else None)
 
 
 def conv3d(
@@ -54,8 +54,8 @@ def conv3d(
 
     def forward(inputs: Any, kernel: Any, bias: Any, scale: Any, residual: Any) -> FeatureMap:
         inputs, kernel, geometry, size = _as_gemm(inputs, kernel, stride, pad_time)
-        scale, offset = _hopper.scale_and_offset(scale, bias)
-        return _hopper.convolve(
+        scale, offset = launch.scale_and_offset(scale, bias)
+        return launch.convolve(
             inputs,
             kernel,
             geometry,
@@ -90,7 +90,7 @@ def _as_gemm(
     stride: tuple[int, int, int],
     pad_time: bool,
 ) -> tuple[tuple[FeatureMap, ...], Array | QuantizedKernel, Geometry, tuple[int, int, int]]:
-    """Inputs, kernel, geometry and output size for :func:`pallas_kernels._hopper.convolve`."""
+    """Inputs, kernel, geometry and output size for :func:`launch.convolve`."""
     kt, kh, kw, depth, _ = kernel.shape
     _, time, height, width, _ = inputs[0].values.shape
     low = (kt // 2 if pad_time else 0, kh // 2, kw // 2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
-from pallas_kernels._epilogue import Activation, finish
+from pallas_kernels.core.epilogue import Activation, finish
 
 __all__ = ["conv3d"]
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pallas_kernels import _device
+from pallas_kernels.core import device
 
 __all__ = ["TapsAtPoints", "at_points", "conv_frames", "suits"]
 
@@ -68,7 +68,7 @@ def suits(frames: int, kernel: Array) -> bool:
     The sums and differences need float32: half precision would lose several bits in them.
     """
     fits = frames == FRAMES and kernel.shape[0] == TAPS and kernel.dtype == jnp.float32
-    return fits and _device.is_cpu()
+    return fits and device.is_cpu()
 
 
 def at_points(kernel: Array | np.ndarray) -> TapsAtPoints:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels.conv3d import winograd
 from pallas_kernels.conv3d.winograd import TapsAtPoints
+from pallas_kernels.core.epilogue import Activation, finish
 
 __all__ = ["TapsAtPoints", "conv3d", "conv_frames", "pack_kernel", "space_to_depth"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from jax import Array
 from jaxtyping import Float
 
-from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Candidate, Implementation, Implementations
-from pallas_kernels._epilogue import Activation
+from pallas_kernels.core import dispatch
+from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.gate import reference
 
 __all__ = ["gate"]
@@ -40,4 +40,4 @@ def gate(
     were asked for.
     """
     name = "xla" if implementation == "mosaic_gpu" else implementation
-    return _dispatch.call("gate", IMPLEMENTATIONS, name, x, kernel, bias, residual, activation)
+    return dispatch.call("gate", IMPLEMENTATIONS, name, x, kernel, bias, residual, activation)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels._epilogue import Activation, finish
+from pallas_kernels.core.epilogue import Activation, finish
 
 __all__ = ["gate", "gate_scale"]
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 from jax import Array
 from jaxtyping import Float
 
-from pallas_kernels import _dispatch
-from pallas_kernels._dispatch import Candidate, Implementation, Implementations
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import (
+from pallas_kernels.conv3d.api import PackedKernel, unless_packed
+from pallas_kernels.core import dispatch
+from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import (
     FeatureMap,
     Inputs,
     as_maps,
@@ -17,8 +18,7 @@ from pallas_kernels._features import (
     for_kernel,
     on_values,
 )
-from pallas_kernels._quantized import QuantizedKernel
-from pallas_kernels.conv3d.api import PackedKernel, unless_packed
+from pallas_kernels.core.fp8 import QuantizedKernel
 from pallas_kernels.gated_conv3d import mosaic_gpu, reference, xla
 
 __all__ = ["gated_conv3d"]
@@ -52,7 +52,7 @@ def gated_conv3d(
     if any(size % 2 == 0 for size in kernel.shape[:3]):
         raise ValueError(f"the kernel spans {kernel.shape[:3]}; sizes must be odd.")
     maps, residual = for_kernel(maps, residual, kernel)
-    return _dispatch.call(
+    return dispatch.call(
         "gated_conv3d",
         IMPLEMENTATIONS,
         implementation,

@@ -11,12 +11,12 @@ from typing import Any
 
 from jax import Array
 
-from pallas_kernels import _hopper
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable_scaled, gate_scale
-from pallas_kernels._quantized import QuantizedKernel
-from pallas_kernels._work import Geometry
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import FeatureMap
+from pallas_kernels.core.fp8 import QuantizedKernel
+from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import differentiable_scaled, gate_scale
 
 __all__ = ["gated_conv3d", "why_not"]
 
@@ -25,7 +25,7 @@ def why_not(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *_:
     """Why this cannot run here on these arguments; None if it can."""
     if max(kernel.shape[:3]) > 3:
         return f"it has kernels of 1 or 3 taps an axis, and got {kernel.shape[:3]}"
-    return _hopper.why_not(inputs, kernel)
+    return launch.why_not(inputs, kernel)
 
 
 def gated_conv3d(
@@ -41,8 +41,8 @@ def gated_conv3d(
     """See :func:`pallas_kernels.gated_conv3d`, whose gradient ``_gradients.py`` has."""
 
     def forward(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: Any) -> FeatureMap:
-        scale, offset = _hopper.gate(inputs, kernel, bias, gate)
-        return _hopper.convolve(
+        scale, offset = launch.gate(inputs, kernel, bias, gate)
+        return launch.convolve(
             *_as_gemm(inputs, kernel),
             scale=scale,
             offset=offset,
@@ -61,7 +61,7 @@ def gated_conv3d(
 def _as_gemm(
     inputs: tuple[FeatureMap, ...], kernel: Any
 ) -> tuple[tuple[FeatureMap, ...], Any, Geometry, tuple[int, int, int]]:
-    """Inputs, kernel, geometry and output size for :func:`pallas_kernels._hopper.convolve`."""
+    """Inputs, kernel, geometry and output size for :func:`launch.convolve`."""
     kt, kh, kw = kernel.shape[:3]
     _, time, height, width, _ = inputs[0].values.shape
     geometry = Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2))

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from jax import Array
 
-from pallas_kernels._epilogue import Activation
 from pallas_kernels.conv3d import reference
+from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.gate.reference import gate
 
 __all__ = ["gated_conv3d"]

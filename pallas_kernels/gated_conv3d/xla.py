@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from jax import Array
 
-from pallas_kernels._epilogue import Activation
 from pallas_kernels.conv3d import xla
 from pallas_kernels.conv3d.winograd import TapsAtPoints
+from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.gate.reference import gate
 
 __all__ = ["gated_conv3d"]

@@ -11,12 +11,12 @@ from typing import Any
 
 from jax import Array
 
-from pallas_kernels import _hopper
-from pallas_kernels._epilogue import Activation
-from pallas_kernels._features import FeatureMap
-from pallas_kernels._gradients import differentiable_scaled, gate_scale
-from pallas_kernels._quantized import QuantizedKernel
-from pallas_kernels._work import Geometry
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import FeatureMap
+from pallas_kernels.core.fp8 import QuantizedKernel
+from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import differentiable_scaled, gate_scale
 
 __all__ = ["gated_conv3d_transpose", "why_not"]
 
@@ -25,7 +25,7 @@ _GEOMETRY = Geometry((3, 4, 4), (1, 1, 1), phases=2)
 
 def why_not(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel, *_: Any) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
-    return _hopper.why_not(inputs, kernel)
+    return launch.why_not(inputs, kernel)
 
 
 def gated_conv3d_transpose(
@@ -40,8 +40,8 @@ def gated_conv3d_transpose(
     """See :func:`pallas_kernels.gated_conv3d_transpose`, whose gradient ``_gradients.py`` has."""
 
     def forward(inputs: Any, kernel: Any, bias: Any, gate: Any, residual: None) -> FeatureMap:
-        scale, offset = _hopper.gate(inputs, kernel, bias, gate, phases=2)
-        return _hopper.convolve(
+        scale, offset = launch.gate(inputs, kernel, bias, gate, phases=2)
+        return launch.convolve(
             *_as_gemm(inputs, kernel),
             scale=scale,
             offset=offset,
@@ -59,6 +59,6 @@ def gated_conv3d_transpose(
 def _as_gemm(
     inputs: tuple[FeatureMap, ...], kernel: Any
 ) -> tuple[tuple[FeatureMap, ...], Any, Geometry, tuple[int, int, int]]:
-    """Inputs, kernel, geometry and output size for :func:`pallas_kernels._hopper.convolve`."""
+    """Inputs, kernel, geometry and output size for :func:`launch.convolve`."""
     _, time, height, width, _ = inputs[0].values.shape
     return inputs, kernel, _GEOMETRY, (time, height, width)

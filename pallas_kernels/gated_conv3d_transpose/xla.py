@@ -11,9 +11,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from pallas_kernels._epilogue import Activation, finish
 from pallas_kernels.conv3d.winograd import TapsAtPoints
 from pallas_kernels.conv3d.xla import conv_frames
+from pallas_kernels.core.epilogue import Activation, finish
 from pallas_kernels.gate.reference import gate
 
 __all__ = ["conv3d_transpose", "gated_conv3d_transpose"]

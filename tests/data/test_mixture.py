@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flavr_jax.data import augment, clips, mixture, pipeline, synthetic
+from flavr_jax.data import augment, clip_bank, mixture, pipeline
+from flavr_jax.data.synthetic import scenes
 
 CONFIG = mixture.MixtureConfig(
     crop=16,
     batch_size=4,
     synthetic_share=0.5,
     middle_weight=3.0,
-    synthetic=synthetic.SyntheticConfig(texture_size=24, n_objects=1),
+    synthetic=scenes.SyntheticConfig(texture_size=24, n_objects=1),
 )
 
 
@@ -25,13 +26,13 @@ def plain_synthetic_clips(monkeypatch):
         levels = jax.vmap(jax.random.uniform)(keys)[:, None, None, None, None]
         return jnp.broadcast_to(levels, (len(keys), len(times), *size, 3))
 
-    monkeypatch.setattr(synthetic, "draw_many", draw_many)
+    monkeypatch.setattr(scenes, "draw_many", draw_many)
 
 
 def test_half_a_batch_is_synthetic_and_fully_known_the_rest_is_real_and_masked():
     frames = jnp.full((30, 24, 40, 3), 77, jnp.uint8)
     one_row = (jnp.array([value], jnp.int32) for value in (0, 30, 40, 4))
-    real = mixture.RealClips(frames, clips.WindowTable(*one_row, log_weight=jnp.zeros(1)))
+    real = mixture.RealClips(frames, clip_bank.WindowTable(*one_row, log_weight=jnp.zeros(1)))
     batch = jax.jit(lambda key, real: mixture.draw(key, 7, CONFIG, real))(jax.random.key(0), real)
     assert batch.inputs.shape == (4, 4, 16, 16, 3)
     assert batch.targets.shape == (4, 7, 16, 16, 3)

@@ -7,8 +7,9 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from flavr_jax.data import folder, sources
+from flavr_jax.data import sources
 from flavr_jax.data.sequences import ImageClip, Sequence, decode, regular
+from flavr_jax.data.sets import folder
 
 
 class Writer:

@@ -12,8 +12,8 @@ import pytest
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.passes import Node, fill
+from flavr_jax.timeline.schedule import Request
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.timing import Request
 
 UNIT = 4096  # of brightness, an interval of the clip
 

@@ -11,7 +11,7 @@ import pallas_kernels as pk
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS
-from pallas_kernels import _device
+from pallas_kernels.core import device
 
 
 def abstract(config, dtype, batch, height, width):
@@ -76,7 +76,7 @@ def network(preset, size):
     return config, params, windows
 
 
-on_a_gpu = pytest.mark.skipif(_device.why_not() is not None, reason="needs a Hopper GPU")
+on_a_gpu = pytest.mark.skipif(device.why_not() is not None, reason="needs a Hopper GPU")
 on_networks = pytest.mark.parametrize(
     ("preset", "size"),
     [("flavr_2x", (72, 104)), ("flavr_8x", (16, 16)), ("default", (256, 448))],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flavr_jax.training.benchmark import Measurement
+from flavr_jax.profiling.training_throughput import Measurement
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_training.py"
 

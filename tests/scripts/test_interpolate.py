@@ -23,11 +23,11 @@ import flavr_jax
 from flavr_jax import checkpoint, cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
-from flavr_jax.video.colour import Colour
+from flavr_jax.video.files.reader import VideoReader
+from flavr_jax.video.files.writer import Encoding, VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
-from flavr_jax.video.images import ImageFolder
-from flavr_jax.video.reader import VideoReader
-from flavr_jax.video.writer import Encoding, VideoWriter
+from flavr_jax.video.pixels.colour import Colour
+from flavr_jax.video.stills.images import ImageFolder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "interpolate.py"
 FILM = Fraction(1001, 24000)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from flavr_jax import cli
-from flavr_jax.video.images import ImageFolder
-from flavr_jax.video.reader import VideoReader
+from flavr_jax.video.files.reader import VideoReader
+from flavr_jax.video.stills.images import ImageFolder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "render.py"
 

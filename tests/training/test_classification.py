@@ -7,13 +7,13 @@ import pytest
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.labelled import LabelledConfig
+from flavr_jax.inference.recognise import recognise
 from flavr_jax.models import flavr
 from flavr_jax.training import loop, recipe, report
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.recipe import Places, Recipe
-from flavr_jax.training.recognise import recognise
 
 MOTIONS = {"down": (2, 0), "left": (0, -2), "right": (0, 2), "up": (-2, 0)}
 MODEL = ModelConfig(width=4, n_outputs=7)

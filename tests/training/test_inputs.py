@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flavr_jax.data import augment, mixture, synthetic
+from flavr_jax.data import augment, mixture
+from flavr_jax.data.synthetic import scenes
 from flavr_jax.training import inputs
 from flavr_jax.training.inputs import ReadConfig
 from flavr_jax.training.parallel import Parallel
@@ -20,7 +21,7 @@ MIX = mixture.MixtureConfig(
     crop=16,
     batch_size=4,
     synthetic_share=0.5,
-    synthetic=synthetic.SyntheticConfig(texture_size=24, n_objects=1),
+    synthetic=scenes.SyntheticConfig(texture_size=24, n_objects=1),
     augment=PLAIN,
 )
 

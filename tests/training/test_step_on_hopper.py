@@ -14,7 +14,7 @@ from flavr_jax.training import inputs, state, step
 from flavr_jax.training.optimizers import OptimizerConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.tasks import Interpolation
-from pallas_kernels._versions import CAN_TRANSPOSE
+from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 
 MODEL = ModelConfig(width=32, n_outputs=7)
 TASK = Interpolation(MODEL, losses.parse("l1"))

@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
+from flavr_jax.video.files.reader import open_source
+from flavr_jax.video.files.writer import Encoding, open_sink
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.reader import open_source
-from flavr_jax.video.writer import Encoding, open_sink
 
 
 def picture(index: int, width: int = 64, height: int = 48) -> np.ndarray:

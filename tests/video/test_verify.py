@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from flavr_jax.video.encoders import Encoding
+from flavr_jax.video.files.encoders import Encoding
+from flavr_jax.video.files.reader import open_source
+from flavr_jax.video.files.writer import open_sink
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.reader import open_source
 from flavr_jax.video.verify import compare, recorded
-from flavr_jax.video.writer import open_sink
 
 
 def doubled(source, *, brighter=0):

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips drawn on the device, with the exact picture at any time.
+
+A clip is a textured background and a few textured objects in front of it, each moved by its own
+smooth path and seen by one moving camera. A frame is a function of its time alone, so the frame
+at t = 1.5 is as exact as the input at t = 1: real footage never gives that, and gives large
+motion rarely. With real frames as textures, known motion is applied to natural detail.
+
+Colour and coverage of a layer are drawn once, on a texture; a frame only looks them up. The
+four 8-bit values of a texel share one 32-bit word: a look-up costs the same for one byte as
+for four.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
+
+from flavr_jax.data import augment
+from flavr_jax.data.synthetic import motion
+from flavr_jax.data.synthetic import textures as painting
+from flavr_jax.data.synthetic.motion import MIDDLE, MotionConfig
+
+__all__ = ["SyntheticConfig", "draw", "draw_many"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """What synthetic clips look like; lengths in pixels, times in intervals between inputs.
+
+    Attributes:
+        texture_size: side of a layer's square texture in texels, each 0.5 to 1.2 pixels wide.
+        n_objects: layers in front of the background; about one in five stays invisible.
+        motion: how much moves.
+        real_share: share of layers textured with crops of real frames, where there are any.
+        blur_share: share of a batch's clips with motion blur, rounded down to whole clips.
+        blur_samples: moments that a blurred frame is the mean of; such clips take that many times
+            as long to draw.
+        max_exposure: longest time the shutter is open.
+        sharpness: fine detail is raised by up to this, as cameras do; see :func:`augment.sharpen`.
+        cut_share: share of clips with a cut before the second input or behind the third: the outer
+            input beyond it shows another place. A cut between the middle two is never drawn: when
+            it happens cannot be known from the inputs.
+    """
+
+    texture_size: int = 352
+    n_objects: int = 4
+    motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
+    real_share: float = 0.75
+    blur_share: float = 0.15
+    blur_samples: int = 6
+    max_exposure: float = 0.3
+    sharpness: float = 1.5
+    cut_share: float = 0.03
+
+
+class _Layer(NamedTuple):
+    """A packed texture and where it is."""
+
+    texels: UInt32[Array, "twice twice"]
+    path: motion.Path
+    wave: Float[Array, "4 2"]
+    is_background: Bool[Array, ""]  # goes on beyond its texture
+    is_overlay: Bool[Array, ""]  # stays in place on the image, as a caption or a logo does
+
+
+class _Light(NamedTuple):
+    """Brightness over time, and over the image as a wave that wanders: logarithms of gains."""
+
+    drift: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    wave: Float[Array, "3"]  # wave numbers along x and y, and speed
+    phase: Float[Array, ""]
+
+
+class _Cut(NamedTuple):
+    """Beyond ``before`` or ``after`` the camera is elsewhere and colours are others."""
+
+    before: Float[Array, ""]
+    after: Float[Array, ""]
+    elsewhere: Float[Array, "3 3"]
+    gain: Float[Array, "3"]
+
+
+class _Scene(NamedTuple):
+    camera: motion.Path
+    layers: _Layer
+    light: _Light
+    cut: _Cut
+
+
+class _Lens(NamedTuple):
+    """How long the shutter is open, and how much fine detail is raised."""
+
+    exposure: Float[Array, ""]
+    sharpness: Float[Array, ""]
+
+
+Colours: TypeAlias = tuple[Float[Array, "time height width"], ...]
+
+
+def draw_many(
+    keys: Key[Array, " clips"],
+    times: Float[Array, " time"],
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None = None,
+) -> Float[Array, "clips time height width 3"]:
+    """One clip a key, the first ``blur_share`` of them with motion blur; see :func:`draw`."""
+    n_blurred = int(len(keys) * config.blur_share)
+    make = functools.partial(_random_scene, size=size, config=config, textures=textures)
+    scenes, lenses = jax.vmap(make)(keys)
+    sharp = functools.partial(_film, times=times, size=size, samples=1)
+    blurred = functools.partial(_film, times=times, size=size, samples=config.blur_samples)
+    some, others = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, lenses))
+        for part in (slice(None, n_blurred), slice(n_blurred, None))
+    )
+    parts = [jax.vmap(blurred)(*some)] if n_blurred else []
+    parts += [jax.vmap(sharp)(*others)] if n_blurred < len(keys) else []
+    return jnp.concatenate(parts)
+
+
+def draw(
+    key: Key[Array, ""],
+    times: Float[Array, " time"],
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None = None,
+    *,
+    blurred: bool = False,
+) -> Float[Array, "time height width 3"]:
+    """One clip seen at the given times; the same key is the same clip at whatever times.
+
+    Args:
+        key: chooses everything about the clip.
+        times: in intervals between inputs; the inputs of a window are at 0, 1, 2 and 3.
+        size: height and width of a frame.
+        config: ranges of content and motion.
+        textures: real frames to cut textures from, at least ``texture_size`` on either side.
+        blurred: whether the shutter is open for a while about each time, the same for all frames.
+    """
+    scene, lens = _random_scene(key, size, config, textures)
+    return _film(scene, lens, times, size, config.blur_samples if blurred else 1)
+
+
+def _film(
+    scene: _Scene,
+    lens: _Lens,
+    times: Float[Array, " time"],
+    size: tuple[int, int],
+    samples: int,
+) -> Float[Array, "time height width 3"]:
+    """The scene as a camera sees it at some moments, or while its shutter is open about them."""
+    if samples == 1:
+        frames = _render(scene, times, size)
+    else:
+        moments = lens.exposure * ((jnp.arange(samples) + 0.5) / samples - 0.5)
+        # Light adds up, not the values it is coded by (gamma 2.2). A moment at a time, for memory.
+        light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
+        frames = jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
+    return jnp.clip(augment.sharpen(frames, lens.sharpness), 0.0, 1.0)
+
+
+def _render(
+    scene: _Scene, times: Float[Array, " time"], size: tuple[int, int]
+) -> Float[Array, "time height width 3"]:
+    """The scene at some moments, layer over layer."""
+    view = jax.vmap(functools.partial(motion.plane_from_image, scene.camera))(times)
+    is_cut = ((times < scene.cut.before) | (times > scene.cut.after))[:, None, None]
+    elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)
+    view = jnp.where(is_cut, elsewhere, view)
+
+    def paint_over(behind: Colours, layer: _Layer) -> tuple[Colours, None]:
+        look_up = jax.vmap(functools.partial(_look_up, layer, size))
+        *front, alpha = look_up(view, times)
+        return tuple(back + alpha * (new - back) for back, new in zip(behind, front)), None
+
+    blank = jnp.zeros((times.shape[0], *size))
+    # A scan keeps one layer's look-ups in flight: unrolled, compilation takes a minute.
+    colours, _ = lax.scan(paint_over, (blank, blank, blank), scene.layers)
+    light = jax.vmap(functools.partial(_brightness, scene.light, size))(times)
+    gain = jnp.where(is_cut[..., None], scene.cut.gain, 1.0)
+    return jnp.clip(gain * light[..., None] * jnp.stack(colours, axis=-1), 0.0, 1.0)
+
+
+def _random_scene(
+    key: Key[Array, ""],
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None,
+) -> tuple[_Scene, _Lens]:
+    """A scene, and how it is filmed."""
+    key_camera, key_values, key_light, key_cut, key_layers = jax.random.split(key, 5)
+    chance, open_share, sharp_share = jax.random.uniform(key_values, (3,))
+    camera_moves = (chance < 0.8).astype(jnp.float32)
+    camera = motion.random_path(
+        key_camera, size, config.motion, moves=camera_moves, pixels_per_texel=(1.0, 1.0), spread=0.0
+    )
+    layers = jax.vmap(functools.partial(_random_layer, size, config, textures))(
+        jnp.arange(config.n_objects + 1), jax.random.split(key_layers, config.n_objects + 1)
+    )
+    scene = _Scene(camera, layers, _random_light(key_light), _random_cut(key_cut, size, config))
+    return scene, _Lens(config.max_exposure * open_share, config.sharpness * sharp_share)
+
+
+def _random_layer(
+    size: tuple[int, int],
+    config: SyntheticConfig,
+    textures: UInt8[Array, "n rows columns 3"] | None,
+    index: Int[Array, ""],
+    key: Key[Array, ""],
+) -> _Layer:
+    """Layer 0 is the background, fixed to the world; the last is an overlay one time in three."""
+    key_paint, key_cover, key_path, key_wave, key_flags = jax.random.split(key, 5)
+    colour, relief = painting.colour(
+        key_paint, config.texture_size, textures, real_share=config.real_share
+    )
+    chance = jax.random.uniform(key_flags, (3,))
+    is_object = index > 0
+    overlay = (index == config.n_objects) & (chance[0] < 0.35)
+    alpha = painting.coverage(key_cover, relief, is_text=overlay & (chance[1] < 0.5))
+    alpha = (chance[1] < 0.8) * alpha
+    moves = (is_object & ~overlay & (chance[2] < 0.85)).astype(jnp.float32)
+    path = motion.random_path(
+        key_path,
+        size,
+        config.motion,
+        moves=moves,
+        pixels_per_texel=(0.5, 1.2),
+        spread=0.9 * is_object.astype(jnp.float32),
+    )
+    upright = jnp.where(overlay, 0.0, path.angle)  # as captions are
+    return _Layer(
+        texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0), jnp.exp(path.log_scale[0])),
+        path=path._replace(angle=upright),
+        wave=moves * motion.random_wave(key_wave, config.motion),
+        is_background=~is_object,
+        is_overlay=overlay,
+    )
+
+
+def _random_light(key: Key[Array, ""]) -> _Light:
+    """Three clips in ten change their brightness, and three in ten have a light that wanders."""
+    u = jax.random.uniform(key, (8,))
+    happens = u[:2] < 0.3
+    sizes = jnp.array([0.06, 0.15]) * motion.normal(u[2:4])
+    return _Light(
+        drift=happens[0] * sizes[0],
+        amplitude=happens[1] * sizes[1],
+        wave=jnp.array([0.02, 0.02, 0.8]) * (2.0 * u[4:7] - 1.0),
+        phase=2 * math.pi * u[7],
+    )
+
+
+def _brightness(
+    light: _Light, size: tuple[int, int], time: Float[Array, ""]
+) -> Float[Array, "height width"]:
+    """The gain at every pixel at one time."""
+    y, x = _image(size)
+    since = time - MIDDLE
+    angle = light.wave[0] * x + light.wave[1] * y + light.wave[2] * since + light.phase
+    return jnp.exp(light.drift * since + light.amplitude * jnp.sin(angle))
+
+
+def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticConfig) -> _Cut:
+    """To somewhere out of sight of the objects, turned, and in another white balance."""
+    chance, early, when, heading, angle, *gains = jax.random.uniform(key, (8,))
+    happens = chance < config.cut_share
+    heading, angle = 2 * math.pi * heading, 2 * math.pi * angle
+    away = 3.0 * max(size)
+    cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(()), jnp.ones(())
+    x, y = away * jnp.cos(heading), away * jnp.sin(heading)
+    elsewhere = jnp.stack([cos, sin, x, -sin, cos, y, zero, zero, one]).reshape(3, 3)
+    return _Cut(
+        before=jnp.where(happens & (early < 0.5), 0.2 + 0.6 * when, -jnp.inf),
+        after=jnp.where(happens & (early >= 0.5), 2.2 + 0.6 * when, jnp.inf),
+        elsewhere=elsewhere,
+        gain=jnp.exp(jnp.stack(gains) - 0.7),
+    )
+
+
+def _look_up(
+    layer: _Layer, size: tuple[int, int], view: Float[Array, "3 3"], time: Float[Array, ""]
+) -> list[Float[Array, "height width"]]:
+    """Red, green, blue and coverage of a layer at every pixel of the image at one time."""
+    view = jnp.where(layer.is_overlay, jnp.eye(3), view)
+    matrix = motion.product(motion.plane_from_image(layer.path, time), view)
+    y, x = _image(size)
+    u, v, depth = (row[0] * x + row[1] * y + row[2] for row in matrix)
+    depth = jnp.maximum(depth, 0.2)  # planes seen edge-on would end at their horizon
+    u, v = motion.bend(layer.wave, u / depth, v / depth, time)
+    return painting.sample(layer.texels, u, v, mirror=layer.is_background)
+
+
+def _image(size: tuple[int, int]) -> tuple[Float[Array, "height 1"], Float[Array, "1 width"]]:
+    """Vertical and horizontal distance of pixels from the image's centre."""
+    y = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
+    x = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
+    return y, x

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Textures for synthetic clips: drawing them, and looking them up at fractional positions.
+
+A texture holds 8-bit red, green, blue and coverage of a texel in one 32-bit word. Before it is
+packed it is enlarged twofold: bilinear look-up would blur fine detail, by an amount that depends on
+the sub-pixel position, and detail as fine as a camera's is what networks find hardest to move.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
+from PIL import Image, ImageOps
+
+from flavr_jax.data.sequences import IMAGES, decode
+from flavr_jax.data.synthetic.motion import normal
+
+__all__ = ["colour", "coverage", "pack", "read_folder", "sample"]
+
+
+def colour(
+    key: Key[Array, ""],
+    size: int,
+    frames: UInt8[Array, "n rows columns 3"] | None,
+    *,
+    real_share: float,
+) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
+    """Colours in [0, 1], and noise of unit variance that has nothing to do with them.
+
+    Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, stripes
+    and checks (as fine as pixels, of any contrast) or plain shades; with probability
+    ``real_share`` a crop of one of the frames takes their place.
+    """
+    key_noise, key_values, key_crop = jax.random.split(key, 3)
+    shade, tint_a, tint_b, relief = _noise(key_noise, size)
+    x, y = _grid(size)
+    # One call for all values: each would cost a fifth of a second of compilation.
+    is_real, kind, *values = jax.random.uniform(key_values, (18,))
+    chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
+    # Half a period is 0.75 to 40 texels, small ones as often as large ones. A network that never
+    # saw such patterns may answer them with anything at all.
+    across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
+    bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
+    checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
+    pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
+    edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a
+    plain = (x * (chance[2] - 0.5) + y * (chance[3] - 0.5)) / (size / 4) + 0.1 * shade
+    chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # half of them smooth noise
+    shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [pattern, edges, plain], shade)
+
+    base, contrast, mix_a, mix_b = palette
+    grey = 0.15 + 0.7 * base[0]
+    base = grey + 0.35 * (base - 0.5)
+    contrast = jnp.where(chosen == 0, contrast[0], jnp.exp(-2.8 + 1.5 * contrast[0]))
+    tints = (mix_a - 0.5) * tint_a[..., None] + (mix_b - 0.5) * tint_b[..., None]
+    painted = jnp.clip(base + contrast * (shade[..., None] + 0.6 * tints), 0.0, 1.0)
+    if frames is None:
+        return painted, relief
+    return jnp.where(is_real < real_share, _crop(key_crop, frames, size), painted), relief
+
+
+def coverage(
+    key: Key[Array, ""], relief: Float[Array, "size size"], *, is_text: Bool[Array, ""] | bool
+) -> Float[Array, "size size"]:
+    """Where an object is opaque, in [0, 1]: a blob, a board, bars, glyphs, or a torn blob.
+
+    Text is glyphs. Zero along the texture's border, so that nothing lies beyond it.
+    """
+    key_values, key_glyphs = jax.random.split(key)
+    kind, edge, *values = jax.random.uniform(key_values, (13,))
+    size = relief.shape[0]
+    x, y = _grid(size)
+    radius = size * (0.08 + 0.26 * jnp.stack(values[:3]))
+    # A blob: its radius is a random function of the direction, by a few harmonics.
+    order = jnp.arange(2, 6, dtype=jnp.float32)
+    weight = normal(jnp.stack(values[3:])).reshape(2, 4) * (0.25 / order)
+    direction = jnp.arctan2(y, x)[..., None] * order
+    bumps = (jnp.cos(direction) * weight[0] + jnp.sin(direction) * weight[1]).sum(-1)
+    blob = radius[0] * (1.0 + bumps) - jnp.hypot(x, y)
+    # A board with rounded corners; bars and glyphs are cut out of one.
+    corner = 0.3 * jnp.minimum(radius[1], radius[2])
+    over_x = jnp.abs(x) - radius[1] + corner
+    over_y = jnp.abs(y) - radius[2] + corner
+    outside = jnp.hypot(jnp.maximum(over_x, 0.0), jnp.maximum(over_y, 0.0))
+    board = corner - outside - jnp.minimum(jnp.maximum(over_x, over_y), 0.0)
+    period = 10.0 + 0.3 * radius[0]
+    bars = jnp.minimum(board, (jnp.sin(2 * math.pi / period * x) - 0.2) * period / 6)
+    cell = (3.0 + 0.06 * radius[0]).astype(jnp.float32)
+    bits = jax.random.bernoulli(key_glyphs, 0.45, (64, 64))
+    row, column = ((axis / cell).astype(jnp.int32) + 32 for axis in (y, x))
+    inked = bits[row % 64, column % 64] & (row % 6 > 0)  # every sixth row parts lines of text
+    glyphs = jnp.minimum(board, jnp.where(inked, 4.0, -4.0))
+    torn = jnp.minimum(blob, 8.0 * (relief + 0.3))
+
+    kind = jnp.where(is_text, 1, (8.0 * kind).astype(jnp.int32))
+    distance = jnp.select(
+        [kind == 0, kind == 1, kind == 2, kind < 5], [bars, glyphs, torn, board], blob
+    )
+    border = size / 2 - 3.0 - jnp.maximum(jnp.abs(x), jnp.abs(y))
+    softness = jnp.exp(2.0 * edge)
+    return jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
+
+
+def pack(
+    colour: Float[Array, "size size 3"],
+    alpha: Float[Array, "size size"],
+    pixels_per_texel: Float[Array, ""] | float = 1.0,
+) -> UInt32[Array, "twice twice"]:
+    """The texture with four words for each texel, by Lanczos interpolation, 8 bits a value.
+
+    Where a texel is smaller than a pixel, detail that pixels cannot hold is taken away: it would
+    look different in every frame, and a network that cannot know how learns to blur.
+    """
+    values = jnp.concatenate([colour, alpha[..., None]], axis=-1)
+    weights = _lanczos(values.shape[0], jnp.minimum(pixels_per_texel, 1.0))
+    values = jnp.einsum("iy,jx,yxc->ijc", weights, weights, values)
+    codes = (jnp.clip(values, 0.0, 1.0) * 255.0 + 0.5).astype(jnp.uint32)
+    red, green, blue, covered = jnp.moveaxis(codes, -1, 0)
+    return red | (green << 8) | (blue << 16) | (covered << 24)
+
+
+def sample(
+    words: UInt32[Array, "twice twice"],
+    u: Float[Array, "height width"],
+    v: Float[Array, "height width"],
+    *,
+    mirror: Bool[Array, ""],
+) -> list[Float[Array, "height width"]]:
+    """Red, green, blue and coverage at positions in texels from the texture's centre, bilinear.
+
+    Beyond its border a texture goes on as its mirror image, or as its border.
+    """
+    size = words.shape[0]
+    u, v = 2.0 * u + (size - 1) / 2, 2.0 * v + (size - 1) / 2
+    left, top = jnp.floor(u), jnp.floor(v)
+    to_right, to_bottom = u - left, v - top
+    columns, rows = left.astype(jnp.int32), top.astype(jnp.int32)
+    corners = [
+        [
+            words[_address(rows + i, size, mirror), _address(columns + j, size, mirror)]
+            for j in (0, 1)
+        ]
+        for i in (0, 1)
+    ]
+
+    def channel(shift: int) -> Float[Array, "height width"]:
+        (a, b), (c, d) = (
+            [((word >> shift) & 255).astype(jnp.float32) / 255.0 for word in pair]
+            for pair in corners
+        )
+        upper, lower = a + to_right * (b - a), c + to_right * (d - c)
+        return upper + to_bottom * (lower - upper)
+
+    return [channel(shift) for shift in (0, 8, 16, 24)]
+
+
+def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images side side 3"]:
+    """The images in a folder and below it, scaled and cut to squares, to cut textures from.
+
+    Those with fewer than ``side`` pixels on their shorter side are left out: enlarged, they would
+    have no detail.
+
+    Raises:
+        FileNotFoundError: when there is no image, or none is large enough.
+    """
+    found = []
+    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGES):
+        picture = decode(path.read_bytes(), where=str(path))
+        if min(picture.shape[:2]) >= side:
+            square = ImageOps.fit(Image.fromarray(picture), (side, side), Image.Resampling.LANCZOS)
+            found.append(np.asarray(square))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no image of {side}×{side} pixels or more.")
+    return np.stack(found)
+
+
+def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "twice size"]:
+    """What twice as many values, evenly between ``size`` ones, take of each of these.
+
+    ``bandwidth`` is the highest frequency that is kept, as a share of what the values can hold.
+    """
+    between = (jnp.arange(2 * size)[:, None] - 0.5) / 2.0 - jnp.arange(size)[None, :]
+    distance = between * bandwidth
+    weights = jnp.where(jnp.abs(distance) < 3.0, jnp.sinc(distance) * jnp.sinc(distance / 3.0), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _address(
+    index: Int[Array, "height width"], size: int, mirror: Bool[Array, ""]
+) -> Int[Array, "height width"]:
+    wrapped = index % (2 * size)
+    mirrored = jnp.minimum(wrapped, 2 * size - 1 - wrapped)
+    return jnp.where(mirror, mirrored, jnp.clip(index, 0, size - 1))
+
+
+def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
+    """Four periodic noises of unit variance, their amplitude falling as 1/f to 1/f²."""
+    key_exponent, key_spectrum = jax.random.split(key)
+    exponent = 1.0 + jax.random.uniform(key_exponent, (4, 1, 1))
+    down = jnp.fft.fftfreq(size)[:, None] * size
+    across = jnp.fft.rfftfreq(size)[None, :] * size
+    frequency = jnp.hypot(down, across)
+    # Waves longer than a third of the texture would make it one plain slope.
+    amplitude = jnp.where(frequency > 0, jnp.maximum(frequency, 3.0), jnp.inf) ** -exponent
+    parts = jax.random.normal(key_spectrum, (2, 4, size, size // 2 + 1))
+    noise = jnp.fft.irfft2(amplitude * lax.complex(parts[0], parts[1]), s=(size, size))
+    return noise / noise.std(axis=(1, 2), keepdims=True)
+
+
+def _grid(size: int) -> tuple[Float[Array, "size size"], Float[Array, "size size"]]:
+    """Horizontal and vertical distance from the texture's centre, in texels."""
+    axis = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2
+    y, x = jnp.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def _crop(
+    key: Key[Array, ""], frames: UInt8[Array, "n rows columns 3"], size: int
+) -> Float[Array, "size size 3"]:
+    """A random square of a random frame."""
+    n, rows, columns, _ = frames.shape
+    limits = jnp.array([n, rows - size + 1, columns - size + 1])
+    index, top, left = jax.random.randint(key, (3,), 0, limits)
+    crop = lax.dynamic_slice(frames, (index, top, left, 0), (1, size, size, 3))
+    return crop[0].astype(jnp.float32) / 255.0

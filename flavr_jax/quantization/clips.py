@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows with known frames inside, to see what storing numbers in 8 bits does to a network.
+
+Of the user's own clips, where a window is made of every second frame and one of those between is
+the truth; or synthetic ones, for who has no clips at hand. :func:`extremes` have no truth: they are
+what drives a network's features furthest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from flavr_jax.data.sequences import Clip
+from flavr_jax.data.sets import folder
+from flavr_jax.data.synthetic import scenes
+
+__all__ = ["Example", "drawn", "extremes", "of_clips"]
+
+_SCENES = 4  # that are one synthetic clip: a single window says little
+_MULTIPLE = 8  # of pixels, in heights and widths that a network takes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """One window of a clip, and frames inside its middle interval.
+
+    Attributes:
+        clip: its name; windows of one clip are judged together.
+        inputs: RGB in [0, 1], with heights and widths that are multiples of 8.
+        truth: likewise, equally far apart.
+    """
+
+    clip: str
+    inputs: Float[np.ndarray, "n_inputs height width 3"]
+    truth: Float[np.ndarray, "between height width 3"]
+
+
+def of_clips(
+    paths: Iterable[Path], n_inputs: int, n_outputs: int, *, windows: int, size: tuple[int, int]
+) -> list[Example]:
+    """Windows of videos, folders of frames and folders of either, evenly spread over each clip.
+
+    Args:
+        paths: where the clips are.
+        n_inputs: frames in a window.
+        n_outputs: frames that the network predicts inside an interval.
+        windows: of each clip.
+        size: height and width that is cut from the centre of larger frames.
+
+    Raises:
+        FileNotFoundError: there is no clip.
+        ValueError: a clip is too short or too small.
+    """
+    parts = n_outputs + 1
+    step = next(k for k in range(2, parts + 1) if parts % k == 0)
+    return [
+        example
+        for path in paths
+        for clip in folder.clips(path)
+        for example in _of_clip(clip, n_inputs, step, windows, size)
+    ]
+
+
+def _of_clip(
+    clip: Clip, n_inputs: int, step: int, windows: int, size: tuple[int, int]
+) -> Iterator[Example]:
+    """Windows of every ``step``-th frame; the truth is what is between the middle two."""
+    starts = len(clip) - (n_inputs - 1) * step
+    if starts < 1:
+        raise ValueError(
+            f"{clip.name} has {len(clip)} frames, but calibration needs "
+            f"{(n_inputs - 1) * step + 1}; leave it out."
+        )
+    before = step * ((n_inputs - 2) // 2)
+    for start in sorted({(2 * n + 1) * starts // (2 * windows) for n in range(windows)}):
+        inputs = range(start, start + n_inputs * step, step)
+        truth = range(start + before + 1, start + before + step)
+        frames = [[_read(clip, number, size) for number in part] for part in (inputs, truth)]
+        yield Example(clip.name, np.stack(frames[0]), np.stack(frames[1]))
+
+
+def _read(clip: Clip, number: int, size: tuple[int, int]) -> Float[np.ndarray, "height width 3"]:
+    frame = clip.read(number)
+    height, width = (
+        min(most, have) // _MULTIPLE * _MULTIPLE for most, have in zip(size, frame.shape)
+    )
+    if not height or not width:
+        raise ValueError(
+            f"{clip.name} has frames of {frame.shape[1]}×{frame.shape[0]} pixels; calibration "
+            f"needs {_MULTIPLE}×{_MULTIPLE} or more."
+        )
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return frame[top : top + height, left : left + width].astype(np.float32) / 255
+
+
+def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -> list[Example]:
+    """Synthetic windows, always the same ones; every frame that the network predicts is known.
+
+    Each is a scene of its own; four together are judged as one clip is.
+    """
+    before = (n_inputs - 2) // 2
+    # The paths are laid out for four inputs, at the times 0, 1, 2 and 3.
+    times = np.arange(n_inputs) + 1 - before
+    between = 1 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
+    draw = jax.jit(scenes.draw_many, static_argnames=("size", "config"))
+    clips = draw(
+        jax.random.split(jax.random.key(0), count),
+        jnp.asarray(np.concatenate([times, between]), jnp.float32),
+        size=size,
+        config=scenes.SyntheticConfig(cut_share=0.0),
+    )
+    return [
+        Example(f"synthetic {number // _SCENES}", clip[:n_inputs], clip[n_inputs:])
+        for number, clip in enumerate(np.asarray(clips))
+    ]
+
+
+def extremes(
+    n_inputs: int, size: tuple[int, int]
+) -> Float[np.ndarray, "windows n_inputs height width 3"]:
+    """Windows of the largest contrast there is: flashes, checkerboards and noise in 0 and 1.
+
+    Large features come from them that natural clips do not have: up to three times theirs in the
+    last stages of the bundled network.
+    """
+    height, width = size
+    generator = np.random.default_rng(0)
+    ones = np.ones((n_inputs, height, width, 3), np.float32)
+    flashes = ones * (np.arange(n_inputs) % 2)[:, None, None, None]
+    found = [flashes, 1 - flashes]
+    for side in (1, 4, 8, 32):  # of a square in pixels
+        rows, columns = np.arange(height)[:, None] // side, np.arange(width) // side
+        squares = ones * ((rows + columns) % 2)[..., None]
+        grey, colours = (
+            generator.integers(0, 2, (n_inputs, rows.max() + 1, columns.max() + 1, channels))
+            for channels in (1, 3)
+        )
+        found += [squares, np.abs(squares - flashes)]
+        found += [noise[:, rows, columns] * ones for noise in (grey, colours)]
+    return np.stack(found).astype(np.float32)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which container holds which codec, and which pixel format is nearest to a source's."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from fractions import Fraction
+from pathlib import Path
+
+from flavr_jax.video.files.encoders import ENCODERS, Encoding, failure, stored
+from flavr_jax.video.pixels.layout import Layout
+
+__all__ = ["CONTAINERS", "Container", "container_of", "encoder_for", "pixel_format_for"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A kind of file.
+
+    Attributes:
+        codecs: what ``--codec auto`` takes one of, in the order of preference.
+        muxer: FFmpeg's name of the format.
+        also: codecs that it holds too, for those who ask.
+        text: the subtitle codec that it writes text as, if any.
+        rich: whether it can say that pictures are stored turned, and has chapters.
+        vp9_alpha: whether it holds the second stream that VP9 keeps alpha in.
+        tick: the seconds that it counts time in, where they are fixed.
+        one_rate: whether frames come at one rate.
+    """
+
+    codecs: tuple[str, ...]
+    muxer: str
+    also: tuple[str, ...] = ()
+    text: str | None = None
+    rich: bool = False
+    vp9_alpha: bool = False
+    tick: Fraction | None = None
+    one_rate: bool = False
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """All codecs that it holds."""
+        return self.codecs + self.also
+
+
+_MILLISECOND = Fraction(1, 1000)
+CONTAINERS = {
+    ".mp4": Container(
+        ("h264", "hevc", "av1", "vp9"), "mp4", ("ffv1",), text="mov_text", rich=True
+    ),
+    ".mov": Container(("h264", "hevc", "prores"), "mov", text="mov_text", rich=True),
+    ".mkv": Container(
+        ("h264", "hevc", "av1", "vp9", "ffv1", "prores"), "matroska",
+        text="subrip", rich=True, vp9_alpha=True, tick=_MILLISECOND,
+    ),
+    ".webm": Container(
+        ("vp9", "av1"), "webm", text="webvtt", rich=True, vp9_alpha=True, tick=_MILLISECOND
+    ),
+    ".avi": Container(("h264", "ffv1"), "avi", one_rate=True),
+    ".y4m": Container(("y4m",), "yuv4mpegpipe", one_rate=True),
+    ".webp": Container(("webp",), "webp", tick=_MILLISECOND),
+    ".gif": Container(("gif",), "gif", tick=Fraction(1, 100)),
+}  # fmt: skip
+PIPE = Container(("y4m",), "yuv4mpegpipe", ("raw",), one_rate=True)
+
+
+_NEVER_LOSSLESS = ("prores", "_qsv", "_videotoolbox")
+# H.264 beyond 8 bits plays nearly nowhere, so that it has to be asked for.
+_AUTO_BITS = {"h264": 8}
+
+
+def container_of(name: str) -> Container:
+    """The container that an output of this name is.
+
+    Raises:
+        ValueError: for a suffix that no container has.
+    """
+    suffix = Path(name).suffix.lower()
+    if name == "-":
+        return PIPE
+    if suffix not in CONTAINERS:
+        raise ValueError(
+            f"{name} has the suffix {suffix!r}; videos are written as {', '.join(CONTAINERS)}, and "
+            "a name that ends in / is a folder of images."
+        )
+    return CONTAINERS[suffix]
+
+
+def encoder_for(name: str, encoding: Encoding, source: Layout) -> str:
+    """The encoder for an output of this name, as FFmpeg calls it.
+
+    Args:
+        name: of the output, for its container.
+        encoding: what the user asked for.
+        source: what the frames hold, for ``--codec auto``.
+
+    Raises:
+        ValueError: the container cannot hold the codec, or cannot keep it lossless.
+    """
+    container = container_of(name)
+    codec: str = encoding.codec
+    if codec == "auto":
+        wanted = source if encoding.pixel_format is None else Layout.of(encoding.pixel_format)
+        codec = min(container.codecs, key=functools.partial(_unfit, wanted, encoding, container))
+    if codec in ENCODERS:
+        encoder = codec
+    else:
+        encoder = next(key for key, value in ENCODERS.items() if value.codec == codec)
+    if ENCODERS[encoder].codec not in container.holds:
+        suffixes = [
+            key for key, value in CONTAINERS.items() if ENCODERS[encoder].codec in value.holds
+        ]
+        raise ValueError(
+            f"{Path(name).suffix or name} cannot hold {codec}; it holds "
+            f"{', '.join(container.holds)}. Use one of these as --codec, or an --output in "
+            f"{', '.join(suffixes) or '- (a pipe)'}."
+        )
+    if encoding.lossless and encoder.endswith(_NEVER_LOSSLESS):
+        raise ValueError(f"`lossless` is set, but {codec} always loses; use ffv1, h264 or hevc.")
+    return encoder
+
+
+def pixel_format_for(
+    encoder: str,
+    encoding: Encoding,
+    container: Container,
+    source: Layout,
+    size: tuple[int, int],
+) -> str:
+    """How the encoder stores frames: as the user says, or like the source, or nearest to it.
+
+    Args:
+        encoder: its name.
+        encoding: what the user asked for.
+        container: where it goes.
+        source: what the frames hold.
+        size: width and height.
+
+    Raises:
+        ValueError: the encoder cannot store what the user asked for, or frames of that size.
+    """
+    offered = _offered(encoder, container)
+    if size[0] < ENCODERS[encoder].narrowest:
+        raise ValueError(
+            f"The frames are {size[0]} pixels wide; {encoder} needs {ENCODERS[encoder].narrowest}. "
+            "Use --codec h264 or ffv1."
+        )
+    if encoding.pixel_format is not None:
+        if encoding.pixel_format not in offered:
+            raise ValueError(
+                f"{encoder} cannot store {encoding.pixel_format}; it stores {', '.join(offered)}."
+            )
+        return encoding.pixel_format
+    if source.kind == "rgb" and ENCODERS[encoder].delivery:
+        source = dataclasses.replace(source, kind="yuv", chroma=(1, 1))
+    elif source.kind == "grey":
+        source = dataclasses.replace(source, chroma=(1, 1))
+    if ENCODERS[encoder].even:
+        odd = (size[0] % 2, size[1] % 2)
+        offered = [
+            form
+            for form in offered
+            if not any(length and finer for length, finer in zip(odd, Layout.of(form).chroma))
+        ]
+    return min(offered, key=lambda form: (*_loss(source, Layout.of(form)), _packed(form)))
+
+
+def _packed(pixel_format: str) -> bool:
+    return pixel_format != Layout.of(pixel_format).planar
+
+
+def _loss(source: Layout, target: Layout) -> tuple[int, ...]:
+    """What a layout loses of another, the worst first, and then what it stores for nothing."""
+    coarser = [max(0, t - s) for s, t in zip(source.chroma, target.chroma)]
+    finer = [max(0, s - t) for s, t in zip(source.chroma, target.chroma)]
+    return (
+        source.alpha and not target.alpha,
+        source.kind != "grey" and target.kind == "grey",
+        max(0, source.bits - target.bits),
+        sum(coarser),
+        source.kind != target.kind,
+        target.alpha and not source.alpha,
+        target.bits - source.bits,
+        sum(finer),
+    )
+
+
+def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str) -> tuple[int, ...]:
+    """How badly a codec suits a source, for the choice among a container's."""
+    encoder = next(key for key, value in ENCODERS.items() if value.codec == codec)
+    if failure(encoder) is not None:
+        return (1, 0, 0, 0)
+    offered = _offered(encoder, container)
+    formats = [Layout.of(form) for form in offered]
+    most = min(_AUTO_BITS.get(codec, 16), max(form.bits for form in formats))
+    return (
+        0,
+        encoding.pixel_format is not None and encoding.pixel_format not in offered,
+        source.alpha and not any(form.alpha for form in formats),
+        max(0, source.bits - most),
+    )
+
+
+def _offered(encoder: str, container: Container) -> list[str]:
+    """The pixel formats that an encoder takes and a container holds."""
+    alpha = encoder != "libvpx-vp9" or container.vp9_alpha
+    return [form for form in stored(encoder) if alpha or not Layout.of(form).alpha]

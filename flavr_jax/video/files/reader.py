@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video files as streams of RGB frames with exact times, through PyAV (FFmpeg inside).
+
+FFmpeg says nothing when a file ends before its header said it would, so the reader compares the
+two: what decodes is given out, and ``damage`` tells what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.format import Flags
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
+from av.video.stream import VideoStream
+
+from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame, parse_rate
+from flavr_jax.video.pixels.colour import Colour, to_rgb
+from flavr_jax.video.pixels.hdr import StaticHDR
+from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.pixels.orientation import display_matrix
+from flavr_jax.video.stills.animations import WebPReader
+from flavr_jax.video.stills.images import ImageFolder
+
+__all__ = [
+    "PIPE",
+    "Input",
+    "RawVideo",
+    "VideoReader",
+    "as_fraction",
+    "explained",
+    "open_input",
+    "open_source",
+    "timeline_start",
+]
+
+
+logger = logging.getLogger(__name__)
+
+PIPE = Path("-")
+"""Standard input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawVideo:
+    """Bare pictures, one after the other.
+
+    Attributes:
+        size: width and height, written 1920x1080.
+        pixel_format: how they are stored, as FFmpeg calls it.
+        rate: frames per second.
+    """
+
+    size: str
+    pixel_format: str = "yuv420p"
+    rate: Fraction = Fraction(24)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9][0-9]*x[1-9][0-9]*", self.size):
+            raise ValueError(f"The size is {self.size!r}; write it such as 1920x1080.")
+        if self.pixel_format not in pixel_formats:
+            raise ValueError(
+                f"The pixel format is {self.pixel_format!r}, which FFmpeg does not know; write "
+                "one such as yuv420p."
+            )
+
+    @property
+    def options(self) -> dict[str, str]:
+        """FFmpeg's options of these meanings."""
+        rate = f"{self.rate.numerator}/{self.rate.denominator}"
+        return {"video_size": self.size, "pixel_format": self.pixel_format, "framerate": rate}
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What a source does not say itself.
+
+    Attributes:
+        input_rate: frames per second of images or of bare pictures, such as 25 or 24000/1001.
+        input_size: width and height of bare pictures, such as 1920x1080; what the input then is.
+        input_pixel_format: how bare pictures are stored.
+    """
+
+    input_rate: str = "24"
+    input_size: str | None = None
+    input_pixel_format: str = "yuv420p"
+
+    def open(self, path: Path) -> FrameSource:
+        """A source for frames that go into a video again, with headroom."""
+        rate, raw = parse_rate(self.input_rate), None
+        if self.input_size is not None:
+            raw = RawVideo(self.input_size, self.input_pixel_format, rate)
+        return open_source(path, rate=rate, raw=raw, headroom=True)
+
+
+def open_source(
+    path: Path,
+    *,
+    rate: Fraction = Fraction(24),
+    raw: RawVideo | None = None,
+    headroom: bool = False,
+) -> FrameSource:
+    """A frame source: a video file, a folder of images, an animated WebP, or ``-`` for a pipe.
+
+    Args:
+        path: where it is.
+        rate: of a folder of images.
+        raw: what a file or pipe of bare pictures holds.
+        headroom: as in ``VideoReader``; for pixels that go into a video again, so that made frames
+            are as bright as originals beyond white.
+    """
+    if path.is_dir():
+        return ImageFolder(path, rate=rate)
+    if path.suffix.lower() == ".webp":
+        return WebPReader(path)
+    return VideoReader(path, raw=raw, headroom=headroom)
+
+
+def as_fraction(value: Any) -> Fraction | None:
+    """FFmpeg's rational as a Fraction; None where unset.
+
+    PyAV 18 has Fraction or None, PyAV 19 its own AVRational with a zero somewhere.
+    """
+    if value is None or not value.numerator or not value.denominator:
+        return None
+    return Fraction(value.numerator, value.denominator)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn FFmpeg's complaints into a ValueError that begins with ``what``; OSErrors pass."""
+    try:
+        yield
+    except OSError:
+        raise
+    except (FFmpegError, ValueError) as error:
+        raise ValueError(f"{what} ({getattr(error, 'strerror', None) or error}).") from error
+
+
+@contextlib.contextmanager
+def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContainer]:
+    """A file, or standard input, opened for reading.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: it is not a video.
+    """
+    with explained(f"{path} is not a video that can be read"):
+        container = av.open(
+            "pipe:0" if path == PIPE else str(path),
+            format="rawvideo" if raw else None,
+            options=raw.options if raw else {},
+        )
+    with container:
+        yield container
+
+
+def timeline_start(container: InputContainer) -> Fraction:
+    """The container's time that counts as zero.
+
+    Broadcast formats (MPEG-TS, MPEG-PS) run on the sender's clock, which starts anywhere; there it
+    is the first stream's start. Elsewhere zero means zero.
+    """
+    if not container.format.flags & Flags.ts_discont.value:
+        return Fraction(0)
+    starts = [
+        stream.start_time * base
+        for stream in container.streams
+        if stream.start_time is not None and (base := as_fraction(stream.time_base))
+    ]
+    return min(starts, default=Fraction(0))
+
+
+class VideoReader:
+    """The first video stream of a file; cover pictures do not count as video.
+
+    A frame's pts is exact, and its ``original`` is the decoded picture. Pixels are RGB by the
+    stream's matrix and range, 16-bit where the source has more than 8; what is untagged is taken
+    for BT.709 from 720 lines on, for BT.601 below, and for limited range. Pictures that are stored
+    turned stay so: ``info.display_matrix`` tells how to show them.
+    """
+
+    def __init__(self, path: Path, *, raw: RawVideo | None = None, headroom: bool = False) -> None:
+        """Open ``path`` and decode its first frame.
+
+        Args:
+            path: a file, or ``-`` for a pipe on standard input, which can be read once.
+            raw: what is in a file or pipe of bare pictures.
+            headroom: whether pixels keep what limited levels have beyond black and white.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+            ValueError: it is not a video, or no frame of it decodes.
+        """
+        self.path = path
+        self.damage: str | None = None
+        self._raw = raw
+        self._opened = contextlib.ExitStack()
+        container = self._opened.enter_context(open_input(path, raw))
+        with contextlib.ExitStack() as failed:
+            failed.push(self._opened)
+            stream = _video_stream(container, path)
+            frames = self._decode(container, stream)
+            first = next(frames, None)
+            if first is None:
+                reason = f": {self.damage}" if self.damage else ""
+                raise ValueError(f"{path} has no frame that can be decoded{reason}.")
+            self.info = _info(container, stream, first)
+            self._tell_of_losses(container, first)
+            if headroom:
+                colour = self.info.colour.with_headroom()
+                self.info = dataclasses.replace(self.info, colour=colour)
+            failed.pop_all()
+        self._start = timeline_start(container)
+        self._frames: Iterator[av.VideoFrame] | None = itertools.chain([first], frames)
+        if path != PIPE:
+            self._frames = None
+            self._opened.close()
+
+    def _tell_of_losses(self, container: InputContainer, frame: av.VideoFrame) -> None:
+        """A line for each thing that is not carried on."""
+        if frame.interlaced_frame:
+            logger.warning(
+                "%s is interlaced; its two fields are taken for one picture. Deinterlace it first.",
+                self.path,
+            )
+        if StaticHDR.moving(frame):
+            logger.warning("%s: HDR10+ and Dolby Vision metadata are left out.", self.path)
+        if self.path == PIPE and len(container.streams) > 1:
+            logger.warning("Only pictures are read from a pipe; sound and subtitles are left out.")
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        if self.path != PIPE:
+            with open_input(self.path, self._raw) as container:
+                stream = _video_stream(container, self.path)
+                self.damage = None
+                yield from self._timed(self._decode(container, stream))
+            return
+        if self._frames is None:
+            raise ValueError("Standard input can be read once only; give a file instead.")
+        frames, self._frames = self._frames, None
+        with self._opened:
+            yield from self._timed(frames)
+
+    def _timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
+        """Decoded frames with their pixels and their times."""
+        last: Fraction | None = None
+        size = self.info.width, self.info.height
+        kind = Layout.of(self.info.pixel_format)
+        for index, frame in enumerate(frames):
+            now = Layout.of(frame.format.name)
+            if (now.pixel_bits, now.alpha) != (kind.pixel_bits, kind.alpha):
+                raise ValueError(
+                    f"{self.path} changes from {self.info.pixel_format} to {frame.format.name}; a "
+                    "clip has one depth, with alpha or without."
+                )
+            if (frame.width, frame.height) != size:
+                raise ValueError(
+                    f"{self.path} changes size from {size[0]}×{size[1]} to "
+                    f"{frame.width}×{frame.height}; a clip has one size."
+                )
+            duration = (frame.duration or 0) * self.info.time_base or 1 / self.info.rate
+            pts = None if frame.pts is None else frame.pts * self.info.time_base - self._start
+            # Files without usable times (raw streams, broken indices) run at their rate.
+            if pts is None or (last is not None and pts <= last):
+                pts = Fraction(0) if last is None else last + duration
+            last = pts
+            frame.opaque = Origin(index)
+            yield TimedFrame(to_rgb(frame, self.info.colour), pts, duration, frame)
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+        """The stream's frames; ``damage`` then tells what of the file is broken or missing."""
+        end = Fraction(0)
+        packets = container.demux()
+        decode = _decoder(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                base = as_fraction(packet.time_base)
+                if packet.pts is not None and base:
+                    end = max(end, (packet.pts + (packet.duration or 0)) * base)
+                if packet.is_corrupt:
+                    self.damage = "a packet is incomplete"
+                elif packet.stream.index == stream.index:
+                    yield from decode(packet)
+            except FFmpegError as error:
+                self.damage = str(error.strerror)
+        missing = _stated_end(container) - end
+        # Rounding in headers and the padding of audio codecs stay below this.
+        if missing > max(Fraction(1, 10), 3 / (2 * _rate(stream))):
+            self.damage = f"the last {float(missing):.2f} seconds are missing"
+
+
+def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipInfo:
+    """What a stream and its first frame tell about a clip."""
+    seconds = Fraction(container.duration or 0, av.time_base)
+    return ClipInfo(
+        width=frame.width,
+        height=frame.height,
+        rate=_rate(stream),
+        time_base=as_fraction(stream.time_base) or Fraction(1, 90000),
+        frame_count=stream.frames or round(seconds * _rate(stream)) or None,
+        pixel_aspect=as_fraction(stream.sample_aspect_ratio) or Fraction(1),
+        colour=Colour.of(frame),
+        pixel_format=frame.format.name,
+        display_matrix=display_matrix(frame),
+        hdr=StaticHDR.of(frame),
+    )
+
+
+def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
+    """What turns packets into frames.
+
+    VP9's alpha is a second stream inside the packets, which only libvpx decodes.
+    """
+    if stream.name != "vp9" or stream.metadata.get("alpha_mode") != "1":
+        return stream.decode
+    context = av.VideoCodecContext.create("libvpx-vp9", "r")
+    return lambda packet: context.decode(packet if packet.size else None)
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first stream with moving pictures."""
+    # FFmpeg shows text files as a terminal would, on video.
+    if container.format.name != "tty":
+        for stream in container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+    raise ValueError(f"{path} is not a video: it has no video stream.")
+
+
+def _rate(stream: VideoStream) -> Fraction:
+    """Average frames per second; 25 where the file gives no hint."""
+    return as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or Fraction(25)
+
+
+def _stated_end(container: InputContainer) -> Fraction:
+    """Where the header says that the clip ends; 0 for formats whose header does not say."""
+    name = container.format.name
+    if container.duration is None or not name.startswith(("mov,", "matroska,")):
+        return Fraction(0)
+    # Matroska counts its duration from zero, MP4 and MOV from the first frame.
+    start = 0 if name.startswith("matroska,") else container.start_time or 0
+    return Fraction(start + container.duration, av.time_base)

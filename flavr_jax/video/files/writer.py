@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video files out of timed frames: exact times, kept colours, copied streams, all or nothing.
+
+MP4 and MOV count time in ticks of any length, so the tick is chosen such that every pts is whole;
+Matroska rounds each pts to a millisecond, AVI and Y4M know one rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import av
+from av.codec.context import Flags
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from flavr_jax.video.files.encoders import ENCODERS, Encoding, check_encoder, options_of
+from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
+from flavr_jax.video.files.reader import explained
+from flavr_jax.video.files.streams import OtherStreams
+from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame, claim
+from flavr_jax.video.pixels import hdr
+from flavr_jax.video.pixels.colour import Colour, from_rgb, repacked
+from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.pixels.orientation import upright, upright_info
+from flavr_jax.video.stills.animations import GifWriter
+from flavr_jax.video.stills.images import ImageFolderWriter, displayed, is_linear, without_headroom
+
+__all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
+
+logger = logging.getLogger(__name__)
+
+_MOV_LIKE = ("mp4", "mov")
+# MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
+_FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
+
+
+def is_video_name(name: str) -> bool:
+    """Whether an output of this name is a video: it has a suffix and is no folder; or is ``-``."""
+    if name == "-":
+        return True
+    return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
+
+
+def open_sink(
+    name: str,
+    info: ClipInfo,
+    *,
+    source: Path | None,
+    stretch: Fraction = Fraction(1),
+    encoding: Encoding = Encoding(),
+    overwrite: bool = False,
+) -> FrameSink:
+    """A video file, a pipe, or a folder of images, as ``is_video_name`` has it.
+
+    Whatever can be known to fail fails here, before any frame is computed.
+
+    Args:
+        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
+        info: of the frames to come.
+        source: where the frames come from, if anywhere; it is never overwritten, and its other
+            streams are copied where both it and the output are video files.
+        stretch: how many times as long the output takes as the source.
+        encoding: codec and quality of a video, and what becomes of its sound.
+        overwrite: whether the output may exist.
+    """
+    path = Path(name)
+    if source is not None and name != "-" and path.resolve() == source.resolve():
+        raise ValueError(f"{path} is the input itself. Use another --output.")
+    info, changes = _suited(name, info, encoding)
+    if not is_video_name(name):
+        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
+    elif container_of(name).codecs == ("gif",):
+        encoder_for(name, encoding, Layout.of("bgra"))
+        sink = GifWriter(path, info, overwrite=overwrite)
+    else:
+        others = source if source is not None and source.is_file() and name != "-" else None
+        sink = VideoWriter(
+            path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
+        )
+    for change in reversed(changes):
+        sink = MappedSink(sink, change)
+    return sink
+
+
+def _suited(
+    name: str, info: ClipInfo, encoding: Encoding
+) -> tuple[ClipInfo, list[Callable[[TimedFrame], TimedFrame]]]:
+    """What an output takes instead of a clip that it cannot hold as it is, and how to get there."""
+    changes: list[Callable[[TimedFrame], TimedFrame]] = []
+    is_video = is_video_name(name)
+    if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
+        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
+        info = dataclasses.replace(info, pixel_format=deep)
+        changes.append(displayed)
+    if info.display_matrix is not None and not (is_video and container_of(name).rich):
+        changes.append(functools.partial(upright, info.display_matrix))
+        info = upright_info(info)
+    if info.colour.headroom and not is_video:
+        changes.append(functools.partial(without_headroom, info.colour))
+    return info, changes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is decided before a file exists.
+
+    Attributes:
+        container: the kind of file.
+        encoder: as FFmpeg calls it.
+        options: of the encoder.
+        pixel_format: how pictures are stored.
+        tags: the colour tags.
+        kept: what pictures hold whose values mean the same in the file; None for no pictures.
+        tick: pts are multiples of it, in seconds.
+    """
+
+    container: Container
+    encoder: str
+    options: dict[str, str]
+    pixel_format: str
+    tags: Colour
+    kept: Layout | None
+    tick: Fraction
+
+    @classmethod
+    def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> _Plan:
+        """For an output of this name.
+
+        Raises:
+            ValueError: the container cannot hold the codec, or the encoder does not work here.
+        """
+        container, layout = container_of(name), Layout.of(info.pixel_format)
+        encoder = encoder_for(name, encoding, layout)
+        check_encoder(encoder)
+        options = options_of(encoder, encoding, info.hdr)
+        if encoder == "libvpx-vp9" and layout.alpha:
+            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
+            options["lag-in-frames"] = "0"
+        size = (info.width, info.height)
+        pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
+        tags = info.colour.stored_in(pixel_format, info.height)
+        same = (tags.matrix, tags.levels) == (info.colour.matrix, info.colour.levels)
+        kept = Layout.of(pixel_format) if same or layout.kind == "rgb" else None
+        tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
+        if container.one_rate:
+            tick = 1 / info.rate
+        return cls(container, encoder, options, pixel_format, tags, kept, tick)
+
+    @property
+    def muxer(self) -> str:
+        """FFmpeg's name of the file's format."""
+        return "rawvideo" if self.encoder == "rawvideo" else self.container.muxer
+
+    @property
+    def container_options(self) -> dict[str, str]:
+        """FFmpeg's options for the file."""
+        if self.muxer in _MOV_LIKE:
+            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
+            return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
+        # Y4M of more than 8 bits wants to be asked twice.
+        return {"strict": "-1", **({"loop": "0"} if self.muxer == "webp" else {})}
+
+
+class VideoWriter:
+    """A video file, written as ``<name>.partial<suffix>`` and renamed when complete; or a pipe."""
+
+    def __init__(
+        self,
+        path: Path,
+        info: ClipInfo,
+        *,
+        encoding: Encoding = Encoding(),
+        others: Path | None = None,
+        stretch: Fraction = Fraction(1),
+        overwrite: bool = False,
+    ) -> None:
+        """Create the partial file and write its header.
+
+        Args:
+            path: a name with a suffix of ``formats.CONTAINERS``, or ``-`` for standard output.
+            info: of the frames to come.
+            encoding: codec and quality.
+            others: a file whose sound, subtitles, chapters and metadata are copied.
+            stretch: how many times as long the output takes as that file.
+            overwrite: whether ``path`` may exist.
+
+        Raises:
+            OSError: ``path`` exists or cannot be written.
+            ValueError: the container cannot hold the codec, or the encoder does not work here.
+        """
+        self.path, self.info = path, info
+        self._plan = _Plan.of(str(path), info, encoding)
+        self._last, self._duration, self._moved = -1, 1, False
+        with contextlib.ExitStack() as undo:
+            self._partial = None if str(path) == "-" else claim(path, overwrite=overwrite)
+            self._container = self._open(undo)
+            with explained(f"{path} cannot hold this video; use another suffix or --codec"):
+                self._stream = self._add_video()
+                self._others = others and OtherStreams(
+                    others,
+                    self._container,
+                    self._plan.container,
+                    sound=encoding.audio,
+                    stretch=stretch,
+                )
+                if self._others is not None:
+                    undo.callback(self._others.close)
+                self._container.start_encoding()
+            self._undo = undo.pop_all()
+        self._tell_of_losses()
+
+    def write(self, frame: TimedFrame) -> None:
+        """Encode a frame and copy the other streams up to it; pts must increase."""
+        picture = self._picture(frame)
+        tick = round(frame.pts / self._plan.tick)
+        if self._plan.container.one_rate:
+            tick = max(tick, self._last + 1)
+            if abs(tick * self._plan.tick - frame.pts) > self._plan.tick / 100 and not self._moved:
+                self._moved = True
+                logger.warning(
+                    "%s knows one rate: frames are shown at multiples of 1/%.6g s.",
+                    self.path.suffix or "A pipe",
+                    1 / self._plan.tick,
+                )
+        self._last = tick
+        picture.time_base, picture.pts = self._plan.tick, tick
+        picture.duration = self._duration = max(1, round(frame.duration / self._plan.tick))
+        self._container.mux(self._stream.encode(picture))
+        if self._others is not None:
+            self._others.copy(until=frame.pts)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Once the partial file has its final name, removing it removes nothing.
+        with self._undo:
+            if kind is not None:
+                return
+            packets = self._stream.encode(None)
+            if packets:
+                # MP4 adds durations up in the order of decoding, where the last packet is seldom
+                # the last frame; the sum has to reach to that frame's end.
+                packets[-1].duration = self._duration
+            self._container.mux(packets)
+            if self._others is not None:
+                self._others.copy()
+            self._container.close()
+            if self._partial is not None:
+                self._partial.replace(self.path)
+
+    def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
+        """The partial file, or standard output, opened for FFmpeg."""
+        if self._partial is not None:
+            undo.callback(self._partial.unlink, missing_ok=True)
+        container = av.open(
+            "pipe:1" if self._partial is None else str(self._partial),
+            "w",
+            format=self._plan.muxer,
+            options=self._plan.container_options,
+        )
+        undo.callback(_close, container)
+        return container
+
+    def _picture(self, frame: TimedFrame) -> av.VideoFrame:
+        """A frame as it is stored; an original keeps its values where they fit."""
+        original = frame.original
+        if (
+            original is not None
+            and self._plan.kept == Layout.of(original.format.name)
+            and (original.width, original.height) == (self.info.width, self.info.height)
+        ):
+            picture = repacked(original, self._plan.pixel_format)
+            picture.pict_type = 0  # the source's key frames are no order to this encoder
+            return picture
+        return from_rgb(frame.pixels, self._plan.pixel_format, self._plan.tags)
+
+    def _add_video(self) -> VideoStream:
+        info, plan, encoder = self.info, self._plan, ENCODERS[self._plan.encoder]
+        if info.hdr is not None and encoder.matroska is not None:
+            with hdr.template(encoder.matroska, info.width, info.height, info.hdr) as template:
+                stream = self._container.add_stream_from_template(
+                    template.streams.video[0], opaque=False
+                )
+        else:
+            stream = self._container.add_stream(plan.encoder, rate=info.rate)
+        stream = cast(VideoStream, stream)
+        context = stream.codec_context
+        context.options = plan.options
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
+        stream.time_base = context.time_base = plan.tick
+        context.framerate = info.rate
+        # Otherwise encoders take each frame, the last one too, to be shown for 1 / rate.
+        context.flags |= Flags.frame_duration
+        context.sample_aspect_ratio = info.pixel_aspect
+        context.colorspace, context.color_range = plan.tags.matrix, plan.tags.levels
+        context.color_primaries, context.color_trc = plan.tags.primaries, plan.tags.transfer
+        if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
+            cast(Any, context).chroma_sample_location = plan.tags.siting
+        if self._plan.container.one_rate:
+            context.max_b_frames = 0  # AVI has no room for the order that they come in
+        if encoder.codec == "hevc" and plan.muxer in _MOV_LIKE:
+            context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
+        if info.display_matrix is not None:
+            stream.set_display_matrix(info.display_matrix)
+        context.open()  # PyAV does not for a stream that was made from a template
+        return stream
+
+    def _tell_of_losses(self) -> None:
+        """One line where the output stores less than the source."""
+        source = Layout.of(self.info.pixel_format)
+        stored = Layout.of(self._plan.pixel_format)
+        lost = ["transparency"] * (source.alpha and not stored.alpha)
+        if stored.bits < source.bits:
+            lost.append(f"{source.bits - stored.bits} of {source.bits} bits")
+        if source.kind == "yuv" and any(t > s for s, t in zip(source.chroma, stored.chroma)):
+            lost.append("chroma resolution")
+        if lost:
+            holds = ", ".join(self._plan.container.holds)
+            logger.warning(
+                "%s: stored as %s, which loses %s (--codec: %s).",
+                self.path, self._plan.pixel_format, " and ".join(lost), holds,
+            )  # fmt: skip
+        if ENCODERS[self._plan.encoder].even and (self.info.width % 2 or self.info.height % 2):
+            logger.warning(
+                "%d×%d is an odd size: written as %s, which browsers and some players cannot show.",
+                self.info.width, self.info.height, self._plan.pixel_format,
+            )  # fmt: skip
+
+
+def _close(container: OutputContainer) -> None:
+    """Close what is to be thrown away, or is closed already."""
+    with contextlib.suppress(FFmpegError, ValueError):
+        container.close()
+
+
+def _ticks_per_second(time_base: Fraction) -> int:
+    """A number of ticks that makes every multiple of ``time_base`` whole, or nanoseconds."""
+    ticks = time_base.denominator
+    return min(ticks * max(1, math.ceil(_FEWEST_TICKS / ticks)), _MOST_TICKS)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures that are stored turned or mirrored, as phones do.
+
+Where the output can say so too, nothing is turned. Elsewhere planes are turned as they are, so
+that pictures keep their values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import av
+import numpy as np
+
+from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
+from flavr_jax.video.pixels.colour import samples
+from flavr_jax.video.pixels.layout import Layout
+
+__all__ = ["display_matrix", "upright", "upright_info"]
+
+_MATRIX = struct.Struct("=9i")
+_UNTURNED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+# FFmpeg's chroma locations with rows and columns swapped: left becomes top.
+_SWAPPED_SITING = {1: 4, 4: 1}
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """How to turn a decoded frame to show it, or None for as it is."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 refuses frames with side data that it has no name for
+        return None
+    matrix = _MATRIX.unpack_from(bytes(data)) if data else None
+    return None if matrix == _UNTURNED else matrix
+
+
+def upright_info(info: ClipInfo) -> ClipInfo:
+    """What is known of a clip once its pictures are turned."""
+    matrix = info.display_matrix
+    if matrix is None or matrix[0]:
+        return dataclasses.replace(info, display_matrix=None)
+    siting = _SWAPPED_SITING.get(info.colour.siting, info.colour.siting)
+    return dataclasses.replace(
+        info,
+        width=info.height,
+        height=info.width,
+        pixel_aspect=1 / info.pixel_aspect,
+        colour=dataclasses.replace(info.colour, siting=siting or 4),
+        pixel_format=_turned_format(info.pixel_format),
+        display_matrix=None,
+    )
+
+
+def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
+    """A frame as it is shown; angles between quarter turns are ignored."""
+    original = frame.original
+    return dataclasses.replace(
+        frame,
+        pixels=np.ascontiguousarray(_turned(matrix, frame.pixels)),
+        original=original and _turned_planes(matrix, original),
+    )
+
+
+def _turned(matrix: tuple[int, ...], pixels: np.ndarray) -> np.ndarray:
+    """A picture [height, width, …] as it is shown.
+
+    The matrix takes a point (x, y) to (a·x + c·y, b·x + d·y).
+    """
+    a, b, _, c, d = matrix[:5]
+    if a == 0 and d == 0:
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFrame | None:
+    layout = Layout.of(frame.format.name)
+    if frame.format.name.replace("yuvj", "yuv") != layout.planar:
+        return None
+    swapped = matrix[0] == 0
+    size = (frame.height, frame.width) if swapped else (frame.width, frame.height)
+    turned = av.VideoFrame(*size, _turned_format(layout.planar) if swapped else layout.planar)
+    for target, source in zip(turned.planes, frame.planes, strict=True):
+        samples(target, layout)[:] = _turned(matrix, samples(source, layout))
+    if isinstance(frame.opaque, Origin):
+        turned.opaque = Origin(frame.opaque.index)
+    return turned
+
+
+def _turned_format(pixel_format: str) -> str:
+    """A pixel format with its chroma subsampled along the other axis."""
+    layout = Layout.of(pixel_format)
+    if layout.chroma[0] == layout.chroma[1]:
+        return pixel_format
+    return dataclasses.replace(layout, chroma=layout.chroma[::-1]).planar

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Animated GIF out and animated WebP in; the other two ways are those of any video.
+
+A GIF has 256 colours. One palette for the whole clip is chosen from all of its frames, since a
+palette for each would make still areas flicker; so the frames wait, losslessly compressed, in an
+unnamed temporary file. Dithering is by a fixed pattern for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from av.error import BlockingIOError as NothingYet
+from av.error import EOFError as NothingLeft
+from av.filter import Graph
+from av.filter.context import FilterContext
+from PIL import Image, UnidentifiedImageError
+
+from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame, claim
+from flavr_jax.video.pixels.colour import SRGB, from_rgb
+from flavr_jax.video.pixels.layout import Layout
+
+__all__ = ["GifWriter", "WebPReader"]
+
+logger = logging.getLogger(__name__)
+
+_TICK = Fraction(1, 100)
+# Browsers show a frame of one tick for ten.
+_SHORTEST = 2
+
+
+class GifWriter:
+    """A GIF that repeats forever; frames that come sooner than 20 ms are left out."""
+
+    def __init__(self, path: Path, info: ClipInfo, *, overwrite: bool = False) -> None:
+        """Prepare the file.
+
+        Args:
+            path: of the file.
+            info: of the frames to come.
+            overwrite: whether ``path`` may exist.
+
+        Raises:
+            OSError: ``path`` exists or cannot be written.
+        """
+        self.path, self.info = path, info
+        self._partial = claim(path, overwrite=overwrite)
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self._partial.unlink, missing_ok=True)
+        self._file = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        self._waiting = av.open(self._file, "w", format="nut")
+        stream = self._waiting.add_stream("ffv1", rate=100, options={"level": "3"})
+        stream.width, stream.height, stream.pix_fmt = info.width, info.height, "bgra"
+        stream.time_base = stream.codec_context.time_base = _TICK
+        self._stream = stream
+        alpha = Layout.of(info.pixel_format).alpha
+        self._palette = _graph(info, [("palettegen", f"reserve_transparent={int(alpha)}")])
+        self._ticks: list[int] = []
+        self._end, self._count, self._rounded = 0, 0, False
+
+    def write(self, frame: TimedFrame) -> None:
+        """Add a frame, unless it comes too soon; pts increase."""
+        tick = round(frame.pts / _TICK)
+        self._count += 1
+        self._rounded |= tick * _TICK != frame.pts
+        self._end = round((frame.pts + frame.duration) / _TICK)
+        if self._ticks and tick < self._ticks[-1] + _SHORTEST:
+            return
+        self._ticks.append(tick)
+        picture = from_rgb(frame.pixels, "bgra", self.info.colour)
+        picture.time_base, picture.pts = _TICK, tick
+        self._palette.push(picture)
+        with contextlib.suppress(NothingYet):
+            self._palette.pull()  # otherwise pictures pile up in front of the filter
+        self._waiting.mux(self._stream.encode(picture))
+
+    def __enter__(self) -> GifWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Once the partial file has its final name, removing it removes nothing.
+        with self._stack:
+            self._waiting.mux(self._stream.encode(None))
+            self._waiting.close()
+            if kind is not None:
+                return
+            self._palette.push(None)
+            self._write_gif(self._palette.vpull())
+            self._partial.replace(self.path)
+        lost = self._count - len(self._ticks)
+        if self._rounded or lost:
+            left_out = f", and {lost} of {self._count} frames are left out" if lost else ""
+            logger.warning(
+                "%s: a GIF counts in 10 ms and shows at most 50 frames a second: times are "
+                "rounded%s.",
+                self.path,
+                left_out,
+            )
+
+    def _write_gif(self, palette: av.VideoFrame) -> None:
+        graph = Graph()
+        frames = _buffer(graph, self.info.width, self.info.height)
+        colours = _buffer(graph, palette.width, palette.height)
+        use = graph.add("paletteuse", "dither=bayer:bayer_scale=3:diff_mode=rectangle")
+        sink = graph.add("buffersink")
+        frames.link_to(use, 0, 0)
+        colours.link_to(use, 0, 1)
+        use.link_to(sink)
+        graph.configure()
+        colours.push(palette)
+        colours.push(None)
+        self._file.seek(0)
+        delay = max(_SHORTEST, self._end - self._ticks[-1])
+        options = {"loop": "0", "final_delay": str(delay)}
+        with (
+            av.open(self._file, "r", format="nut") as waiting,
+            av.open(str(self._partial), "w", format="gif", options=options) as output,
+        ):
+            stream = output.add_stream("gif", rate=100)
+            stream.width, stream.height, stream.pix_fmt = self.info.width, self.info.height, "pal8"
+            stream.time_base = stream.codec_context.time_base = _TICK
+            for tick, frame in zip(self._ticks, waiting.decode(video=0), strict=True):
+                frame.time_base, frame.pts = _TICK, tick
+                frames.push(frame)
+                for picture in _pulled(sink):
+                    output.mux(stream.encode(picture))
+            frames.push(None)
+            for picture in _pulled(sink):
+                output.mux(stream.encode(picture))
+            output.mux(stream.encode(None))
+
+
+class WebPReader:
+    """An animated WebP, through Pillow: FFmpeg reads them only in its newest version."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at the file.
+
+        Raises:
+            OSError: it is missing or cannot be read.
+            ValueError: it is not a WebP.
+        """
+        self.path = path
+        self.damage: str | None = None
+        with _opened(path) as image:
+            image.load()
+            shown = Fraction(image.info.get("duration", 0) or 100, 1000)
+            self.info = ClipInfo(
+                image.width,
+                image.height,
+                rate=1 / shown,
+                time_base=Fraction(1, 1000),
+                frame_count=getattr(image, "n_frames", 1),
+                colour=SRGB,
+                pixel_format="rgba" if image.mode == "RGBA" else "rgb24",
+            )
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        form = self.info.pixel_format
+        pts = Fraction(0)
+        with _opened(self.path) as image:
+            for index in range(self.info.frame_count or 1):
+                image.seek(index)
+                pixels = np.asarray(image.convert("RGBA" if form == "rgba" else "RGB"))
+                duration = Fraction(image.info.get("duration", 0) or 100, 1000)
+                original = av.VideoFrame.from_ndarray(pixels, form)
+                original.opaque = Origin(index)
+                yield TimedFrame(pixels, pts, duration, original)
+                pts += duration
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(path, formats=["WEBP"])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a WebP that can be read.") from error
+    with image:
+        yield image
+
+
+def _buffer(graph: Graph, width: int, height: int) -> FilterContext:
+    add_buffer: Any = graph.add_buffer  # PyAV 18 says that it takes no name of a format
+    return add_buffer(width=width, height=height, format="bgra", time_base=_TICK)
+
+
+def _graph(info: ClipInfo, filters: list[tuple[str, str]]) -> Graph:
+    """Pictures in, through filters one after the other, and out."""
+    graph = Graph()
+    nodes = [graph.add(name, arguments) for name, arguments in filters]
+    graph.link_nodes(_buffer(graph, info.width, info.height), *nodes, graph.add("buffersink"))
+    return graph.configure() or graph
+
+
+def _pulled(sink: FilterContext) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            picture = sink.pull()
+        except (NothingYet, NothingLeft):
+            return
+        assert isinstance(picture, av.VideoFrame)
+        yield picture

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution's gradient with respect to its kernel."""

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels on a real Hopper GPU: values, repeatability, sizes. Skipped without one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from pallas_kernels.core import device
+from tests.pallas_kernels.oracles import (
+    assert_close,
+    draw,
+    leaky_relu,
+    oracle_conv3d,
+    oracle_conv3d_transpose,
+    oracle_gate,
+    rounded,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(device.why_not() is not None, reason="needs a Hopper GPU"),
+]
+mosaic = {"implementation": "mosaic_gpu"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "time", "pixels"),
+    [
+        ("bfloat16", 4, (33, 17)),
+        ("float16", 4, (7, 70)),
+        ("bfloat16", 1, (1, 1)),
+        ("float16", 5, (16, 64)),
+        ("bfloat16", 2, (9, 8)),
+    ],
+)
+@pytest.mark.parametrize("channels", [(16, 16), (32, 48), (64, 64), (128, 320)])
+@pytest.mark.parametrize(
+    ("size", "stride"),
+    [((3, 3, 3), 1), ((3, 3, 3), 2), ((1, 1, 1), 2), ((1, 3, 3), 1), ((3, 1, 1), 1)],
+)
+def test_conv3d(size, stride, channels, dtype, time, pixels):
+    x, x64 = rounded(draw(2, time, *pixels, channels[0]), dtype)
+    kernel, kernel64 = rounded(draw(*size, *channels, seed=1) / 16, dtype)
+    bias, bias64 = rounded(draw(channels[1], seed=2), dtype)
+    scale = np.abs(draw(2, channels[1], seed=3)).astype(np.float32)
+    sums = oracle_conv3d(x64, kernel64, (1, stride, stride)) + bias64
+    residual, residual64 = rounded(draw(*sums.shape, seed=4), dtype)
+    actual = pk.conv3d(
+        x,
+        kernel,
+        bias,
+        stride=(1, stride, stride),
+        scale=jnp.asarray(scale),
+        residual=residual,
+        activation="relu",
+        with_totals=True,
+        **mosaic,
+    )
+    expected = np.maximum(sums * scale[:, None, None, None] + residual64, 0)
+    assert_close(actual.values, expected)
+    totals = expected.sum(axis=(2, 3))
+    error = np.abs(np.asarray(actual.totals).sum(axis=2) - totals).max()
+    assert error <= 2e-3 * np.abs(totals).max() + 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("pixels", [(1, 1), (9, 21), (32, 56)])
+@pytest.mark.parametrize("joined", [(64,), (32, 32), (64, 64), (64, 32), (32, 128)])
+def test_gated_convolutions(joined, pixels, dtype):
+    arrays = [rounded(draw(2, 4, *pixels, n, seed=n + i), dtype) for i, n in enumerate(joined)]
+    x64 = np.concatenate([array64 for _, array64 in arrays], axis=-1)
+    gate, gate64 = rounded(draw(64, 64, seed=2) / 8, dtype)
+    bias, bias64 = rounded(draw(64, seed=3), dtype)
+    inputs = tuple(array for array, _ in arrays)
+    for operation, oracle, size in (
+        (pk.gated_conv3d, oracle_conv3d, (3, 3, 3)),
+        (pk.gated_conv3d_transpose, oracle_conv3d_transpose, (3, 4, 4)),
+    ):
+        kernel, kernel64 = rounded(draw(*size, sum(joined), 64, seed=1) / 16, dtype)
+        actual = operation(inputs, kernel, bias, gate, bias, activation="leaky_relu", **mosaic)
+        sums = oracle(x64, kernel64) + bias64
+        assert_close(actual.values, leaky_relu(oracle_gate(sums, gate64, bias64)))
+
+
+@pytest.mark.parametrize("channels", [3, 21])
+def test_the_mirrored_output_convolution(channels):
+    x, x64 = rounded(draw(2, 37, 70, 64), "bfloat16")
+    kernel, kernel64 = rounded(draw(7, 7, 64, channels, seed=1) / 16, "bfloat16")
+    actual = pk.conv2d(x, kernel, padding="reflect", out_dtype=jnp.float32, **mosaic)
+    padded = np.pad(x64, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
+    expected = oracle_conv3d(padded[:, None], kernel64[None])[:, 0, 3:-3, 3:-3]
+    assert_close(actual, expected, float32=1e-5)
+
+
+def test_two_hundred_runs_are_the_same_to_the_bit():
+    x = jnp.asarray(draw(1, 4, 96, 160, 64), jnp.bfloat16)
+    kernel = jnp.asarray(draw(3, 3, 3, 64, 64, seed=1) / 16, jnp.bfloat16)
+    gate, bias = jnp.asarray(draw(64, 64, seed=2) / 8, jnp.bfloat16), jnp.zeros(64, jnp.bfloat16)
+
+    @jax.jit
+    def run(x):
+        y = pk.gated_conv3d(x, kernel, bias, gate, bias, residual=x, with_totals=True, **mosaic)
+        return pk.gated_conv3d_transpose(
+            y, jnp.pad(kernel, ((0, 0), (0, 1), (0, 1), (0, 0), (0, 0))), bias, gate, bias, **mosaic
+        ).values
+
+    first = run(x)
+    assert all(bool((run(x) == first).all()) for _ in range(199))
+
+
+@pytest.mark.parametrize(
+    "pixels", [(16, 16), (24, 1000), (1000, 24), (271, 481), (720, 1280), (2160, 3840)]
+)
+def test_no_size_hangs(pixels):
+    x = jnp.ones((1, 4, *pixels, 64), jnp.bfloat16)
+    kernel = jnp.full((3, 3, 3, 64, 64), 2**-10, jnp.bfloat16)
+    y = jax.jit(functools.partial(pk.conv3d, **mosaic))(x, kernel).values
+    inner = y[0, 1, 1:-1, 1:-1] if min(pixels) > 2 else y[0, 1]
+    assert bool((inner == 27 * 64 / 1024).all())  # exact in bfloat16: 1.6875
+    assert float(y[0, 0, 0, 0, 0]) == 2 * 2 * 2 * 64 / 1024  # a corner of the first frame

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cuts and repeats, and what is neither, in clips that are drawn so that the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flavr_jax.timeline import cuts as detection
+
+SIZE = (72, 128)
+
+
+def picture(seed, size=(SIZE[0], 3 * SIZE[1])):
+    """Coloured noise that is stronger the coarser it is, as pictures of the world are."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((*size, 3))
+    for cell in (48, 24, 12, 6, 3):
+        coarse = random.normal(0, 12 * cell**0.5, (size[0] // cell + 1, size[1] // cell + 1, 3))
+        total += coarse.repeat(cell, 0).repeat(cell, 1)[: size[0], : size[1]]
+    return np.clip(127 + total / 2, 0, 255)
+
+
+def pan(seed, count, speed=1, start=0):
+    whole = picture(seed)
+    return [whole[:, start + speed * n : start + speed * n + SIZE[1]] for n in range(count)]
+
+
+def noisy(frames, sigma, seed=0):
+    random = np.random.default_rng(seed)
+    return [frame + random.normal(0, sigma, frame.shape) for frame in frames]
+
+
+def as_seen(frames):
+    return [
+        detection.thumbnail(np.clip(np.rint(frame), 0, 255).astype(np.uint8)) for frame in frames
+    ]
+
+
+def found(frames, question):
+    small = as_seen(frames)
+    reach = detection.REACH
+    return [
+        n
+        for n in range(1, len(small))
+        if question(small[max(0, n - reach) : n], small[n : n + reach])
+    ]
+
+
+def cuts(frames):
+    return found(frames, detection.is_cut)
+
+
+def repeats(frames):
+    return found(frames, detection.is_repeat)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("speed", [0, 1, 5])
+def test_a_cut_is_found_where_it_is(seed, speed):
+    assert cuts(pan(seed, 10, speed) + pan(seed + 100, 12, speed)) == [10]
+
+
+@pytest.mark.parametrize("lengths", [(1, 9), (9, 1), (1, 1), (5, 1, 1, 5), (1,) * 8, (3, 2, 4)])
+def test_shots_may_be_short(lengths):
+    frames = [frame for seed, length in enumerate(lengths) for frame in pan(seed, length)]
+    assert cuts(frames) == list(np.cumsum(lengths[:-1]))
+
+
+def test_cuts_in_animation_on_threes_are_found():
+    drawn = pan(0, 5, 4) + pan(1, 5, 4)
+    assert cuts([frame for frame in drawn for _ in range(3)]) == [15]
+
+
+@pytest.mark.parametrize("speed", [2, 6, 9])
+def test_a_pan_is_no_cut_even_where_it_begins(speed):
+    frames = pan(0, 20, speed)
+    assert cuts([frames[0]] * 6 + frames + [frames[-1]] * 6) == []
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("light", ["white", "bright", "black"])
+def test_a_flash_is_no_cut(length, light):
+    frames = pan(0, 16)
+    for n in range(6, 6 + length):
+        lit = {"white": 255 + 0 * frames[n], "bright": 90 + 1.3 * frames[n], "black": 0 * frames[n]}
+        frames[n] = lit[light]
+    assert cuts(frames) == []
+
+
+@pytest.mark.parametrize("length", [5, 8, 16])
+def test_fades_and_dissolves_are_no_cuts(length):
+    one, two = pan(0, length + 8), pan(1, length + 8)
+    weights = np.clip((np.arange(length + 8) - 3) / (length + 1), 0, 1)
+    assert cuts([(1 - w) * a + w * b for w, a, b in zip(weights, one, two)]) == []
+    faded = [(1 - w) * a for w, a in zip(weights, one)]
+    assert cuts(faded + [w * b for w, b in zip(weights, two)]) == []
+
+
+def test_noise_is_no_cut():
+    assert cuts(noisy([picture(0)] * 12, 15)) == []
+
+
+def test_a_picture_in_between_that_is_another_is_two_cuts():
+    frames = pan(0, 14)
+    frames[6] = pan(7, 1)[0]
+    assert cuts(frames) == [6, 7]
+
+
+@pytest.mark.parametrize("noise", [0, 1.5])
+@pytest.mark.parametrize("pattern", [(2,), (3,), (2, 3), (1, 1, 1, 2), (5,)])
+def test_repeats_are_found_although_they_were_compressed(pattern, noise):
+    runs = [1, *(pattern[n % len(pattern)] for n in range(7))]
+    frames = [frame for frame, run in zip(pan(0, 8, 2), runs) for _ in range(run)] + pan(
+        0, 1, 0, 99
+    )
+    starts = {int(n) for n in np.cumsum([0, *runs])}
+    assert set(repeats(noisy(frames, noise))) == set(range(sum(runs))) - starts
+
+
+def test_slow_motion_everywhere_is_no_repeat():
+    whole = picture(0)
+    slow = [(1 - n / 8) * whole[:, :128] + n / 8 * whole[:, 1:129] for n in range(9)]
+    assert repeats(slow) == []
+
+
+def test_a_small_thing_that_moves_is_no_repeat():
+    frames = pan(0, 10, 0)
+    for n, frame in enumerate(frames):
+        frames[n] = frame.copy()
+        frames[n][20:32, 4 * n : 4 * n + 12] = 255
+    assert repeats(frames) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (7, 3), (720, 1280)])
+def test_any_size_has_a_thumbnail(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    small = detection.thumbnail(pixels)
+    assert detection.mismatch(small, small) < 0.01
+    assert detection.motion(small, small) == detection.difference(small, small) == 0
+
+
+def test_sixteen_bits_and_alpha_are_seen_as_they_are_shown():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    deep = pixels.astype(np.uint16) * 257
+    shown = np.concatenate([deep, np.full_like(deep[..., :1], 65535)], axis=-1)
+    hidden = np.concatenate([deep, np.zeros_like(deep[..., :1])], axis=-1)
+    expected = detection.thumbnail(pixels).cells
+    assert np.abs(detection.thumbnail(deep).cells - expected).max() < 0.01
+    assert np.abs(detection.thumbnail(shown).cells - expected).max() < 0.01
+    assert np.abs(detection.thumbnail(hidden).cells).max() == 0

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GIF and WebP, checked with Pillow as an independent reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from flavr_jax.video.files.encoders import Encoding
+from flavr_jax.video.files.reader import open_source
+from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.frames import ClipInfo, TimedFrame
+
+INFO = ClipInfo(32, 24, Fraction(25), Fraction(1, 25))
+
+
+def write(path, frames, info=INFO, **options):
+    with open_sink(str(path), info, source=None, encoding=Encoding(**options)) as sink:
+        for frame in frames:
+            sink.write(frame)
+    return path
+
+
+def squares(count, step=Fraction(1, 25), channels=3, start=Fraction(0)):
+    """A red square that moves over green; transparent where there is alpha."""
+    for index in range(count):
+        pixels = np.zeros((24, 32, 4), np.uint8)
+        pixels[..., 1] = 200
+        pixels[8:16, 2 * index : 2 * index + 8] = (220, 30, 30, 255)
+        if channels == 3:
+            pixels[..., 3] = 255
+        yield TimedFrame(pixels[..., :channels], start + index * step, step)
+
+
+def pictures(path):
+    with Image.open(path) as image:
+        for frame in ImageSequence.Iterator(image):
+            frame.load()
+            yield np.asarray(frame.convert("RGBA")), frame.info.get("duration")
+
+
+def test_a_gif_keeps_colours_and_durations(tmp_path, caplog):
+    path = write(tmp_path / "a.gif", squares(5))
+    found = list(pictures(path))
+    assert [duration for _, duration in found] == [40] * 5
+    for (picture, _), frame in zip(found, squares(5), strict=True):
+        assert np.abs(picture[..., :3].astype(int) - frame.pixels).max() <= 8  # 6-bit palettes
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+    assert caplog.text == ""
+
+
+def test_a_gif_rounds_times_without_drift_and_says_so(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        path = write(tmp_path / "a.gif", squares(10, Fraction(1, 24)))
+    durations = [duration for _, duration in pictures(path)]
+    assert set(durations) == {40, 50}
+    assert sum(durations) == 420  # 416.7 ms, in steps of 10
+    assert "times are rounded." in caplog.text
+
+
+def test_a_gif_leaves_frames_out_that_come_too_fast(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        path = write(tmp_path / "a.gif", squares(13, Fraction(1, 200)))
+    assert [duration for _, duration in pictures(path)] == [20, 20, 20, 20]
+    assert "9 of 13 frames are left out" in caplog.text
+
+
+def test_a_gif_keeps_transparency(tmp_path):
+    info = dataclasses.replace(INFO, pixel_format="rgba")
+    path = write(tmp_path / "a.gif", squares(3, channels=4), info)
+    for (picture, _), frame in zip(pictures(path), squares(3, channels=4), strict=True):
+        np.testing.assert_array_equal(picture[..., 3], frame.pixels[..., 3])
+
+
+def test_still_areas_of_a_gif_do_not_flicker(tmp_path):
+    x, y = np.mgrid[0:24, 0:32]
+    still = np.stack([4 * x + 60, 3 * y + 90, 200 - 2 * x], axis=-1).astype(np.uint8)
+    random = np.random.default_rng(0)
+
+    def frames():
+        for index in range(4):
+            pixels = still.copy()
+            pixels[:, 24:] = random.integers(0, 255, (24, 8, 3))
+            yield TimedFrame(pixels, Fraction(index, 25), Fraction(1, 25))
+
+    shown = [picture for picture, _ in pictures(write(tmp_path / "a.gif", frames()))]
+    for other in shown[1:]:
+        np.testing.assert_array_equal(other[:, :24], shown[0][:, :24])
+
+
+def test_a_gif_is_read_back(tmp_path):
+    source = open_source(write(tmp_path / "a.gif", squares(3)))
+    frames = list(source)
+    assert [frame.pts for frame in frames] == [0, Fraction(1, 25), Fraction(2, 25)]
+    assert frames[0].pixels.shape == (24, 32, 4)
+
+
+def test_an_interrupted_gif_leaves_nothing(tmp_path):
+    def frames():
+        yield from squares(2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.gif", frames())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lossless_webp_is_exact_with_alpha_and_milliseconds(tmp_path):
+    info = dataclasses.replace(INFO, pixel_format="rgba")
+    frames = list(squares(4, Fraction(1, 24), channels=4))
+    for frame in frames:
+        frame.pixels[0, :, 3] = np.arange(32) * 8  # WebP has all shades of transparency
+    path = write(tmp_path / "a.webp", frames, info, lossless=True)
+    found = list(pictures(path))
+    assert [duration for _, duration in found] in (
+        [42, 41, 42, 42],
+        [41, 42, 42, 41],
+        [42, 41, 42, 41],
+    )
+    for (picture, _), frame in zip(found, frames, strict=True):
+        seen = frame.pixels[..., 3] > 0  # what lies under full transparency is not kept
+        np.testing.assert_array_equal(picture[seen], frame.pixels[seen])
+        np.testing.assert_array_equal(picture[..., 3], frame.pixels[..., 3])
+
+
+def test_an_animated_webp_is_read(tmp_path):
+    images = [Image.fromarray(frame.pixels) for frame in squares(3, channels=4)]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True,
+                   duration=[40, 100, 60])  # fmt: skip
+    source = open_source(tmp_path / "a.webp")
+    frames = list(source)
+    assert [frame.pts for frame in frames] == [0, Fraction(1, 25), Fraction(7, 50)]
+    assert frames[-1].duration == Fraction(3, 50)
+    assert source.info.frame_count == 3
+    opaque = np.asarray(images[2])[..., 3] > 0
+    np.testing.assert_array_equal(frames[2].pixels[opaque], np.asarray(images[2])[opaque])
+    assert source.info.pixel_format == "rgba"
+
+
+def test_junk_is_no_webp(tmp_path):
+    (tmp_path / "a.webp").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"a\.webp is not a WebP"):
+        open_source(tmp_path / "a.webp")
