@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import re
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -132,12 +132,29 @@ def packets_of():
     return packets
 
 
+OLDEST_ORACLE = (7, 0)
+"""FFmpeg 5.1 misreads yuv444p in H.264, prints no MaxCLL and cannot convert to half floats."""
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """The version that an ffmpeg program reports, such as (7, 0, 2); () for an unnumbered build."""
+    banner = subprocess.run([program, "-version"], capture_output=True, check=True, timeout=60)
+    found = re.match(r"ffmpeg version n?(\d+(?:\.\d+)*)", banner.stdout.decode())
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
 @pytest.fixture(scope="session")
 def ffmpeg():
-    """Run ffmpeg, a reader that shares no code with ours: bytes of stdout, and what it reports."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        program = pytest.importorskip("imageio_ffmpeg", reason="no ffmpeg").get_ffmpeg_exe()
+    """Run ffmpeg, a reader that shares no code with ours: bytes of stdout, and what it reports.
+
+    The program is the one that imageio-ffmpeg brings along, never the one on the PATH, which may
+    be of any age. On platforms where imageio-ffmpeg has none, it looks on the PATH too.
+    """
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="install the `test` extra")
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    version = version_of(program)
+    if version and version < OLDEST_ORACLE:
+        pytest.skip(f"{program} is FFmpeg {version}; the tests need {OLDEST_ORACLE} or newer.")
 
     def run(*arguments) -> tuple[bytes, str]:
         command = [program, "-hide_banner", *map(str, arguments)]
