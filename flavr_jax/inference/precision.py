@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from flavr_jax.config import ModelConfig, Precision
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import explain
 
 __all__ = ["Prepared", "prepare"]
@@ -73,13 +73,13 @@ def prepare(
     if precision not in _TYPES:
         raise ValueError(f"`precision` is {precision!r}; choose auto, {', '.join(_TYPES)}.")
     if precision != "fp8":
-        return Prepared(flavr.pack(config, _cast(params, precision)), precision)
+        return Prepared(quantized.pack(config, _cast(params, precision)), precision)
     if not scales:
         raise ValueError(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
             "scripts/quantize.py CHECKPOINT --output DIR, or use bf16."
         )
-    return Prepared(flavr.pack(config, _cast(params, "fp8"), scales), "fp8")
+    return Prepared(quantized.pack(config, _cast(params, "fp8"), scales), "fp8")
 
 
 def _fastest(
@@ -92,14 +92,14 @@ def _fastest(
     else:
         refused = _why_slow(config, scales)
         chosen = "fp8" if refused is None else "bf16"
-        in_8_bits = f"{len(scales)} of {len(flavr.feature_maps(config))} feature maps"
+        in_8_bits = f"{len(scales)} of {len(quantized.feature_maps(config))} feature maps"
         reason = f"not fp8: {refused}" if refused else in_8_bits
     return dataclasses.replace(prepare(config, params, chosen, scales), reason=reason)
 
 
 def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
     """Why some convolution would not run on the kernels for 8 bits; None if all do."""
-    packed = flavr.parameter_shapes(config, _TYPES["fp8"], scales)
+    packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
         if "mosaic_gpu" in choice.refused:

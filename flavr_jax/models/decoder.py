@@ -65,7 +65,11 @@ class Decoder(nnx.Module):
         """What the next stage reads: both, their sum, or the decoder's own features alone."""
         if self.join == "concat":
             return (x, skip)
-        return (x.map(lambda values: values + skip.values),) if self.join == "add" else (x,)
+        if self.join == "none":
+            return (x,)
+        # A map in 8 bits is stored in units of its own scale; a sum needs both in the same units.
+        values = x.in_units().values
+        return (FeatureMap(values + skip.in_units(values.dtype).values),)
 
 
 class DecoderStage(nnx.Module):

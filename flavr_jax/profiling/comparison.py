@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import Implementation
 from flavr_jax.profiling.timing import Timing, measure
 from flavr_jax.profiling.torch_peer import TorchPeer
@@ -123,15 +123,15 @@ class Case:
         dtype = TYPES[precision]
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
         scales = self._scales if precision == "fp8" else None
-        return flavr.pack(self.config, params, scales, implementation=implementation)
+        return quantized.pack(self.config, params, scales, implementation=implementation)
 
     @functools.cached_property
     def _scales(self) -> dict[str, float]:
         """Of all feature maps, from a part of the first window: they are noise everywhere."""
         window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
-        ranges = functools.partial(flavr.ranges, self.config, implementation="xla")
+        ranges = functools.partial(quantized.ranges, self.config, implementation="xla")
         largest = jax.jit(ranges)(self.params, window)
-        return flavr.scales_for({name: float(value) for name, value in largest.items()})
+        return quantized.scales_for({name: float(value) for name, value in largest.items()})
 
     def error(self, outputs: Any) -> float | None:
         """Norm of the difference from float32 over the norm of what the network adds."""

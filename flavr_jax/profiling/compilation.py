@@ -23,7 +23,7 @@ from jax.sharding import SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
 from flavr_jax.profiling.comparison import TYPES
 
@@ -132,8 +132,10 @@ def compile_kernels(
 
 def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
     """The parameters as the kernels take them, with shapes in place of arrays."""
-    scales = dict.fromkeys(flavr.feature_maps(config), 1.0) if precision == "fp8" else None
-    return flavr.parameter_shapes(config, TYPES[precision], scales)
+    if precision != "fp8":
+        return flavr.parameter_shapes(config, TYPES[precision])
+    scales = dict.fromkeys(quantized.feature_maps(config), 1.0)
+    return quantized.packed_shapes(config, TYPES[precision], scales)
 
 
 def read_notes(notes: Path) -> CompiledKernel:

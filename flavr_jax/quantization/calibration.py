@@ -24,7 +24,7 @@ from jaxtyping import Float
 from rich.table import Table
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.quantization.clips import Example
 
 __all__ = ["Limits", "Loss", "MapReport", "Report", "choose", "largest", "losses"]
@@ -109,7 +109,7 @@ class MapReport:
     """One feature map.
 
     Attributes:
-        name: see :func:`flavr_jax.models.flavr.feature_maps`.
+        name: see :func:`flavr_jax.models.quantized.feature_maps`.
         largest: magnitude that was met.
         scale: what one unit of a stored number would be worth.
         alone: what is lost if this map alone is stored in 8 bits; None where that was not measured.
@@ -141,7 +141,7 @@ class Report:
 
     @property
     def scales(self) -> dict[str, float]:
-        """Of the maps that are to be stored in 8 bits; for :func:`flavr_jax.models.flavr.pack`."""
+        """Scales of the maps in 8 bits, for :func:`flavr_jax.models.quantized.pack`."""
         return {each.name: each.scale for each in self.maps if each.in_8_bits}
 
     def table(self) -> Table:
@@ -187,8 +187,8 @@ def largest(
     Raises:
         ValueError: the network makes one of them infinite or NaN.
     """
-    run = jax.jit(functools.partial(flavr.ranges, config))
-    found = dict.fromkeys(flavr.feature_maps(config), 0.0)
+    run = jax.jit(functools.partial(quantized.ranges, config))
+    found = dict.fromkeys(quantized.feature_maps(config), 0.0)
     for window in windows:
         met = jax.device_get(run(params, jnp.asarray(window)[None]))
         # Not Python's max, which may pass over a NaN.
@@ -218,7 +218,7 @@ def losses(config: ModelConfig, params: flavr.Parameters, examples: Sequence[Exa
         exact = [_predict(config, params, each) for each in examples]
 
     def loss(scales: Mapping[str, float]) -> Loss:
-        packed = flavr.pack(config, narrow, scales)
+        packed = quantized.pack(config, narrow, scales)
         lost: dict[str, list[tuple[float, float]]] = {}
         for each, wanted in zip(examples, exact):
             of_window = _lost(_predict(config, packed, each), wanted, each.truth)
@@ -254,7 +254,7 @@ def choose(
         ValueError: the network has no feature map that could be stored in 8 bits.
     """
     limits = limits or Limits()
-    scales = flavr.scales_for(magnitudes)
+    scales = quantized.scales_for(magnitudes)
     if not scales:
         raise ValueError(
             "this network has no feature map that could be stored in 8 bits: those are outputs of "
@@ -324,7 +324,7 @@ def _dropped(
 
 def _share(config: ModelConfig, scales: Mapping[str, float]) -> float:
     """Of all products of 3-D convolutions, those in 8 bits."""
-    every = flavr.convolutions(config)
+    every = quantized.convolutions(config)
     done = sum(each.products for each in every if each.in_8_bits(scales))
     return done / sum(each.products for each in every)
 

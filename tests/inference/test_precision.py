@@ -7,11 +7,11 @@ import flavr_jax
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.precision import prepare
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
 
 CONFIG = ModelConfig(width=32, n_outputs=1)
-SCALES = dict.fromkeys(flavr.feature_maps(CONFIG), 0.02)
+SCALES = dict.fromkeys(quantized.feature_maps(CONFIG), 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_auto_is_16_bits_on_another_gpu_and_says_why(params, on_gpu):
 
 def test_auto_is_16_bits_where_the_kernels_do_not_fit_the_network(on_gpu):
     narrow = ModelConfig(width=4, n_outputs=1)
-    scales = dict.fromkeys(flavr.feature_maps(narrow), 0.02)
+    scales = dict.fromkeys(quantized.feature_maps(narrow), 0.02)
     with assume_hopper():
         prepared = prepare(narrow, flavr.init(narrow, jax.random.key(0)), "auto", scales)
     assert prepared.precision == "bf16"

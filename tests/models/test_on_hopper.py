@@ -9,16 +9,17 @@ import pytest
 
 import pallas_kernels as pk
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.models.presets import PRESETS
 from pallas_kernels.core import device
 
 
 def abstract(config, dtype, batch, height, width):
-    scales = None
     if dtype == "fp8":
-        dtype, scales = jnp.bfloat16, dict.fromkeys(flavr.feature_maps(config), 1.0)
-    params = flavr.parameter_shapes(config, dtype, scales)
+        scales = dict.fromkeys(quantized.feature_maps(config), 1.0)
+        params = quantized.packed_shapes(config, jnp.bfloat16, scales)
+    else:
+        params = flavr.parameter_shapes(config, dtype)
     return params, jax.ShapeDtypeStruct((batch, config.n_inputs, height, width, 3), jnp.float32)
 
 
@@ -102,9 +103,9 @@ def test_the_network_on_the_gpu_is_close_to_float32(preset, size, dtype, toleran
 def test_the_network_of_8_bits_on_the_gpu_is_its_definition(preset, size):
     config, params, windows = network(preset, size)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-    largest = jax.jit(partial(flavr.ranges, config))(half, windows)
-    scales = flavr.scales_for({name: float(value) for name, value in largest.items()})
-    packed = flavr.pack(config, half, scales, implementation="mosaic_gpu")
+    largest = jax.jit(partial(quantized.ranges, config))(half, windows)
+    scales = quantized.scales_for({name: float(value) for name, value in largest.items()})
+    packed = quantized.pack(config, half, scales, implementation="mosaic_gpu")
     with jax.default_matmul_precision("highest"):
         exact = flavr.apply(config, params, windows, implementation="xla")
         definition = jax.jit(partial(flavr.apply, config, implementation="xla"))(packed, windows)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.profiling.costs import layer_costs
 from pallas_kernels import QuantizedKernel
 
@@ -20,12 +20,12 @@ CONFIG = ModelConfig(width=8, n_outputs=2)
 def network():
     params = flavr.init(CONFIG, jax.random.key(0))
     windows = jax.random.uniform(jax.random.key(1), (1, 4, 32, 40, 3))
-    largest = jax.jit(partial(flavr.ranges, CONFIG))(params, windows)
+    largest = jax.jit(partial(quantized.ranges, CONFIG))(params, windows)
     return params, windows, {name: float(value) for name, value in largest.items()}
 
 
 def test_a_convolution_names_what_it_reads_and_adds():
-    every = {each.name: each for each in flavr.convolutions(CONFIG)}
+    every = {each.name: each for each in quantized.convolutions(CONFIG)}
     assert len(every) == 25
     assert every["encoder/stem"].reads == (None,)
     first, second = (every[f"encoder/layer1/{n}/conv2"] for n in (0, 1))
@@ -39,12 +39,12 @@ def test_a_convolution_names_what_it_reads_and_adds():
 
 def test_products_are_those_of_the_definition():
     costs = [cost for cost in layer_costs(CONFIG, 1, 64, 64) if cost.scope not in ("fuse", "out")]
-    for each, cost in zip(flavr.convolutions(CONFIG), costs, strict=True):
+    for each, cost in zip(quantized.convolutions(CONFIG), costs, strict=True):
         assert 2 * each.products == cost.dense_flops
 
 
 def test_what_only_the_fusion_reads_keeps_16_bits():
-    maps = flavr.feature_maps(CONFIG)
+    maps = quantized.feature_maps(CONFIG)
     assert len(maps) == 24
     assert "decoder/stages/4/conv" not in maps
 
@@ -55,12 +55,12 @@ def test_what_only_the_fusion_reads_keeps_16_bits():
     ids=str,
 )
 def test_maps_that_something_else_reads_keep_16_bits(variant, count):
-    assert len(flavr.feature_maps(ModelConfig(width=8, **variant))) == count
+    assert len(quantized.feature_maps(ModelConfig(width=8, **variant))) == count
 
 
 def test_a_range_is_the_largest_magnitude(network):
     params, windows, magnitudes = network
-    assert set(magnitudes) == set(flavr.feature_maps(CONFIG))
+    assert set(magnitudes) == set(quantized.feature_maps(CONFIG))
     kernel = np.asarray(params["encoder"]["stem"]["kernel"], np.float64)
     x = np.asarray(windows[0] - windows.mean(axis=(0, 1, 2, 3)), np.float64)
     padded = np.pad(x, ((1, 1), (3, 3), (3, 3), (0, 0)))
@@ -75,7 +75,7 @@ def test_a_range_is_the_largest_magnitude(network):
 
 def test_8_bits_are_a_few_percent_off_and_packed_as_asked(network):
     params, windows, magnitudes = network
-    packed = flavr.pack(CONFIG, params, flavr.scales_for(magnitudes))
+    packed = quantized.pack(CONFIG, params, quantized.scales_for(magnitudes))
     last = packed["decoder"]["stages"]["4"]["conv"]["kernel"]
     assert isinstance(last, QuantizedKernel)
     assert last.values.dtype == jnp.float8_e4m3fn
@@ -89,9 +89,9 @@ def test_8_bits_are_a_few_percent_off_and_packed_as_asked(network):
 
 def test_a_map_of_16_bits_takes_its_readers_back_to_16_bits(network):
     params, windows, magnitudes = network
-    scales = flavr.scales_for(magnitudes)
+    scales = quantized.scales_for(magnitudes)
     del scales["encoder/layer1/0/conv2"]  # read by the next block, and added in it
-    packed = flavr.pack(CONFIG, params, scales)
+    packed = quantized.pack(CONFIG, params, scales)
     block = packed["encoder"]["layer1"]["1"]
     assert block["conv1"]["kernel"].scales is None
     assert block["conv2"]["kernel"].scales is None
@@ -101,7 +101,7 @@ def test_a_map_of_16_bits_takes_its_readers_back_to_16_bits(network):
 
 def test_black_flat_and_flashing_windows_stay_numbers(network):
     params, _, magnitudes = network
-    packed = flavr.pack(CONFIG, params, flavr.scales_for(magnitudes))
+    packed = quantized.pack(CONFIG, params, quantized.scales_for(magnitudes))
     flash = jnp.zeros((1, 4, 32, 40, 3)).at[:, ::2].set(1.0)
     board = (
         jnp.indices((32, 40)).sum(axis=0)[None, None, :, :, None] % 2 * jnp.ones((1, 4, 1, 1, 3))
@@ -112,6 +112,19 @@ def test_black_flat_and_flashing_windows_stay_numbers(network):
         assert float(jnp.abs(made - exact).max()) < 0.1 * (float(jnp.ptp(exact)) + 1e-3)
 
 
+def test_skips_in_8_bits_can_be_added_to_the_decoder():
+    config = ModelConfig(width=8, join="add")
+    params = flavr.init(config, jax.random.key(0))
+    windows = jax.random.uniform(jax.random.key(1), (1, 4, 16, 16, 3))
+    scales = quantized.scales_for(
+        {name: float(value) for name, value in quantized.ranges(config, params, windows).items()}
+    )
+    exact = flavr.apply(config, params, windows)
+    ours = flavr.apply(config, quantized.pack(config, params, scales), windows)
+    error = jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact - windows.mean())
+    assert 1e-4 < error < 0.2
+
+
 def test_scales_of_another_network_are_refused():
     with pytest.raises(ValueError, match="'encoder/layer9'"):
-        flavr.pack(CONFIG, flavr.init(CONFIG, jax.random.key(0)), {"encoder/layer9": 1.0})
+        quantized.pack(CONFIG, flavr.init(CONFIG, jax.random.key(0)), {"encoder/layer9": 1.0})

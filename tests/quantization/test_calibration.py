@@ -12,13 +12,13 @@ import flavr_jax
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.quantization import calibration
 from flavr_jax.quantization.calibration import Limits, Loss
 from flavr_jax.quantization.clips import Example
 
 CONFIG = ModelConfig(width=2, n_outputs=1)
-MAPS = flavr.feature_maps(CONFIG)
+MAPS = quantized.feature_maps(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_of_two_equally_harmful_maps_the_one_with_the_cheaper_readers_gets_16_bi
     # One is read by the last upsampling, the other by the half-sized convolution that begins a
     # stage: 2·2·48 taps at a quarter of 4 times the pixels are more than 2·4·27 at a quarter.
     costs = {"decoder/stages/3/conv": 0.02, "encoder/layer3/0/shortcut": 0.02}
-    by_name = {each.name: each.products for each in flavr.convolutions(CONFIG)}
+    by_name = {each.name: each.products for each in quantized.convolutions(CONFIG)}
     assert by_name["decoder/stages/4/conv"] > by_name["encoder/layer3/0/conv2"]
     report = choose(costs, Limits(0.1, 0.025))
     assert [m.name for m in report.maps if not m.in_8_bits] == ["encoder/layer3/0/shortcut"]
@@ -105,7 +105,7 @@ def test_nothing_is_stored_in_8_bits_where_nothing_helps():
 
 def test_the_share_of_products_counts_convolutions_whose_inputs_are_all_in_8_bits():
     report = choose({"encoder/stem": 1.0}, Limits(0.01, 0.02))
-    every = flavr.convolutions(CONFIG)
+    every = quantized.convolutions(CONFIG)
     readers = {"encoder/stem", "encoder/layer1/0/conv1", "decoder/stages/4/conv"}
     readers.add("encoder/layer1/0/conv2")  # adds the stem's output to its own
     left = sum(each.products for each in every if each.name not in readers)
@@ -150,7 +150,7 @@ def test_losses_are_differences_of_psnr_or_what_an_unrelated_error_costs(params)
     inputs = random.random((2, 4, 16, 16, 3), np.float32)
     truth = random.random((2, 1, 16, 16, 3), np.float32)
     scales = {"encoder/stem": 0.02, "decoder/stages/3/conv": 0.02}
-    packed = flavr.pack(CONFIG, params, scales)
+    packed = quantized.pack(CONFIG, params, scales)
     exact, narrow = (  # through the function that losses call, which is compiled already then
         np.concatenate([calibration._apply(CONFIG, which, one[None]) for one in inputs])
         for which in (params, packed)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from flavr_jax import checkpoint, cli
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 from flavr_jax.quantization import calibration
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "quantize.py"
@@ -89,7 +89,7 @@ def test_a_clip_gives_a_checkpoint_with_scales_and_their_origin(
     before, after = checkpoint.load(network), checkpoint.load(tmp_path / "new")
     assert (after.config, after.provenance) == (before.config, before.provenance)
     assert jax.tree.all(jax.tree.map(np.array_equal, after.params, before.params))
-    maps = flavr.feature_maps(CONFIG)
+    maps = quantized.feature_maps(CONFIG)
     assert set(after.quantization.scales) == set(maps) - {"encoder/stem"}
     origin = after.quantization.provenance
     assert (origin["clips"], origin["windows"]) == (["noise"], 1)
