@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +25,7 @@ from flavr_jax import config as configs
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
+from flavr_jax.partial import Partial, written_whole
 
 __all__ = [
     "Checkpoint",
@@ -40,8 +39,8 @@ __all__ = [
     "save",
 ]
 
-PARTIAL = ".partial"
 QUANTIZATION = "quantization.json"
+_ITEMS = ("params", "config", "provenance")
 Config = TypeVar("Config", ModelConfig, ClassifierConfig)
 
 
@@ -101,27 +100,20 @@ def save(
     path = Path(path).absolute()
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another directory or pass --overwrite.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
     items = {
         "params": ocp.args.StandardSave(jax.tree.map(np.asarray, params)),
         "config": ocp.args.JsonSave(dataclasses.asdict(config)),
         "provenance": ocp.args.JsonSave(provenance or {}),
     }
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(partial, ocp.args.Composite(**items))
-    for marker in partial.rglob("commit_success.txt"):
-        marker.unlink()  # holds this machine's path; the renaming below is what commits
-    if quantization is not None:
-        add_quantization(partial, quantization)
-    if path.exists():
-        old = path.with_name(path.name + ".old" + PARTIAL)
-        path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old)
-    else:
-        partial.rename(path)
+    with Partial(path, overwrite=overwrite, folder=True, ours=_is_ours) as partial:
+        new = partial.path / "new"  # Orbax makes the folder itself
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(new, ocp.args.Composite(**items))
+        for marker in new.rglob("commit_success.txt"):
+            marker.unlink()  # holds this machine's path; the renaming below is what commits
+        if quantization is not None:
+            add_quantization(new, quantization)
+        partial.commit(new)
 
 
 def add_quantization(path: str | Path, quantization: Quantization) -> None:
@@ -130,10 +122,14 @@ def add_quantization(path: str | Path, quantization: Quantization) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    file = Path(path) / QUANTIZATION
-    partial = file.with_name(file.name + PARTIAL)
-    partial.write_text(json.dumps(dataclasses.asdict(quantization), indent=1) + "\n")
-    os.replace(partial, file)
+    with written_whole(Path(path) / QUANTIZATION) as partial:
+        partial.write_text(json.dumps(dataclasses.asdict(quantization), indent=1) + "\n")
+
+
+def _is_ours(entry: Path) -> bool:
+    """True for what ``save`` writes into a checkpoint's folder, and replaces."""
+    names = (*_ITEMS, QUANTIZATION, "_CHECKPOINT_METADATA", "_METADATA")
+    return entry.name in names and all((entry.parent / name).is_dir() for name in _ITEMS)
 
 
 def load(path: str | Path) -> Checkpoint:

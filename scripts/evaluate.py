@@ -17,6 +17,7 @@ from flavr_jax import cli, evaluation
 from flavr_jax.config import Precision
 from flavr_jax.data import sources
 from flavr_jax.evaluation import baselines, tables
+from flavr_jax.partial import written_whole
 from flavr_jax.timeline import shots
 
 
@@ -89,7 +90,8 @@ def main(options: Options) -> None:
     if options.csv is not None:
         evaluation.write_csv(options.csv, samples)
     if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        with written_whole(options.json) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _print(data_set: sources.DataSet, scores: dict[str, list[evaluation.Sample]]) -> None:

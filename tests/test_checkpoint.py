@@ -42,6 +42,26 @@ def test_an_existing_checkpoint_is_kept_unless_told_otherwise(tmp_path, params):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_writing_a_checkpoint_removes_nothing_of_the_users(tmp_path, params):
+    for name in ("a.partial", "a.old.partial"):
+        checkpoint.save(tmp_path / name, CONFIG, params, provenance={"name": name})
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    (tmp_path / "a" / "MODEL_CARD.md").write_text("years of notes")
+    checkpoint.save(tmp_path / "a", CONFIG, params, provenance={"run": 2}, overwrite=True)
+    assert (tmp_path / "a" / "MODEL_CARD.md").read_text() == "years of notes"
+    assert checkpoint.load(tmp_path / "a").provenance == {"run": 2}
+    for name in ("a.partial", "a.old.partial"):
+        assert checkpoint.load(tmp_path / name).provenance == {"name": name}
+
+
+def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path, params):
+    (tmp_path / "home" / "config").mkdir(parents=True)
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="never replaced"):
+        checkpoint.save(tmp_path / "home", CONFIG, params, overwrite=True)
+    assert (tmp_path / "home" / "config").is_dir()
+
+
 def test_a_checkpoint_does_not_tell_where_it_was_written(tmp_path, params):
     checkpoint.save(tmp_path / "a", CONFIG, params)
     files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]

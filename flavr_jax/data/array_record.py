@@ -15,8 +15,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from flavr_jax.data.sequences import Clip, Picture, Sequence, decode, encode, regular
+from flavr_jax.partial import Partial
 
 __all__ = ["Encoding", "PackedClip", "is_packed", "pack", "read"]
 
@@ -109,17 +108,13 @@ def pack(
     encode = functools.partial(_encode, encoding=encoding, short_side=short_side)
     frames = track(_ordered(encode, _frames(sequences), threads))
     metadata = {"name": name, "sequences": _index(sequences)}
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with Partial(output, folder=True) as partial:
         tfds.disable_progress_bar()  # its bars and lines would mix with ours
         with contextlib.redirect_stdout(None):
             builder_class = _builder(tfds, frames, metadata)
-            builder = builder_class(data_dir=partial, file_format="array_record")
+            builder = builder_class(data_dir=partial.path, file_format="array_record")
             builder.download_and_prepare()
-        os.replace(builder.data_path, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.commit(Path(builder.data_path))
 
 
 def is_packed(root: Path) -> bool:

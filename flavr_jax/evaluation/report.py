@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flavr_jax.data.sequences import Picture, Sequence
 from flavr_jax.evaluation.scoring import Outcome, Sample
+from flavr_jax.partial import written_whole
 
 __all__ = ["PredictionWriter", "WorstCases", "write_csv"]
 
@@ -36,10 +36,8 @@ def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
     Raises:
         OSError: when it cannot be written.
     """
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     names = list(dict.fromkeys(n for of in scores.values() for each in of for n in each.values))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(
             ["data_set", "method", "sequence", "window", "time", *names, "seconds_a_frame"]
@@ -49,7 +47,6 @@ def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
                 values = [f"{each.values[name]:.6f}" for name in names]
                 place = [*key.split("/", 1), each.sequence, each.window, f"{each.time:g}"]
                 table.writerow([*place, *values, f"{each.seconds:.6f}"])
-    os.replace(partial, path)
 
 
 class PredictionWriter:
@@ -68,9 +65,8 @@ class PredictionWriter:
         target.mkdir(parents=True, exist_ok=True)
         for number, frame in enumerate(outcome.prediction, 1):
             name = f"{outcome.window:04d}_{number}of{outcome.sequence.factor}.png"
-            partial = target / f"{name}.partial"
-            Image.fromarray(_pixels(frame)).save(partial, "PNG")
-            os.replace(partial, target / name)
+            with written_whole(target / name) as partial:
+                Image.fromarray(_pixels(frame)).save(partial, "PNG")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,10 +112,8 @@ class WorstCases:
         for row in rows:
             sheet.paste(row, (0, top))
             top += row.height
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(partial)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            sheet.save(partial)
 
 
 def _row(case: _Case) -> Image.Image:

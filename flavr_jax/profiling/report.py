@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
+from flavr_jax.partial import written_whole
 from flavr_jax.profiling.comparison import TYPES, Case, OnePrecision, Row
 from flavr_jax.profiling.costs import layer_costs
 from flavr_jax.profiling.timing import measure_ceilings
@@ -101,9 +102,8 @@ def plot(rows: list[Row], path: Path, title: str) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set_xlabel("milliseconds a call (median)")
     axes.set_title(title)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    figure.savefig(partial)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        figure.savefig(partial)
 
 
 def _kernel_table(kernels: list[Kernel]) -> str:

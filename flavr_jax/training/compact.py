@@ -18,13 +18,14 @@ a few steps' noise; the exact form stays the default.
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from flavr_jax.partial import Partial
 from flavr_jax.training.checkpoints import from_arrays, to_arrays
 from flavr_jax.training.state import TrainState
 
@@ -177,20 +178,23 @@ def _from_logarithmic(packed: _Logarithmic) -> Float[np.ndarray, " values"]:
 
 def _write(folder: Path, stored: dict[str, np.ndarray], host: dict[str, Any]) -> int:
     """Files of arrays in parts, and one that says what belongs together."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     listing, data = {}, bytearray()
     for name, array in stored.items():
         listing[name] = {"dtype": str(array.dtype), "shape": array.shape}
         data += np.ascontiguousarray(array).tobytes()
-    for number, start in enumerate(range(0, len(data), _PART_BYTES)):
-        (partial / f"part-{number:03d}.bin").write_bytes(data[start : start + _PART_BYTES])
     index = {"bytes": len(data), "arrays": listing, "host": host}
-    (partial / "index.json").write_text(json.dumps(index))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with Partial(folder, overwrite=True, folder=True, ours=_is_ours) as partial:
+        for number, start in enumerate(range(0, len(data), _PART_BYTES)):
+            part = partial.path / f"part-{number:03d}.bin"
+            part.write_bytes(data[start : start + _PART_BYTES])
+        (partial.path / "index.json").write_text(json.dumps(index))
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _is_ours(entry: Path) -> bool:
+    """True for a file of an older export, which the new one replaces."""
+    is_export = all((entry.parent / name).is_file() for name in ("index.json", "part-000.bin"))
+    return is_export and re.fullmatch(r"index\.json|part-\d+\.bin", entry.name) is not None
 
 
 def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

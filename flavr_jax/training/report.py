@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
+
+from flavr_jax.partial import written_whole
 
 __all__ = ["Report", "plot", "read_metrics"]
 
@@ -42,9 +43,8 @@ class Report:
             return
         path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
-        partial = path.with_suffix(".partial.jsonl")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if importlib.util.find_spec("tensorboardX") is None:
             logger.info("no TensorBoard: it needs tensorboardX, pip install 'flavr-jax[train]'")
         else:
@@ -121,9 +121,8 @@ def plot(folder: Path) -> Path | None:
         axes.set_title(name)
         axes.grid(alpha=0.3)
     path = folder / "training.png"
-    partial = folder / "training.partial.png"
-    figure.savefig(partial, dpi=100)
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=100)
     return path
 
 

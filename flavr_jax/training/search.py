@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flavr_jax import config as configs
+from flavr_jax.partial import written_whole
 from flavr_jax.training import recipe as recipes
 from flavr_jax.training import report
 from flavr_jax.training.recipe import Recipe
@@ -209,9 +209,8 @@ def _rank(trial: Trial, search: Search) -> float:
 
 
 def _write(output: Path, known: list[Trial]) -> None:
-    partial = output / "trials.partial.json"
-    partial.write_text(json.dumps([dataclasses.asdict(trial) for trial in known], indent=1))
-    os.replace(partial, output / "trials.json")
+    with written_whole(output / "trials.json") as partial:
+        partial.write_text(json.dumps([dataclasses.asdict(trial) for trial in known], indent=1))
 
 
 def _draw(choice: Any, rng: np.random.Generator) -> Any:

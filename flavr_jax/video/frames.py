@@ -9,7 +9,6 @@ when it is complete: an interrupted run never leaves a broken file that looks wh
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +28,6 @@ __all__ = [
     "MappedSink",
     "Origin",
     "TimedFrame",
-    "claim",
     "parse_rate",
 ]
 
@@ -160,28 +158,3 @@ class MappedSink:
         traceback: TracebackType | None,
     ) -> None:
         self._sink.__exit__(kind, error, traceback)
-
-
-def claim(path: Path, *, overwrite: bool, folder: bool = False) -> Path:
-    """Make an empty file or folder to write ``path``'s content under, and return its name.
-
-    Raises:
-        OSError: ``path`` exists and may not be replaced, or nothing can be written there.
-    """
-    if path.exists() and path.is_dir() != folder:
-        raise FileExistsError(
-            f"{path} is a {'file' if folder else 'folder'}. Use another --output."
-        )
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists. Use --overwrite or another --output.")
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if folder:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-        else:
-            partial.touch()
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}.") from error
-    return partial

@@ -136,13 +136,14 @@ def save(device: str, best: dict[str, Config], command: str, environment: str) -
     table = json.loads(path.read_text())["configs"] if path.exists() else {}
     table |= {key: dataclasses.asdict(config) for key, config in best.items()}
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial.json")
     content = {
         "measured_by": command,
         "environment": environment,
         "configs": dict(sorted(table.items())),
     }
-    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial = path.with_suffix(f".partial-{time.time_ns()}.json")
+    with partial.open("x") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
 
 

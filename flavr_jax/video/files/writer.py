@@ -25,11 +25,12 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from flavr_jax.partial import Partial
 from flavr_jax.video.files.encoders import ENCODERS, Encoding, check_encoder, options_of
 from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
 from flavr_jax.video.files.reader import explained
 from flavr_jax.video.files.streams import OtherStreams
-from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame, claim
+from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
 from flavr_jax.video.pixels import hdr
 from flavr_jax.video.pixels.colour import Colour, from_rgb, repacked
 from flavr_jax.video.pixels.layout import Layout
@@ -76,8 +77,8 @@ def open_sink(
         overwrite: whether the output may exist.
     """
     path = Path(name)
-    if source is not None and name != "-" and path.resolve() == source.resolve():
-        raise ValueError(f"{path} is the input itself. Use another --output.")
+    if source is not None and name != "-":
+        _check_apart(path, source)
     info, changes = _suited(name, info, encoding)
     if not is_video_name(name):
         sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
@@ -92,6 +93,16 @@ def open_sink(
     for change in reversed(changes):
         sink = MappedSink(sink, change)
     return sink
+
+
+def _check_apart(path: Path, source: Path) -> None:
+    """Raise an error if writing ``path`` could replace the input."""
+    output, read = path.resolve(), source.resolve()
+    same_file = output.exists() and read.exists() and output.samefile(read)
+    if output == read or same_file:
+        raise ValueError(f"{path} is the input itself. Use another --output.")
+    if output.is_dir() and read.is_relative_to(output):
+        raise ValueError(f"{path} is a folder that holds the input. Use another --output.")
 
 
 def _suited(
@@ -174,7 +185,7 @@ class _Plan:
 
 
 class VideoWriter:
-    """A video file, written as ``<name>.partial<suffix>`` and renamed when complete; or a pipe."""
+    """A video file, which gets its name when it is complete; or a pipe."""
 
     def __init__(
         self,
@@ -204,7 +215,7 @@ class VideoWriter:
         self._plan = _Plan.of(str(path), info, encoding)
         self._last, self._duration, self._moved = -1, 1, False
         with contextlib.ExitStack() as undo:
-            self._partial = None if str(path) == "-" else claim(path, overwrite=overwrite)
+            self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
                 self._stream = self._add_video()
@@ -250,7 +261,6 @@ class VideoWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Once the partial file has its final name, removing it removes nothing.
         with self._undo:
             if kind is not None:
                 return
@@ -264,14 +274,14 @@ class VideoWriter:
                 self._others.copy()
             self._container.close()
             if self._partial is not None:
-                self._partial.replace(self.path)
+                self._partial.commit()
 
     def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
         """The partial file, or standard output, opened for FFmpeg."""
         if self._partial is not None:
-            undo.callback(self._partial.unlink, missing_ok=True)
+            undo.callback(self._partial.discard)
         container = av.open(
-            "pipe:1" if self._partial is None else str(self._partial),
+            "pipe:1" if self._partial is None else str(self._partial.path),
             "w",
             format=self._plan.muxer,
             options=self._plan.container_options,

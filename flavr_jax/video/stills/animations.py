@@ -25,7 +25,8 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from PIL import Image, UnidentifiedImageError
 
-from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame, claim
+from flavr_jax.partial import Partial
+from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, from_rgb
 from flavr_jax.video.pixels.layout import Layout
 
@@ -53,9 +54,9 @@ class GifWriter:
             OSError: ``path`` exists or cannot be written.
         """
         self.path, self.info = path, info
-        self._partial = claim(path, overwrite=overwrite)
+        self._partial = Partial(path, overwrite=overwrite)
         self._stack = contextlib.ExitStack()
-        self._stack.callback(self._partial.unlink, missing_ok=True)
+        self._stack.callback(self._partial.discard)
         self._file = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._waiting = av.open(self._file, "w", format="nut")
         stream = self._waiting.add_stream("ffv1", rate=100, options={"level": "3"})
@@ -92,7 +93,6 @@ class GifWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Once the partial file has its final name, removing it removes nothing.
         with self._stack:
             self._waiting.mux(self._stream.encode(None))
             self._waiting.close()
@@ -100,7 +100,7 @@ class GifWriter:
                 return
             self._palette.push(None)
             self._write_gif(self._palette.vpull())
-            self._partial.replace(self.path)
+            self._partial.commit()
         lost = self._count - len(self._ticks)
         if self._rounded or lost:
             left_out = f", and {lost} of {self._count} frames are left out" if lost else ""
@@ -128,7 +128,7 @@ class GifWriter:
         options = {"loop": "0", "final_delay": str(delay)}
         with (
             av.open(self._file, "r", format="nut") as waiting,
-            av.open(str(self._partial), "w", format="gif", options=options) as output,
+            av.open(str(self._partial.path), "w", format="gif", options=options) as output,
         ):
             stream = output.add_stream("gif", rate=100)
             stream.width, stream.height, stream.pix_fmt = self.info.width, self.info.height, "pal8"

@@ -22,9 +22,10 @@ import imageio.v3 as imageio
 import numpy as np
 from av.error import FFmpegError
 
+from flavr_jax.partial import Partial
 from flavr_jax.typing import Frame
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame, claim
+from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, Colour, standard, to_rgb
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills import exr
@@ -123,11 +124,12 @@ class ImageFolderWriter:
             overwrite: whether ``path`` may exist.
 
         Raises:
-            OSError: it cannot be made, or exists and may not be replaced; a folder with anything
-                but images in it never is.
+            OSError: it cannot be made, or exists and may not be replaced. A folder that holds
+                anything but images of a writer such as this one never is.
             ValueError: HDR video is to become linear light.
         """
-        empty = _only_images(path)
+        if overwrite:
+            _check_only_ours(path)
         linear = is_linear(info)
         self._kind = encoding.images
         if self._kind == "auto":
@@ -140,13 +142,13 @@ class ImageFolderWriter:
         if self._kind == "jpg" and Layout.of(info.pixel_format).alpha:
             logger.warning("%s: JPEG images lose transparency; --images png keeps it.", path)
         self.path = path
-        self._partial = claim(path, overwrite=overwrite or empty, folder=True)
+        self._partial = Partial(path, overwrite=overwrite, folder=True, ours=_is_ours)
         self._count = 0
 
     def write(self, frame: TimedFrame) -> None:
         """Add a frame."""
         self._count += 1
-        target = self._partial / f"frame_{self._count:06d}.{self._kind}"
+        target = self._partial.path / f"frame_{self._count:06d}.{self._kind}"
         origin = frame.original.opaque if frame.original is not None else None
         if isinstance(origin, Origin) and origin.path is not None and self._same(origin.path):
             shutil.copyfile(origin.path, target)
@@ -170,12 +172,7 @@ class ImageFolderWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            return
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self._partial.rename(self.path)
+        self._partial.__exit__(kind, error, traceback)
 
     def _same(self, path: Path) -> bool:
         suffixes = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
@@ -192,16 +189,20 @@ def is_linear(info: ClipInfo) -> bool:
     return info.pixel_format in ("gbrpf32le", "gbrapf32le")
 
 
-def _only_images(path: Path) -> bool:
-    """Whether a folder exists and is empty; an error where it holds anything but images."""
-    content = list(path.iterdir()) if path.is_dir() else []
-    for entry in content:
-        if entry.suffix.lower() not in SUFFIXES:
+def _is_ours(entry: Path) -> bool:
+    """True for an image that ``ImageFolderWriter`` wrote, by its name."""
+    match = re.fullmatch(r"frame_[0-9]{6,}(\.[a-z]+)", entry.name)
+    return match is not None and match[1] in SUFFIXES and entry.is_file()
+
+
+def _check_only_ours(path: Path) -> None:
+    """Raise an error if a folder holds anything that an ``ImageFolderWriter`` did not write."""
+    for entry in path.iterdir() if path.is_dir() else ():
+        if not _is_ours(entry):
             raise FileExistsError(
-                f"{path} holds {entry.name}, which is not an image, so that it is never "
-                "replaced. Use another --output."
+                f"{path} holds {entry.name}, which is not a frame that this program wrote, so "
+                "that the folder is never replaced. Use another --output."
             )
-    return path.is_dir() and not content
 
 
 def displayed(frame: TimedFrame) -> TimedFrame:

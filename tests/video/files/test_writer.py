@@ -238,7 +238,8 @@ def test_the_file_has_its_name_only_when_complete(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", INFO) as sink:
         for frame in frames([Fraction(0), Fraction(1, 24)]):
             sink.write(frame)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["a.partial.mp4"]
+        (entry,) = tmp_path.iterdir()
+        assert entry.match("a.partial-*.mp4")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -328,3 +329,21 @@ def test_the_input_is_never_overwritten(make_clip):
     source = make_clip()
     with pytest.raises(ValueError, match="is the input itself"):
         open_sink(str(source), INFO, source=source, overwrite=True)
+
+
+def test_an_input_with_a_name_such_as_a_partial_output_survives(make_clip, tmp_path):
+    source = make_clip("clip.partial.mp4")
+    before = source.read_bytes()
+    with open_sink(str(tmp_path / "clip.mp4"), INFO, source=source) as sink:
+        for frame in frames([Fraction(0), Fraction(1, 24)]):
+            sink.write(frame)
+    assert source.read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"clip.partial.mp4", "clip.mp4"}
+
+
+def test_a_folder_that_holds_the_input_is_never_replaced(make_clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    source = make_clip("out/frame_000001.webp", codec="libwebp", pix_fmt="bgra")
+    with pytest.raises(ValueError, match="holds the input"):
+        open_sink(f"{tmp_path}/out/", INFO, source=source, overwrite=True)
+    assert source.exists()

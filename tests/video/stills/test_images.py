@@ -184,6 +184,32 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_photos_are_never_replaced(tmp_path):
+    imageio.imwrite(tmp_path / "holiday.png", flat(1))
+    with pytest.raises(FileExistsError, match=r"holiday\.png"):
+        ImageFolderWriter(tmp_path, INFO, overwrite=True)
+    assert (tmp_path / "holiday.png").exists()
+
+
+def test_a_folder_with_a_name_such_as_a_partial_output_survives(tmp_path):
+    (tmp_path / "frames.partial").mkdir()
+    imageio.imwrite(tmp_path / "frames.partial" / "1.png", flat(1))
+    with ImageFolderWriter(tmp_path / "frames", INFO) as sink:
+        sink.write(frame())
+    assert (tmp_path / "frames.partial" / "1.png").exists()
+
+
+def test_files_that_come_while_frames_are_written_stay(tmp_path):
+    for round_ in range(2):
+        with ImageFolderWriter(tmp_path / "out", INFO, overwrite=True) as sink:
+            sink.write(frame())
+            if round_:
+                (tmp_path / "out" / "notes.txt").write_text("by the user")
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
+        "frame_000001.png", "notes.txt",
+    }  # fmt: skip
+
+
 def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(FileExistsError, match="is a file"):

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that get their name when they are complete.
+
+An output is written under a fresh name beside its target and renamed at the end, so that an
+interrupted run never leaves a broken file that looks whole. The fresh name is created exclusively:
+if anything has it already, another is drawn. Nothing that this process did not create is removed,
+and two runs with the same target never write into the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["Partial", "partial_name", "written_whole"]
+
+logger = logging.getLogger(__name__)
+
+_DRAWS = 100
+_NAME_MAX = 255  # bytes, where the system does not say
+_LONGEST_SUFFIX = 32
+
+
+class Partial:
+    """A file or folder under a name of its own; leaving the ``with`` block renames or removes it.
+
+    Attributes:
+        path: where to write.
+        target: the name that it gets; a symbolic link has been followed.
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        overwrite: bool = False,
+        folder: bool = False,
+        ours: Callable[[Path], bool] | None = None,
+    ) -> None:
+        """Create an empty file or folder beside ``target``, and the folders above it.
+
+        Args:
+            target: the final name.
+            overwrite: whether ``target`` may exist; an empty folder always may.
+            folder: a folder in place of a file.
+            ours: true for an entry of the existing folder that may be removed with it, because
+                this project writes such entries. Every other entry is moved into the new folder;
+                a folder in which nothing is ours is not replaced.
+
+        Raises:
+            OSError: ``target`` exists and may not be replaced, or nothing can be written there.
+        """
+        self._overwrite, self._folder = overwrite, folder
+        self._ours = ours or (lambda entry: False)
+        _check(Path(target), overwrite, folder, self._ours)
+        self.target = Path(os.path.realpath(target))
+        self._mine = False
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.path = _create(self.target, folder)
+        except OSError as error:
+            raise OSError(f"{target} cannot be written: {error.strerror}.") from error
+        self._mine = True
+
+    def commit(self, content: Path | None = None) -> None:
+        """Give the result its name.
+
+        Args:
+            content: what gets the name, inside of ``path``, where that is a folder to work in;
+                ``path`` itself unless given.
+
+        Raises:
+            OSError: the name cannot be given, for instance because another run took it meanwhile.
+                The result stays, and the message tells under which name.
+        """
+        source = content or self.path
+        try:
+            if not self._folder:
+                _name_file(source, self.target, self._overwrite)
+            elif self._overwrite and self.target.is_dir() and any(self.target.iterdir()):
+                _replace_folder(source, self.target, self._ours)
+            else:
+                _name_folder(source, self.target)
+        except OSError as error:
+            self._mine = False
+            reason = error.strerror or str(error)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                reason = "it exists by now"
+            raise OSError(
+                f"{self.target} cannot take its name: {reason}. The result is kept as {source}."
+            ) from error
+        if content is None:
+            self._mine = False
+        self.discard()
+
+    def keep(self) -> Path:
+        """Leave what is there under the name that it has, and return that name."""
+        self._mine = False
+        return self.path
+
+    def discard(self) -> None:
+        """Remove what was written, unless it got its name or is kept."""
+        if not self._mine:
+            return
+        self._mine = False
+        if self._folder:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._mine:
+            self.commit()
+        self.discard()
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield the name to write a file's content under; the file appears when the block ends.
+
+    Raises:
+        OSError: ``path`` cannot be written, or exists without ``overwrite``.
+    """
+    with Partial(path, overwrite=overwrite) as partial:
+        yield partial.path
+
+
+def partial_name(target: Path) -> str:
+    """A fresh name that says what it belongs to, with the same suffix.
+
+    FFmpeg and other writers choose the format by the suffix. A long name is cut, so that the
+    longest name that the file system takes is not exceeded.
+    """
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
+    end = f".partial-{secrets.token_hex(4)}{suffix}"
+    room = _longest_name(target.parent) - len(os.fsencode(end))
+    stem = target.name[: len(target.name) - len(suffix)]
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + end
+
+
+def _longest_name(folder: Path) -> int:
+    """The bytes that a name in this folder may have."""
+    try:
+        return min(os.pathconf(folder, "PC_NAME_MAX"), _NAME_MAX)
+    except (OSError, ValueError, AttributeError):  # Windows has no pathconf
+        return _NAME_MAX
+
+
+def _check(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path], bool]) -> None:
+    """Raise an error if ``path`` exists and may not be replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # creating the partial file tells what is wrong
+    if stat.S_ISDIR(mode) != folder:
+        raise FileExistsError(f"{path} is a {'file' if folder else 'folder'}. Use another name.")
+    if not (stat.S_ISREG(mode) or folder):
+        raise FileExistsError(
+            f"{path} is a device or a pipe, which a file cannot replace. Use another name."
+        )
+    content = list(path.iterdir()) if folder else [path]
+    if content and not overwrite:
+        raise FileExistsError(f"{path} exists. Use --overwrite or another --output.")
+    if folder and content and not any(map(ours, content)):
+        raise FileExistsError(
+            f"{path} holds {content[0].name} and nothing that this program wrote, so that it is "
+            "never replaced. Use another name."
+        )
+
+
+def _create(target: Path, folder: bool) -> Path:
+    """An empty file or folder under a name that nothing had."""
+    for draw in range(_DRAWS):
+        path = target.with_name(partial_name(target))
+        try:
+            if folder:
+                path.mkdir()
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            if draw == _DRAWS - 1:
+                raise
+            continue
+        return path
+    raise AssertionError("the loop returns or raises")
+
+
+def _name_file(source: Path, target: Path, overwrite: bool) -> None:
+    """Rename a file; without ``overwrite`` only if nothing has the name."""
+    if overwrite:
+        source.replace(target)
+        return
+    # rename() replaces what is there on POSIX; link() fails if the name exists.
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network drives have no hard links
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            source.replace(target)
+        except OSError:
+            target.unlink()
+            raise
+    else:
+        source.unlink()
+
+
+def _name_folder(source: Path, target: Path) -> None:
+    """Rename a folder if there is none of that name, or an empty one."""
+    if os.name == "nt" and target.is_dir():
+        target.rmdir()  # Windows renames onto nothing; POSIX onto an empty folder
+    source.rename(target)
+
+
+def _replace_folder(source: Path, target: Path, ours: Callable[[Path], bool]) -> None:
+    """Put a folder in place of another; entries of the other that are not ours move into it."""
+    aside = _create(target, folder=True)
+    old = aside / "old"
+    target.rename(old)
+    try:
+        source.rename(target)
+    except OSError:
+        old.rename(target)
+        aside.rmdir()
+        raise
+    entries = [(entry, ours(entry)) for entry in old.iterdir()]
+    for entry, removable in entries:
+        if not removable:
+            if os.path.lexists(target / entry.name):
+                continue
+            entry.rename(target / entry.name)
+        elif entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    try:
+        old.rmdir()
+        aside.rmdir()
+    except OSError:
+        logger.warning("%s: files of the folder that it replaces are in %s.", target, old)
