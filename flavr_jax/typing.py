@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The axis glossary and the array aliases used throughout.
+"""Names of array axes, and the array types used throughout.
 
-Axes, always in this order and always channels-last:
+Axes, always in this order, channels last:
 
 * ``batch``: independent samples;
 * ``time``: frames of a clip, or the input frames of one window;
 * ``height``, ``width``: pixels;
 * ``channel``: features, or red, green, blue.
 
-A name with a leading underscore may differ between the arguments and results of one function.
+An axis name with a leading underscore may have different sizes in the arguments and results of one
+function.
 
-Inside the network colours are float RGB in [0, 1]; outside it, frames are RGB or RGBA (straight
-alpha, not premultiplied) in uint8, or in uint16 over its full range where a source has more than
+Inside the network, colours are float RGB in [0, 1]. Outside it, frames are RGB or RGBA with
+straight (not premultiplied) alpha: uint8, or uint16 over its full range if the source has more than
 8 bits.
 """
 
@@ -26,7 +27,7 @@ from jaxtyping import Float, UInt8, UInt16
 __all__ = ["Frame", "Frames", "Images", "Windows"]
 
 Windows: TypeAlias = Float[Array, "batch _time height width 3"]
-"""Float RGB frames in [0, 1] at consecutive times, as the network reads and predicts them."""
+"""Float RGB frames in [0, 1] at consecutive times: inputs and outputs of the network."""
 
 Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""
@@ -34,7 +35,7 @@ Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 Frame: TypeAlias = (
     UInt8[np.ndarray, "height width _channel"] | UInt16[np.ndarray, "height width _channel"]
 )
-"""One video frame on the host: 3 (RGB) or 4 (RGBA) channels over the type's full range."""
+"""One video frame on the host: 3 (RGB) or 4 (RGBA) channels over the full range of the type."""
 
 Frames: TypeAlias = (
     UInt8[np.ndarray, "_time height width _channel"]

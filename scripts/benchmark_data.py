@@ -97,7 +97,7 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
             )
             loader = pipeline.Loader(found, 1, reading)
             title = f"{name}, {workers or 'no'} worker processes, 5 frames"
-            in_store = pipeline.IN_STORE * (1 + workers)
+            in_store = pipeline.BUFFERED_BATCHES * (1 + workers)
             yield title, lambda loader=loader: augment(key(), next(loader)), in_store
 
 

@@ -17,26 +17,27 @@ from flavr_jax.timeline import shots
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Pack a data set into a few large files that are read at random; see docs/data.md."""
+    """Pack a data set into a few large files for fast random access; see docs/data.md."""
 
     dataset: Positional[str]
-    """Which data set; an unknown name lists the known ones. Your own clips: folder-2x."""
+    """Name of the data set; folder-2x for your own clips. An unknown name lists the known ones."""
     source: Path
-    """Folder that it was unpacked to, in its official layout."""
+    """Folder of the unpacked data set, in its official layout."""
     output: Path
-    """New folder for the shards."""
+    """Folder to create for the packed files."""
     encoding: array_record.Encoding = "original"
-    """original: the very files; png, raw: exact as well, raw is large and quick; jpeg: smallest."""
+    """Image format of frames. original copies image files byte for byte; png is lossless; raw is
+    lossless, largest and fastest to read; jpeg (quality 95) is lossy and smallest."""
     short_side: int | None = None
-    """Scale frames down to so many pixels on their shorter side."""
+    """Reduce larger frames to this many pixels on their shorter side; not with original."""
     cuts: bool = True
-    """Split videos of `folder-…` sets at cuts, so that no window spans two scenes."""
+    """Split clips of `folder-…` sets at cuts, so that no window spans two scenes."""
     threads: int = 8
-    """How many frames are encoded at once."""
+    """Number of frames encoded in parallel."""
 
 
 def main(options: Options) -> None:
-    """Pack, with progress on stderr, and say what there is now."""
+    """Pack the data set, show progress on stderr and print a summary."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data_set = sources.data_set(options.dataset)
     sequences = data_set.read(options.source, find_cuts=shots.find_cuts if options.cuts else None)

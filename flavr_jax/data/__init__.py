@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips to train and to score on: real ones, and ones drawn on the device."""
+"""Clips for training and evaluation: data sets on disk, and synthetic clips drawn on the device."""

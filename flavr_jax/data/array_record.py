@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets packed into a few large files: any frame in one seek, none of a million small ones.
+"""Data sets packed into a few large files, from which any frame is read with one seek.
 
-A TFDS builder writes ArrayRecord shards, a record a frame, as the bytes of an image file; nothing
-of TensorFlow is needed for that, and to read them not even TFDS. A record a frame, not a record a
-clip: a window of an 8× protocol needs 11 of 25 frames, and only those are read. What the data set
-asks for goes along as metadata, so that a packed data set is trained and scored on like the folder
-it came from.
+TensorFlow Datasets (TFDS) writes ArrayRecord shards in which each record is one frame, stored as
+the bytes of an image file. Writing needs TFDS but not TensorFlow; reading needs only the package
+``array-record``. A record holds a frame and not a clip because a window of an 8× protocol needs
+only 11 of 25 frames. The inputs and targets of each sequence are stored as metadata, so a packed
+data set can be trained and scored on like the folder it came from.
 """
 
 from __future__ import annotations
@@ -29,23 +29,26 @@ from flavr_jax.partial import Partial
 __all__ = ["Encoding", "PackedClip", "is_packed", "pack", "read"]
 
 Encoding: TypeAlias = Literal["original", "png", "jpeg", "raw"]
-"""How frames are stored. All but ``jpeg`` (quality 95, full colour resolution) keep every pixel;
-``original`` keeps the very files, ``raw`` is largest and needs no decoding."""
+"""How frames are stored. ``original`` copies the image files byte for byte, ``png`` is lossless,
+``raw`` is lossless, largest and needs no decoding, ``jpeg`` (quality 95, 4:4:4) is lossy."""
 
 _SPLIT = "frames"
-_AHEAD = 64  # frames encoded at a time
-# TensorFlow's messages from the outside in, and the number of the field that is followed.
+# Frames submitted to the encoders at a time. `pool.map` submits all it is given at once, so the
+# whole data set would be held in memory.
+_MAX_PENDING = 64
+# A TFDS record is a serialised tf.train.Example. These are its nested messages from the outside
+# in, with the number of the field that leads to the next one.
 _NESTING = (("Example", 1), ("Features", 1), ("Entry", 2), ("Feature", 1), ("BytesList", 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedClip:
-    """A run of records as a clip.
+    """A clip whose frames are consecutive records.
 
     Attributes:
         name: unique within its data set.
-        source: the records of the whole data set.
-        first: the record of the first frame.
+        source: random access to the records of the whole data set.
+        first: number of the record with the clip's first frame.
         length: number of frames.
     """
 
@@ -58,14 +61,14 @@ class PackedClip:
         return self.length
 
     def read(self, index: int) -> Picture:
-        """One frame, decoded."""
+        """Decode one frame."""
         return decode(self.encoded(index), where=f"frame {index} of {self.name}")
 
     def encoded(self, index: int) -> bytes:
-        """One frame as it is stored.
+        """Return the stored image file of one frame.
 
         Raises:
-            IndexError: the clip has no such frame.
+            IndexError: ``index`` is negative or not below the clip's length.
         """
         if not 0 <= index < self.length:
             raise IndexError(f"{self.name} has {self.length} frames, not {index + 1}.")
@@ -82,22 +85,24 @@ def pack(
     threads: int = 4,
     track: Callable[[Iterable[bytes]], Iterable[bytes]] = lambda frames: frames,
 ) -> None:
-    """Write sequences into a new folder, which appears when it is complete.
+    """Write every frame of the sequences' clips into a new folder of ArrayRecord shards.
+
+    The folder gets its name only when it is complete.
 
     Args:
-        sequences: what to pack; every frame of their clips is.
-        output: the folder.
-        name: what the data set is called in the metadata.
+        sequences: sequences to pack.
+        output: folder to create.
+        name: name of the data set, stored in the metadata.
         encoding: how frames are stored.
-        short_side: scale frames down to so many pixels on their shorter side; ``original`` frames
-            cannot be scaled.
-        threads: how many frames are encoded at once.
-        track: wraps the frames as they are written, to show progress.
+        short_side: length in pixels to which the shorter side of larger frames is reduced; not
+            possible with ``original``.
+        threads: number of frames encoded in parallel.
+        track: wraps the iterable of encoded frames, to show progress.
 
     Raises:
-        ModuleNotFoundError: without the extra ``train``.
-        FileExistsError: when there is such a folder.
-        ValueError: when original frames are to be scaled.
+        ModuleNotFoundError: the extra ``train`` is not installed.
+        FileExistsError: ``output`` exists.
+        ValueError: ``short_side`` is given with the encoding ``original``.
     """
     tfds = _tfds()
     if output.exists():
@@ -106,10 +111,10 @@ def pack(
         raise ValueError("original files cannot be scaled; choose encoding png, jpeg or raw.")
     sequences = list(sequences)
     encode = functools.partial(_encode, encoding=encoding, short_side=short_side)
-    frames = track(_ordered(encode, _frames(sequences), threads))
-    metadata = {"name": name, "sequences": _index(sequences)}
+    frames = track(_encode_in_order(encode, _frames(sequences), threads))
+    metadata = {"name": name, "sequences": _describe(sequences)}
     with Partial(output, folder=True) as partial:
-        tfds.disable_progress_bar()  # its bars and lines would mix with ours
+        tfds.disable_progress_bar()  # TFDS's bars and messages would mix with `track`'s
         with contextlib.redirect_stdout(None):
             builder_class = _builder(tfds, frames, metadata)
             builder = builder_class(data_dir=partial.path, file_format="array_record")
@@ -118,27 +123,27 @@ def pack(
 
 
 def is_packed(root: Path) -> bool:
-    """Whether a folder is one that ``pack`` wrote."""
+    """Return whether ``root`` looks like a folder written by :func:`pack`."""
     return (root / "dataset_info.json").is_file() and (root / "metadata.json").is_file()
 
 
 def read(root: Path) -> list[Sequence]:
-    """The sequences that were packed into a folder, by random access to its shards.
+    """Read the sequences of a packed folder; frames are read from its shards when needed.
 
     Raises:
-        ModuleNotFoundError: without the extra ``train``.
-        ValueError: when the folder holds something else.
+        ModuleNotFoundError: the extra ``train`` is not installed.
+        ValueError: :func:`pack` did not write the folder.
     """
     shards = sorted(root.glob(f"*-{_SPLIT}.array_record-*"))
-    about = json.loads((root / "metadata.json").read_text()) if is_packed(root) else {}
-    index = about.get("sequences")
-    if index is None or not shards:
+    metadata = json.loads((root / "metadata.json").read_text()) if is_packed(root) else {}
+    entries = metadata.get("sequences")
+    if entries is None or not shards:
         raise ValueError(
             f"{root} holds no data set that this project packed; scripts/prepare_data.py packs one."
         )
-    source = _shards(shards)
+    source = _open_shards(shards)
     sequences, first = [], 0
-    for entry in index:
+    for entry in entries:
         clip = PackedClip(entry["name"], source, first, entry["length"])
         first += clip.length
         if "inputs" in entry:
@@ -149,22 +154,26 @@ def read(root: Path) -> list[Sequence]:
     return sequences
 
 
-def _builder(tfds: Any, frames: Iterable[bytes], about: dict[str, Any]) -> Any:
-    """A builder class that writes these frames; defined here, for TFDS may not be installed."""
+def _builder(tfds: Any, frames: Iterable[bytes], metadata: dict[str, Any]) -> Any:
+    """Define the TFDS builder class that writes ``frames``.
+
+    The class is local because its base class exists only if TFDS is installed.
+    """
     with tfds.core.registered.skip_registration():
 
         class Clips(tfds.core.GeneratorBasedBuilder):
             VERSION = tfds.core.Version("1.0.0")
-            code_path = None  # nothing is downloaded: there are no checksums beside the code
+            code_path = None  # keeps TFDS from looking for download checksums beside this file
 
             def _info(self) -> Any:
-                data = tfds.features.Tensor(shape=(), dtype=np.object_)  # bytes, in TFDS's words
+                # An object tensor is stored as bytes. TFDS's Image feature would need TensorFlow.
+                data = tfds.features.Tensor(shape=(), dtype=np.object_)
                 return tfds.core.DatasetInfo(
                     builder=self,
-                    description=f"{about['name']}: video frames, clip after clip.",
+                    description=f"{metadata['name']}: video frames, clip after clip.",
                     features=tfds.features.FeaturesDict({"image": data}),
-                    disable_shuffling=True,
-                    metadata=tfds.core.MetadataDict(about),
+                    disable_shuffling=True,  # record numbers are frame numbers
+                    metadata=tfds.core.MetadataDict(metadata),
                 )
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -177,8 +186,12 @@ def _builder(tfds: Any, frames: Iterable[bytes], about: dict[str, Any]) -> Any:
     return Clips
 
 
-def _index(sequences: list[Sequence]) -> list[dict[str, Any]]:
-    """What to rebuild sequences from; those of the common rule need but name, length and factor."""
+def _describe(sequences: list[Sequence]) -> list[dict[str, Any]]:
+    """Metadata from which :func:`read` rebuilds the sequences.
+
+    Inputs and targets are stored only where they differ from those of :func:`regular`: for data
+    sets with a hundred thousand clips the metadata stays small.
+    """
     entries = []
     for each in sequences:
         entry: dict[str, Any] = {
@@ -199,13 +212,13 @@ def _frames(sequences: list[Sequence]) -> Iterator[tuple[Clip, int]]:
             yield sequence.clip, index
 
 
-def _ordered(
+def _encode_in_order(
     encode: Callable[[tuple[Clip, int]], bytes], frames: Iterator[tuple[Clip, int]], threads: int
 ) -> Iterator[bytes]:
-    """Encoded frames in order, a bounded number of them ahead."""
+    """Encode frames in parallel and yield them in order."""
     with ThreadPoolExecutor(threads) as pool:
-        while some := list(itertools.islice(frames, _AHEAD)):
-            yield from pool.map(encode, some)
+        while pending := list(itertools.islice(frames, _MAX_PENDING)):
+            yield from pool.map(encode, pending)
 
 
 def _encode(frame: tuple[Clip, int], *, encoding: Encoding, short_side: int | None) -> bytes:
@@ -216,31 +229,35 @@ def _encode(frame: tuple[Clip, int], *, encoding: Encoding, short_side: int | No
     if short_side is not None and min(picture.shape[:2]) > short_side:
         scale = short_side / min(picture.shape[:2])
         size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
+        # Halving and more: a box averages all pixels, without the ringing of Lanczos.
         kind = Image.Resampling.BOX if scale <= 0.5 else Image.Resampling.LANCZOS
         picture = np.asarray(Image.fromarray(picture).resize(size, kind))
     return encode(picture, encoding)
 
 
-def _shards(paths: list[Path]) -> Any:
-    """All records of these files, by number."""
+def _open_shards(paths: list[Path]) -> Any:
+    """Random access by number to the records of all shards."""
     try:
         from array_record.python import array_record_data_source
     except ModuleNotFoundError as error:
-        raise _without(error) from error
+        raise _missing_extra(error) from error
     return array_record_data_source.ArrayRecordDataSource(paths)
 
 
 def _payload(record: bytes) -> bytes:
-    """The image in a record, which wraps it in TensorFlow's message ``Example``."""
-    message = _example().FromString(record)
+    """Extract the image file from a record, a serialised ``tf.train.Example``."""
+    message = _example_class().FromString(record)
     for _ in _NESTING:
         message = message.inside
     return message
 
 
 @functools.cache
-def _example() -> Any:
-    """That message's class, made here of what is used of it: TensorFlow and TFDS are large."""
+def _example_class() -> Any:
+    """Protocol buffer class that reads the one field used of ``tf.train.Example``.
+
+    It is built here because importing the original means importing TensorFlow.
+    """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="flavr_jax")
@@ -258,11 +275,11 @@ def _tfds() -> Any:
     try:
         import tensorflow_datasets
     except ModuleNotFoundError as error:
-        raise _without(error) from error
+        raise _missing_extra(error) from error
     return tensorflow_datasets
 
 
-def _without(error: ModuleNotFoundError) -> ModuleNotFoundError:
+def _missing_extra(error: ModuleNotFoundError) -> ModuleNotFoundError:
     return ModuleNotFoundError(
         f"packed data needs {error.name}; run pip install 'flavr-jax[train]'."
     )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More clips out of those there are: pure functions that treat all frames of a window alike.
+"""Augmentation of training windows: pure functions that treat all frames of a window alike.
 
-What happens to a window is drawn once, as values, and then applied to every frame. Where each
-frame drew its own, at least five published re-trainings of FLAVR stuck at 17 to 20 dB.
+The parameters of a transform are drawn once per window and applied to each of its frames. Drawing
+them per frame destroys the motion: at least five published attempts to retrain FLAVR did so and
+stayed at 17 to 20 dB.
 
-Functions of indices say which frames to read, on the host, before anything is decoded; functions of
-pixels run on the device, under ``jit`` and ``vmap``.
+Functions of frame numbers run on the host, before anything is decoded. Functions of pixels run on
+the device, under ``jit`` and ``vmap``.
 """
 
 from __future__ import annotations
@@ -35,17 +36,16 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """How much windows are changed; 0 or false leaves that alone.
+    """Which transforms windows may get, and how strong they are; 0 or false switches one off.
 
     Attributes:
-        flips: left and right, top and bottom are swapped, each in half of the windows.
-        turns: half of the windows are transposed: with flips these are all quarter turns. Only for
-            square windows.
-        reversal: half of the windows run backwards.
-        contrast: colours are scaled by 1 ± this.
-        brightness: and shifted by ± this.
-        balance: red, green and blue are scaled by 1 ± this, each by its own.
-        sharpness: fine detail is raised by up to this; see :func:`sharpen`.
+        flips: flip horizontally, and vertically, each with probability 1/2.
+        turns: transpose square windows with probability 1/2; with flips, all quarter turns occur.
+        reversal: reverse time with probability 1/2.
+        contrast: largest change of the common gain of all colours (gain 1 ± ``contrast``).
+        brightness: largest offset added to all colours.
+        balance: largest change of each colour channel's own gain.
+        sharpness: largest ``amount`` of :func:`sharpen`.
     """
 
     flips: bool = True
@@ -58,7 +58,7 @@ class AugmentConfig:
 
 
 class Transform(NamedTuple):
-    """What happens to one window: the same to each of its frames."""
+    """Parameters of the transform of one window, the same for all of its frames."""
 
     flip_x: Bool[Array, ""]
     flip_y: Bool[Array, ""]
@@ -70,7 +70,7 @@ class Transform(NamedTuple):
 
 
 def draw(key: Key[Array, ""], config: AugmentConfig) -> Transform:
-    """A random transform."""
+    """Draw a random transform within the limits of ``config``."""
     key_flags, key_colour = jax.random.split(key)
     happens = jax.random.bernoulli(key_flags, shape=(4,)) & jnp.array(
         [config.flips, config.flips, config.turns, config.reversal]
@@ -94,9 +94,17 @@ def apply(
     Float[Array, "outputs height width 3"],
     Float[Array, " outputs"],
 ]:
-    """A window transformed; ``weights`` belong to the targets and turn round with them.
+    """Transform one window.
 
-    The targets are at times that lie symmetrically in the middle interval, as k/n do.
+    Args:
+        transform: parameters from :func:`draw`.
+        inputs: input frames in [0, 1].
+        targets: frames to predict, at times that are symmetric about the middle of the window, so
+            that reversed time maps them onto each other.
+        weights: loss weight of each target; reversed together with the targets.
+
+    Returns:
+        The transformed inputs, targets and weights.
     """
     inputs, targets, weights = (
         reverse(each, transform.backwards) for each in (inputs, targets, weights)
@@ -106,14 +114,14 @@ def apply(
 
 
 def reverse(frames: Float[Array, "time ..."], backwards: Bool[Array, ""]) -> Array:
-    """Frames, or whatever there is one of a frame, in the opposite order."""
+    """Reverse an array along its first axis if ``backwards`` is true."""
     return jnp.where(backwards, frames[::-1], frames)
 
 
 def reorient(
     frames: Float[Array, "time height width 3"], transform: Transform
 ) -> Float[Array, "time height width 3"]:
-    """Frames flipped and, where they are square, transposed."""
+    """Flip frames and, if they are square, transpose them."""
     frames = jnp.where(transform.flip_x, frames[:, :, ::-1], frames)
     frames = jnp.where(transform.flip_y, frames[:, ::-1], frames)
     if frames.shape[1] == frames.shape[2]:
@@ -124,7 +132,7 @@ def reorient(
 def recolour(
     frames: Float[Array, "time height width 3"], transform: Transform
 ) -> Float[Array, "time height width 3"]:
-    """Sharper frames of another contrast, brightness and white balance, within [0, 1]."""
+    """Sharpen frames and change contrast, brightness and white balance; clip to [0, 1]."""
     frames = sharpen(frames, transform.sharpness)
     return jnp.clip(frames * transform.gain + transform.offset, 0.0, 1.0)
 
@@ -132,12 +140,13 @@ def recolour(
 def sharpen(
     frames: Float[Array, "*time height width 3"], amount: Float[Array, ""]
 ) -> Float[Array, "*time height width 3"]:
-    """Frames with so many times more of what a 1-2-1 blur either way takes away.
+    """Sharpen by unsharp masking: add ``amount`` times what a separable 1-2-1 blur removes.
 
-    The finest detail grows to 1 + ``amount`` times its size. It moves as it did: the filter is the
-    same everywhere.
+    The highest frequency is amplified by 1 + ``amount``. Motion is preserved, because the filter
+    is the same at every position.
     """
     blurred = frames
+    # Sums of shifted slices fuse into one elementwise pass; a convolution would not.
     for axis in (frames.ndim - 3, frames.ndim - 2):
         beside = [(1, 1) if each == axis else (0, 0) for each in range(frames.ndim)]
         padded = jnp.pad(blurred, beside, mode="edge")
@@ -151,12 +160,16 @@ def sharpen(
 def window_indices(
     start: int, spacing: int, times: Float[np.ndarray, " time"]
 ) -> tuple[Int[np.ndarray, " time"], Bool[np.ndarray, " time"]]:
-    """Numbers of the frames at ``times`` of a window, and whether each was filmed at that time.
+    """Find the frames of a clip nearest to the given times of a window.
 
     Args:
         start: frame number of the window's first input.
-        spacing: frames between inputs: another one is another frame rate of the same clip.
-        times: in intervals between inputs.
+        spacing: number of frames from one input to the next; it sets the frame rate at which the
+            clip is sampled.
+        times: times in intervals between inputs; 0 is the first input.
+
+    Returns:
+        The frame numbers, and whether each frame was filmed exactly at the time asked for.
     """
     moments = times * spacing
     nearest = np.rint(moments)
@@ -166,9 +179,10 @@ def window_indices(
 def expose(
     frames: UInt8[np.ndarray, "shutter height width 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One frame as if the shutter had been open for all of these: with the blur of motion.
+    """Average frames into one with motion blur, as if the shutter had been open throughout.
 
-    Light adds up, not the values it is coded by, so the mean is taken of light (gamma 2.2).
+    The mean is taken in linear light, approximated by a gamma of 2.2, because a sensor adds up
+    light and not gamma-encoded values.
     """
     if len(frames) == 1:
         return frames[0]
@@ -176,4 +190,5 @@ def expose(
     return np.rint(255.0 * light ** (1 / 2.2)).astype(np.uint8)
 
 
+# Linear light of each 8-bit value: a look-up in place of a power for every pixel.
 _LIGHT = (np.arange(256, dtype=np.float32) / 255.0) ** np.float32(2.2)

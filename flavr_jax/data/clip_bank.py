@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real clips as one array on the device, and training windows cut from it there.
+"""Real clips held on the device as one array, and training windows cut from it there.
 
-A few minutes of video at 352 lines fit on a GPU as 8-bit frames, so nothing is decoded or copied
-while training. The array is an argument of whatever is jitted, never captured: captured, it would
-become a constant of the program, and compilation would take minutes and then fail.
+A few minutes of video at 352 lines fit on a GPU as 8-bit frames, so training decodes and copies
+nothing. Pass the array as an argument to jitted functions. A captured array becomes a constant of
+the program, and compiling a constant of this size takes minutes and then fails.
 
-A window takes its inputs ``spacing`` frames apart. Where ``spacing`` is a multiple of 8 all eighths
-of the middle interval were filmed; a spacing of 4 gives the quarters, 2 or 6 the half. The rest is
-masked.
+The inputs of a window are ``spacing`` frames apart. If ``spacing`` is a multiple of 8, every eighth
+of the middle interval was filmed; a spacing of 4 has the quarters, 2 or 6 only the half. Targets at
+other times get weight 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, Key, UInt8
 
 from flavr_jax.data import augment
 
-__all__ = ["ClipBank", "WindowTable", "draw", "read_folder", "tabulate"]
+__all__ = ["ClipBank", "SamplingTable", "draw", "read_folder", "tabulate"]
 
 _AUGMENT = augment.AugmentConfig()
 _SPACINGS = (2, 4, 6, 8, 12, 16)
@@ -34,13 +34,13 @@ _SPACINGS = (2, 4, 6, 8, 12, 16)
 
 @dataclasses.dataclass(frozen=True)
 class ClipBank:
-    """All frames of all clips, each upright or lying so that ``height`` is its short side.
+    """All frames of all clips in one array; portrait clips are rotated to landscape.
 
     Attributes:
-        frames: the clips one after another; a narrow one is continued to the right by its mirror.
+        frames: the clips one after another; narrow clips are padded on the right by mirroring.
         start: index of each clip's first frame.
         length: number of frames of each clip.
-        width: columns of each clip that were filmed.
+        width: number of columns of each clip without the padding.
     """
 
     frames: UInt8[np.ndarray, "frames height width 3"]
@@ -49,8 +49,8 @@ class ClipBank:
     width: Int[np.ndarray, " clips"]
 
 
-class WindowTable(NamedTuple):
-    """The kinds of windows to draw: one row for a clip and a spacing, with its log-probability."""
+class SamplingTable(NamedTuple):
+    """What windows are sampled from: a row for each clip and spacing, with its log-weight."""
 
     start: Int[Array, " rows"]
     length: Int[Array, " rows"]
@@ -60,12 +60,13 @@ class WindowTable(NamedTuple):
 
 
 def read_folder(folder: Path, *, height: int = 352, width: int = 640, workers: int = 8) -> ClipBank:
-    """Decode every video of a folder, scaled to ``height`` lines and cut to at most ``width``.
+    """Decode every .mp4 file of a folder, scaled to ``height`` lines.
 
-    Portrait clips are turned by 90°: motion up and down is motion too.
+    Columns beyond ``width`` are cropped on both sides. Portrait clips are rotated by 90° rather
+    than cropped to a strip.
 
     Raises:
-        FileNotFoundError: when the folder holds no .mp4 file.
+        FileNotFoundError: the folder holds no .mp4 file.
     """
     paths = sorted(folder.glob("*.mp4"))
     if not paths:
@@ -85,12 +86,20 @@ def read_folder(folder: Path, *, height: int = 352, width: int = 640, workers: i
     return ClipBank(frames, starts, np.array(lengths), np.array(widths))
 
 
-def tabulate(bank: ClipBank, *, samples: int = 6) -> WindowTable:
-    """The windows worth training on, by how wrong the average of the two middle frames is there.
+def tabulate(bank: ClipBank, *, samples: int = 6) -> SamplingTable:
+    """Weight every clip and spacing by how much there is to learn from its windows.
 
-    That error grows with motion and detail; a window is the likelier the nearer it is to 0.04,
-    where DAVIS is: below there is little to put right, above little to match. A clip's weight also
-    grows with the root of its length: long ones repeat themselves.
+    The measure is the mean absolute error e of averaging the two middle inputs, which grows with
+    motion and detail. The weight e · exp(−e / 0.04) is largest at e = 0.04, the value of DAVIS:
+    windows with a smaller error are nearly still, those with a larger one hard to match. It is
+    multiplied by the square root of the number of windows, because long clips repeat themselves.
+
+    Args:
+        bank: clips to sample from.
+        samples: number of windows of each clip and spacing at which the error is measured.
+
+    Raises:
+        ValueError: no clip is long enough for a window.
     """
     rows = []
     for start, length, width in zip(bank.start, bank.length, bank.width):
@@ -99,18 +108,19 @@ def tabulate(bank: ClipBank, *, samples: int = 6) -> WindowTable:
             if n_windows < 1:
                 continue
             first = start + spacing + np.linspace(0, n_windows - 1, samples).astype(int)
+            # Every fourth pixel is enough for a mean error, and sixteen times faster.
             before, middle, after = (
                 bank.frames[first + shift, 2::4, 2 : int(width) : 4].astype(np.float32) / 255
                 for shift in (0, spacing // 2, spacing)
             )
             error = float(np.abs(middle - (before + after) / 2).mean())
-            error = max(error, 1e-4)
+            error = max(error, 1e-4)  # a still clip keeps a finite log-weight
             weight = np.sqrt(n_windows) * error * np.exp(-error / 0.04)
             rows.append((start, length, width, spacing, np.log(weight)))
     if not rows:
         raise ValueError(f"every clip is too short; a window spans {3 * _SPACINGS[0] + 1} frames.")
     *integers, log_weight = zip(*rows)
-    return WindowTable(
+    return SamplingTable(
         *(jnp.array(column, jnp.int32) for column in integers),
         log_weight=jnp.array(log_weight, jnp.float32),
     )
@@ -121,24 +131,28 @@ def draw(
     times: Float[Array, " time"],
     size: tuple[int, int],
     frames: UInt8[Array, "frames rows columns 3"],
-    table: WindowTable,
+    table: SamplingTable,
     config: augment.AugmentConfig = _AUGMENT,
 ) -> tuple[Float[Array, "time height width 3"], Float[Array, " time"]]:
-    """One augmented window at the given times, and 1 for each time that was filmed, else 0.
+    """Draw one augmented window.
 
     Args:
-        key: chooses window and augmentation.
-        times: in intervals between inputs, from 0 to 3.
-        size: height and width of the crop; transposed crops only where they are equal.
-        frames: as in ``ClipBank``, on the device.
-        table: what to choose from.
+        key: random key that determines clip, spacing, crop and augmentation.
+        times: times of the frames in intervals between inputs, from 0 to 3.
+        size: height and width of the crop in pixels; only square crops are transposed.
+        frames: ``ClipBank.frames`` on the device.
+        table: rows to sample from.
         config: how windows are augmented.
+
+    Returns:
+        The frames nearest to ``times`` in [0, 1], and for each 1.0 if it was filmed exactly at its
+        time, else 0.0.
     """
     key_row, key_place, key_change = jax.random.split(key, 3)
     change = augment.draw(key_change, config)
     row = jax.random.categorical(key_row, table.log_weight)
     start, length, width, spacing = (column[row] for column in table[:4])
-    # Indices first, pictures later: turning time round costs nothing this way.
+    # Reversing the times before frames are gathered costs nothing; reversing frames would copy.
     moments = jnp.where(change.backwards, 3.0 - times, times) * spacing.astype(jnp.float32)
     indices = jnp.round(moments).astype(jnp.int32)
     filmed = (jnp.abs(moments - indices.astype(jnp.float32)) < 1e-3).astype(jnp.float32)
@@ -165,13 +179,14 @@ def _count_frames(path: Path) -> int:
 
 
 def _read_into(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> int:
-    """Decode a clip into ``frames``; the number of columns filmed."""
+    """Decode a clip into ``frames`` and return its number of columns without padding."""
     height, width = frames.shape[1:3]
     columns = 0
     with av.open(path) as container:
         for target, frame in zip(frames, container.decode(video=0), strict=True):
             scale = height / min(frame.height, frame.width)
             shape = round(frame.width * scale), round(frame.height * scale)
+            # FFmpeg scales and converts in one pass, so the full-size frame never becomes RGB.
             picture = frame.to_ndarray(format="rgb24", width=shape[0], height=shape[1])
             if picture.shape[0] > picture.shape[1]:
                 picture = np.rot90(picture)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of labelled clips, for classification: ``root/CLASS/clip.avi``, as UCF101 and HMDB51 are.
+"""Labelled clips for classification, in folders ``root/CLASS/clip.avi`` like UCF101 and HMDB51.
 
-A batch is a function of its number: which clips, which frames of them and which part of the
-picture follow from the seed. So a stopped run goes on by a number, and processes share the work.
+A batch is determined by its number: the seed and the number give its clips, frames and crops. One
+number is therefore enough to resume, and processes can share a batch without communication.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Int, UInt8
 from flavr_jax.data.sequences import Clip, Picture, subfolders
 from flavr_jax.data.sets import folder
 
-__all__ = ["Labelled", "LabelledClips", "LabelledConfig", "LabelledLoader", "read"]
+__all__ = ["LabelledBatch", "LabelledClips", "LabelledConfig", "LabelledLoader", "read"]
 
 LAYOUT = "CLASS/clip.avi, a folder a class with videos or folders of images in it"
 _BATCHES_AHEAD = 3
@@ -28,15 +28,16 @@ _BATCHES_AHEAD = 3
 
 @dataclasses.dataclass(frozen=True)
 class LabelledConfig:
-    """What is cut from labelled clips.
+    """Which samples are cut from labelled clips.
 
     Attributes:
-        frames: of each clip that a sample has; a clip that is too short begins again.
-        spacing: frames from one of them to the next.
-        crop: side of the square that is cut out, a multiple of 8.
-        batch_size: samples a step, over all devices.
-        flips: half of the samples are mirrored; not for classes that tell left from right.
-        threads: that read and decode.
+        frames: number of frames of a sample; a clip that is too short is repeated.
+        spacing: number of frames of the clip from one frame of the sample to the next.
+        crop: side of the square crop in pixels, a multiple of 8.
+        batch_size: number of samples in a step, over all devices.
+        flips: mirror half of the training samples; switch it off if classes differ in left and
+            right.
+        threads: number of threads that read and decode.
     """
 
     frames: int = 16
@@ -49,12 +50,12 @@ class LabelledConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledClips:
-    """Clips and their classes; nothing is opened yet.
+    """Paths and classes of clips; files are opened only when samples are read.
 
     Attributes:
-        classes: their names, in order.
-        paths: a video or a folder of images each.
-        labels: the number of each one's class.
+        classes: class names; a label is an index into them.
+        paths: a video file or a folder of images for each clip.
+        labels: label of each clip.
     """
 
     classes: tuple[str, ...]
@@ -62,18 +63,23 @@ class LabelledClips:
     labels: tuple[int, ...]
 
 
-class Labelled(NamedTuple):
-    """A batch on the host."""
+class LabelledBatch(NamedTuple):
+    """Samples and labels on the host."""
 
     clips: UInt8[np.ndarray, "batch time height width 3"]
     labels: Int[np.ndarray, " batch"]
 
 
 def read(root: Path, listing: Path | None = None) -> LabelledClips:
-    """All clips of a folder, or those that a list names, a line each as in ``trainlist01.txt``.
+    """Find all clips of a folder, or those named in a list.
+
+    Args:
+        root: folder with one subfolder for each class.
+        listing: text file such as UCF101's ``trainlist01.txt``: ``CLASS/clip.avi`` at the
+            beginning of each line.
 
     Raises:
-        FileNotFoundError: the folder has no classes, a class no clips, or a listed clip is missing.
+        FileNotFoundError: there are no classes or no clips, or a listed clip is missing.
     """
     folders = subfolders(root, layout=LAYOUT)
     classes = tuple(path.name for path in folders)
@@ -95,8 +101,8 @@ def read(root: Path, listing: Path | None = None) -> LabelledClips:
     return LabelledClips(classes, paths, labels)
 
 
-class LabelledLoader(Iterator[Labelled]):
-    """Endless batches in an order that is shuffled anew every epoch; read ahead by threads."""
+class LabelledLoader(Iterator[LabelledBatch]):
+    """Endless iterator over batches, read ahead by threads; each epoch is shuffled anew."""
 
     def __init__(
         self,
@@ -108,15 +114,16 @@ class LabelledLoader(Iterator[Labelled]):
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        """Begin at batch 0.
+        """Start at batch 0.
 
         Args:
-            source: where clips are.
-            config: what is cut from them.
-            training: cut at random; else from the middle, and in order.
-            seed: of order and cuts.
-            process: which share of every batch is read here …
-            processes: … of how many.
+            source: clips and labels.
+            config: which samples are cut from them.
+            training: shuffle clips and cut at random places; else keep the order and cut from the
+                middle.
+            seed: seed of order and crops.
+            process: index of this process; it reads its own share of every batch.
+            processes: number of processes.
         """
         self._source, self._config, self._training, self._seed = source, config, training, seed
         self._numbers = range(process, config.batch_size, processes)
@@ -124,22 +131,22 @@ class LabelledLoader(Iterator[Labelled]):
         self._ahead: collections.deque[list[Future[tuple[np.ndarray, int]]]] = collections.deque()
         self._next = 0
 
-    def __next__(self) -> Labelled:
-        """The next batch: this process's share of it."""
+    def __next__(self) -> LabelledBatch:
+        """Return this process's share of the next batch."""
         while len(self._ahead) < _BATCHES_AHEAD:
             first = (self._next + len(self._ahead)) * self._config.batch_size
             self._ahead.append([self._pool.submit(self._sample, first + n) for n in self._numbers])
         samples = [sample.result() for sample in self._ahead.popleft()]
         self._next += 1
         clips, labels = zip(*samples)
-        return Labelled(np.stack(clips), np.array(labels, np.int32))
+        return LabelledBatch(np.stack(clips), np.array(labels, np.int32))
 
     def get_state(self) -> dict[str, Any]:
-        """The number of the next batch."""
+        """Return the number of the next batch, to save."""
         return {"batch": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with that batch."""
+        """Continue from a state returned by :meth:`get_state`."""
         self._ahead.clear()
         self._next = state["batch"]
 
@@ -147,7 +154,7 @@ class LabelledLoader(Iterator[Labelled]):
         epoch, place = divmod(number, len(self._source.paths))
         rng = np.random.default_rng((self._seed, number)) if self._training else None
         if self._training:
-            # The order of an epoch is the same in every process and thread.
+            # Seeded by the epoch alone: every process and thread computes the same order.
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._source.paths))
             place = int(order[place])
         clip = folder.clips(self._source.paths[place])[0]
@@ -157,7 +164,7 @@ class LabelledLoader(Iterator[Labelled]):
 def _cut(
     clip: Clip, config: LabelledConfig, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "time height width 3"]:
-    """Frames of a clip, all cut at one place; at random, or from the middle."""
+    """Read one sample; ``rng`` draws first frame, crop and flip, None takes the middle."""
     share = rng.random(3) if rng is not None else np.full(3, 0.5)
     room = len(clip) - (config.frames - 1) * config.spacing
     start = int(share[0] * max(room, 1))

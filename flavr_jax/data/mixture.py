@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training batches: synthetic clips and real ones side by side.
+"""Training batches that mix synthetic and real windows.
 
-Synthetic clips have every in-between frame exactly and as much motion as is wished; real ones
-have the noise, blur and lighting of cameras, but mostly only the middle frame.
+Synthetic clips have an exact frame at every target time and motion of any size. Real clips have
+the noise, blur and lighting of cameras, but most have a true frame only at the middle time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ __all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw", "from_wind
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
-    """What a batch is made of.
+    """Composition of a batch.
 
     Attributes:
-        crop: side of the square windows, a multiple of 8.
-        batch_size: windows a step, over all devices.
-        synthetic_share: share of windows that are synthetic; all are where there are no clips.
-        middle_weight: weight of the middle time against each other one; 2× is what most videos
-            are interpolated by, and what most real windows have.
-        synthetic: what synthetic clips look like.
-        augment: how real windows are changed.
+        crop: side of the square windows in pixels, a multiple of 8.
+        batch_size: number of windows in a step, over all devices.
+        synthetic_share: share of synthetic windows; without real clips every window is synthetic.
+        middle_weight: loss weight of the middle time; the other times have weight 1. Most videos
+            are interpolated by 2×, which needs only the middle time, and it is the only target of
+            most real windows.
+        synthetic: content and motion of synthetic clips.
+        augment: augmentation of real windows.
     """
 
     crop: int = 256
@@ -48,14 +49,14 @@ class MixtureConfig:
 
 
 class RealClips(NamedTuple):
-    """Real clips on the device: to cut windows from, and textures for synthetic ones."""
+    """Real clips on the device: the source of real windows and of textures for synthetic ones."""
 
     frames: UInt8[Array, "frames rows columns 3"]
-    table: clip_bank.WindowTable
+    table: clip_bank.SamplingTable
 
 
 class Batch(NamedTuple):
-    """Windows, the frames to predict, and the weight of each of these in the loss (0: unknown)."""
+    """Input frames, frames to predict, and each target's loss weight (0 if it was not filmed)."""
 
     inputs: Windows
     targets: Windows
@@ -71,16 +72,18 @@ def draw(
     part: Int[Array, ""] | int = 0,
     parts: int = 1,
 ) -> Batch:
-    """A batch for a network that predicts ``n_outputs`` frames inside the middle interval.
+    """Draw a batch for a network that predicts ``n_outputs`` frames of the middle interval.
+
+    The same key gives the same batch for any number of parts, provided that the numbers of
+    synthetic and of blurred windows in a part are whole.
 
     Args:
-        key: the same key is the same batch, into however many parts it is cut, as long as shares
-            of synthetic and of blurred clips are whole numbers in each.
-        n_outputs: frames sought.
-        config: what the batch is made of.
-        real: clips to cut windows from; without them all windows are synthetic.
-        part: which part of the batch to draw.
-        parts: how many parts there are; each has its share of synthetic windows.
+        key: random key that determines the batch.
+        n_outputs: number of target frames of a window.
+        config: composition of the batch.
+        real: clips to cut real windows from; None makes every window synthetic.
+        part: index of the part to draw, such as the device's index.
+        parts: number of parts; each has the same share of synthetic windows.
     """
     inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
     times = jnp.asarray(np.concatenate([np.arange(N_INPUTS), inside]), jnp.float32)
@@ -108,22 +111,22 @@ def draw(
     return Batch(
         inputs=frames[:, :N_INPUTS],
         targets=frames[:, N_INPUTS:],
-        weights=filmed[:, N_INPUTS:] * _importance(n_outputs, config),
+        weights=filmed[:, N_INPUTS:] * _time_weights(n_outputs, config),
     )
 
 
 def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) -> Batch:
-    """A batch of the loader's windows, each augmented by a transform of its own."""
+    """Make a batch of windows from the loader, each augmented by its own random transform."""
     keys = jax.random.split(key, len(windows.inputs))
     pixels = (jnp.asarray(part, jnp.float32) / 255.0 for part in windows[:2])
     inputs, targets, filmed = jax.vmap(
         lambda key, *window: augment.apply(augment.draw(key, config.augment), *window)
     )(keys, *pixels, jnp.asarray(windows.weights))
-    return Batch(inputs, targets, filmed * _importance(filmed.shape[1], config))
+    return Batch(inputs, targets, filmed * _time_weights(filmed.shape[1], config))
 
 
-def _importance(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
-    """The weight of each predicted time in the loss."""
+def _time_weights(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
+    """Loss weight of each target time."""
     weights = np.ones(n_outputs, np.float32)
     if n_outputs % 2:
         weights[n_outputs // 2] = config.middle_weight
@@ -133,6 +136,7 @@ def _importance(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
 def _keys(
     key: Key[Array, ""], count: int, part: Int[Array, ""] | int, parts: int
 ) -> Key[Array, " count"]:
-    """The keys of a part's windows: of one sequence, every ``parts``-th."""
-    # Not a run of it: the first few windows of a batch differ from the others, in each part alike.
+    """Keys of the windows of one part: every ``parts``-th key of the whole batch's sequence."""
+    # Strided, not contiguous: `draw_many` blurs the first windows it gets. With contiguous keys a
+    # batch drawn in parts would blur other windows than the same batch drawn whole.
     return jax.vmap(jax.random.fold_in, (None, 0))(key, part + parts * jnp.arange(count))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training windows from data sets on disk, in an order that can be stopped, resumed and shared out.
+"""Loader of training windows from data sets on disk, resumable and shared between processes.
 
-grain reads by number, so the order is a permutation computed from the seed: process ``i`` of ``n``
-takes every n-th window of it, and a stopped run goes on where it was by a number. Here frames are
-chosen, decoded and cropped, for the cut is much smaller than the whole; everything else that is
-done to a window happens on the device (``augment``).
+grain addresses windows by number, so an epoch's order is a permutation computed from the seed.
+Process ``i`` of ``n`` takes every n-th window of it, and a single number is enough to resume. The
+host chooses, decodes and crops frames, because a crop is much smaller to transfer than a frame;
+all other augmentation runs on the device (:mod:`flavr_jax.data.augment`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from jaxtyping import Float, UInt8
 from flavr_jax.data import augment
 from flavr_jax.data.sequences import N_INPUTS, Clip, Picture
 
-__all__ = ["IN_STORE", "Loader", "LoaderConfig", "Window", "WindowReader", "WindowTable"]
+__all__ = ["BUFFERED_BATCHES", "Loader", "LoaderConfig", "Window", "WindowIndex", "WindowReader"]
 
-_BATCHES_AHEAD = 2  # on their way to the device
+_BATCHES_AHEAD = 2  # transfers to the device that overlap with the step
 
-IN_STORE = 4
-"""Batches that each process of an idle loader has ready, or nearly; to be used up before timing."""
+BUFFERED_BATCHES = 4
+"""Upper bound on the batches that each process of an idle loader has prepared. A benchmark takes
+these first, so that it times reading and not the buffer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoaderConfig:
-    """What is cut from clips, and how fast.
+    """Which windows are cut from clips, and with how many threads and processes.
 
     Attributes:
         crop: side of the square windows in pixels.
-        batch_size: windows a batch and process.
-        spacings: frames between inputs; one is drawn, so that frame rates vary. A clip that is too
-            short for one does not take part in it.
-        shutters: over how many frames light is gathered, odd numbers; one is drawn a window, of
-            those less than its spacing. More than 1 only makes sense for clips of a high rate.
-        seed: of the order and of the cuts.
-        threads: that read and decode, in each process of the loader.
-        workers: processes of the loader; 0 reads in this process.
+        batch_size: number of windows in a batch of one process.
+        spacings: numbers of frames from one input to the next. Windows of every spacing occur, so
+            frame rates vary; clips too short for a spacing are used with the others.
+        shutters: odd numbers of frames averaged into one, to add motion blur. One of those smaller
+            than the spacing is drawn for each window. Use values above 1 only for clips of a high
+            frame rate.
+        seed: seed of the order and of the crops.
+        threads: threads that read and decode in each loader process.
+        workers: number of loader processes; 0 reads in the calling process.
     """
 
     crop: int = 256
@@ -55,25 +57,27 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if even := [shutter for shutter in self.shutters if shutter % 2 == 0]:
-            raise ValueError(f"`shutters` has {even}; the frame has a middle: use odd numbers.")
+            raise ValueError(
+                f"`shutters` has {even}; a shutter is centred on a frame: use odd numbers."
+            )
 
 
 class Window(NamedTuple):
-    """Frames of a window or batch of them; unfilmed targets are black and have weight 0."""
+    """One window, or a batch of them; targets that were not filmed are black with weight 0."""
 
     inputs: UInt8[np.ndarray, "*batch 4 crop crop 3"]
     targets: UInt8[np.ndarray, "*batch outputs crop crop 3"]
     weights: Float[np.ndarray, "*batch outputs"]
 
 
-class WindowTable:
-    """Every window of every clip at every spacing, by number; a source that grain reads from."""
+class WindowIndex:
+    """Numbering of all windows of all clips at all spacings; the source that grain reads."""
 
     def __init__(self, clips: list[Clip], spacings: tuple[int, ...]) -> None:
         """Count the windows.
 
         Raises:
-            ValueError: when no clip is long enough for any spacing.
+            ValueError: no clip is long enough for any spacing.
         """
         rows = [
             (clip, spacing, len(each) - (N_INPUTS - 1) * spacing)
@@ -93,14 +97,14 @@ class WindowTable:
         return int(self._ends[-1])
 
     def __getitem__(self, number: int) -> tuple[int, int, int]:
-        """Clip, spacing and first frame of a window."""
+        """Return a window's clip number, spacing and first frame."""
         row = int(np.searchsorted(self._ends, number, side="right"))
         before = int(self._ends[row - 1]) if row else 0
         return int(self._clip[row]), int(self._spacing[row]), int(number) - before
 
 
 class WindowReader:
-    """Reads a window of the table, at one place and with one shutter for all of its frames."""
+    """Reader of windows; a random crop and shutter are drawn once for all frames of a window."""
 
     def __init__(self, clips: list[Clip], n_outputs: int, config: LoaderConfig) -> None:
         inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
@@ -108,7 +112,7 @@ class WindowReader:
         self._clips, self._config = clips, config
 
     def __call__(self, place: tuple[int, int, int], rng: np.random.Generator) -> Window:
-        """The window that starts at a clip's frame, by clip number, spacing and that frame."""
+        """Read the window at ``place``: clip number, spacing and first frame."""
         number, spacing, start = place
         clip, crop = self._clips[number], self._config.crop
         indices, filmed = augment.window_indices(start, spacing, self._times)
@@ -119,18 +123,18 @@ class WindowReader:
             if known:
                 exposed = range(index - reach, index + reach + 1)
                 frame[:] = augment.expose(
-                    np.stack([_cut(clip, each, corner, crop) for each in exposed])
+                    np.stack([_read_crop(clip, each, corner, crop) for each in exposed])
                 )
         return Window(frames[:N_INPUTS], frames[N_INPUTS:], filmed[N_INPUTS:].astype(np.float32))
 
     def _shutter(self, clip: Clip, spacing: int, start: int, rng: np.random.Generator) -> int:
-        """One of the shutters that fit between inputs and into the clip."""
+        """Draw one of the shutters that neither overlap between inputs nor leave the clip."""
         room = min(start, len(clip) - 1 - start - (N_INPUTS - 1) * spacing)
         fitting = [s for s in self._config.shutters if s == 1 or (s < spacing and s // 2 <= room)]
         return int(rng.choice(fitting or [1]))
 
 
-class _State(Protocol):
+class _Resumable(Protocol):
     def get_state(self) -> dict[str, Any]: ...
 
     def set_state(self, state: dict[str, Any]) -> None: ...
@@ -139,7 +143,10 @@ class _State(Protocol):
 
 
 class Loader(Iterator[Window]):
-    """Endless batches on the device, each sent ahead of its use; epochs are shuffled anew."""
+    """Endless iterator over batches on the device; each epoch is shuffled anew.
+
+    Transfers run ahead of use, so they overlap with the training step.
+    """
 
     def __init__(
         self,
@@ -151,29 +158,30 @@ class Loader(Iterator[Window]):
         processes: int = 1,
         sharding: jax.sharding.Sharding | jax.Device | None = None,  # pyright: ignore[reportInvalidTypeForm]
     ) -> None:
-        """Set up reading; nothing is read yet.
+        """Set up the loader; the first frames are read when the first batch is taken.
 
         Args:
-            clips: what to cut windows from.
-            n_outputs: how many frames in the middle interval are targets.
-            config: how.
-            process: which share of the windows is read here …
-            processes: … of how many; shares are equally long.
-            sharding: where batches go; by default the first device.
+            clips: clips to cut windows from.
+            n_outputs: number of target frames in the middle interval.
+            config: which windows, and how they are read.
+            process: index of this process; it reads its own share of the windows.
+            processes: number of processes; their shares are disjoint and equally long.
+            sharding: where batches are placed; None is the first local device.
 
         Raises:
-            ModuleNotFoundError: without the extra ``train``.
-            ValueError: when there are fewer windows than ``processes`` batches.
+            ModuleNotFoundError: the extra ``train`` is not installed.
+            ValueError: there are fewer windows than one batch for each process takes.
         """
         grain = _grain()
-        table = WindowTable(clips, config.spacings)
-        if len(table) < processes * config.batch_size:
+        index = WindowIndex(clips, config.spacings)
+        if len(index) < processes * config.batch_size:
             raise ValueError(
-                f"there are {len(table)} windows, but a batch of each process takes "
+                f"there are {len(index)} windows, but one batch for each process takes "
                 f"{processes * config.batch_size}; use a smaller `batch_size` or more clips."
             )
-        order = grain.MapDataset.source(table).seed(config.seed).shuffle()
-        share = order[: len(table) // processes * processes][process::processes].repeat()
+        order = grain.MapDataset.source(index).seed(config.seed).shuffle()
+        # Equal shares: where processes step together, a longer one would wait for the others.
+        share = order[: len(index) // processes * processes][process::processes].repeat()
         windows = share.random_map(WindowReader(clips, n_outputs, config))
         reading = grain.ReadOptions(
             num_threads=config.threads, prefetch_buffer_size=2 * config.batch_size
@@ -182,13 +190,13 @@ class Loader(Iterator[Window]):
         if config.workers:
             _parse_no_flags()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
-        self._batches: _State = iter(batches)
+        self._batches: _Resumable = iter(batches)
         self._sharding = sharding or jax.local_devices()[0]
         self._ahead: collections.deque[tuple[Window, dict[str, Any]]] = collections.deque()
         self._state = self._batches.get_state()
 
     def __next__(self) -> Window:
-        """The next batch, as arrays on the device."""
+        """Return the next batch, as arrays on the device."""
         while len(self._ahead) <= _BATCHES_AHEAD:
             batch = jax.device_put(next(self._batches), self._sharding)
             self._ahead.append((batch, self._batches.get_state()))
@@ -196,21 +204,24 @@ class Loader(Iterator[Window]):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Where the batch last given out ends: plain values, to be saved with the model."""
+        """Return the position after the last batch returned, as plain values to save."""
         return self._state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on behind that batch, whatever was read since."""
+        """Continue from a position returned by :meth:`get_state`."""
         self._ahead.clear()
         self._batches.set_state(state)
         self._state = state
 
 
-def _cut(clip: Clip, index: int, corner: np.ndarray, crop: int) -> Picture:
-    """A square from a frame, its place given as shares of the room there is.
+def _read_crop(clip: Clip, index: int, corner: np.ndarray, crop: int) -> Picture:
+    """Read a frame and crop a square from it.
+
+    ``corner`` is the position of the top left corner relative to the range it may have, in [0, 1):
+    the same values give the same place in every frame of a clip.
 
     Raises:
-        ValueError: when the frame is smaller.
+        ValueError: the frame is smaller than the crop.
     """
     frame = clip.read(int(index))
     room = np.array(frame.shape[:2]) - crop
@@ -234,7 +245,10 @@ def _grain() -> Any:
 
 
 def _parse_no_flags() -> None:
-    """Outside of ``absl.app.run`` grain's worker processes die of flags that were never parsed."""
+    """Mark absl's flags as parsed: grain's worker processes fail if they are not.
+
+    Normally ``absl.app.run`` does this, but this project's programs do not use it.
+    """
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

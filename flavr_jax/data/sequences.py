@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every data set is made of: clips, and which of their frames are given and which are sought.
+"""Clips and sequences: the common form into which every data set is read.
 
-A data set differs from another in its folders and in the frames it asks for, not in what is done
-with them. So each is read into sequences, and whatever packs, trains or scores sees only those.
-Nothing is decoded before it is needed: a list of a hundred thousand clips is a list of names.
+Data sets differ in their folders and in which frames are inputs and targets. Each reader therefore
+returns sequences, and packing, training and evaluation work on those alone. Frames are decoded only
+when they are read, so a list of a hundred thousand clips costs no more than its file names.
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ __all__ = [
 Picture: TypeAlias = UInt8[np.ndarray, "height width 3"]
 Pictures: TypeAlias = UInt8[np.ndarray, "_time height width 3"]
 
-N_INPUTS = 4  # of a window, in every data set and in what synthetic paths are laid out for
+N_INPUTS = 4
+"""Number of input frames of a window, in every data set and in synthetic clips."""
+
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 _PPM = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s")
 
 
 @runtime_checkable
 class Clip(Protocol):
-    """The frames of one scene, equally far apart in time, readable in any order."""
+    """Frames of one scene at a constant frame rate, readable in any order."""
 
     @property
     def name(self) -> str:
-        """Unique within its data set."""
+        """Name, unique within the data set."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Picture:
-        """One frame, decoded."""
+        """Decode one frame."""
         ...
 
     def encoded(self, index: int) -> bytes:
-        """One frame as the bytes of an image file that decodes to the same pixels."""
+        """Return one frame as an image file that decodes to the same pixels."""
         ...
 
 
@@ -74,16 +76,16 @@ class ImageClip:
         return len(self.paths)
 
     def read(self, index: int) -> Picture:
-        """One frame, decoded.
+        """Decode one frame.
 
         Raises:
-            FileNotFoundError: the file is not there.
-            ValueError: it is not an image, or has 16 bits a channel.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not an image, or has more than 8 bits a channel.
         """
         return decode(self.encoded(index), where=str(self.paths[index]))
 
     def encoded(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Return the image file of one frame, byte for byte."""
         return self.paths[index].read_bytes()
 
 
@@ -98,25 +100,25 @@ class ArrayClip:
         return len(self.frames)
 
     def read(self, index: int) -> Picture:
-        """One frame, as it is."""
+        """Return one frame."""
         return self.frames[index]
 
     def encoded(self, index: int) -> bytes:
-        """One frame as a PPM file."""
+        """Encode one frame as a PPM file."""
         return encode(self.frames[index], "raw")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """A clip with the frames that a method is given, and those it has to find.
+    """A clip together with the frames that are inputs and those to be predicted.
 
     Attributes:
-        clip: where the frames are.
-        factor: how many times the frame rate grows.
-        inputs: indices of the given frames, equally far apart in time.
-        targets: for each window of four inputs, the ``factor`` − 1 frames inside its middle
-            interval; empty where they are not public.
-        crop: height and width cut from the centre of each frame; None keeps the whole of it.
+        clip: the clip that holds the frames.
+        factor: ratio of the frame rate with the targets to that of the inputs.
+        inputs: indices of the input frames, equally far apart in time.
+        targets: for each window of four inputs, the indices of the ``factor`` − 1 true frames
+            inside its middle interval; empty if they are not public.
+        crop: height and width of the centre crop of each frame; None keeps whole frames.
     """
 
     clip: Clip
@@ -126,11 +128,11 @@ class Sequence:
     crop: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        """The number of windows."""
+        """Return the number of windows."""
         return max(0, len(self.inputs) - N_INPUTS + 1)
 
     def windows(self) -> Iterator[Pictures]:
-        """The four inputs of each window; an input that windows share is read once."""
+        """Yield the four inputs of each window; inputs shared by windows are read once."""
         held: dict[int, Picture] = {}
         for first in range(len(self)):
             wanted = self.inputs[first : first + N_INPUTS]
@@ -138,15 +140,15 @@ class Sequence:
             yield np.stack([held[index] for index in wanted])
 
     def truths(self) -> Iterator[Pictures]:
-        """The frames to be found, window by window."""
+        """Yield the true frames (the targets) of each window."""
         for indices in self.targets:
             yield np.stack([self.read(index) for index in indices])
 
     def read(self, index: int) -> Picture:
-        """One frame, cropped.
+        """Read one frame and crop it.
 
         Raises:
-            ValueError: when it is smaller than the crop.
+            ValueError: the frame is smaller than the crop.
         """
         frame = self.clip.read(index)
         if self.crop is None:
@@ -156,16 +158,16 @@ class Sequence:
         if top < 0 or left < 0:
             raise ValueError(
                 f"{self.clip.name} is {frame.shape[1]}×{frame.shape[0]}, but {width}×{height} is "
-                "cropped from it; use the sequences that the data set was defined on."
+                "cropped from it; use the data set in its original resolution."
             )
         return frame[top : top + height, left : left + width]
 
 
 def regular(clip: Clip, factor: int) -> Sequence:
-    """The sequence whose inputs are every ``factor``-th frame from the first on.
+    """Make the sequence whose inputs are every ``factor``-th frame, starting with the first.
 
-    The official protocols of Vimeo-90K, GoPro, Adobe240 and DAVIS are this rule with another
-    factor. Frames after the last input are left out, as they are there.
+    The official protocols of Vimeo-90K, GoPro, Adobe240 and DAVIS all follow this rule, each with
+    its own factor. Like them, it leaves out frames after the last input.
     """
     inputs = tuple(range(0, len(clip), factor))
     starts = inputs[: max(0, len(inputs) - N_INPUTS + 1)]
@@ -174,12 +176,16 @@ def regular(clip: Clip, factor: int) -> Sequence:
 
 
 def decode(data: bytes, *, where: str = "an image") -> Picture:
-    """The pixels of an image file as 8-bit RGB; ``where`` names it in messages.
+    """Decode an image file into 8-bit RGB.
+
+    Args:
+        data: bytes of the image file.
+        where: name of the image in error messages.
 
     Raises:
-        ValueError: when it is not an image, or has more than 8 bits a channel.
+        ValueError: the data is not an image, or has more than 8 bits a channel.
     """
-    if header := _PPM.match(data):  # no decoder, no copy: frames that were packed raw
+    if header := _PPM.match(data):  # frames packed raw: neither a decoder nor a copy is needed
         width, height = int(header[1]), int(header[2])
         return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3)
     try:
@@ -192,9 +198,9 @@ def decode(data: bytes, *, where: str = "an image") -> Picture:
 
 
 def encode(frame: Picture, encoding: Literal["png", "jpeg", "raw"]) -> bytes:
-    """A frame as an image file: PNG, JPEG (quality 95, full colour resolution) or PPM."""
+    """Encode a frame as an image file: PNG, JPEG (quality 95, 4:4:4), or PPM for ``raw``."""
     options: dict[str, dict[str, Any]] = {
-        # Level 1 is 5 times as fast as the default, and its files are a sixth larger.
+        # Level 1 is 5 times as fast as the default level; its files are a sixth larger.
         "png": {"format": "PNG", "compress_level": 1},
         "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
         "raw": {"format": "PPM"},
@@ -205,7 +211,7 @@ def encode(frame: Picture, encoding: Literal["png", "jpeg", "raw"]) -> bytes:
 
 
 def images_of(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder in natural order: ``2.png`` comes before ``10.png``."""
+    """List the image files of a folder in natural order: ``2.png`` comes before ``10.png``."""
     found = (
         path
         for path in folder.iterdir()
@@ -215,11 +221,14 @@ def images_of(folder: Path) -> tuple[Path, ...]:
 
 
 def subfolders(folder: Path, *, layout: str) -> list[Path]:
-    """The folders in a folder, in natural order.
+    """List the subfolders of a folder in natural order.
+
+    Args:
+        folder: folder to look into.
+        layout: expected folder layout, for the error message.
 
     Raises:
-        FileNotFoundError: when there is no such folder, or none in it; ``layout`` says what a data
-            set's folders look like.
+        FileNotFoundError: the folder does not exist or has no subfolders.
     """
     found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     if not found:
@@ -228,6 +237,7 @@ def subfolders(folder: Path, *, layout: str) -> list[Path]:
 
 
 def _natural(path: Path) -> list[str | int]:
-    """A sorting key in which runs of digits count as numbers."""
+    """Sort key that compares runs of digits as numbers."""
+    # Splitting at a group keeps the digits, at every odd index.
     parts = re.split(r"([0-9]+)", path.name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]

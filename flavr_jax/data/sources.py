@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of data sets: how each is read, and the protocol card that its scores go by.
+"""The table of data sets: how each is read, and its evaluation protocol.
 
-A score means nothing without its protocol: other crops, frames or averages change it by more than
-methods differ. A card is printed with every table.
+A score means nothing without its protocol: a different crop, choice of frames or way of averaging
+changes it by more than methods differ. Every table of scores is therefore printed with a card that
+states the protocol.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from flavr_jax.data.sets.folder import CutFinder
 __all__ = ["SOURCES", "Average", "DataSet", "data_set"]
 
 Average: TypeAlias = Literal["samples", "sequences"]
-"""Whether each window counts once, or each sequence, however long it is."""
+"""Mean over all windows, or over the means of sequences, so that long ones do not count more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A data set under one protocol.
+    """A data set with one evaluation protocol.
 
     Attributes:
-        name: for tables and command lines.
-        reader: sequences from the folder that the data set was unpacked to.
-        layout: what that folder looks like.
-        inputs: which frames are given, and which are sought.
-        crop: height and width cut from the centre; None keeps whole frames.
-        average: what a mean is over, where this protocol's numbers are published.
-        note: whose numbers these are, and how they may differ.
-        has_cuts: whether its clips may change from one scene to another, as anybody's videos do.
+        name: name in tables and on command lines.
+        reader: function that reads the sequences from the unpacked folder.
+        layout: folder layout that the reader expects.
+        inputs: input frames → target frames, for the card.
+        crop: height and width of the centre crop; None keeps whole frames.
+        average: how published numbers of this protocol are averaged.
+        note: origin of the protocol, published scores, and known differences from them.
+        has_cuts: true if a clip may contain several scenes, as users' own videos do.
     """
 
     name: str
@@ -59,14 +60,14 @@ class DataSet:
     has_cuts: bool = False
 
     def read(self, root: Path, *, find_cuts: CutFinder | None = None) -> list[Sequence]:
-        """The sequences, cropped as the protocol has it; nothing is decoded yet.
+        """Read the sequences with the protocol's crop; frames are decoded later, when needed.
 
         Args:
-            root: the folder in the official layout, or one that it was packed to.
-            find_cuts: splits clips that may have cuts into shots.
+            root: folder in the official layout, or a packed one.
+            find_cuts: function that finds cuts; clips that may have cuts are split there.
 
         Raises:
-            FileNotFoundError: when the folder does not have the layout.
+            FileNotFoundError: the folder does not have the layout.
         """
         reader = self.reader
         if array_record.is_packed(root):
@@ -76,29 +77,30 @@ class DataSet:
         return [dataclasses.replace(each, crop=self.crop) for each in reader(root)]
 
     def card(self) -> list[tuple[str, str]]:
-        """The protocol in words: pairs of a heading and a text."""
+        """Return the protocol as pairs of heading and text."""
         crop = f"centre {self.crop[0]}×{self.crop[1]}" if self.crop else "whole frames"
         rows = [("frames", self.inputs), ("crop", crop), ("average", f"over {self.average}")]
         return [*rows, ("note", self.note)] if self.note else rows
 
 
 def data_set(name: str) -> DataSet:
-    """An entry of the table.
+    """Look up a data set by name.
 
     Raises:
-        ValueError: when there is none of that name, with those there are.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
-_SECOND = "s, s+2, s+4, s+6 → s+3, s every 2"
+# Frames of the windows that begin at frame s: inputs → targets.
+_EVERY_SECOND = "s, s+2, s+4, s+6 → s+3, s every 2"
 
 
 def _high_rate(factor: int) -> str:
     if factor == 2:
-        return _SECOND
+        return _EVERY_SECOND
     return (
         f"s, s+{factor}, s+{2 * factor}, s+{3 * factor} → the {factor - 1} between the middle two, "
         f"s every {factor}"
@@ -150,7 +152,7 @@ _ALL = [
         crop=(224, 224),
         note=f"{_FLAVR}; 31.38 dB in a user's re-test of FLAVR",
     ),
-    DataSet("davis", davis.read, davis.LAYOUT, _SECOND, crop=(480, 840), note=_FLAVR),
+    DataSet("davis", davis.read, davis.LAYOUT, _EVERY_SECOND, crop=(480, 840), note=_FLAVR),
     DataSet(
         "middlebury-other",
         partial(middlebury.read, half="other"),
@@ -163,7 +165,7 @@ _ALL = [
         partial(middlebury.read, half="evaluation"),
         middlebury.LAYOUTS["evaluation"],
         "09, 10, 11, 12 → between 10 and 11",
-        note="the truth is not public: write predictions and hand them in",
+        note="true frames are not public: write predictions and submit them",
     ),
     *(
         DataSet(
@@ -172,7 +174,7 @@ _ALL = [
             snu_film.LAYOUT,
             f"t−{3 * near}, t−{near}, t+{near}, t+{3 * near} → t",
             crop=(720, 720),
-            note=f"{_FLAVR}; samples without outer inputs left out",
+            note=f"{_FLAVR}; samples without outer inputs are left out",
         )
         for level, near in snu_film.DISTANCES.items()
     ),
@@ -181,7 +183,7 @@ _ALL = [
         xtest.read,
         xtest.LAYOUT,
         "0, 32 → 4, 8 … 28",
-        note="Sim et al.'s 8×; outer inputs mirrored in time, for only two are given",
+        note="Sim et al.'s 8×; only two inputs are given, so outer ones are mirrored in time",
     ),
     *(
         DataSet(
@@ -199,10 +201,10 @@ _ALL = [
         "davis-2x",
         partial(folder.read, factor=2, pattern="davis_*.mp4"),
         "davis_*.mp4",
-        _SECOND,
+        _EVERY_SECOND,
         crop=(480, 840),
         average="sequences",
-        note="the davis protocol on clips that were encoded as video: compare within this table",
+        note="the davis protocol on clips encoded as video: compare within this table only",
     ),
     *(
         DataSet(
@@ -211,7 +213,7 @@ _ALL = [
             "fps60_*.mp4",
             _high_rate(factor),
             average="sequences",
-            note="clips of 60 frames a second: compare within this table",
+            note="clips of 60 frames a second: compare within this table only",
         )
         for factor in (2, 4, 8)
     ),

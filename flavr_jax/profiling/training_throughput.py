@@ -223,7 +223,7 @@ def _time(
     fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed)), None
     if clips:
         reading = _reading(case, clips, workers)
-        for _ in range(pipeline.IN_STORE * (1 + workers)):
+        for _ in range(pipeline.BUFFERED_BATCHES * (1 + workers)):
             next(reading)
         read_seconds = seconds_of(reading)
     return Measurement("flavr_jax", case, fixed_seconds, read_seconds, seconds_to_compile)

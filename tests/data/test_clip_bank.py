@@ -12,7 +12,7 @@ TIMES = jnp.array([0.0, 1.0, 2.0, 3.0, *(1.0 + np.arange(1, 8) / 8)])
 
 def table(*, start=0, length=60, width=64, spacing=2):
     integers = (jnp.array([value], jnp.int32) for value in (start, length, width, spacing))
-    return clip_bank.WindowTable(*integers, log_weight=jnp.zeros(1))
+    return clip_bank.SamplingTable(*integers, log_weight=jnp.zeros(1))
 
 
 @jax.jit

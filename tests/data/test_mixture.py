@@ -32,7 +32,7 @@ def plain_synthetic_clips(monkeypatch):
 def test_half_a_batch_is_synthetic_and_fully_known_the_rest_is_real_and_masked():
     frames = jnp.full((30, 24, 40, 3), 77, jnp.uint8)
     one_row = (jnp.array([value], jnp.int32) for value in (0, 30, 40, 4))
-    real = mixture.RealClips(frames, clip_bank.WindowTable(*one_row, log_weight=jnp.zeros(1)))
+    real = mixture.RealClips(frames, clip_bank.SamplingTable(*one_row, log_weight=jnp.zeros(1)))
     batch = jax.jit(lambda key, real: mixture.draw(key, 7, CONFIG, real))(jax.random.key(0), real)
     assert batch.inputs.shape == (4, 4, 16, 16, 3)
     assert batch.targets.shape == (4, 7, 16, 16, 3)

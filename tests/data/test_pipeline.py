@@ -127,7 +127,7 @@ def test_all_frames_of_a_window_are_cut_at_one_place_and_windows_at_many():
 
 
 def test_frame_rates_vary_where_clips_are_long_enough():
-    table = pipeline.WindowTable(list(CLIPS), (2, 4, 8))
+    table = pipeline.WindowIndex(list(CLIPS), (2, 4, 8))
     places = {table[number] for number in range(len(table))}
     assert len(places) == len(table) == (1 + 7 + 20) + (1 + 14) + 2
     assert {(clip, spacing) for clip, spacing, _ in places} == {

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets on disk: one module reads one official layout into sequences."""
+"""Readers of data sets: each module turns one official folder layout into sequences."""

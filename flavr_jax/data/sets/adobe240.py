@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adobe240 (Su et al., 2017): 240 frames a second, hand-held, 1280×720.
+"""Adobe240 (Su et al., 2017): hand-held video, 240 frames a second, 1280×720.
 
-The release is videos; FLAVR first extracts windows of 25 frames from them. Both are read.
+The data set is released as videos; FLAVR's code first extracts windows of 25 frames from them. This
+module reads both forms.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ LAYOUT = (
 
 
 def read(root: Path, split: Literal["train", "test"], factor: int = 8) -> list[Sequence]:
-    """The clips of a split: extracted ones, or else videos; all videos where there is no list.
+    """Read a split: extracted frames if there are any, else the videos of the split's list.
+
+    Without a list, all videos are read.
 
     Raises:
-        FileNotFoundError: when neither is there, or a listed video is missing.
+        FileNotFoundError: there are neither frames nor videos, or a listed video is missing.
     """
     if (root / split).is_dir():
         return folder.read(root / split, factor)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DAVIS (Perazzi et al., 2016): 24 frames a second, 854×480, large and complex motion.
 
-FLAVR is given every second frame and asked for the others, in the centre 480×840 pixels.
+FLAVR's protocol: every second frame is an input, the frames between are targets; the centre crop is
+480 pixels high and 840 wide.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _LISTS = ("ImageSets/2016/val.txt", "ImageSets/480p/val.txt", "ImageSets/2017/va
 
 
 def read(root: Path, factor: int = 2) -> list[Sequence]:
-    """The 20 sequences of the 2016 validation set, or every folder of frames of a plain folder.
+    """Read the 20 sequences of the 2016 validation set, or all folders of frames in ``root``.
 
     Raises:
-        FileNotFoundError: when neither is there, or a sequence has no frames.
+        FileNotFoundError: there are no folders of frames, or one is empty.
     """
     frames = root / "JPEGImages" / "480p"
     listing = next((root / path for path in _LISTS if (root / path).is_file()), None)
@@ -39,6 +40,9 @@ def read(root: Path, factor: int = 2) -> list[Sequence]:
 
 
 def _names(listing: Path) -> list[str]:
-    """Sequence names, each once: lists name sequences, or (in 2016) an image and a mask a line."""
+    """Read the sequence names from a list, without repetitions.
+
+    A line is a sequence name or, in the 2016 release, the paths of an image and its mask.
+    """
     first = (line.split()[0] for line in listing.read_text().splitlines() if line.strip())
     return list(dict.fromkeys(Path(entry).parent.name or entry for entry in first))

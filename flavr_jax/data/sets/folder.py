@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any folder of videos or of frames: no official layout, one sequence a shot.
+"""Any folder of videos or images: users' own clips, one sequence for each shot.
 
-Videos cut from one scene to another; a window across a cut asks for a frame that never was. What
-finds the cuts is an argument, for reading clips is one thing and judging them another.
+A window across a cut has no true middle frame, so clips are split at cuts. The function that finds
+cuts is an argument, because data modules import nothing from the timeline package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flavr_jax.data.sets.video_clip import SUFFIXES, VideoClip
 __all__ = ["LAYOUT", "CutFinder", "clips", "read"]
 
 CutFinder: TypeAlias = Callable[[Iterable[Picture]], Iterable[int]]
-"""The numbers of the frames that begin a new scene, from the frames of a clip in order."""
+"""Function from a clip's frames, in order, to the numbers of the frames that begin a new shot."""
 
 LAYOUT = f"videos ({', '.join(SUFFIXES)}), folders of images, or images"
 
@@ -32,16 +32,16 @@ LAYOUT = f"videos ({', '.join(SUFFIXES)}), folders of images, or images"
 def read(
     root: Path, factor: int, *, pattern: str = "*", find_cuts: CutFinder | None = None
 ) -> list[Sequence]:
-    """A sequence for each shot long enough to have a window.
+    """Read a sequence from each shot that is long enough for a window.
 
     Args:
-        root: the folder, or one video.
+        root: folder of clips, or one video file.
         factor: every ``factor``-th frame is an input.
-        pattern: which entries of the folder count.
-        find_cuts: splits clips into shots; without it each is one shot.
+        pattern: glob pattern of the entries to read.
+        find_cuts: function that finds cuts; None takes each clip as one shot.
 
     Raises:
-        FileNotFoundError: when there is no clip, or none is long enough.
+        FileNotFoundError: there are no clips, or none is long enough.
     """
     shortest = 3 * factor + 1
     sequences = []
@@ -51,16 +51,17 @@ def read(
                 sequences.append(regular(shot, factor))
     if not sequences:
         raise FileNotFoundError(
-            f"{root} holds no shot of {shortest} frames or more; factor {factor} needs so many."
+            f"{root} holds no shot of {shortest} frames or more, which factor {factor} needs; "
+            "choose a smaller factor or longer clips."
         )
     return sequences
 
 
 def clips(root: Path, pattern: str = "*") -> list[VideoClip | ImageClip]:
-    """The videos and image folders in a folder by name, or the images in it as one clip.
+    """Find the videos and folders of images in ``root``, or take its images as one clip.
 
     Raises:
-        FileNotFoundError: when there are none.
+        FileNotFoundError: there are no clips.
     """
     if root.is_file():
         return [VideoClip(root.stem, root)]
@@ -80,7 +81,7 @@ def clips(root: Path, pattern: str = "*") -> list[VideoClip | ImageClip]:
 
 
 def _shots(clip: VideoClip | ImageClip, find_cuts: CutFinder | None) -> Iterator[Clip]:
-    """The parts of a clip between cuts, numbered from 0."""
+    """Split a clip at its cuts; parts are numbered from 0."""
     cuts = [] if find_cuts is None else list(find_cuts(map(clip.read, range(len(clip)))))
     if not cuts:
         yield clip

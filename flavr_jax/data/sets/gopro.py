@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """GoPro (Nah et al., 2017): 33 clips of 240 frames a second, 1280×720.
 
-FLAVR takes every 4th or 8th frame and asks for the 3 or 7 between the two middle ones; windows
-begin at every input. The release meant is GOPRO_Large_all, the one that keeps all frames.
+FLAVR's protocol: every 4th or 8th frame is an input, and the 3 or 7 frames between the two middle
+inputs are targets; a window begins at every input. It needs the release GOPRO_Large_all, which has
+all frames.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ LAYOUT = "train/GOPR0372_07_00/000047.png and test/GOPR0384_11_00/000001.png (GO
 
 
 def read(root: Path, split: Literal["train", "test"], factor: int) -> list[Sequence]:
-    """The clips of a split.
+    """Read the clips of a split.
 
     Raises:
-        FileNotFoundError: when the folders are not there, or one holds no images.
+        FileNotFoundError: there are no folders, or one holds no images.
     """
     sequences = []
     for folder in subfolders(root / split, layout=LAYOUT):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Middlebury (Baker et al., 2011): the frame between frames 10 and 11 of a dozen scenes.
 
-FLAVR is given frames 09 to 12. Scenes of two frames only (Dimetrodon, Venus, Army …) have no such
-window and are left out. The truth of the evaluation half is not public: predictions are handed in.
+FLAVR needs frames 09 to 12 as inputs. Scenes with only two frames (Dimetrodon, Venus, Army …) are
+left out. The true frames of the evaluation half are not public: predictions are submitted to the
+benchmark.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ LAYOUTS = {
 
 
 def read(root: Path, half: Literal["other", "evaluation"]) -> list[Sequence]:
-    """One sequence of a single window a scene; those of ``evaluation`` have no targets.
+    """Read one sequence with one window from each scene; ``evaluation`` has no targets.
 
     Raises:
-        FileNotFoundError: when there are no scenes, or none with the four inputs and the truth.
+        FileNotFoundError: no scene has the four inputs and, in ``other``, the true frame.
     """
     layout = LAYOUTS[half]
     sequences, left_out = [], []
@@ -47,5 +48,5 @@ def read(root: Path, half: Literal["other", "evaluation"]) -> list[Sequence]:
             f"{root} has no scene with frames 09 to 12; the layout is {layout}."
         )
     if left_out:
-        logger.warning("left out, without frames 09 to 12 or truth: %s", ", ".join(left_out))
+        logger.warning("left out, no frames 09 to 12 or no true frame: %s", ", ".join(left_out))
     return sequences

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SNU-FILM (Choi et al., 2020): 310 triplets at each of four sizes of motion.
 
-The lists name two inputs and the frame between them. FLAVR's two outer inputs are 3 times as far
-away as the inner ones; triplets whose outer inputs were not filmed are left out there and here.
+The lists name two inputs and the frame between them. FLAVR adds two outer inputs at three times the
+distance from the target. Triplets without such frames are left out, as in FLAVR's code.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 Level: TypeAlias = Literal["easy", "medium", "hard", "extreme"]
 LAYOUT = "test-easy.txt … test-extreme.txt beside test/GOPRO_test/… and test/YouTube_test/…"
 DISTANCES: dict[Level, int] = {"easy": 1, "medium": 2, "hard": 4, "extreme": 8}
-"""How many frames the inner inputs are from the one sought."""
+"""Number of frames from an inner input to the target."""
 
 
 def read(root: Path, level: Level) -> list[Sequence]:
-    """One sequence of a single window a triplet.
+    """Read one sequence with one window from each triplet.
 
     Raises:
-        FileNotFoundError: when the list is not there, or no triplet has all its frames.
+        FileNotFoundError: the list is missing, or no triplet has all its frames.
     """
     listing = root / f"test-{level}.txt"
     if not listing.is_file():
@@ -56,6 +56,9 @@ def read(root: Path, level: Level) -> list[Sequence]:
 
 
 def _below_root(root: Path, entry: str) -> Path:
-    """A list's entry below ``root``: entries begin with the folders of whoever wrote the list."""
+    """Return the path below ``root`` of a list's entry.
+
+    Entries begin with folders of the list's author; the part from ``test`` on is kept.
+    """
     parts = Path(entry).parts
     return root.joinpath(*parts[parts.index("test") if "test" in parts else 0 :])

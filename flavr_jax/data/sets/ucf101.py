@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The UCF101 interpolation set with four inputs (Xu et al., 2019), 320×240.
 
-FLAVR is given frames 0, 1, 2 and 3 and asked for the one between 1 and 2, in the centre 224×224.
+FLAVR's protocol: frames 0, 1, 2 and 3 are inputs, the frame between 1 and 2 is the target; the
+centre crop is 224×224.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ _FRAMES = ("frame0.png", "frame1.png", "framet.png", "frame2.png", "frame3.png")
 
 
 def read(root: Path) -> list[Sequence]:
-    """One sequence of a single window a folder.
+    """Read one sequence with one window from each folder.
 
     Raises:
-        FileNotFoundError: when a folder lacks one of the five frames.
+        FileNotFoundError: a folder lacks one of the five frames.
     """
     sequences = []
     for folder in subfolders(root, layout=LAYOUT):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video file as a clip: any frame by its number, exactly.
+"""A video file as a clip, with exact access to any frame by its number.
 
-Containers find a moment, not a number. So the times of all frames are listed first, from packets
-alone; a frame is then decoded from the key frame before it until its time comes up. Reading in
-order decodes each frame once, and the last frames read are kept, for windows overlap.
+Containers can seek to a time but not to a frame number. The times of all frames are therefore read
+first, from packets and without decoding. To read a frame, decoding starts at the key frame before
+it and stops at its time. Reading in order decodes each frame once, and recent frames are cached
+because windows overlap.
 """
 
 from __future__ import annotations
@@ -25,20 +26,28 @@ from flavr_jax.data.sequences import Picture, encode
 __all__ = ["SUFFIXES", "VideoClip"]
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg")
-_KEPT_BYTES = 256 << 20
-_OPEN_CLIPS = 4  # that may keep a decoder and frames: a folder may have thousands
-_SKIP = 48  # so many frames further on, decoding on is as quick as looking for a key frame
+_CACHE_BYTES = 256 << 20  # decoded frames of one clip
+# Clips that may hold a decoder and cached frames at a time: a folder may have thousands of clips.
+_MAX_OPEN_CLIPS = 4
+# Up to this many frames ahead, decoding on is about as fast as seeking to a key frame.
+_MAX_DECODE_AHEAD = 48
 
 
 class VideoClip:
-    """Frames ``start`` to ``stop`` of a video file; threads take turns at it."""
+    """Frames ``start`` to ``stop`` − 1 of a video file; threads share it in turn."""
 
     def __init__(self, name: str, path: Path, start: int = 0, stop: int | None = None) -> None:
-        """List the frames of the file, or of a part of it.
+        """List the times of the file's frames.
+
+        Args:
+            name: name, unique within the data set.
+            path: video file.
+            start: number of the first frame of the clip.
+            stop: number of the frame after the last one; None is the end of the file.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not a video, or has no frames.
+            ValueError: the file is not a video, or has no frames.
         """
         self.name, self.path = name, path
         self._times = _frame_times(path)
@@ -49,15 +58,15 @@ class VideoClip:
         return self._stop - self._start
 
     def shot(self, name: str, start: int, stop: int) -> VideoClip:
-        """A part of this clip; frame ``start`` of this one is its first."""
+        """Return frames ``start`` to ``stop`` − 1 of this clip as a clip."""
         return VideoClip(name, self.path, self._start + start, self._start + stop)
 
     def read(self, index: int) -> Picture:
-        """One frame, decoded.
+        """Decode one frame.
 
         Raises:
-            IndexError: the clip has no such frame.
-            ValueError: it does not decode.
+            IndexError: ``index`` is negative or not below the clip's length.
+            ValueError: the frame cannot be decoded.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} frames, not {index + 1}.")
@@ -66,18 +75,21 @@ class VideoClip:
             return self._read(self._start + index)
 
     def close(self) -> None:
-        """Let go of decoder and frames, unless a thread is reading; reading on opens them again."""
+        """Release the decoder and cached frames, unless another thread is reading.
+
+        The next call of :meth:`read` opens the file again.
+        """
         if self._lock.acquire(blocking=False):
             self._decoder = None
-            self._kept.clear()
+            self._cache.clear()
             self._lock.release()
 
     def encoded(self, index: int) -> bytes:
-        """One frame as a PNG file."""
+        """Encode one frame as a PNG file."""
         return encode(self.read(index), "png")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open decoder, so that a clip can be sent to another process."""
+        """Return what another process needs to open the clip; a decoder cannot be pickled."""
         return {"name": self.name, "path": self.path, "range": (self._start, self._stop)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -86,25 +98,28 @@ class VideoClip:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._decoder: Iterator[tuple[int, Picture]] | None = None
-        self._next = 0
-        self._kept: collections.OrderedDict[int, Picture] = collections.OrderedDict()
+        self._next = 0  # number of the frame that the decoder yields next
+        self._cache: collections.OrderedDict[int, Picture] = collections.OrderedDict()
 
     def _read(self, number: int) -> Picture:
-        if number in self._kept:
-            return self._kept[number]
-        if self._decoder is None or not self._next <= number < self._next + _SKIP:
+        """Return frame ``number`` of the file from the cache, or decode up to it."""
+        if number in self._cache:
+            return self._cache[number]
+        if self._decoder is None or not self._next <= number < self._next + _MAX_DECODE_AHEAD:
             self._decoder = _decode_from(self.path, self._times, number)
         for at, frame in self._decoder:
             self._next = at + 1
-            self._kept[at] = frame
-            if len(self._kept) * frame.nbytes > _KEPT_BYTES:
-                self._kept.popitem(last=False)
+            self._cache[at] = frame
+            if len(self._cache) * frame.nbytes > _CACHE_BYTES:
+                self._cache.popitem(last=False)
             if at >= number:
                 break
-        if number not in self._kept:
+        if number not in self._cache:
             self._decoder = None
-            raise ValueError(f"{self.path}: frame {number} does not decode; the file is damaged.")
-        return self._kept[number]
+            raise ValueError(
+                f"{self.path}: frame {number} cannot be decoded; replace the damaged file."
+            )
+        return self._cache[number]
 
 
 _open: collections.OrderedDict[VideoClip, None] = collections.OrderedDict()
@@ -112,18 +127,18 @@ _open_lock = threading.Lock()
 
 
 def _note_use(clip: VideoClip) -> None:
-    """Close the clip that was not read for longest, if too many are open."""
+    """Close the least recently read clip if too many are open."""
     with _open_lock:
         _open[clip] = None
         _open.move_to_end(clip)
-        longest_unused = _open.popitem(last=False)[0] if len(_open) > _OPEN_CLIPS else None
+        longest_unused = _open.popitem(last=False)[0] if len(_open) > _MAX_OPEN_CLIPS else None
     if longest_unused is not None:
         longest_unused.close()
 
 
 @functools.lru_cache(maxsize=1024)
 def _frame_times(path: Path) -> tuple[int, ...]:
-    """When each frame is shown, in ticks, in order."""
+    """Presentation times of a file's frames in ascending order, in units of the time base."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -142,13 +157,13 @@ def _frame_times(path: Path) -> tuple[int, ...]:
 def _decode_from(
     path: Path, times: tuple[int, ...], number: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Numbers and pixels of the frames from a key frame at or before ``number`` on."""
+    """Yield numbers and pixels of frames, starting at a key frame at or before ``number``."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if number > 0:
             container.seek(times[number], stream=stream, backward=True)
         at = -1
         for frame in container.decode(stream):
-            # Frames that are shown at the same moment are numbered in the order they come.
+            # Frames with equal times are numbered in the order in which they are decoded.
             at = max(at + 1, bisect.bisect_left(times, frame.pts or 0))
             yield at, frame.to_ndarray(format="rgb24")

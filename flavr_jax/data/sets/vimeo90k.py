@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Vimeo-90K septuplets (Xue et al., 2019): 91,701 clips of seven frames, 448×256.
 
-FLAVR is given frames 1, 3, 5 and 7 and asked for frame 4.
+FLAVR's protocol: frames 1, 3, 5 and 7 are inputs, frame 4 is the target.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ LAYOUT = "sequences/00001/0001/im1.png … im7.png beside sep_trainlist.txt and 
 
 
 def read(root: Path, split: Literal["train", "test"]) -> list[Sequence]:
-    """The septuplets that the official list of a split names, in its order.
+    """Read the septuplets in the official list of a split, in its order.
 
     Raises:
-        FileNotFoundError: when the list is not there, or names nothing.
+        FileNotFoundError: the list is missing or empty.
     """
     listing = root / f"sep_{split}list.txt"
     if not listing.is_file():

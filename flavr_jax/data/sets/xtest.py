@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """X-TEST of X4K1000FPS (Sim et al., 2021): 15 clips of 33 frames, 4096×2160, extreme motion.
 
-Seven frames between the first and the last are sought. A network of four inputs has no outer ones
-there: each is the mirror image in time of the inner input on the other side, as at a clip's ends.
+The first and the last frame are the inputs, and seven frames between them are targets. The outer
+inputs of a network with four inputs do not exist. As at the ends of any clip, they are mirrored in
+time: each outer input is the inner input on the other side.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ _FRAMES = 33
 
 
 def read(root: Path, factor: int = 8) -> list[Sequence]:
-    """One sequence of a single window a clip.
+    """Read one sequence with one window from each clip.
 
     Raises:
-        FileNotFoundError: when there are no clips.
-        ValueError: when a clip does not have 33 frames.
+        FileNotFoundError: there are no clips.
+        ValueError: a clip does not have 33 frames.
     """
     top = root / "test" if (root / "test").is_dir() else root
     sequences = []

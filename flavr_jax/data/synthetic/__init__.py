@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips drawn on the device, with the exact picture at any time."""
+"""Synthetic clips, drawn on the device: the exact frame is known at every time."""

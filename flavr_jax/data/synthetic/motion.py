@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How things move in synthetic clips: planes along smooth paths, bent by waves.
+"""Motion in synthetic clips: textured planes on smooth paths, deformed by waves.
 
-Paths are polynomials about the middle of the clip, where objects are in view. All ranges are
-settings: a network finds motion as large as it has been shown, and no larger.
+Paths are polynomials in time about the middle of the clip, so that objects are in view there. All
+ranges are settings, because a network handles motion only as large as it was trained on.
 """
 
 from __future__ import annotations
@@ -30,30 +30,29 @@ __all__ = [
 ]
 
 MIDDLE = 1.5
-"""The time about which paths are expanded."""
+"""Time about which paths are expanded, in intervals: the middle of a window of inputs 0 to 3."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MotionConfig:
-    """How much moves; in pixels and radians per interval between two inputs of a window.
+    """Ranges of motion, in pixels and radians per interval between two inputs of a window.
 
-    An interval is two frames of DAVIS at 2×, eight of GoPro at 8×. Motion there reaches 60 pixels
-    and more, so that ranges are wide; small motion stays frequent, for every octave of speed is
-    equally likely, and turns and zooms are mostly far below their limits.
+    An interval is two frames of DAVIS at 2×, or eight of GoPro at 8×. Motion there reaches 60
+    pixels and more, so the ranges are wide. Small motion is still frequent: every octave of speed
+    is equally likely, and most turns and zooms are far below their limits.
 
     Attributes:
-        min_speed: slowest speed of what moves.
-        max_speed: fastest one.
-        curvature: acceleration as a share of the speed (standard deviation), so that fast things
-            curve most.
-        max_turn: fastest rotation in the image plane, in radians.
-        max_zoom: fastest change of size: 0.15 is 15 % an interval.
-        tilt: how far planes are turned out of the image (standard deviation of the change of scale
-            per pixel, and half of it per interval).
-        max_shake: largest amplitude of the sway of a hand-held camera, in pixels; one path in three
-            has one. It sways less than once in two intervals: where it is in between could not be
-            known if it went faster.
-        max_bend: largest deformation of things that are not rigid, in pixels; two in five are not.
+        min_speed: lowest speed of moving layers, in pixels.
+        max_speed: highest speed, in pixels.
+        curvature: standard deviation of the acceleration, relative to the speed.
+        max_turn: highest rate of rotation in the image plane, in radians.
+        max_zoom: highest rate of change of size; 0.15 is 15 % per interval.
+        tilt: standard deviation of a plane's tilt out of the image, as relative change of scale per
+            pixel; half of that is the standard deviation of its change per interval.
+        max_shake: largest amplitude of hand-held camera shake, in pixels; one path in three shakes.
+            Its frequency stays below one oscillation in two intervals, because faster shake
+            could not be inferred from the inputs.
+        max_bend: largest deformation of non-rigid layers, in pixels; two layers in five deform.
     """
 
     min_speed: float = 0.5
@@ -68,19 +67,19 @@ class MotionConfig:
     def __post_init__(self) -> None:
         if not 0 < self.min_speed <= self.max_speed:
             raise ValueError(
-                f"speeds go from {self.min_speed} to {self.max_speed}; `min_speed` is above 0 and "
-                "not above `max_speed`."
+                f"`min_speed` is {self.min_speed} and `max_speed` {self.max_speed}; choose "
+                "a `min_speed` above 0 and not above `max_speed`."
             )
 
 
 class Path(NamedTuple):
-    """A smooth motion of a plane: polynomials in time since the middle, lowest order first."""
+    """Smooth motion of a plane; coefficients of polynomials in time − MIDDLE, constants first."""
 
     position: Float[Array, "4 2"]
     angle: Float[Array, "3"]
     log_scale: Float[Array, "3"]  # pixels per unit of the plane
     tilt: Float[Array, "2 2"]
-    shake: Float[Array, "3 2"]  # amplitude, frequency and phase of a horizontal and a vertical sway
+    shake: Float[Array, "3 2"]  # amplitude, angular frequency and phase, horizontal and vertical
 
 
 def random_path(
@@ -92,27 +91,28 @@ def random_path(
     pixels_per_texel: tuple[float, float],
     spread: Float[Array, ""] | float,
 ) -> Path:
-    """A path that in the middle of the clip passes within ``spread`` half frames of the centre.
+    """Draw a random path.
 
     Args:
-        key: chooses it.
-        size: height and width of a frame.
-        config: ranges.
-        moves: 1, or 0 for a plane that keeps still.
+        key: random key that determines the path.
+        size: height and width of a frame in pixels.
+        config: ranges of motion.
+        moves: 1.0, or 0.0 for a plane at rest.
         pixels_per_texel: range of the plane's scale.
-        spread: 0 is the centre, 1 anywhere in the frame.
+        spread: size of the region about the frame's centre in which the plane's centre is at the
+            time ``MIDDLE``, relative to the frame: 0 is the centre, 1 the whole frame.
     """
-    # One call for all values: each would cost a fifth of a second of compilation.
+    # All random values in one call: each call adds a fifth of a second of compilation.
     u = jax.random.uniform(key, (25,))
     speed = log_between(u[0], config.min_speed, config.max_speed)
     velocity = speed * jnp.stack([jnp.cos(2 * math.pi * u[1]), jnp.sin(2 * math.pi * u[1])])
-    # Terms of second and third order: halves and sixths of acceleration and of its change.
+    # Taylor terms of second and third order: acceleration / 2! and its derivative / 3!.
     bends = speed * config.curvature * normal(u[2:6]).reshape(2, 2)
     bends = bends * jnp.array([[1 / 2], [1 / 6]])
     half_frame = jnp.array([size[1] / 2, size[0] / 2])
     place = spread * half_frame * (2.0 * u[6:8] - 1.0)
     angle, log_scale = 2 * math.pi * u[8], jnp.log(log_between(u[9], *pixels_per_texel))
-    # Cubes of uniform values: half of them are below an eighth of the limit.
+    # Cubes of uniform values favour slow rates: half of them are below an eighth of the limit.
     rates = (2.0 * u[10:14].reshape(2, 2) - 1.0) ** 3 * jnp.array([1.0, 0.3])
     tilt = config.tilt * normal(u[14:18]).reshape(2, 2) * jnp.array([[1.0], [0.5]])
     shake = config.max_shake * (u[18] < 1 / 3) * u[19:21] ** 2
@@ -127,7 +127,7 @@ def random_path(
 
 
 def plane_from_image(path: Path, time: Float[Array, ""]) -> Float[Array, "3 3"]:
-    """The homography from image positions, in pixels from the centre, to the moving plane."""
+    """Homography from image positions, in pixels from the centre, to texels of the plane."""
     since = time - MIDDLE
     powers = jnp.stack([jnp.ones_like(since), since, since**2, since**3])
     amplitude, frequency, phase = path.shake
@@ -144,17 +144,23 @@ def plane_from_image(path: Path, time: Float[Array, ""]) -> Float[Array, "3 3"]:
 
 
 def product(left: Float[Array, "3 3"], right: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    """A product in full precision: the rounding that is a GPU's default would jolt the motion."""
+    """Matrix product in full float32.
+
+    GPUs multiply float32 matrices in TF32 by default; its 10-bit mantissa makes positions jump by
+    visible fractions of a pixel.
+    """
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def random_wave(key: Key[Array, ""], config: MotionConfig) -> Float[Array, "4 2"]:
-    """A travelling sine that bends two layers of five: amplitude, wave number, phase and speed.
+    """Draw a travelling sine wave that deforms a layer, with probability 2/5; else amplitude 0.
 
-    Long waves may be high, short ones stay flat: a slope near 1 would fold the picture over.
+    Returns:
+        Amplitude, wave number, phase and speed of the horizontal and the vertical deformation.
     """
     amplitude, number, phase, speed, (bends, _) = jax.random.uniform(key, (5, 2))
     number = 0.01 + 0.09 * number**2
+    # The slope of the deformation is amplitude · number; near 1 the picture would fold over.
     highest = jnp.minimum(config.max_bend, 0.5 / number)
     amplitude = (bends < 0.4) * highest * amplitude
     return jnp.stack([amplitude, number, 2 * math.pi * phase, 2.0 * speed - 1.0])
@@ -166,7 +172,7 @@ def bend(
     v: Float[Array, "height width"],
     time: Float[Array, ""],
 ) -> tuple[Float[Array, "height width"], Float[Array, "height width"]]:
-    """Positions on a plane, moved by a wave."""
+    """Displace positions on a plane by a wave from :func:`random_wave`."""
     amplitude, number, phase, speed = wave
     angle = phase + speed * (time - MIDDLE)
     return (
@@ -175,11 +181,12 @@ def bend(
     )
 
 
-def log_between(share: Array, low: float, high: float) -> Array:
-    """A value between two, from a share of their ratio's logarithm."""
-    return low * (high / low) ** share
+def log_between(uniform: Array, low: float, high: float) -> Array:
+    """Map uniform values in [0, 1] to log-uniform values from ``low`` to ``high``."""
+    return low * (high / low) ** uniform
 
 
-def normal(share: Array) -> Array:
-    """Normal values from uniform ones."""
-    return math.sqrt(2) * lax.erf_inv(jnp.clip(2.0 * share - 1.0, -0.999999, 0.999999))
+def normal(uniform: Array) -> Array:
+    """Map uniform values in [0, 1] to standard normal ones."""
+    # Clipped: the inverse error function is infinite at ±1.
+    return math.sqrt(2) * lax.erf_inv(jnp.clip(2.0 * uniform - 1.0, -0.999999, 0.999999))

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips drawn on the device, with the exact picture at any time.
+"""Synthetic clips, rendered on the device at any time.
 
-A clip is a textured background and a few textured objects in front of it, each moved by its own
-smooth path and seen by one moving camera. A frame is a function of its time alone, so the frame
-at t = 1.5 is as exact as the input at t = 1: real footage never gives that, and gives large
-motion rarely. With real frames as textures, known motion is applied to natural detail.
+A clip is a textured background with a few textured objects in front of it. Each layer follows its
+own smooth path and is seen by one moving camera. A frame depends on its time alone, so the frame at
+t = 1.5 is as exact as the input at t = 1. Real footage does not have exact in-between frames, and
+rarely has large motion. With real frames as textures, natural detail moves in a known way.
 
-Colour and coverage of a layer are drawn once, on a texture; a frame only looks them up. The
-four 8-bit values of a texel share one 32-bit word: a look-up costs the same for one byte as
-for four.
+Colour and coverage of a layer are drawn once, as a texture; frames only sample it. The four 8-bit
+values of a texel share one 32-bit word, because a gather costs the same for one byte as for four.
 """
 
 from __future__ import annotations
@@ -33,21 +32,23 @@ __all__ = ["SyntheticConfig", "draw", "draw_many"]
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """What synthetic clips look like; lengths in pixels, times in intervals between inputs.
+    """Content of synthetic clips; lengths in pixels, times in intervals between inputs.
 
     Attributes:
         texture_size: side of a layer's square texture in texels, each 0.5 to 1.2 pixels wide.
-        n_objects: layers in front of the background; about one in five stays invisible.
-        motion: how much moves.
-        real_share: share of layers textured with crops of real frames, where there are any.
+        n_objects: number of layers in front of the background; about one in five is invisible.
+        motion: ranges of motion.
+        real_share: probability that a layer is textured with a crop of a real frame, if there are
+            any.
         blur_share: share of a batch's clips with motion blur, rounded down to whole clips.
-        blur_samples: moments that a blurred frame is the mean of; such clips take that many times
-            as long to draw.
-        max_exposure: longest time the shutter is open.
-        sharpness: fine detail is raised by up to this, as cameras do; see :func:`augment.sharpen`.
-        cut_share: share of clips with a cut before the second input or behind the third: the outer
-            input beyond it shows another place. A cut between the middle two is never drawn: when
-            it happens cannot be known from the inputs.
+        blur_samples: number of moments averaged into a blurred frame; rendering takes that many
+            times as long.
+        max_exposure: longest exposure time.
+        sharpness: largest ``amount`` of :func:`augment.sharpen`, which imitates a camera's
+            sharpening.
+        cut_share: share of clips with a cut between the first two or the last two inputs; the outer
+            input then shows another scene. There is never a cut between the middle two inputs,
+            because its time could not be inferred from them.
     """
 
     texture_size: int = 352
@@ -62,17 +63,17 @@ class SyntheticConfig:
 
 
 class _Layer(NamedTuple):
-    """A packed texture and where it is."""
+    """A packed texture with its motion."""
 
     texels: UInt32[Array, "twice twice"]
     path: motion.Path
     wave: Float[Array, "4 2"]
-    is_background: Bool[Array, ""]  # goes on beyond its texture
-    is_overlay: Bool[Array, ""]  # stays in place on the image, as a caption or a logo does
+    is_background: Bool[Array, ""]  # continues beyond its texture, mirrored
+    is_overlay: Bool[Array, ""]  # fixed to the image like a caption or a logo
 
 
 class _Light(NamedTuple):
-    """Brightness over time, and over the image as a wave that wanders: logarithms of gains."""
+    """Changes of brightness, as logarithms of gains: a drift in time and a travelling wave."""
 
     drift: Float[Array, ""]
     amplitude: Float[Array, ""]
@@ -81,7 +82,7 @@ class _Light(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """Beyond ``before`` or ``after`` the camera is elsewhere and colours are others."""
+    """A cut: before ``before`` and after ``after``, another view and another white balance."""
 
     before: Float[Array, ""]
     after: Float[Array, ""]
@@ -90,6 +91,8 @@ class _Cut(NamedTuple):
 
 
 class _Scene(NamedTuple):
+    """Everything that determines a clip's frames, apart from the camera's exposure."""
+
     camera: motion.Path
     layers: _Layer
     light: _Light
@@ -97,7 +100,7 @@ class _Scene(NamedTuple):
 
 
 class _Lens(NamedTuple):
-    """How long the shutter is open, and how much fine detail is raised."""
+    """Exposure time in intervals, and amount of sharpening."""
 
     exposure: Float[Array, ""]
     sharpness: Float[Array, ""]
@@ -113,7 +116,11 @@ def draw_many(
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
 ) -> Float[Array, "clips time height width 3"]:
-    """One clip a key, the first ``blur_share`` of them with motion blur; see :func:`draw`."""
+    """Draw one clip for each key; the first ``blur_share`` of them have motion blur.
+
+    Blurred clips take ``blur_samples`` times as long, so they are rendered as a batch of their own:
+    ``vmap`` over a choice would compute both versions of every clip. See :func:`draw`.
+    """
     n_blurred = int(len(keys) * config.blur_share)
     make = functools.partial(_random_scene, size=size, config=config, textures=textures)
     scenes, lenses = jax.vmap(make)(keys)
@@ -137,15 +144,15 @@ def draw(
     *,
     blurred: bool = False,
 ) -> Float[Array, "time height width 3"]:
-    """One clip seen at the given times; the same key is the same clip at whatever times.
+    """Render one clip at the given times; the key alone determines the clip.
 
     Args:
-        key: chooses everything about the clip.
-        times: in intervals between inputs; the inputs of a window are at 0, 1, 2 and 3.
-        size: height and width of a frame.
+        key: random key that determines scene and motion.
+        times: times in intervals between inputs; the inputs of a window are at 0, 1, 2 and 3.
+        size: height and width of a frame in pixels.
         config: ranges of content and motion.
-        textures: real frames to cut textures from, at least ``texture_size`` on either side.
-        blurred: whether the shutter is open for a while about each time, the same for all frames.
+        textures: real frames to cut textures from, at least ``texture_size`` high and wide.
+        blurred: whether frames have motion blur, with one exposure time for the clip.
     """
     scene, lens = _random_scene(key, size, config, textures)
     return _film(scene, lens, times, size, config.blur_samples if blurred else 1)
@@ -158,12 +165,13 @@ def _film(
     size: tuple[int, int],
     samples: int,
 ) -> Float[Array, "time height width 3"]:
-    """The scene as a camera sees it at some moments, or while its shutter is open about them."""
+    """Render frames at the given times, averaged over the exposure if ``samples`` > 1."""
     if samples == 1:
         frames = _render(scene, times, size)
     else:
         moments = lens.exposure * ((jnp.arange(samples) + 0.5) / samples - 0.5)
-        # Light adds up, not the values it is coded by (gamma 2.2). A moment at a time, for memory.
+        # A sensor adds up light, so the mean is taken in linear light (gamma 2.2). `map` renders
+        # one moment at a time: all of them together would take `samples` times the memory.
         light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
         frames = jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
     return jnp.clip(augment.sharpen(frames, lens.sharpness), 0.0, 1.0)
@@ -172,7 +180,7 @@ def _film(
 def _render(
     scene: _Scene, times: Float[Array, " time"], size: tuple[int, int]
 ) -> Float[Array, "time height width 3"]:
-    """The scene at some moments, layer over layer."""
+    """Render instantaneous frames: layers are composited from back to front."""
     view = jax.vmap(functools.partial(motion.plane_from_image, scene.camera))(times)
     is_cut = ((times < scene.cut.before) | (times > scene.cut.after))[:, None, None]
     elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)
@@ -184,7 +192,7 @@ def _render(
         return tuple(back + alpha * (new - back) for back, new in zip(behind, front)), None
 
     blank = jnp.zeros((times.shape[0], *size))
-    # A scan keeps one layer's look-ups in flight: unrolled, compilation takes a minute.
+    # A scan compiles one layer's look-ups once; unrolled, compilation takes a minute.
     colours, _ = lax.scan(paint_over, (blank, blank, blank), scene.layers)
     light = jax.vmap(functools.partial(_brightness, scene.light, size))(times)
     gain = jnp.where(is_cut[..., None], scene.cut.gain, 1.0)
@@ -197,7 +205,7 @@ def _random_scene(
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None,
 ) -> tuple[_Scene, _Lens]:
-    """A scene, and how it is filmed."""
+    """Draw a scene and the camera's exposure and sharpening."""
     key_camera, key_values, key_light, key_cut, key_layers = jax.random.split(key, 5)
     chance, open_share, sharp_share = jax.random.uniform(key_values, (3,))
     camera_moves = (chance < 0.8).astype(jnp.float32)
@@ -218,7 +226,7 @@ def _random_layer(
     index: Int[Array, ""],
     key: Key[Array, ""],
 ) -> _Layer:
-    """Layer 0 is the background, fixed to the world; the last is an overlay one time in three."""
+    """Draw a layer; 0 is the background, fixed to the world, and the last may be an overlay."""
     key_paint, key_cover, key_path, key_wave, key_flags = jax.random.split(key, 5)
     colour, relief = painting.colour(
         key_paint, config.texture_size, textures, real_share=config.real_share
@@ -237,7 +245,7 @@ def _random_layer(
         pixels_per_texel=(0.5, 1.2),
         spread=0.9 * is_object.astype(jnp.float32),
     )
-    upright = jnp.where(overlay, 0.0, path.angle)  # as captions are
+    upright = jnp.where(overlay, 0.0, path.angle)  # captions and logos are not rotated
     return _Layer(
         texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0), jnp.exp(path.log_scale[0])),
         path=path._replace(angle=upright),
@@ -248,7 +256,7 @@ def _random_layer(
 
 
 def _random_light(key: Key[Array, ""]) -> _Light:
-    """Three clips in ten change their brightness, and three in ten have a light that wanders."""
+    """Draw changes of light: 3 clips in 10 drift in brightness, 3 in 10 have a travelling wave."""
     u = jax.random.uniform(key, (8,))
     happens = u[:2] < 0.3
     sizes = jnp.array([0.06, 0.15]) * motion.normal(u[2:4])
@@ -263,7 +271,7 @@ def _random_light(key: Key[Array, ""]) -> _Light:
 def _brightness(
     light: _Light, size: tuple[int, int], time: Float[Array, ""]
 ) -> Float[Array, "height width"]:
-    """The gain at every pixel at one time."""
+    """Gain of the light at every pixel at one time."""
     y, x = _image(size)
     since = time - MIDDLE
     angle = light.wave[0] * x + light.wave[1] * y + light.wave[2] * since + light.phase
@@ -271,7 +279,7 @@ def _brightness(
 
 
 def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticConfig) -> _Cut:
-    """To somewhere out of sight of the objects, turned, and in another white balance."""
+    """Draw a cut to a rotated view far from the objects, with another white balance."""
     chance, early, when, heading, angle, *gains = jax.random.uniform(key, (8,))
     happens = chance < config.cut_share
     heading, angle = 2 * math.pi * heading, 2 * math.pi * angle
@@ -290,18 +298,19 @@ def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticCon
 def _look_up(
     layer: _Layer, size: tuple[int, int], view: Float[Array, "3 3"], time: Float[Array, ""]
 ) -> list[Float[Array, "height width"]]:
-    """Red, green, blue and coverage of a layer at every pixel of the image at one time."""
+    """Sample red, green, blue and coverage of a layer at every pixel at one time."""
     view = jnp.where(layer.is_overlay, jnp.eye(3), view)
     matrix = motion.product(motion.plane_from_image(layer.path, time), view)
     y, x = _image(size)
     u, v, depth = (row[0] * x + row[1] * y + row[2] for row in matrix)
-    depth = jnp.maximum(depth, 0.2)  # planes seen edge-on would end at their horizon
+    # A strongly tilted plane has a horizon, where the depth is 0 and positions are infinite.
+    depth = jnp.maximum(depth, 0.2)
     u, v = motion.bend(layer.wave, u / depth, v / depth, time)
     return painting.sample(layer.texels, u, v, mirror=layer.is_background)
 
 
 def _image(size: tuple[int, int]) -> tuple[Float[Array, "height 1"], Float[Array, "1 width"]]:
-    """Vertical and horizontal distance of pixels from the image's centre."""
+    """Vertical and horizontal positions of pixels relative to the image's centre."""
     y = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
     x = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
     return y, x

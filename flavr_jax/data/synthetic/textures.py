@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Textures for synthetic clips: drawing them, and looking them up at fractional positions.
+"""Textures for synthetic clips: drawing, packing and sampling them at fractional positions.
 
-A texture holds 8-bit red, green, blue and coverage of a texel in one 32-bit word. Before it is
-packed it is enlarged twofold: bilinear look-up would blur fine detail, by an amount that depends on
-the sub-pixel position, and detail as fine as a camera's is what networks find hardest to move.
+A texel's red, green, blue and coverage are packed into one 32-bit word, 8 bits each. A texture is
+enlarged twofold before it is packed. Bilinear sampling blurs fine detail by an amount that
+depends on the sub-pixel position; at twice the resolution the blur falls on frequencies that frames
+do not show. Fine detail matters, because networks find it hardest to move.
 """
 
 from __future__ import annotations
@@ -31,27 +32,35 @@ def colour(
     *,
     real_share: float,
 ) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
-    """Colours in [0, 1], and noise of unit variance that has nothing to do with them.
+    """Draw the colours of a texture.
 
-    Procedural colours are 1/f noise, as natural images are, smooth or turned into edges, stripes
-    and checks (as fine as pixels, of any contrast) or plain shades; with probability
-    ``real_share`` a crop of one of the frames takes their place.
+    Procedural textures are 1/f noise, whose spectrum is that of natural images, or edges, or
+    stripes and checks of any contrast and as fine as pixels, or smooth shades.
+
+    Args:
+        key: random key.
+        size: side of the square texture in texels.
+        frames: real frames to crop textures from, or None.
+        real_share: probability that a crop of a real frame replaces the procedural texture.
+
+    Returns:
+        Colours in [0, 1], and independent noise of unit variance (for :func:`coverage`).
     """
     key_noise, key_values, key_crop = jax.random.split(key, 3)
     shade, tint_a, tint_b, relief = _noise(key_noise, size)
     x, y = _grid(size)
-    # One call for all values: each would cost a fifth of a second of compilation.
+    # All random values in one call: each call adds a fifth of a second of compilation.
     is_real, kind, *values = jax.random.uniform(key_values, (18,))
     chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
-    # Half a period is 0.75 to 40 texels, small ones as often as large ones. A network that never
-    # saw such patterns may answer them with anything at all.
+    # Half periods of stripes and checks are log-uniform from 0.75 to 40 texels. A network that was
+    # not trained on such patterns may give values far outside [0, 1] for them.
     across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
     bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
     checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
     pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
     edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a
     plain = (x * (chance[2] - 0.5) + y * (chance[3] - 0.5)) / (size / 4) + 0.1 * shade
-    chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # half of them smooth noise
+    chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # 3, 4 and 5 are plain noise
     shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [pattern, edges, plain], shade)
 
     base, contrast, mix_a, mix_b = palette
@@ -68,22 +77,29 @@ def colour(
 def coverage(
     key: Key[Array, ""], relief: Float[Array, "size size"], *, is_text: Bool[Array, ""] | bool
 ) -> Float[Array, "size size"]:
-    """Where an object is opaque, in [0, 1]: a blob, a board, bars, glyphs, or a torn blob.
+    """Draw an object's coverage (alpha): a blob, a board, bars, glyphs, or a torn blob.
 
-    Text is glyphs. Zero along the texture's border, so that nothing lies beyond it.
+    Args:
+        key: random key.
+        relief: noise from :func:`colour`, which tears blobs.
+        is_text: draw glyphs.
+
+    Returns:
+        Coverage in [0, 1]; 0 along the texture's border, so that objects end inside the texture.
     """
     key_values, key_glyphs = jax.random.split(key)
     kind, edge, *values = jax.random.uniform(key_values, (13,))
     size = relief.shape[0]
     x, y = _grid(size)
     radius = size * (0.08 + 0.26 * jnp.stack(values[:3]))
-    # A blob: its radius is a random function of the direction, by a few harmonics.
+    # Shapes are signed distances in texels, positive inside. A blob's radius is a sum of harmonics
+    # of the direction.
     order = jnp.arange(2, 6, dtype=jnp.float32)
     weight = normal(jnp.stack(values[3:])).reshape(2, 4) * (0.25 / order)
     direction = jnp.arctan2(y, x)[..., None] * order
     bumps = (jnp.cos(direction) * weight[0] + jnp.sin(direction) * weight[1]).sum(-1)
     blob = radius[0] * (1.0 + bumps) - jnp.hypot(x, y)
-    # A board with rounded corners; bars and glyphs are cut out of one.
+    # A board is a rectangle with rounded corners; bars and glyphs are cut out of it.
     corner = 0.3 * jnp.minimum(radius[1], radius[2])
     over_x = jnp.abs(x) - radius[1] + corner
     over_y = jnp.abs(y) - radius[2] + corner
@@ -94,7 +110,7 @@ def coverage(
     cell = (3.0 + 0.06 * radius[0]).astype(jnp.float32)
     bits = jax.random.bernoulli(key_glyphs, 0.45, (64, 64))
     row, column = ((axis / cell).astype(jnp.int32) + 32 for axis in (y, x))
-    inked = bits[row % 64, column % 64] & (row % 6 > 0)  # every sixth row parts lines of text
+    inked = bits[row % 64, column % 64] & (row % 6 > 0)  # every sixth row separates lines of text
     glyphs = jnp.minimum(board, jnp.where(inked, 4.0, -4.0))
     torn = jnp.minimum(blob, 8.0 * (relief + 0.3))
 
@@ -112,10 +128,18 @@ def pack(
     alpha: Float[Array, "size size"],
     pixels_per_texel: Float[Array, ""] | float = 1.0,
 ) -> UInt32[Array, "twice twice"]:
-    """The texture with four words for each texel, by Lanczos interpolation, 8 bits a value.
+    """Enlarge a texture twofold by Lanczos interpolation and pack it, 8 bits a value.
 
-    Where a texel is smaller than a pixel, detail that pixels cannot hold is taken away: it would
-    look different in every frame, and a network that cannot know how learns to blur.
+    If texels are smaller than pixels, frequencies above those of the pixel grid are removed. They
+    would alias differently in every frame, and a network that cannot predict them learns to blur.
+
+    Args:
+        colour: colours in [0, 1].
+        alpha: coverage in [0, 1].
+        pixels_per_texel: scale at which the texture is seen.
+
+    Returns:
+        Words with red in the lowest byte, then green, blue and coverage.
     """
     values = jnp.concatenate([colour, alpha[..., None]], axis=-1)
     weights = _lanczos(values.shape[0], jnp.minimum(pixels_per_texel, 1.0))
@@ -132,9 +156,16 @@ def sample(
     *,
     mirror: Bool[Array, ""],
 ) -> list[Float[Array, "height width"]]:
-    """Red, green, blue and coverage at positions in texels from the texture's centre, bilinear.
+    """Sample a packed texture bilinearly.
 
-    Beyond its border a texture goes on as its mirror image, or as its border.
+    Args:
+        words: texture from :func:`pack`.
+        u: horizontal positions in texels of the original texture, relative to its centre.
+        v: vertical positions.
+        mirror: continue the texture beyond its border by mirroring, else by its border texels.
+
+    Returns:
+        Red, green, blue and coverage in [0, 1].
     """
     size = words.shape[0]
     u, v = 2.0 * u + (size - 1) / 2, 2.0 * v + (size - 1) / 2
@@ -161,13 +192,13 @@ def sample(
 
 
 def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images side side 3"]:
-    """The images in a folder and below it, scaled and cut to squares, to cut textures from.
+    """Read the images in a folder and its subfolders, scaled and cropped to squares.
 
-    Those with fewer than ``side`` pixels on their shorter side are left out: enlarged, they would
-    have no detail.
+    Images whose shorter side has fewer than ``side`` pixels are left out, because enlarged images
+    have no fine detail.
 
     Raises:
-        FileNotFoundError: when there is no image, or none is large enough.
+        FileNotFoundError: there are no images, or none is large enough.
     """
     found = []
     for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGES):
@@ -176,14 +207,16 @@ def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images s
             square = ImageOps.fit(Image.fromarray(picture), (side, side), Image.Resampling.LANCZOS)
             found.append(np.asarray(square))
     if not found:
-        raise FileNotFoundError(f"{folder} has no image of {side}×{side} pixels or more.")
+        raise FileNotFoundError(
+            f"{folder} has no image of {side}×{side} pixels or more; use larger images."
+        )
     return np.stack(found)
 
 
 def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "twice size"]:
-    """What twice as many values, evenly between ``size`` ones, take of each of these.
+    """Weights of a Lanczos-3 interpolation to twice as many values: a row for each new value.
 
-    ``bandwidth`` is the highest frequency that is kept, as a share of what the values can hold.
+    ``bandwidth`` is the highest frequency kept, relative to the Nyquist frequency of the old grid.
     """
     between = (jnp.arange(2 * size)[:, None] - 0.5) / 2.0 - jnp.arange(size)[None, :]
     distance = between * bandwidth
@@ -194,19 +227,20 @@ def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "tw
 def _address(
     index: Int[Array, "height width"], size: int, mirror: Bool[Array, ""]
 ) -> Int[Array, "height width"]:
+    """Fold indices outside the texture back into it, by mirroring or by clamping."""
     wrapped = index % (2 * size)
     mirrored = jnp.minimum(wrapped, 2 * size - 1 - wrapped)
     return jnp.where(mirror, mirrored, jnp.clip(index, 0, size - 1))
 
 
 def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
-    """Four periodic noises of unit variance, their amplitude falling as 1/f to 1/f²."""
+    """Four periodic noise images of unit variance, with amplitude spectra of 1/f to 1/f²."""
     key_exponent, key_spectrum = jax.random.split(key)
     exponent = 1.0 + jax.random.uniform(key_exponent, (4, 1, 1))
     down = jnp.fft.fftfreq(size)[:, None] * size
     across = jnp.fft.rfftfreq(size)[None, :] * size
     frequency = jnp.hypot(down, across)
-    # Waves longer than a third of the texture would make it one plain slope.
+    # Without a limit, waves longer than a third of the texture dominate and leave one slope.
     amplitude = jnp.where(frequency > 0, jnp.maximum(frequency, 3.0), jnp.inf) ** -exponent
     parts = jax.random.normal(key_spectrum, (2, 4, size, size // 2 + 1))
     noise = jnp.fft.irfft2(amplitude * lax.complex(parts[0], parts[1]), s=(size, size))
@@ -214,7 +248,7 @@ def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
 
 
 def _grid(size: int) -> tuple[Float[Array, "size size"], Float[Array, "size size"]]:
-    """Horizontal and vertical distance from the texture's centre, in texels."""
+    """Horizontal and vertical positions relative to the texture's centre, in texels."""
     axis = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2
     y, x = jnp.meshgrid(axis, axis, indexing="ij")
     return x, y
@@ -223,7 +257,7 @@ def _grid(size: int) -> tuple[Float[Array, "size size"], Float[Array, "size size
 def _crop(
     key: Key[Array, ""], frames: UInt8[Array, "n rows columns 3"], size: int
 ) -> Float[Array, "size size 3"]:
-    """A random square of a random frame."""
+    """Crop a random square from a random frame, as colours in [0, 1]."""
     n, rows, columns, _ = frames.shape
     limits = jnp.array([n, rows - size + 1, columns - size + 1])
     index, top, left = jax.random.randint(key, (3,), 0, limits)

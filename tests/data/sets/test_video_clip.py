@@ -85,7 +85,7 @@ def test_only_a_few_clips_stay_open_and_all_can_be_read_on(video, frames):
     for index in (0, 7, 3):
         for number, shot in enumerate(shots):
             np.testing.assert_array_equal(shot.read(index), frames[10 * number + index])
-    assert sum(bool(shot._kept) for shot in shots) <= 4
+    assert sum(bool(shot._cache) for shot in shots) <= 4
 
 
 def test_a_frame_is_packed_as_an_image_of_the_same_pixels(video, frames):
