@@ -18,7 +18,7 @@ from flavr_jax.config import Precision
 from flavr_jax.data import sources
 from flavr_jax.evaluation import baselines, tables
 from flavr_jax.partial import written_whole
-from flavr_jax.timeline import shots
+from flavr_jax.timeline import cuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     samples: dict[str, list[evaluation.Sample]] = {}
     report: dict[str, object] = {}
     for data_set in sets:
-        sequences = data_set.read(options.source, find_cuts=shots.find_cuts)
+        sequences = data_set.read(options.source, find_cuts=cuts.find_cuts)
         worst = evaluation.WorstCases()
         watchers = [worst.watch]
         if options.predictions is not None:

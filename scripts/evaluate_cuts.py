@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from flavr_jax import cli
-from flavr_jax.timeline import shots
+from flavr_jax.timeline import cuts
 from flavr_jax.typing import Frame
 from flavr_jax.video.files import reader
 
@@ -45,7 +45,7 @@ def main(options: Options) -> None:
     pieces = [frames for path in paths if len(frames := read(path)) >= 8]
     chance, found = random.Random(options.seed), Counter[str]()
     for kind, frames, truth in timelines(pieces, options.joins, chance):
-        claimed = set(shots.find_cuts(frames))
+        claimed = set(cuts.find_cuts(frames))
         found["right"] += len(claimed & truth)
         found["missed"] += len(truth - claimed)
         found["made up: " + kind] += len(claimed - truth)

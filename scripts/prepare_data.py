@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from flavr_jax import cli
 from flavr_jax.data import array_record, sources
-from flavr_jax.timeline import shots
+from flavr_jax.timeline import cuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(options: Options) -> None:
     """Pack the data set, show progress on stderr and print a summary."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data_set = sources.data_set(options.dataset)
-    sequences = data_set.read(options.source, find_cuts=shots.find_cuts if options.cuts else None)
+    sequences = data_set.read(options.source, find_cuts=cuts.find_cuts if options.cuts else None)
     n_frames = sum(len(sequence.clip) for sequence in sequences)
 
     def track(frames: Iterable[bytes]) -> Iterable[bytes]:

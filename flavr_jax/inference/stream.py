@@ -20,7 +20,7 @@ import numpy as np
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.timeline import keys, schedule
 from flavr_jax.timeline.keys import Key
-from flavr_jax.timeline.schedule import Clock, Cut, Grid, Request, Timing
+from flavr_jax.timeline.schedule import Clock, Cut, Grid, OutputTiming, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 
@@ -68,7 +68,7 @@ class Options:
             raise ValueError(f"`largest_error` is {self.largest_error}; it is 0 or more.")
 
     @property
-    def timing(self) -> Timing:
+    def timing(self) -> OutputTiming:
         """Which frames are asked for.
 
         Raises:
@@ -79,7 +79,7 @@ class Options:
                 f"`fps` {self.fps} and `factor` {self.factor} both set the frame rate; leave one "
                 "out, or ask for slow motion, which stretches time by the factor."
             )
-        return Timing(8 if self.factor is None else self.factor, self.fps, self.slow_motion)
+        return OutputTiming(8 if self.factor is None else self.factor, self.fps, self.slow_motion)
 
 
 @dataclasses.dataclass
@@ -202,7 +202,8 @@ def _outputs(nodes: Iterable[Node], clock: Clock, report: Report) -> Iterator[Ti
     frames = (
         dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
         for node in nodes
-        for wish in node.wanted
+        for request in node.wanted
+        for wish in request.each()
     )
     for frame in schedule.ending_at(clock, frames):
         report.frames_out += 1

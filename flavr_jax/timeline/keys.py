@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From frames to keys: the frames that motion is interpolated between, and where it must not be.
+"""Keys: the frames that motion is interpolated between, and where there must be none.
 
-Without repeats every frame is a key. Animation is drawn "on twos" or threes, and film that was made
-to fit 30 or 60 frames a second shows some frames twice: then only the first of equal frames is a
-key, the motion to the next one takes the longer interval, and where the repeats follow a cadence
-the keys are moved to even times.
+Without dropping repeats, every frame is a key. With it, only the first of equal frames is a key,
+so that the motion to the next picture takes the longer interval. Where repeats follow a cadence,
+keys are moved to even times.
 """
 
 from __future__ import annotations
@@ -16,22 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from flavr_jax.timeline import cuts as detection
-from flavr_jax.timeline.cuts import Thumbnail
+from flavr_jax.timeline.cuts import is_cut
+from flavr_jax.timeline.repeats import CADENCE_REACH, LONGEST_RUN, even_time, is_repeat
+from flavr_jax.timeline.thumbnails import with_surroundings
 from flavr_jax.video.frames import TimedFrame
 
-__all__ = ["Key", "Link", "even_time", "find_keys"]
+__all__ = ["Key", "Link", "find_keys"]
 
 Link: TypeAlias = Literal["motion", "still", "cut"]
-"""How a key follows on the one before it; the first of a clip follows by a cut."""
-
-LONGEST_RUN = 5
-"""Equal frames in a row that a cadence can have (12 pictures a second in 60); more are a rest."""
-
-LONGEST_CADENCE = 5
-"""Keys in a cadence: 24 pictures in 30 frames repeat every fourth, 25 in 30 every fifth."""
-
-_LOOK = 2 * LONGEST_CADENCE  # keys on either side that a cadence is looked for in
+"""How a key follows the one before it; the first key of a clip follows by a cut."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,9 +32,9 @@ class Key:
 
     Attributes:
         frame: the frame itself.
-        link: how it follows on the key before it.
-        time: the moment that it shows, in seconds; strictly increasing.
-        shown: (pts, duration) of the input frames that it stands for, itself the first.
+        link: how it follows the key before it.
+        time: when it is due, in seconds; strictly increasing over a clip.
+        shown: (pts, duration) of the input frames that it stands for, its own first.
     """
 
     frame: TimedFrame
@@ -52,9 +44,9 @@ class Key:
 
 
 def find_keys(frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool) -> Iterator[Key]:
-    """The keys of a clip, lazily; every input frame is in the ``shown`` of exactly one.
+    """Yield the keys of a clip, lazily; every input frame is in the ``shown`` of exactly one.
 
-    Holds some ``cuts.REACH`` frames, and some ``4 · LONGEST_CADENCE`` where repeats are dropped.
+    Holds some ``thumbnails.REACH`` frames, and with ``repeats`` some ``2 · CADENCE_REACH`` more.
 
     Args:
         frames: with increasing pts.
@@ -67,68 +59,28 @@ def find_keys(frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool) -> Ite
     return _at_even_times(_without_repeats(linked))
 
 
-def even_time(starts: Sequence[Fraction], index: int) -> Fraction:
-    """When key ``index`` would be due if the keys around it were spread evenly over their cadence.
-
-    Film in 30 frames a second begins its pictures at frames 0, 1, 2, 3, 5, 6, 7, 8, 10, …; they
-    were taken at 0, 1.25, 2.5, 3.75, 5, …. No key is due before it is first shown; where there is
-    no cadence, it is due then.
-
-    Args:
-        starts: when keys of one shot are first shown, without a gap.
-        index: one of them.
-    """
-    lengths = [after - before for before, after in itertools.pairwise(starts)]
-    first = max(0, min(index - LONGEST_CADENCE, len(lengths) - _LOOK))
-    part = lengths[first : first + _LOOK]
-    for period in range(1, min(LONGEST_CADENCE, len(part) // 2) + 1):
-        mean = sum(part, Fraction(0)) / len(part)
-        # A tenth: Matroska rounds to milliseconds, and 4 frames are no 5.
-        if all(abs(a - b) < mean / 10 for a, b in zip(part, part[period:])):
-            if period == 1:
-                break
-            whole = part[: len(part) // period * period]
-            mean = sum(whole, Fraction(0)) / len(whole)
-            around = enumerate(starts[first : first + len(part) + 1], first)
-            return max(start + mean * (index - other) for other, start in around)
-    return starts[index]
-
-
 def _linked(
     frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool
 ) -> Iterator[tuple[TimedFrame, Link]]:
-    """Each frame with its link to the one before; ``cuts.REACH`` frames are read ahead."""
+    """Yield each frame with its link to the one before."""
     if not (cuts or repeats):
         for number, frame in enumerate(frames):
             yield frame, "motion" if number else "cut"
         return
-    before: deque[Thumbnail] = deque(maxlen=detection.REACH)
-    ahead: deque[tuple[TimedFrame, Thumbnail]] = deque()
-
-    def first() -> tuple[TimedFrame, Link]:
-        around = list(before), [small for _, small in ahead]
-        frame, small = ahead.popleft()
-        link: Link = "motion"
-        if not before or (cuts and detection.is_cut(*around)):
-            link = "cut"
-        elif repeats and detection.is_repeat(*around):
-            link = "still"
-        before.append(small)
-        return frame, link
-
-    for frame in frames:
-        ahead.append((frame, detection.thumbnail(frame.pixels)))
-        if len(ahead) == detection.REACH:
-            yield first()
-    while ahead:
-        yield first()
+    for frame, before, after in with_surroundings(frames, lambda frame: frame.pixels):
+        if not before or (cuts and is_cut(before, after)):
+            yield frame, "cut"
+        elif repeats and is_repeat(before, after):
+            yield frame, "still"
+        else:
+            yield frame, "motion"
 
 
 def _without_repeats(linked: Iterable[tuple[TimedFrame, Link]]) -> Iterator[Key]:
-    """One key for equal frames in a row, unless they are too many, which is a rest.
+    """Yield one key for each run of equal frames, unless the run is so long that it is a rest.
 
-    Each frame of a rest is a key, so that it does not become a slow motion; so is the last frame
-    of a shot, so that nothing moves on from the one before it.
+    Each frame of a rest is a key, so that the motion after it does not become slow motion. The
+    last frame of a shot is a key too, so that no motion leads on from the key before it.
     """
     run: list[TimedFrame] = []
     run_link: Link = "cut"
@@ -157,8 +109,11 @@ def _key(run: Sequence[TimedFrame], link: Link) -> Key:
 
 
 def _at_even_times(keys: Iterable[Key]) -> Iterator[Key]:
-    """Keys moved by ``even_time`` among those of uninterrupted motion; ``_LOOK`` are read ahead."""
-    starts: deque[Fraction] = deque(maxlen=_LOOK)
+    """Yield the keys, moved by ``even_time`` within uninterrupted motion.
+
+    ``CADENCE_REACH`` keys are read ahead.
+    """
+    starts: deque[Fraction] = deque(maxlen=CADENCE_REACH)
     ahead: deque[Key] = deque()
 
     def first() -> Key:
@@ -168,12 +123,12 @@ def _at_even_times(keys: Iterable[Key]) -> Iterator[Key]:
         moving = itertools.takewhile(lambda other: other.link == "motion", ahead)
         time = even_time([*starts, key.time, *(other.time for other in moving)], len(starts))
         starts.append(key.time)
-        # What was no cadence after all could put a key beyond the next one.
+        # Where the cadence ends, its even times could put a key beyond the next one.
         return dataclasses.replace(key, time=time) if not ahead or time < ahead[0].time else key
 
     for key in keys:
         ahead.append(key)
-        if len(ahead) > _LOOK:
+        if len(ahead) > CADENCE_REACH:
             yield first()
     while ahead:
         yield first()

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """When each output frame is shown, and which moment of the input it shows.
 
-Times are Fractions of a second, so nothing ever drifts: 23.976 is 24000/1001, and every interval of
-a variable frame rate is split on its own. Two time lines meet here: the input's own, which the keys
-are on, and the output's, which slow motion stretches.
+Times are Fractions of a second, so that nothing ever drifts: 23.976 is 24000/1001, and each
+interval of a variable frame rate is split on its own. There are two time lines: that of the input,
+which keys are on, and that of the output, which slow motion stretches.
+
+Moments are made lazily and equal requests are merged, because one interval can hold millions of
+output frames: a screen recording may show one picture for hours.
 """
 
 from __future__ import annotations
@@ -17,33 +20,40 @@ from fractions import Fraction
 from typing import Literal, TypeAlias, TypeVar
 
 from flavr_jax.timeline.keys import Key
-from flavr_jax.video.frames import ClipInfo, TimedFrame
+from flavr_jax.video.frames import ClipInfo, TimedFrame, check_rate
 
 __all__ = [
+    "MOST_PARTS",
     "Clock",
     "Cut",
     "Grid",
     "Moment",
+    "OutputTiming",
     "Request",
-    "Timing",
     "ending_at",
     "output_info",
     "schedule",
 ]
 
 Cut: TypeAlias = Literal["hold", "blend", "ignore"]
-"""What is shown between the frames on either side of a cut: the nearer of them, or both mixed.
+"""Frames shown inside the interval at a cut: the nearer of the two, or a mix of both.
 
-``ignore`` looks for no cuts.
+``ignore`` does not look for cuts.
 """
+
+MOST_PARTS = 4096
+"""The largest factor, and the finest parts of an interval that different frames are made for."""
+
+_LARGEST_INT = 2**31 - 1  # FFmpeg's rationals have 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
-    """Which frames are asked for.
+class OutputTiming:
+    """The times of the output frames that are asked for.
 
     Attributes:
-        factor: each interval is split in so many parts; in slow motion, time is stretched so much.
+        factor: parts that each interval is split into; in slow motion also how many times as long
+            the output takes.
         fps: frames per second of the output, at a constant rate; None follows from ``factor``.
         slow_motion: stretch time by ``factor``, from zero on as sound and subtitles are; otherwise
             the clip keeps its times. Either way the last frame is shown for as long as in the
@@ -55,25 +65,29 @@ class Timing:
     slow_motion: bool = False
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise ValueError(f"`factor` is {self.factor}; it is 1 or more.")
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"`fps` is {self.fps}; a frame rate is more than 0.")
+        if not 1 <= self.factor <= MOST_PARTS:
+            raise ValueError(
+                f"`factor` is {self.factor}; it goes from 1 to {MOST_PARTS}. Use a smaller one."
+                if self.factor > MOST_PARTS
+                else f"`factor` is {self.factor}; it is 1 or more."
+            )
+        if self.fps is not None:
+            check_rate(self.fps, "`fps`")
 
     @property
     def stretch(self) -> int:
-        """How many times longer the output is."""
+        """Length of the output over that of the input."""
         return self.factor if self.slow_motion else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """An output frame to be: what is shown, when and for how long, in seconds.
+    """A frame that the output needs, in seconds.
 
     Attributes:
-        time: on the input's time line.
-        pts: on the output's time line.
-        duration: likewise.
+        time: the moment of the input that it shows.
+        pts: when the output shows it.
+        duration: for how long the output shows it.
     """
 
     time: Fraction
@@ -82,61 +96,59 @@ class Moment:
 
 
 class Clock:
-    """Tells the moments of the output while the input's frames come in.
+    """Gives out the moments of the output as the times of input frames come in.
 
     Attributes:
         timing: which frames are asked for.
         end: where the output ends, in seconds, as far as is known; final after ``finish``.
     """
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: OutputTiming) -> None:
         self.end = Fraction(0)
         self.timing = timing
         self._first: Fraction | None = None
         self._last = self._duration = Fraction(0)
         self._count = 0
 
-    def advance(self, pts: Fraction, duration: Fraction) -> list[Moment]:
-        """The moments before an input frame, given its pts and its duration."""
-        moments: list[Moment] = []
+    def advance(self, pts: Fraction, duration: Fraction) -> Iterator[Moment]:
+        """Return the moments before an input frame, lazily, given its pts and its duration."""
+        moments: Iterator[Moment] = iter(())
         if self._first is None:
             self._first = pts
         elif self.timing.fps is None:
-            moments = self._parts(pts)
+            moments = self._parts(self._last, pts)
         else:
-            moments = self._ticks(self._shown(pts))
+            moments = self._ticks(self._first, self._stretched(pts), 1 / self.timing.fps)
         self._last, self._duration = pts, duration
-        self.end = self._shown(pts) + duration
+        self.end = self._stretched(pts) + duration
         return moments
 
-    def finish(self) -> list[Moment]:
-        """The moments that are left when there are no more input frames."""
+    def finish(self) -> Iterator[Moment]:
+        """Return the moments after the last input frame's pts, lazily."""
         if self._first is None:
-            return []
+            return iter(())
         if self.timing.fps is None:
-            return [Moment(self._last, self._shown(self._last), self._duration)]
-        return self._ticks(self.end)
+            return iter([Moment(self._last, self._stretched(self._last), self._duration)])
+        return self._ticks(self._first, self.end, 1 / self.timing.fps)
 
-    def _shown(self, time: Fraction) -> Fraction:
-        """Where a time of the input is on the output's time line."""
+    def _stretched(self, time: Fraction) -> Fraction:
+        """Return the output's time for a time of the input."""
         return time * self.timing.stretch
 
-    def _parts(self, pts: Fraction) -> list[Moment]:
-        """The interval up to ``pts``, split evenly."""
-        step = (pts - self._last) / self.timing.factor
-        times = [self._last + index * step for index in range(self.timing.factor)]
-        return [Moment(time, self._shown(time), step * self.timing.stretch) for time in times]
+    def _parts(self, start: Fraction, end: Fraction) -> Iterator[Moment]:
+        """Yield the moments that split an interval of the input evenly."""
+        step = (end - start) / self.timing.factor
+        for index in range(self.timing.factor):
+            time = start + index * step
+            yield Moment(time, self._stretched(time), step * self.timing.stretch)
 
-    def _ticks(self, until: Fraction) -> list[Moment]:
-        """The moments of a constant rate before ``until``."""
-        assert self._first is not None
-        assert self.timing.fps is not None
-        step = 1 / self.timing.fps
-        moments: list[Moment] = []
-        while (pts := self._shown(self._first) + self._count * step) < until:
-            self._count += 1
-            moments.append(Moment(pts / self.timing.stretch, pts, step))
-        return moments
+    def _ticks(self, first: Fraction, until: Fraction, step: Fraction) -> Iterator[Moment]:
+        """Return the moments of a constant rate before a time of the output."""
+        start = self._stretched(first)
+        count = max(self._count, math.ceil((until - start) / step))
+        numbers, self._count = range(self._count, count), count
+        times = (start + number * step for number in numbers)
+        return (Moment(pts / self.timing.stretch, pts, step) for pts in times)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,17 +156,17 @@ class Grid:
     """The times inside an interval that a network can make.
 
     Attributes:
-        levels: what the network splits intervals into, pass after pass; (8, 8) makes eighths in
-            one pass and 64ths in two.
-        bound: pass on until every frame is this close to its time, in seconds, or exact; None
-            stops where the grid is as fine as the frames that are asked for.
+        levels: parts that successive passes split intervals into; (8, 8) makes eighths in one pass
+            and 64ths in two.
+        bound: add passes until every frame is this close to its time, in seconds, or exact; None
+            stops where the grid is as fine as the spacing of the frames that are asked for.
     """
 
     levels: tuple[int, ...]
     bound: Fraction | None = None
 
     def nearest(self, position: Fraction, spacing: Fraction, scale: Fraction) -> Fraction:
-        """The time of the grid nearest to ``position``, on the coarsest level that will do.
+        """Return the grid's time nearest to ``position``, on the coarsest level that suffices.
 
         Args:
             position: from 0 to 1, the interval's ends.
@@ -175,73 +187,136 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """An output frame as a place between two keys.
+    """Output frames in a row that show one position between two keys.
 
     Attributes:
         position: from 0, the first key, to below 1, the second.
-        pts: when it is shown, in seconds.
-        duration: for how long.
-        error: how far the motion shown is from that time, in seconds of the output.
+        pts: when the first of the frames is shown, in seconds.
+        duration: how long each is shown.
+        error: how far the motion shown is from the frames' times at most, in seconds of the output.
+        count: number of frames; each begins where the one before it ends.
     """
 
     position: Fraction
     pts: Fraction
     duration: Fraction
     error: Fraction = Fraction(0)
+    count: int = 1
+
+    def each(self) -> Iterator[Request]:
+        """Yield a request for each of the frames."""
+        for number in range(self.count):
+            yield dataclasses.replace(self, pts=self.pts + number * self.duration, count=1)
 
 
 def schedule(
     keys: Iterable[Key], clock: Clock, grid: Grid, *, cut: Cut = "hold"
 ) -> Iterator[tuple[Key, list[Request]]]:
-    """Each key with what is to be shown from its time on, until the next key's; lazily.
+    """Yield each key with what is shown from its time on, until the next key's; lazily.
 
     Two keys are read ahead: a key may be due after the frame that it was first shown in, and only
-    the frame after that one tells what is to be shown until then. The requests' pts increase.
+    the frame after that one tells what is shown until then. The requests' pts increase.
 
     Args:
         keys: of a clip, in order.
         clock: a new one.
-        grid: what can be made.
+        grid: the times that can be made.
         cut: what to show inside the interval at a cut.
     """
-    moments: deque[Moment] = deque()
+    moments = _Moments()
     ahead: deque[Key] = deque()
     carried: list[Request] = []
     for key in itertools.chain(keys, [None]):
         if key is None:
-            moments.extend(clock.finish())
+            moments.add(clock.finish())
         else:
             ahead.append(key)
             for shown in key.shown:
-                moments.extend(clock.advance(*shown))
+                moments.add(clock.advance(*shown))
         while len(ahead) > (1 if key is None else 2):
             first, second = ahead.popleft(), ahead[0]
-            requests, carried = carried, []
-            while moments and moments[0].time < second.time:
-                request = _place(moments.popleft(), first, second, clock, grid, cut)
-                if request.position < 1:
-                    requests.append(request)
-                else:
-                    carried.append(dataclasses.replace(request, position=Fraction(0)))
+            placed = (
+                _place(moment, first, second, clock, grid, cut)
+                for moment in moments.before(second.time)
+            )
+            requests, late = _split(_merged(itertools.chain(carried, placed)))
+            carried = [dataclasses.replace(request, position=Fraction(0)) for request in late]
             yield first, requests
     for last in ahead:
-        rest = [Request(Fraction(0), moment.pts, moment.duration) for moment in moments]
-        yield last, carried + rest
+        rest = (Request(Fraction(0), moment.pts, moment.duration) for moment in moments.before())
+        yield last, list(_merged(itertools.chain(carried, rest)))
+
+
+class _Moments:
+    """Moments in order, added as iterators and taken one by one."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Iterator[Moment]] = deque()
+        self._next: Moment | None = None
+
+    def add(self, moments: Iterator[Moment]) -> None:
+        """Append moments."""
+        self._waiting.append(moments)
+
+    def before(self, time: Fraction | None = None) -> Iterator[Moment]:
+        """Take the moments that show an earlier time of the input, or all."""
+        while True:
+            while self._next is None and self._waiting:
+                self._next = next(self._waiting[0], None)
+                if self._next is None:
+                    self._waiting.popleft()
+            if self._next is None or (time is not None and self._next.time >= time):
+                return
+            moment, self._next = self._next, None
+            yield moment
+
+
+def _merged(requests: Iterable[Request]) -> Iterator[Request]:
+    """Yield the requests with those in a row that ask for one position as one."""
+    pending: Request | None = None
+    for request in requests:
+        if pending is None:
+            pending = request
+        elif (
+            request.position == pending.position
+            and request.duration == pending.duration
+            and request.pts == pending.pts + pending.count * pending.duration
+        ):
+            error = max(pending.error, request.error)
+            count = pending.count + request.count
+            pending = dataclasses.replace(pending, error=error, count=count)
+        else:
+            yield pending
+            pending = request
+    if pending is not None:
+        yield pending
+
+
+def _split(requests: Iterable[Request]) -> tuple[list[Request], list[Request]]:
+    """Return the requests inside an interval, and those that show the key at its end."""
+    inside: list[Request] = []
+    at_end: list[Request] = []
+    for request in requests:
+        (inside if request.position < 1 else at_end).append(request)
+    return inside, at_end
 
 
 def _place(moment: Moment, key: Key, following: Key, clock: Clock, grid: Grid, cut: Cut) -> Request:
-    """A moment between two keys as a position there, 1 included."""
+    """Return a moment between two keys as a position there, from 0 to 1, both included."""
     length = following.time - key.time
     # A key at an even time may be due after it is first shown.
     position = max(Fraction(0), (moment.time - key.time) / length)
     wanted, scale = position, length * clock.timing.stretch
+    spacing = moment.duration / scale
     if following.link == "motion":
-        position = grid.nearest(wanted, moment.duration / scale, scale)
+        position = grid.nearest(wanted, spacing, scale)
         return Request(position, moment.pts, moment.duration, abs(position - wanted) * scale)
     if following.link == "still":
         position = Fraction(0)
     elif cut == "hold":
         position = Fraction(wanted > Fraction(1, 2))
+    elif spacing * MOST_PARTS < 1:
+        position = Fraction(round(wanted * MOST_PARTS), MOST_PARTS)
     return Request(position, moment.pts, moment.duration)
 
 
@@ -249,10 +324,10 @@ Shown = TypeVar("Shown", Request, TimedFrame)
 
 
 def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
-    """``items`` with the last one shown until the clock's end, once that is known; two are held.
+    """Yield ``items``, the last of them shown until the clock's end; two are held back.
 
-    At a constant rate the end seldom falls on a frame: what is left over of the last frame is cut
-    off, or added to the one before where it would be less than half a frame.
+    At a constant rate, the end seldom falls on a frame. The last frame is cut short, or left out
+    and the one before it prolonged where less than half of it would remain.
     """
     held: deque[Shown] = deque()
     for item in items:
@@ -267,14 +342,20 @@ def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
         yield dataclasses.replace(last, duration=clock.end - last.pts)
 
 
-def output_info(info: ClipInfo, timing: Timing) -> ClipInfo:
-    """What is known of the output beforehand."""
+def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:
+    """Return what is known of the output beforehand.
+
+    Raises:
+        ValueError: the input's rate times the factor is beyond all sense.
+    """
     count = info.frame_count and (info.frame_count - 1) * timing.factor + 1
     if timing.fps is None:
         parts = timing.factor // timing.stretch
-        return dataclasses.replace(
-            info, rate=info.rate * parts, time_base=info.time_base / parts, frame_count=count
-        )
+        rate, tick = info.rate * parts, info.time_base / parts
+        check_rate(rate, "The output's rate")
+        if max(rate.numerator, rate.denominator) > _LARGEST_INT:
+            rate = rate.limit_denominator(1000)
+        return dataclasses.replace(info, rate=rate, time_base=tick, frame_count=count)
     if info.frame_count:
         frames = (info.frame_count - 1) * timing.stretch + 1
         count = max(1, round(frames * timing.fps / info.rate))

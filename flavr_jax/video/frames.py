@@ -28,19 +28,48 @@ __all__ = [
     "MappedSink",
     "Origin",
     "TimedFrame",
+    "check_rate",
     "parse_rate",
 ]
 
 
+SLOWEST_RATE, FASTEST_RATE = Fraction(1, 86400), Fraction(1_000_000)
+"""Frames per second: one a day, and more than high-speed cameras record for playback."""
+
+
 def parse_rate(text: str) -> Fraction:
-    """Frames per second from ``"24"``, ``"23.976"`` or ``"24000/1001"``, exactly as written."""
+    """Return frames per second from ``"24"``, ``"23.976"`` or ``"24000/1001"``, exactly.
+
+    Raises:
+        ValueError: it is no rate, or one that :func:`check_rate` refuses.
+    """
     try:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
         raise ValueError(f"The frame rate is {text!r}; write it such as 25 or 24000/1001.")
+    check_rate(rate, "The frame rate")
     return rate
+
+
+def check_rate(rate: Fraction, what: str) -> None:
+    """Refuse a rate outside of ``SLOWEST_RATE`` to ``FASTEST_RATE``.
+
+    Args:
+        rate: frames per second.
+        what: the name of the rate, to begin the message.
+
+    Raises:
+        ValueError: with the value, the limits and what to do.
+    """
+    if not SLOWEST_RATE <= rate <= FASTEST_RATE:
+        # A rate such as 1e400 has no float.
+        shown = f"{float(rate):.6g}" if abs(rate) < 10**300 else "beyond 1e300"
+        raise ValueError(
+            f"{what} is {shown} frames/s; it goes from 1/86400 to {int(FASTEST_RATE)}. Use a "
+            f"{'smaller' if rate > FASTEST_RATE else 'larger'} one."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts and repeats, and what is neither, in clips that are drawn so that the truth is known."""
+"""Cuts and repeats, and what is neither, in drawn clips whose cuts and repeats are known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from flavr_jax.timeline import cuts as detection
+from flavr_jax.timeline.cuts import find_cuts, is_cut, mismatch
+from flavr_jax.timeline.repeats import is_repeat, motion
+from flavr_jax.timeline.thumbnails import REACH, difference, thumbnail
 
 SIZE = (72, 128)
 
@@ -32,14 +34,12 @@ def noisy(frames, sigma, seed=0):
 
 
 def as_seen(frames):
-    return [
-        detection.thumbnail(np.clip(np.rint(frame), 0, 255).astype(np.uint8)) for frame in frames
-    ]
+    return [thumbnail(np.clip(np.rint(frame), 0, 255).astype(np.uint8)) for frame in frames]
 
 
 def found(frames, question):
     small = as_seen(frames)
-    reach = detection.REACH
+    reach = REACH
     return [
         n
         for n in range(1, len(small))
@@ -48,11 +48,11 @@ def found(frames, question):
 
 
 def cuts(frames):
-    return found(frames, detection.is_cut)
+    return found(frames, is_cut)
 
 
 def repeats(frames):
-    return found(frames, detection.is_repeat)
+    return found(frames, is_repeat)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,9 +135,9 @@ def test_a_small_thing_that_moves_is_no_repeat():
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (7, 3), (720, 1280)])
 def test_any_size_has_a_thumbnail(size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    small = detection.thumbnail(pixels)
-    assert detection.mismatch(small, small) < 0.01
-    assert detection.motion(small, small) == detection.difference(small, small) == 0
+    small = thumbnail(pixels)
+    assert mismatch(small, small) < 0.01
+    assert motion(small, small) == difference(small, small) == 0
 
 
 def test_sixteen_bits_and_alpha_are_seen_as_they_are_shown():
@@ -145,7 +145,25 @@ def test_sixteen_bits_and_alpha_are_seen_as_they_are_shown():
     deep = pixels.astype(np.uint16) * 257
     shown = np.concatenate([deep, np.full_like(deep[..., :1], 65535)], axis=-1)
     hidden = np.concatenate([deep, np.zeros_like(deep[..., :1])], axis=-1)
-    expected = detection.thumbnail(pixels).cells
-    assert np.abs(detection.thumbnail(deep).cells - expected).max() < 0.01
-    assert np.abs(detection.thumbnail(shown).cells - expected).max() < 0.01
-    assert np.abs(detection.thumbnail(hidden).cells).max() == 0
+    expected = thumbnail(pixels).cells
+    assert np.abs(thumbnail(deep).cells - expected).max() < 0.01
+    assert np.abs(thumbnail(shown).cells - expected).max() < 0.01
+    assert np.abs(thumbnail(hidden).cells).max() == 0
+
+
+def scene(seed, n_frames):
+    """A picture of blocks that moves a little."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    picture = blocks.repeat(8, axis=0).repeat(8, axis=1)
+    return [picture[:, shift : shift + 128] for shift in range(n_frames)]
+
+
+def test_frames_that_begin_a_new_shot_are_numbered():
+    frames = [*scene(0, 14), *scene(1, 9), *scene(2, 11)]
+    assert list(find_cuts(frames)) == [14, 23]
+
+
+def test_a_single_shot_has_no_cuts():
+    assert list(find_cuts(scene(0, 20))) == []
+    assert list(find_cuts([])) == []

@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from flavr_jax.timeline.keys import even_time, find_keys
+from flavr_jax.timeline.keys import find_keys
+from flavr_jax.timeline.repeats import even_time
 from flavr_jax.video.frames import TimedFrame
 
 STEP = Fraction(1, 24)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames reduced to some 48 cells, which is enough to find cuts and repeats while frames stream by.
+
+Both questions are asked about a boundary between two frames, and both compare it with the
+boundaries around it: :func:`with_surroundings` hands out each frame with ``REACH`` thumbnails on
+either side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from flavr_jax.typing import Frame
+
+__all__ = ["REACH", "Thumbnail", "difference", "square_means", "thumbnail", "with_surroundings"]
+
+REACH = 4
+"""Frames compared on either side of a boundary."""
+
+_CELLS = 48  # along the longer side
+_SAMPLES = 4  # pixels read per cell in each direction; to read all of a 4K frame is slow
+
+# RGB → luma and two colour differences by BT.601; detection is not sensitive to the matrix.
+_LUMA_CHROMA = np.array(
+    [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], np.float32
+)
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Thumbnail:
+    """A small copy of a frame.
+
+    Attributes:
+        cells: mean luma and chroma of each cell, in levels of 255.
+        samples: every n-th pixel as RGB in levels of 255; small motion is visible here that the
+            means of cells hide.
+    """
+
+    cells: Float[np.ndarray, "rows columns 3"]
+    samples: Float[np.ndarray, "_rows _columns 3"]
+
+    @property
+    def luma(self) -> Float[np.ndarray, "rows columns"]:
+        """The cells' brightness."""
+        return self.cells[..., 0]
+
+
+def thumbnail(pixels: Frame) -> Thumbnail:
+    """Return a frame's thumbnail; transparent parts count as black."""
+    step = max(1, max(pixels.shape[:2]) // (_CELLS * _SAMPLES))
+    samples = pixels[::step, ::step].astype(np.float32)
+    samples *= 255 / np.iinfo(pixels.dtype).max
+    if samples.shape[-1] == 4:
+        samples = samples[..., :3] * (samples[..., 3:] / 255)
+    height, width = samples.shape[:2]
+    side = min(-(-max(height, width) // _CELLS), height, width)
+    return Thumbnail(square_means(samples, side) @ _LUMA_CHROMA, samples)
+
+
+def difference(a: Thumbnail, b: Thumbnail) -> float:
+    """Return the mean absolute difference in levels of 255, summed over luma and both chroma."""
+    return float(np.abs(a.cells - b.cells).mean(axis=(0, 1)).sum())
+
+
+def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return the means of squares of pixels [height, width, channel]; incomplete ones are cut."""
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    whole = pixels[: rows * side, : columns * side]
+    return whole.reshape(rows, side, columns, side, -1).mean(axis=(1, 3))
+
+
+def with_surroundings(
+    items: Iterable[Item], pixels: Callable[[Item], Frame]
+) -> Iterator[tuple[Item, list[Thumbnail], list[Thumbnail]]]:
+    """Yield each item with the thumbnails before it and those from it on, lazily.
+
+    ``REACH`` items are read ahead.
+
+    Args:
+        items: frames, or whatever holds one, in the order of time.
+        pixels: returns an item's picture.
+
+    Yields:
+        The item, up to ``REACH`` thumbnails before it, and up to ``REACH`` beginning with its own.
+    """
+    before: deque[Thumbnail] = deque(maxlen=REACH)
+    ahead: deque[tuple[Item, Thumbnail]] = deque()
+
+    def first() -> tuple[Item, list[Thumbnail], list[Thumbnail]]:
+        around = list(before), [small for _, small in ahead]
+        item, small = ahead.popleft()
+        before.append(small)
+        return item, *around
+
+    for item in items:
+        ahead.append((item, thumbnail(pixels(item))))
+        if len(ahead) == REACH:
+            yield first()
+    while ahead:
+        yield first()
