@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -262,15 +263,17 @@ class VideoReader:
         for index, frame in enumerate(frames):
             now = Layout.of(frame.format.name)
             if (now.pixel_bits, now.alpha) != (kind.pixel_bits, kind.alpha):
-                raise ValueError(
-                    f"{self.path} changes from {self.info.pixel_format} to {frame.format.name}; a "
-                    "clip has one depth, with alpha or without."
+                change = f"from {self.info.pixel_format} to {frame.format.name}"
+            elif (frame.width, frame.height) != size:
+                change = f"from {size[0]}×{size[1]} to {frame.width}×{frame.height}"
+            else:
+                change = None
+            if change is not None:
+                # Frames given out already may have cost hours: end here, do not fail.
+                self.damage = (
+                    f"it changes {change} at frame {index + 1}; a clip has one size and depth"
                 )
-            if (frame.width, frame.height) != size:
-                raise ValueError(
-                    f"{self.path} changes size from {size[0]}×{size[1]} to "
-                    f"{frame.width}×{frame.height}; a clip has one size."
-                )
+                return
             duration = (frame.duration or 0) * self.info.time_base or 1 / self.info.rate
             pts = None if frame.pts is None else frame.pts * self.info.time_base - self._start
             # Files without usable times (raw streams, broken indices) run at their rate.
@@ -285,6 +288,8 @@ class VideoReader:
         end = Fraction(0)
         packets = container.demux()
         decode = _decoder(stream)
+        if container.format.name == "avi" and stream.codec_context.has_b_frames:
+            decode = _at_decoding_times(decode)
         while True:
             try:
                 packet = next(packets, None)
@@ -295,7 +300,11 @@ class VideoReader:
                     end = max(end, (packet.pts + (packet.duration or 0)) * base)
                 if packet.is_corrupt:
                     self.damage = "a packet is incomplete"
-                elif packet.stream.index == stream.index:
+                # MPEG-TS marks packets where its counter jumps, which joined files do between
+                # whole packets; elsewhere the mark means that a part is missing.
+                if packet.is_corrupt and container.format.name != "mpegts":
+                    continue
+                if packet.stream.index == stream.index:
                     yield from decode(packet)
             except FFmpegError as error:
                 self.damage = str(error.strerror)
@@ -333,6 +342,32 @@ def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
     return lambda packet: context.decode(packet if packet.size else None)
 
 
+def _at_decoding_times(
+    decode: Callable[[Packet], list[av.VideoFrame]],
+) -> Callable[[Packet], list[av.VideoFrame]]:
+    """Time the frames of an AVI with B-frames.
+
+    AVI stores when packets are decoded, in order, and not when frames are shown; FFmpeg passes
+    these times on as pts, which are then out of order. As each packet holds one frame, the n-th
+    frame shown is due at the n-th of these times.
+    """
+    times: deque[int | None] = deque()
+
+    def timed(packet: Packet) -> list[av.VideoFrame]:
+        if packet.size:
+            times.append(packet.dts)
+        try:
+            frames = decode(packet)
+        except FFmpegError:
+            times.pop()  # this packet becomes no frame
+            raise
+        for frame in frames:
+            frame.pts = times.popleft() if times else None
+        return frames
+
+    return timed
+
+
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The first stream with moving pictures."""
     # FFmpeg shows text files as a terminal would, on video.
@@ -345,7 +380,12 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 def _rate(stream: VideoStream) -> Fraction:
     """Average frames per second; 25 where the file gives no hint."""
-    return as_fraction(stream.average_rate) or as_fraction(stream.guessed_rate) or Fraction(25)
+    average, guessed = as_fraction(stream.average_rate), as_fraction(stream.guessed_rate)
+    base = as_fraction(stream.time_base)
+    # FFmpeg's average for DV of 29.97 frames/s is its 60000 ticks a second.
+    if average and guessed and base and average * base >= 1 and guessed < average:
+        return guessed
+    return average or guessed or Fraction(25)
 
 
 def _stated_end(container: InputContainer) -> Fraction:

@@ -213,7 +213,8 @@ class VideoWriter:
         """
         self.path, self.info = path, info
         self._plan = _Plan.of(str(path), info, encoding)
-        self._last, self._duration, self._moved = -1, 1, False
+        self._last: int | None = None
+        self._duration, self._moved, self._doubled = 1, False, False
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
@@ -237,7 +238,7 @@ class VideoWriter:
         picture = self._picture(frame)
         tick = round(frame.pts / self._plan.tick)
         if self._plan.container.one_rate:
-            tick = max(tick, self._last + 1)
+            tick = max(tick, 0 if self._last is None else self._last + 1)
             if abs(tick * self._plan.tick - frame.pts) > self._plan.tick / 100 and not self._moved:
                 self._moved = True
                 logger.warning(
@@ -245,6 +246,8 @@ class VideoWriter:
                     self.path.suffix or "A pipe",
                     1 / self._plan.tick,
                 )
+        elif self._last is not None and tick <= self._last:
+            self._warn_of_doubled_times()
         self._last = tick
         picture.time_base, picture.pts = self._plan.tick, tick
         picture.duration = self._duration = max(1, round(frame.duration / self._plan.tick))
@@ -333,8 +336,20 @@ class VideoWriter:
         context.open()  # PyAV does not for a stream that was made from a template
         return stream
 
+    def _warn_of_doubled_times(self) -> None:
+        """Log one line where frames follow each other faster than the file can tell."""
+        if not self._doubled:
+            logger.warning(
+                "%s: %s counts time in steps of %g ms, so that several frames get equal times "
+                "(%.6g frames/s); an --output in .mp4 or .mov keeps all times.",
+                self.path, self._plan.muxer, 1000 * self._plan.tick, self.info.rate,
+            )  # fmt: skip
+        self._doubled = True
+
     def _tell_of_losses(self) -> None:
         """One line where the output stores less than the source."""
+        if not self._plan.container.one_rate and self._plan.tick * self.info.rate > 1:
+            self._warn_of_doubled_times()
         source = Layout.of(self.info.pixel_format)
         stored = Layout.of(self._plan.pixel_format)
         lost = ["transparency"] * (source.alpha and not stored.alpha)

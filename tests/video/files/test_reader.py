@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 from fractions import Fraction
 
@@ -217,3 +218,44 @@ def test_a_truncated_clip_gives_what_decodes_and_says_so(make_clip, name, share)
     # Half a packet would decode to half a picture; such a frame is not given out.
     for frame in frames:
         np.testing.assert_array_equal(frame.pixels, whole[frame.pts])
+
+
+@pytest.mark.parametrize(("codec", "options"), [("libx264", {"bf": "3"}), ("mpeg4", {"bf": "2"})])
+def test_frames_of_an_avi_with_b_frames_are_evenly_spaced(make_clip, codec, options):
+    times = [Fraction(index, 24) for index in range(24)]
+    path = make_clip("b.avi", pts=times, codec=codec, options=options, tick=Fraction(1, 24))
+    source = VideoReader(path)
+    assert [frame.pts for frame in source] == times
+    assert source.damage is None
+
+
+def test_a_dv_tape_has_its_rate(tmp_path):
+    path = tmp_path / "tape.dv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("dvvideo", rate=Fraction(30000, 1001))
+        video.width, video.height, video.pix_fmt = 720, 480, "yuv411p"
+        sound = container.add_stream("pcm_s16le", rate=48000, layout="stereo")
+        for index in range(3):  # DV's muxer needs sound with each picture
+            container.mux(video.encode(av.VideoFrame(720, 480, "yuv411p")))
+            silence = np.zeros((1, 2 * 1602), np.int16)
+            chunk = av.AudioFrame.from_ndarray(silence, format="s16", layout="stereo")
+            chunk.sample_rate, chunk.pts = 48000, 1602 * index
+            container.mux(sound.encode(chunk))
+        container.mux(video.encode(None))
+    source = VideoReader(path)
+    assert source.info.rate == Fraction(30000, 1001)
+    assert [frame.pts for frame in source] == [Fraction(1001 * n, 30000) for n in range(3)]
+
+
+@pytest.mark.parametrize("change", [{"size": (96, 48)}, {"pix_fmt": "yuv420p10le"}])
+def test_what_precedes_a_change_of_size_or_depth_is_kept(make_clip, tmp_path, change):
+    first = make_clip("1.ts", options={"bf": "0"})
+    times = [Fraction(index, 24) for index in range(5, 10)]
+    second = make_clip("2.ts", pts=times, options={"bf": "0"}, **change)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    source = VideoReader(joined)
+    frames = list(source)
+    assert [frame.pixels.shape for frame in frames] == [(48, 64, 3)] * 5
+    assert source.damage is not None
+    assert re.match(r"it changes from .* to .* at frame 6; a clip has one size", source.damage)

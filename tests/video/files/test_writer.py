@@ -347,3 +347,28 @@ def test_a_folder_that_holds_the_input_is_never_replaced(make_clip, tmp_path):
     with pytest.raises(ValueError, match="holds the input"):
         open_sink(f"{tmp_path}/out/", INFO, source=source, overwrite=True)
     assert source.exists()
+
+
+def test_equal_times_at_high_rates_are_told_before_the_first_frame(tmp_path, caplog):
+    info = ClipInfo(64, 48, Fraction(1920), Fraction(1, 1920))
+    for name, told in (("a.mkv", True), ("a.mp4", False), ("a.avi", False)):
+        caplog.clear()
+        with (
+            caplog.at_level(logging.WARNING),
+            open_sink(f"{tmp_path}/{name}", info, source=None) as sink,
+        ):
+            assert ("steps of 1 ms, so that several frames get equal times" in caplog.text) == told
+            sink.write(TimedFrame(np.zeros((48, 64, 3), np.uint8), Fraction(0), Fraction(1, 1920)))
+        assert caplog.text.count("equal times") == told
+
+
+def test_equal_times_of_a_variable_rate_are_told_once(tmp_path, caplog):
+    info = ClipInfo(64, 48, Fraction(24), Fraction(1, 24000))
+    with (
+        caplog.at_level(logging.WARNING),
+        open_sink(f"{tmp_path}/a.mkv", info, source=None) as sink,
+    ):
+        for time in (0, 10000, 10001, 10002, 12000):
+            pts = Fraction(time, 24000)
+            sink.write(TimedFrame(np.zeros((48, 64, 3), np.uint8), pts, Fraction(1, 24)))
+    assert caplog.text.count("equal times") == 1
