@@ -138,7 +138,7 @@ def load(path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it is no checkpoint of this project, or its parameters do not fit its config
-            (every difference is listed).
+            (every difference is listed), or are NaN or infinite.
     """
     config, params, provenance = _restore(Path(path).absolute())
     if "n_classes" in config:
@@ -223,6 +223,12 @@ def _build(
     if wrong:
         raise ValueError(
             f"the parameters in {path} do not fit its config ({built}):\n  " + "\n  ".join(wrong)
+        )
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    if broken := [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]:
+        raise ValueError(
+            f"{path} holds NaN or infinity in {len(broken)} of {len(leaves)} parameters (the first "
+            f"is {broken[0]}), so it predicts nothing; use an earlier checkpoint of that training."
         )
     return built
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From frames to more frames with a trained network."""
+"""Inference: a trained network turns the frames of a clip into more frames."""

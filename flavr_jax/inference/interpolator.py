@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loaded network that turns frames into more frames."""
+"""A network that is ready to turn frames into more frames."""
 
 from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float
 
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream
+from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.precision import prepare
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
@@ -33,7 +35,9 @@ MULTIPLE = 8  # the encoder halves sizes three times
 
 
 class Interpolator:
-    """A network ready for inference: compiled once a frame size, and a batch's power of two.
+    """A network ready for inference.
+
+    It is compiled once for each frame size and batch size; batches are padded to powers of two.
 
     Attributes:
         config: the network's settings.
@@ -41,6 +45,8 @@ class Interpolator:
         boundary: how frames beyond a clip's ends are made up.
         precision: what it computes in, never ``auto``.
         runs_on: the device and the precision in words, with the reason where ``auto`` chose.
+        slow_because: why this precision is slow on this device; None if it is not.
+        seconds_compiling: time that :meth:`between` has spent compiling so far.
     """
 
     def __init__(
@@ -53,24 +59,28 @@ class Interpolator:
         provenance: dict | None = None,
         boundary: Boundary = "mirror",
     ) -> None:
-        """Pack the parameters; see :func:`flavr_jax.inference.precision.prepare`."""
+        """Prepare the parameters as :func:`flavr_jax.inference.precision.prepare` does."""
         self.config = config
         self.provenance = provenance or {}
         self.boundary: Boundary = boundary
         prepared = prepare(config, params, precision, scales)
-        self.precision, self.runs_on = prepared.precision, str(prepared)
+        self.precision: Precision = prepared.precision
+        self.runs_on = str(prepared)
+        self.slow_because = prepared.slow_because
+        self.seconds_compiling = 0.0
         self._params = prepared.params
+        self._compiled: set[tuple[tuple[int, ...], np.dtype, int]] = set()
 
     @property
     def factor(self) -> int:
-        """The largest factor made in one pass: ``n_outputs + 1``."""
+        """Largest factor that one pass makes: ``n_outputs + 1``."""
         return self.config.factor
 
     def passes(self, factor: int) -> list[int]:
-        """The factors, each made in one pass, whose product is ``factor``; largest first.
+        """Split ``factor`` into factors that one pass each can make, the largest first.
 
         Raises:
-            ValueError: ``factor`` is no such product; the message names factors that are.
+            ValueError: it is not a product of such factors; the message names some that work.
         """
         single = [k for k in range(self.factor, 1, -1) if self.factor % k == 0]
         passes, left = [], factor
@@ -84,27 +94,28 @@ class Interpolator:
             works = sorted({a * b for a in (1, *single) for b in (1, *single)} - {1})
             raise ValueError(
                 f"`factor` is {factor}, but this network predicts {self.config.n_outputs} frames "
-                f"an interval (factor {self.factor}); use {', '.join(map(str, works))} or a "
+                f"per interval (factor {self.factor}); use {', '.join(map(str, works))} or a "
                 "product of these."
             )
         return passes
 
     def check_factor(self, factor: int) -> None:
-        """Raises a ValueError where ``factor`` cannot be made; see :meth:`passes`."""
+        """Raise a ValueError if ``factor`` cannot be made; see :meth:`passes`."""
         self.passes(factor)
 
     def predict(
         self, windows: Float[Array | np.ndarray, "batch time height width 3"]
     ) -> Float[Array, "batch n_outputs height width 3"]:
-        """The network's raw output, float32 and not clipped, for any height and width.
+        """Return the network's raw output, float32 and not clipped, for any height and width.
 
-        Frames are padded to multiples of 8 by repeating border pixels, and cropped back.
+        Frames are padded to multiples of 8 by repeating border pixels, and cropped back. NaN and
+        infinity are passed on; :meth:`between` is the method that refuses them.
 
         Args:
-            windows: float32 RGB in [0, 1], ``config.n_inputs`` consecutive frames a sample.
+            windows: float32 RGB in [0, 1], ``config.n_inputs`` consecutive frames per sample.
 
         Returns:
-            ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1) of the middle
+            ``config.n_outputs`` frames per sample, at the times k / (n_outputs + 1) of the middle
             interval.
         """
         batch = windows.shape[0]
@@ -112,43 +123,58 @@ class Interpolator:
         rows = jnp.pad(rows, ((0, _bucket(batch) - batch), *((0, 0),) * 4))
         return _predict(self.config, self._params, rows)[:batch]
 
-    def between(
-        self, frames: Frames, factor: int
-    ) -> (
-        UInt8[Array, "intervals between height width _channel"]
-        | UInt16[Array, "intervals between height width _channel"]
-    ):
-        """The frames inside every interval of ``frames`` that has its full context.
+    def between(self, frames: Frames, factor: int) -> Computation:
+        """Compute the frames inside every interval of ``frames`` that has its full context.
 
-        ``n_inputs`` frames make one interval, each further frame one more. The result is on the
-        device and may still be in computation. It has the type and the channels of ``frames``:
-        alpha goes through the network too, as a grey clip, unless it is opaque throughout.
+        ``n_inputs`` frames make one interval, and each further frame makes one more. The result
+        has the type and the channels of ``frames``. Alpha goes through the network as a grey clip
+        of its own, unless it is opaque throughout.
 
         Args:
             frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them.
-            factor: one of :meth:`passes`; ``factor − 1`` frames are made an interval.
+            factor: one of :meth:`passes`; ``factor − 1`` frames are made per interval.
+
+        Returns:
+            The frames, perhaps still in computation: ``numpy.asarray`` waits for them, and raises
+            a :class:`NonFiniteError` where the network predicted NaN or infinity.
         """
         intervals = frames.shape[0] - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
         rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        made = _between(self.config, self._params, rows[..., :3], factor)
+        made, finite = self._run(rows[..., :3], factor)
         if rows.shape[-1] == 4:
-            opaque = rows[..., 3].min() == np.iinfo(rows.dtype).max
-            if opaque:
-                alpha = jnp.full_like(made[..., :1], np.iinfo(rows.dtype).max)
+            most = np.iinfo(rows.dtype).max
+            if rows[..., 3].min() == most:
+                alpha = jnp.full_like(made[..., :1], most)
             else:
-                grey = np.repeat(rows[..., 3:], 3, axis=-1)
-                alpha = _between(self.config, self._params, grey, factor)[..., 1:2]
+                alpha, alpha_finite = self._run(np.repeat(rows[..., 3:], 3, axis=-1), factor)
+                alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
-        return made[:intervals]
+        return Computation(made[:intervals], finite[:intervals], self.precision)
+
+    def _run(self, frames: Frames, factor: int) -> tuple[Array, Array]:
+        """Start :func:`_between`, and count the seconds that compiling for a new shape takes."""
+        program = (frames.shape, frames.dtype, factor)
+        if program in self._compiled:
+            return _between(self.config, self._params, frames, factor)
+        started = time.monotonic()
+        result = _between(self.config, self._params, frames, factor)  # returns once it is compiled
+        self.seconds_compiling += time.monotonic() - started
+        self._compiled.add(program)
+        return result
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
-        """``(n − 1) · factor + 1`` frames for n; the given ones are passed through unchanged.
+        """Return ``(n − 1) · factor + 1`` frames for n; the given ones are among them unchanged.
 
-        Holds the whole clip; :func:`flavr_jax.inference.stream.interpolate` does not.
+        The whole clip is in memory; :func:`flavr_jax.inference.stream.interpolate` streams.
+
+        Args:
+            frames: uint8 RGB, ``[n, height, width, 3]``.
+            factor: how many times the frame rate; see :meth:`passes`.
 
         Raises:
-            ValueError: for a factor that cannot be made, or frames of another shape or type.
+            ValueError: the factor cannot be made, or the frames have another shape or type.
+            NonFiniteError: the network predicted NaN or infinity.
         """
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
             raise ValueError(
@@ -162,19 +188,20 @@ class Interpolator:
 
 
 def load(path: str | Path | None = None, *, precision: Precision = "auto") -> Interpolator:
-    """An interpolator from a checkpoint directory; None loads the bundled one.
+    """Load an interpolator from a checkpoint directory; None loads the bundled checkpoint.
 
-    Compiled programs are kept between runs in JAX's compilation cache: in the directory that
+    JAX's compilation cache keeps compiled programs between runs: in the directory that
     ``JAX_COMPILATION_CACHE_DIR`` names, else under ``~/.cache/flavr_jax``.
 
     Args:
         path: a directory written by :func:`flavr_jax.checkpoint.save`.
-        precision: what the network computes in; ``auto`` is fp8 on a Hopper GPU where the
-            checkpoint was calibrated for it, else bf16 on a GPU and fp32 on a CPU.
+        precision: what the network computes in. ``auto`` is fp8 on a Hopper GPU if the checkpoint
+            was calibrated for it, bf16 on any other GPU, and fp32 on a CPU.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint, a damaged one, or has no scales and fp8 was asked for.
+        ValueError: it is not a checkpoint, or is damaged, or its weights are NaN, infinite or too
+            large for the precision, or fp8 was asked for and it has no scales.
     """
     _keep_compiled_programs()
     stored = checkpoint.load(DEFAULT_CHECKPOINT if path is None else path)
@@ -196,23 +223,27 @@ def _predict(config: ModelConfig, params: flavr.Parameters, windows: Array) -> A
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _between(config: ModelConfig, params: flavr.Parameters, frames: Array, factor: int) -> Array:
+def _between(
+    config: ModelConfig, params: flavr.Parameters, frames: Array, factor: int
+) -> tuple[Array, Array]:
+    """Return the frames inside each interval, and for each interval whether all are finite."""
     count = frames.shape[0] - config.n_inputs + 1
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
     step = config.factor // factor
     outputs = _predict(config, params, windows)[:, step - 1 :: step]
-    return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype)
+    finite = jnp.isfinite(outputs).all(axis=(1, 2, 3, 4))
+    return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype), finite
 
 
 def _bucket(count: int) -> int:
-    """The power of two that a batch is padded to, so that few sizes are ever compiled."""
+    """Return the power of two that a batch is padded to, so that few sizes are compiled."""
     return 1 << (count - 1).bit_length()
 
 
 def _keep_compiled_programs() -> None:
-    """Points JAX's compilation cache at a folder of ours unless the user chose one."""
+    """Point JAX's compilation cache at our own folder, unless the user chose one."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "flavr_jax" / "compiled"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass of frames through the network: intervals that are wanted are filled, others are not.
+"""One pass of frames through the network, which fills the intervals where a frame is wanted.
 
-A pass splits an interval evenly, say into eighths. What is wanted at finer times stays wanted of
-one of the eighths, for the next pass to fill. So passes are chained, and each reads what the one
-before made as if it were the clip.
+A pass splits an interval evenly, say into eighths. A frame that is wanted at a finer time is then
+wanted inside one of the eighths, and the next pass fills that. So passes are chained: each reads
+the output of the one before as if it were the clip.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jax import Array
+from numpy.typing import ArrayLike
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.inference.computation import NonFiniteError
 from flavr_jax.inference.windows import Boundary, extend
 from flavr_jax.timeline.schedule import Request
 from flavr_jax.typing import Frame, Frames
@@ -28,12 +29,13 @@ from flavr_jax.video.frames import TimedFrame
 __all__ = ["Network", "Node", "fill"]
 
 _MOST_WAITING = 8
-"""Runs that wait for a computation before them; more would pile up where nothing else is wanted."""
+"""Runs that may wait behind a computation. Without a limit, a long stretch where no frame is wanted
+would be read into memory before the computation is fetched."""
 
 
 @runtime_checkable
 class Network(Protocol):
-    """What a pass needs of an interpolator."""
+    """The part of an interpolator that a pass uses."""
 
     config: ModelConfig
     boundary: Boundary
@@ -44,22 +46,26 @@ class Network(Protocol):
         ...
 
     def passes(self, factor: int) -> list[int]:
-        """The factors, each made in one pass, whose product is ``factor``."""
+        """Split ``factor`` into factors that one pass each can make."""
         ...
 
-    def between(self, frames: Frames, factor: int) -> Array:
-        """The frames inside every interval that has its context; may still be in computation."""
+    def between(self, frames: Frames, factor: int) -> ArrayLike:
+        """Compute the frames inside every interval that has its context.
+
+        ``numpy.asarray`` of the result waits for them: ``[interval, factor − 1, height, width,
+        channel]`` of the type of ``frames``.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Node:
-    """A frame, and what is wanted of it and of the interval that begins with it.
+    """A frame, and the requests for it and for the interval that begins with it.
 
     Attributes:
-        frame: given, or made by an earlier pass; its own times mean nothing.
-        wanted: at position 0 the frame itself, else a frame inside the interval.
-        ends_shot: whether no frame after it may be seen together with it.
+        frame: of the input, or made by an earlier pass; the times in it are not used.
+        wanted: requests at position 0 are for the frame itself, others for the interval.
+        ends_shot: True if no window may hold both this frame and the next.
     """
 
     frame: TimedFrame
@@ -67,36 +73,68 @@ class Node:
     ends_shot: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class _Interval:
+    """The interval that begins with a node.
+
+    Attributes:
+        node: its first frame.
+        window: the frames that the network reads for it; none after a shot's last frame.
+        needed: True if it has to be filled.
+    """
+
+    node: Node
+    window: tuple[Frame, ...]
+    needed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Consecutive nodes that are handed on together.
+
+    Attributes:
+        nodes: in order.
+        frames: what the network reads to fill all their intervals; none to leave them unfilled.
+    """
+
+    nodes: list[Node]
+    frames: list[Frame]
+
+
 def fill(
     nodes: Iterable[Node], network: Network, factor: int, *, batch: int = 1, last: bool = True
 ) -> Iterator[Node]:
-    """The nodes and, where something is wanted inside an interval, those that split it evenly.
+    """Yield the nodes and, inside each interval that needs it, the nodes that split it evenly.
 
-    While a batch computes, the one before is handed out.
+    While a batch computes, the batch before it is handed on.
 
     Args:
         nodes: of a clip, in order.
-        network: makes ``factor − 1`` frames an interval, of a window that is within a shot.
+        network: makes ``factor − 1`` frames per interval; a window never leaves its shot.
         factor: one of ``network.passes(…)``.
-        batch: intervals computed at once.
-        last: whether no finer pass follows, which would need context.
+        batch: intervals to compute at once.
+        last: False if a finer pass follows, which needs context from this one.
+
+    Raises:
+        NonFiniteError: the network predicted NaN or infinity; the message names the output frame.
     """
     nodes = iter(nodes)
-    started: deque[tuple[list[Node], Array | None]] = deque()
+    started: deque[tuple[_Run, ArrayLike | None]] = deque()
     computing = 0
     for first in nodes:
         rest = () if first.ends_shot else _until_cut(nodes)
         reach = Fraction(0) if last else _reach(network, factor)
-        for run, window in _runs(itertools.chain([first], rest), network, factor, batch, reach):
-            computation = network.between(np.stack(window), factor) if window else None
-            started.append((run, computation))
-            computing += computation is not None
+        intervals = _intervals(itertools.chain([first], rest), network, factor, reach)
+        for run in _runs(intervals, batch):
+            made = network.between(np.stack(run.frames), factor) if run.frames else None
+            started.append((run, made))
+            computing += made is not None
             while computing > 1 or len(started) > _MOST_WAITING:
-                run, computation = started.popleft()
-                computing -= computation is not None
-                yield from _finish(run, computation, factor)
-    for run, computation in started:
-        yield from _finish(run, computation, factor)
+                run, made = started.popleft()
+                computing -= made is not None
+                yield from _finish(run, made, factor)
+    for run, made in started:
+        yield from _finish(run, made, factor)
 
 
 def _until_cut(nodes: Iterator[Node]) -> Iterator[Node]:
@@ -107,69 +145,55 @@ def _until_cut(nodes: Iterator[Node]) -> Iterator[Node]:
 
 
 def _context(network: Network) -> tuple[int, int]:
-    """Frames that a window has before its middle interval and after it."""
+    """Return how many frames a window has before its middle interval, and after it."""
     before = (network.config.n_inputs - 2) // 2
     return before, network.config.n_inputs - 2 - before
 
 
 def _reach(network: Network, factor: int) -> Fraction:
-    """How far from a time, in intervals, the frames are that later passes may read for it.
+    """Return how far from a time, in intervals, later passes may read frames for it.
 
-    The next pass reads ``max(before, after)`` parts of an interval, the one after that as many
-    parts of such a part: together less than twice as many, as a part is a half or less.
+    The next pass reads ``max(before, after)`` parts of an interval, and the one after it as many
+    parts of such a part. A part is at most half an interval, so all passes together read less than
+    twice as far as the next one.
     """
     return Fraction(2 * max(_context(network)), factor)
 
 
-def _runs(
-    shot: Iterable[Node], network: Network, factor: int, batch: int, reach: Fraction
-) -> Iterator[tuple[list[Node], list[Frame]]]:
-    """A shot's nodes in runs, each with the frames that it takes to fill the intervals there.
-
-    There are up to ``batch`` nodes in a run; a node whose interval stays as it is comes alone and
-    without frames.
-    """
+def _intervals(
+    shot: Iterable[Node], network: Network, factor: int, reach: Fraction
+) -> Iterator[_Interval]:
+    """Yield the interval behind each node of a shot; the last node has an empty one."""
     before, after = _context(network)
     around = math.ceil(reach)
-    waiting: deque[Node] = deque()
-    past: deque[Node] = deque(maxlen=around)
+    near: deque[Node] = deque()  # from at most `around` nodes before the interval to the last read
+    index = 0  # in `near`, of the node that the interval begins with
 
     def pixels() -> Iterator[Frame]:
         for node in shot:
-            waiting.append(node)
+            near.append(node)
             yield node.frame.pixels
 
-    def take(count: int) -> list[Node]:
-        run = [waiting.popleft() for _ in range(count)]
-        past.extend(run)
-        return run
-
-    window: list[Frame] = []
+    window: deque[Frame] = deque(maxlen=before + 2 + after)
     for frame in extend(pixels(), before, after, network.boundary):
         window.append(frame)
-        intervals = len(window) - 1 - before - after
-        if intervals < 1:
+        if len(window) < before + 2 + after:
             continue
-        nodes, index = [*past, *waiting], len(past) + intervals - 1
-        close = range(max(0, index - around), min(len(nodes), index + around + 1))
-        if not any(_needs(nodes[other], index - other, factor, reach) for other in close):
-            if intervals > 1:
-                yield take(intervals - 1), window[:-1]
-            yield take(1), []
-            window = window[intervals:]
-        elif intervals == batch:
-            yield take(batch), window
-            window = window[batch:]
-    if len(window) > 1 + before + after:
-        yield take(len(window) - 1 - before - after), window
-    for node in waiting:
-        yield [node], []
+        close = range(max(0, index - around), min(len(near), index + around + 1))
+        needed = any(_needs(near[other], index - other, factor, reach) for other in close)
+        yield _Interval(near[index], tuple(window), needed)
+        if index == around:
+            near.popleft()
+        else:
+            index += 1
+    yield _Interval(near[index], (), needed=False)
 
 
 def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
-    """Whether what is wanted of a node needs the interval so many further ahead to be filled.
+    """Return whether a node's requests need the interval ``ahead`` nodes after it to be filled.
 
-    Its own is, for any time inside it; one close by, as context, for times between its parts.
+    A request inside the interval itself does. So does one nearby whose time falls between the parts
+    that this pass makes: the passes after it read this interval's frames as context.
     """
     return any(
         (ahead == 0 and wish.position > 0)
@@ -178,12 +202,36 @@ def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
     )
 
 
-def _finish(run: list[Node], computation: Array | None, factor: int) -> Iterator[Node]:
-    """The run with the frames inside its intervals, once they are computed."""
-    if computation is None:
-        yield from run
+def _runs(intervals: Iterable[_Interval], batch: int) -> Iterator[_Run]:
+    """Group up to ``batch`` consecutive intervals that are needed; others are runs of their own."""
+    needed: list[_Interval] = []
+    for interval in intervals:
+        if interval.needed:
+            needed.append(interval)
+        if needed and (len(needed) == batch or not interval.needed):
+            yield _run_of(needed)
+            needed = []
+        if not interval.needed:
+            yield _Run([interval.node], [])
+    # The last interval of a shot is never needed, so none is left over here.
+
+
+def _run_of(intervals: list[_Interval]) -> _Run:
+    """Return one run for consecutive intervals, whose windows overlap in all but one frame."""
+    frames = [*intervals[0].window, *(each.window[-1] for each in intervals[1:])]
+    return _Run([each.node for each in intervals], frames)
+
+
+def _finish(run: _Run, made: ArrayLike | None, factor: int) -> Iterator[Node]:
+    """Wait for a run's computation, and yield its nodes with those inside their intervals."""
+    if made is None:
+        yield from run.nodes
         return
-    for node, between in zip(run, np.asarray(computation)):
+    try:
+        frames = np.asarray(made)
+    except NonFiniteError as error:
+        raise NonFiniteError(_name_of_frame(run, error.interval), error.cause) from None
+    for node, between in zip(run.nodes, frames):
         wanted: list[list[Request]] = [[] for _ in range(factor)]
         for wish in node.wanted:
             part, position = divmod(wish.position * factor, 1)
@@ -191,3 +239,12 @@ def _finish(run: list[Node], computation: Array | None, factor: int) -> Iterator
         yield Node(node.frame, wanted[0])
         for pixels, wishes in zip(between, wanted[1:]):
             yield Node(TimedFrame(pixels, Fraction(0), Fraction(0)), wishes)
+
+
+def _name_of_frame(run: _Run, interval: int) -> str:
+    """Return words for the first output frame that is made in an interval of a run, or after it."""
+    for node in run.nodes[interval:]:
+        for wish in node.wanted:
+            if wish.position > 0:
+                return f"frame {wish.number} of the output, at {float(wish.pts):.3f} s,"
+    return "a frame that later passes need"

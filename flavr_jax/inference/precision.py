@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network computes in: named by the user, or the fastest that card and checkpoint support.
+"""The precision that a network computes in: named by the user, or the fastest one available.
 
-``fp8`` stores the feature maps that calibration found fit for it in float8_e4m3fn and multiplies
-them there (see ``flavr_jax/quantize.py``); everything else of such a network is bfloat16. Every
-device can compute it as it is defined; only Hopper GPUs have kernels that make it fast.
+``fp8`` stores the feature maps that calibration chose (:mod:`flavr_jax.quantization`) in
+float8_e4m3fn and multiplies them in that type; the rest of such a network is bfloat16. Any device
+can compute this, but only Hopper GPUs have kernels that make it fast.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.models import flavr, quantized
@@ -22,12 +23,12 @@ from flavr_jax.models.layers import explain
 __all__ = ["Prepared", "prepare"]
 
 _TYPES = {
-    "fp8": jnp.bfloat16,  # of what is not in 8 bits
+    "fp8": jnp.bfloat16,  # for everything that is not in 8 bits
     "bf16": jnp.bfloat16,
     "fp16": jnp.float16,
     "fp32": jnp.float32,
 }
-_SIZE = 8  # the least that a network takes; what runs it does not depend on the size
+_SIZE = 8  # smallest frame of a network; the choice of kernels does not depend on the size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,15 +38,17 @@ class Prepared:
     Attributes:
         params: packed.
         precision: what it computes in, never ``auto``.
-        reason: why ``auto`` took that; empty where the user named it.
+        reason: why ``auto`` chose it; empty if the user named it.
+        slow_because: why it is slow on this device, if the user named a precision that is.
     """
 
     params: flavr.Parameters
     precision: Precision
     reason: str = ""
+    slow_because: str | None = None
 
     def __str__(self) -> str:
-        """Device and precision in words."""
+        """Return device and precision in words."""
         device = jax.devices()[0]
         reason = f" ({self.reason})" if self.reason else ""
         return f"{device.device_kind} ({device.platform}) in {self.precision}{reason}"
@@ -57,16 +60,16 @@ def prepare(
     precision: Precision,
     scales: Mapping[str, float] | None = None,
 ) -> Prepared:
-    """Parameters for :func:`flavr_jax.models.flavr.apply` in a precision.
+    """Convert and pack parameters for :func:`flavr_jax.models.flavr.apply` in a precision.
 
     Args:
         config: the network.
-        params: plain ones, of any type.
+        params: not packed, of any floating type.
         precision: what to compute in.
-        scales: of the feature maps to be stored in 8 bits, if the checkpoint knows them.
+        scales: of the feature maps that are stored in 8 bits, if the checkpoint was calibrated.
 
     Raises:
-        ValueError: for another precision, or fp8 without scales.
+        ValueError: the precision is unknown, or fp8 without scales, or too small for the weights.
     """
     if precision == "auto":
         return _fastest(config, params, scales)
@@ -79,7 +82,8 @@ def prepare(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
             "scripts/quantize.py CHECKPOINT --output DIR, or use bf16."
         )
-    return Prepared(quantized.pack(config, _cast(params, "fp8"), scales), "fp8")
+    packed = quantized.pack(config, _cast(params, "fp8"), scales)
+    return Prepared(packed, "fp8", slow_because=_why_slow(config, scales))
 
 
 def _fastest(
@@ -98,7 +102,7 @@ def _fastest(
 
 
 def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
-    """Why some convolution would not run on the kernels for 8 bits; None if all do."""
+    """Return why some convolution has no 8-bit kernel on this device; None if all have one."""
     packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
@@ -108,5 +112,19 @@ def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
 
 
 def _cast(params: flavr.Parameters, precision: Precision) -> flavr.Parameters:
+    """Convert parameters to the type of a precision, on the device.
+
+    Raises:
+        ValueError: a weight is NaN, infinite, or too large for the type.
+    """
     dtype = _TYPES[precision]
+    largest = float(jnp.finfo(dtype).max)
+    for place, leaf in jax.tree_util.tree_leaves_with_path(params):
+        # A comparison with NaN is false, so NaN is caught as well.
+        if not (np.abs(np.asarray(leaf, np.float32)) <= largest).all():
+            name = "/".join(str(key.key) for key in place)
+            raise ValueError(
+                f"weights of {name} are NaN, infinite or above {largest:.5g}, where {precision} "
+                "ends. Use `precision` fp32, or another checkpoint if that fails too."
+            )
     return jax.device_put(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interpolation of a clip of any length, frame by frame, in bounded memory.
 
-Four stages, each a generator that pulls on the one before: frames become keys (where shots end and
-frames repeat), keys get what is to be shown between them (the schedule), passes through the network
-fill the intervals that need it, and what was asked for is given out. A finer time than the network
-makes is reached by further passes over what the earlier ones made.
+There are four stages, each a generator that pulls on the one before. Frames become keys, which know
+where shots end and which frames repeat. The schedule says which frames are to be shown between two
+keys. Passes through the network fill the intervals that need it; times that are finer than one pass
+makes take further passes over the result. The last stage yields the frames that were asked for.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from flavr_jax.timeline.schedule import Clock, Cut, Grid, OutputTiming, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 
-__all__ = ["Options", "Report", "interpolate"]
+__all__ = ["Options", "Summary", "interpolate"]
 
 Item = TypeVar("Item")
 
 _FINEST = 4096
-"""Parts of an interval that passes can go down to, where times are off the network's grid."""
+"""Parts of an interval that passes can go down to when times are off the network's grid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to make of a clip.
+    """Which frames to make.
 
     Attributes:
-        factor: how many intervals become of one: 2, 4, 8 from the network, 16 and more by cascade;
-            8 unless fps is given.
-        fps: frames per second instead, such as 60 or 60000/1001, at a constant rate.
-        slow_motion: keep the frame rate, or the fps that is given, and stretch time by the factor.
-        exact_times: make frames as close to their times as largest_error allows, in more passes
-            through the network, where fps or dedup need times that one pass does not make.
-            Otherwise the nearest of those is shown.
-        largest_error: what exact_times leaves, in seconds.
-        cut: what is shown between the frames at a cut: hold is the nearer of them, blend mixes
-            both; ignore does not look for cuts.
-        dedup: leave out frames that repeat the one before and spread the motion evenly: for
-            animation on twos or threes, and film in 30 or 60 frames a second.
-        batch: intervals computed at a time: more is faster on a large GPU and needs more memory.
+        factor: multiply the frame rate by this: 2, 4 or 8, or 16 and more in several passes; 8 if
+            neither factor nor fps is given.
+        fps: output frames per second, constant, such as 60 or 60000/1001; replaces factor.
+        slow_motion: keep the frame rate (or use fps), and play the clip slower by the factor.
+        exact_times: with fps or dedup, frames may be due at times that one pass through the network
+            cannot make. Make them in more passes, as exactly as largest_error says; by default the
+            nearest time of one pass is shown.
+        largest_error: with exact_times, how far off a frame may be, in seconds.
+        cut: what is shown between the two frames at a cut: hold shows the nearer one, blend mixes
+            them, ignore does not look for cuts.
+        dedup: drop frames that repeat the one before and spread the motion evenly: for animation
+            drawn on twos or threes, and for film shown at 30 or 60 frames per second.
+        batch: intervals computed at a time; more is faster on a large GPU and takes more memory.
     """
 
     factor: int | None = None
@@ -69,7 +69,7 @@ class Options:
 
     @property
     def timing(self) -> OutputTiming:
-        """Which frames are asked for.
+        """Rate and stretch that these options ask for.
 
         Raises:
             ValueError: two rates are asked for, or an impossible one.
@@ -83,16 +83,16 @@ class Options:
 
 
 @dataclasses.dataclass
-class Report:
-    """What became of a clip, counted while it streams by.
+class Summary:
+    """Counts of one run, updated while the clip streams by.
 
     Attributes:
         frames_in: frames read.
-        frames_out: frames given out.
+        frames_out: frames yielded.
         cuts: cuts found.
-        repeats: frames left out as repeats of others.
-        largest_error: how far the motion shown in a made frame is from the frame's time, at
-            most, in seconds of the output.
+        repeats: frames left out because they repeat others.
+        largest_error: the largest distance, in seconds of the output, between the time of a made
+            frame and the time whose motion it shows.
     """
 
     frames_in: int = 0
@@ -117,57 +117,64 @@ def interpolate(
     network: Network,
     options: Options = Options(),
     *,
-    report: Report | None = None,
+    summary: Summary | None = None,
 ) -> Iterator[TimedFrame]:
-    """The frames asked for, each with its time, lazily.
+    """Yield the frames asked for, each with its time, lazily.
 
-    Frames of the input are given out whole, with the pts and duration that the output has them at.
-    Without ``fps``, n frames become ``(n − 1) · factor + 1``, cuts and repeats or not. The output
-    begins where the input does and, unless time is stretched, ends where it ends, exactly.
+    Frames of the input are among them unchanged, with the pts and duration that they have in the
+    output. Without ``fps``, n frames become ``(n − 1) · factor + 1``, whether there are cuts and
+    repeats or not. The output begins when the input does and, unless time is stretched, ends when
+    it ends, exactly.
 
     Args:
         frames: with increasing pts, all of one size and type.
         network: such as ``flavr_jax.load()``.
-        options: what to make of them.
-        report: is filled in as frames come out.
+        options: which frames to make.
+        summary: counts that are updated as frames come out.
 
     Raises:
-        ValueError: for a factor that cannot be made, before any frame is read.
+        ValueError: the factor cannot be made; raised before any frame is read.
+        NonFiniteError: the network predicted NaN or infinity, while frames come out.
     """
-    report = Report() if report is None else report
+    summary = Summary() if summary is None else summary
     grid = _grid(network, options)
     clock = schedule.Clock(options.timing)
     found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
-    plan = _noted(schedule.schedule(found, clock, grid, cut=options.cut), report)
+    plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary)
     nodes = _nodes(plan)
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
         nodes = fill(nodes, network, level, batch=options.batch, last=last)
-    return _outputs(nodes, clock, report)
+    return _outputs(nodes, clock, summary)
 
 
 def _grid(network: Network, options: Options) -> Grid:
-    """The times that may be made: the factor's own, or as fine ones as it takes."""
+    """Return the times that may be made: the factor's, or finer ones for fps and dedup."""
     levels = network.passes(options.timing.factor) if options.timing.fps is None else []
     if options.timing.fps is not None or options.dedup:
         levels = [network.factor] * math.ceil(math.log(_FINEST, network.factor))
     return Grid(tuple(levels), options.largest_error if options.exact_times else None)
 
 
-def _noted(
-    plan: Iterable[tuple[Key, list[Request]]], report: Report
+def _counted(
+    plan: Iterable[tuple[Key, list[Request]]], summary: Summary
 ) -> Iterator[tuple[Key, list[Request]]]:
-    """The plan unchanged; ``report`` counts."""
+    """Number the requests of a plan, and count in ``summary`` what they say."""
+    number = 1
     for key, requests in plan:
-        report.cuts += key.link == "cut" and report.frames_in > 0
-        report.frames_in += len(key.shown)
-        report.repeats += len(key.shown) - 1
-        report.largest_error = max([report.largest_error, *(wish.error for wish in requests)])
-        yield key, requests
+        summary.cuts += key.link == "cut" and summary.frames_in > 0
+        summary.frames_in += len(key.shown)
+        summary.repeats += len(key.shown) - 1
+        summary.largest_error = max([summary.largest_error, *(wish.error for wish in requests)])
+        numbered = []
+        for request in requests:
+            numbered.append(dataclasses.replace(request, number=number))
+            number += request.count
+        yield key, numbered
 
 
 def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
-    """Keys as nodes; what mixes the two sides of a cut is a shot of its own."""
+    """Yield keys as nodes; each frame that mixes the two sides of a cut is a shot of its own."""
     for (key, requests), following in _with_next(plan):
         ends_shot = following is None or following[0].link == "cut"
         inside = [wish for wish in requests if wish.position > 0]
@@ -182,7 +189,7 @@ def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
 
 
 def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
-    """Each item with the one after it, None after the last."""
+    """Yield each item with the one after it, and None after the last."""
     items = iter(items)
     for item in items:
         for following in items:
@@ -192,13 +199,13 @@ def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
 
 
 def _mix(first: Frame, second: Frame, share: float) -> Frame:
-    """Two frames, of the second so much."""
+    """Return two frames mixed; ``share`` is that of the second, from 0 to 1."""
     mixed = first * np.float32(1 - share) + second * np.float32(share)
     return np.rint(mixed).astype(first.dtype)
 
 
-def _outputs(nodes: Iterable[Node], clock: Clock, report: Report) -> Iterator[TimedFrame]:
-    """The frames that were asked for, the input's own whole, at the times they are asked for."""
+def _outputs(nodes: Iterable[Node], clock: Clock, summary: Summary) -> Iterator[TimedFrame]:
+    """Yield the frames that were requested, at the times they were requested for."""
     frames = (
         dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
         for node in nodes
@@ -206,5 +213,5 @@ def _outputs(nodes: Iterable[Node], clock: Clock, report: Report) -> Iterator[Ti
         for wish in request.each()
     )
     for frame in schedule.ending_at(clock, frames):
-        report.frames_out += 1
+        summary.frames_out += 1
         yield frame

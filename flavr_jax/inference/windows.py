@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames around each interval of a clip, first and last interval included.
+"""Frames beyond a clip's ends, so that its first and last interval have a full window too.
 
-The network reads frames on both sides of an interval; at a clip's ends some of them do not exist
-and are made up from those that do. The official code skips these intervals.
+The network reads frames on both sides of an interval. At a clip's ends some of them do not exist
+and are made up from those that do. The official code skips these intervals instead.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ BOUNDARIES: dict[Boundary, Callable[[list[Frame], int], Frame]] = {
     "duplicate": _duplicate,
     "extrapolate": _extrapolate,
 }
-"""A frame ``step`` ≥ 1 frames beyond an end, from the frames at that end (outermost first).
+"""Functions that make a frame ``step`` ≥ 1 frames beyond an end, from the frames at that end.
 
-``mirror`` reflects the clip about its end frame, ``duplicate`` repeats that frame,
-``extrapolate`` continues each pixel's change linearly.
+The outermost frame comes first. ``mirror`` reflects the clip about its end frame, ``duplicate``
+repeats that frame, and ``extrapolate`` continues each pixel's change linearly.
 """
 
 
 def extend(
     frames: Iterable[Frame], before: int, after: int, boundary: Boundary = "mirror"
 ) -> Iterator[Frame]:
-    """``frames`` with ``before`` made-up frames in front and ``after`` behind, lazily.
+    """Yield ``before`` made-up frames, ``frames``, and ``after`` made-up frames, lazily.
 
-    At most ``max(before, after) + 1`` frames are held.
+    At most ``max(before, after) + 1`` frames are in memory.
     """
     make = BOUNDARIES[boundary]
     iterator = iter(frames)

@@ -195,6 +195,7 @@ class Request:
         duration: how long each is shown.
         error: how far the motion shown is from the frames' times at most, in seconds of the output.
         count: number of frames; each begins where the one before it ends.
+        number: of the first of them in the output, from 1; 0 until the requests are numbered.
     """
 
     position: Fraction
@@ -202,6 +203,7 @@ class Request:
     duration: Fraction
     error: Fraction = Fraction(0)
     count: int = 1
+    number: int = 0
 
     def each(self) -> Iterator[Request]:
         """Yield a request for each of the frames."""

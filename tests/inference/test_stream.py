@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.inference import stream
-from flavr_jax.inference.stream import Options, Report
+from flavr_jax.inference.stream import Options, Summary
 from flavr_jax.inference.windows import extend
 from flavr_jax.video.frames import TimedFrame
 
@@ -97,15 +97,17 @@ def test_options_that_cannot_be_met_are_refused(options, message):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_cut_gets_no_mixture_and_changes_neither_counts_nor_times(blending_network, batch):
     frames = [drawing(n, seed=1 if n < 4 else 2) for n in range(9)]
-    report = Report()
+    summary = Summary()
     result = list(
-        stream.interpolate(timed(frames), blending_network, Options(8, batch=batch), report=report)
+        stream.interpolate(
+            timed(frames), blending_network, Options(8, batch=batch), summary=summary
+        )
     )
     assert [frame.pts for frame in result] == [n * FRAME / 8 for n in range(65)]
     for number, frame in enumerate(result[24:33]):
         assert np.array_equal(frame.pixels, frames[3 if number <= 4 else 4])
-    assert report == Report(9, 65, cuts=1)
-    assert str(report) == "9 frames → 65 frames, 1 cut kept"
+    assert summary == Summary(9, 65, cuts=1)
+    assert str(summary) == "9 frames → 65 frames, 1 cut kept"
 
 
 def test_a_cut_may_be_mixed(blending_network):
@@ -122,11 +124,11 @@ def test_a_cut_may_be_mixed(blending_network):
 def test_cuts_anywhere_leave_every_original_at_its_time(blending_network, cuts):
     seeds = np.cumsum([n in cuts for n in range(9)]) * 10
     frames = [drawing(n, seed=seed) for n, seed in enumerate(seeds)]
-    report = Report()
-    result = list(stream.interpolate(timed(frames), blending_network, Options(2), report=report))
+    summary = Summary()
+    result = list(stream.interpolate(timed(frames), blending_network, Options(2), summary=summary))
     assert len(result) == 17
     assert np.array_equal([one.pixels for one in result[::2]], frames)
-    assert report.cuts == len(cuts)
+    assert summary.cuts == len(cuts)
     for cut in cuts:
         assert np.array_equal(result[2 * cut - 1].pixels, frames[cut - 1])
 
@@ -135,9 +137,9 @@ def test_cuts_anywhere_leave_every_original_at_its_time(blending_network, cuts):
 def test_animation_on_twos_becomes_even_motion(blending_network, batch):
     drawings = [drawing(2 * n) for n in range(6)]
     frames = [drawings[n // 2] for n in range(12)]
-    report = Report()
+    summary = Summary()
     options = Options(2, dedup=True, batch=batch)
-    result = list(stream.interpolate(timed(frames), blending_network, options, report=report))
+    result = list(stream.interpolate(timed(frames), blending_network, options, summary=summary))
     assert [frame.pts for frame in result] == [n * FRAME / 2 for n in range(23)]
     for number in range(21):  # up to the last drawing, quarters of the way between drawings
         first, part = divmod(number, 4)
@@ -145,7 +147,7 @@ def test_animation_on_twos_becomes_even_motion(blending_network, batch):
         expected = drawings[first] + (second - drawings[first]) * part / 4
         assert np.abs(result[number].pixels - expected).max() <= 1
     assert np.array_equal(result[-1].pixels, drawings[-1])
-    assert report.repeats == 5  # the last drawing's second frame is the clip's last
+    assert summary.repeats == 5  # the last drawing's second frame is the clip's last
 
 
 def test_film_in_30_frames_a_second_moves_evenly_again(blending_network):
