@@ -8,11 +8,13 @@ it. Nothing heavy is imported here, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from fractions import Fraction
 from types import FrameType
@@ -20,7 +22,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 __all__ = ["run", "track"]
 
@@ -56,6 +58,13 @@ def _fractions(
 # Python drops an exception that is raised inside a callback of its garbage collector, and JAX has
 # such callbacks. So a Ctrl-C is also noted here, where `track` finds it.
 _interrupted = threading.Event()
+
+# In seconds: an item that took less to wait for was computed together with the one before, …
+_SAME_BATCH = 0.05
+# … a speed that is measured over less time is not shown, …
+_LEAST_TIME = 2.0
+# … and one that is measured over more would be slow to follow a change.
+_REMEMBERED = 30.0
 
 
 def run(main: Callable[[Options], int | None], options_type: type[Options]) -> NoReturn:
@@ -93,35 +102,89 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def track(
-    items: Iterable[Item], total: int | None, *, unit: str = "frames", interval: float = 10.0
+    items: Iterable[Item],
+    total: int | None,
+    *,
+    unit: str = "frames",
+    interval: float = 10.0,
+    before_first: str = "",
 ) -> Generator[Item, None, None]:
     """Pass ``items`` on and show on stderr how many, how fast, and the time left.
 
-    A terminal gets a progress bar; a log file a line every ``interval`` seconds.
+    A terminal gets a progress bar; a log file gets a line every ``interval`` seconds after the
+    first item.
+
+    Args:
+        items: to pass on.
+        total: how many there will be, if known.
+        unit: what they are.
+        interval: seconds between lines of a log.
+        before_first: what is being done until the first item comes, such as compiling; the time
+            that takes is left out of the speed.
     """
     console = Console(stderr=True)
     bar = Progress(
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[speed]:.1f}} {unit}/s "),
-        TimeRemainingColumn(),
+        TextColumn(f"{unit}  {{task.fields[pace]}}"),
         console=console,
         disable=not console.is_terminal,
     )
-    start = reported = time.monotonic()
+    if bar.disable and before_first:
+        print(f"{before_first} …", file=sys.stderr, flush=True)
+    pace = _Pace(time.monotonic())
+    reported = -math.inf if interval == 0 else None
     with bar:
-        task = bar.add_task("", total=total, speed=0.0)
+        task = bar.add_task(before_first, total=total, pace="")
         for count, item in enumerate(items, 1):
+            pace.arrived(count, time.monotonic())
             yield item
             if _interrupted.is_set():
                 raise KeyboardInterrupt
             now = time.monotonic()
-            speed = count / max(now - start, 1e-9)
-            bar.update(task, completed=count, speed=speed)
+            speed = pace.speed(count, now)
+            left = f"{max(total - count, 0) / speed:.0f} s left" if total else ""
+            shown = f"{speed:.1f} {unit}/s  {left}" if pace.known else ""
+            bar.update(task, completed=count, description="", pace=shown)
+            reported = now if reported is None else reported
             if bar.disable and now - reported >= interval:
                 reported = now
-                left = f" of {total}, {max(total - count, 0) / speed:.0f} s left" if total else ""
-                print(f"{count}{left}, {speed:.1f} {unit}/s", file=sys.stderr, flush=True)
+                of_total = f" of {total}, {left}" if total else ""
+                print(f"{count}{of_total}, {speed:.1f} {unit}/s", file=sys.stderr, flush=True)
+
+
+class _Pace:
+    """Items per second over the last half minute, without the wait for the first item.
+
+    The first item waits for compilation, which says nothing about the others. A network hands on
+    several frames at once, so time is measured between the beginnings of such batches.
+
+    Attributes:
+        known: False until there is enough to tell the speed by.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.known = False
+        self._start = self._asked = start
+        self._batches: deque[tuple[float, int]] = deque()  # when each began, and the items before
+
+    def arrived(self, count: int, now: float) -> None:
+        """Note that the item of this number came; ``speed`` was called when it was asked for."""
+        waited = now - self._asked
+        if not self._batches or waited > _SAME_BATCH or now - self._batches[-1][0] > _LEAST_TIME:
+            self._batches.append((now, count - 1))
+        while len(self._batches) > 2 and now - self._batches[1][0] > _REMEMBERED:
+            self._batches.popleft()
+
+    def speed(self, count: int, now: float) -> float:
+        """Return the items per second when ``count`` items are done and the next is asked for."""
+        self._asked = now
+        (began, before), (last, until) = self._batches[0], self._batches[-1]
+        self.known = last - began >= _LEAST_TIME
+        if not self.known:
+            return count / max(now - self._start, 1e-9)
+        return (until - before) / (last - began)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a video smoother, or slower: new frames between those of a video or a folder of images."""
+"""Make a video smoother or slower: put new frames between those of a video or a folder of images.
+
+``scripts/interpolate.py clip.mp4 --factor 8`` writes ``clip_8x.mp4``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ import flavr_jax
 from flavr_jax import cli
 from flavr_jax.config import Precision
 from flavr_jax.inference import stream
+from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import reader, writer
@@ -29,53 +33,63 @@ SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4
 class Options:
     """Put new frames between those of a video or a folder of images.
 
-    By default the clip keeps its duration and its audio and gets 8 times the frame rate.
+    By default the clip keeps its duration and its audio, and gets 8 times the frame rate.
     """
 
-    input: Annotated[Path | None, tyro.conf.Positional] = None
-    """Video file, folder of images, or - for a pipe; the bundled clip if left out."""
+    input: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")] = None
+    """Video file, folder of images, or - to read a pipe. Without it, the bundled sample clip."""
+    target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")] = None
+    """The same as --output."""
     output: str | None = None
-    """A name in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m is a video, one without suffix a
-    folder of images, - a Y4M pipe. Otherwise INPUT_8x.mp4 (or .mov, .mkv, .webm, as the input
-    is), INPUT_8x/ for a folder, a pipe for a pipe."""
+    """Where the result goes. A name that ends in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m
+    is a video; a name without a suffix is a folder of images; - writes Y4M to a pipe. By default
+    clip.mp4 becomes clip_8x.mp4 (.mov, .mkv and .webm keep their suffix), a folder becomes
+    folder_8x/, and a pipe is answered with a pipe."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+    verify: bool = False
+    """Read the output back at the end. Check that the original frames are unchanged and that made
+    frames do not flicker among them."""
     checkpoint: Path | None = None
-    """Directory of the network to use; the bundled one if left out."""
+    """Directory of the network to use; by default the bundled one."""
     precision: Precision = "auto"
-    """What the network computes in; auto is the fastest that card and checkpoint support."""
+    """Number format that the network computes in; auto is the fastest that the device and the
+    checkpoint support. fp8 is fast on Hopper GPUs and very slow elsewhere."""
     motion: Annotated[stream.Options, tyro.conf.OmitArgPrefixes] = field(
         default_factory=stream.Options
     )
-    """What to make of the clip."""
+    """Which frames to make."""
     encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=writer.Encoding
     )
-    """How a video is compressed."""
-    overwrite: bool = False
-    """Replace the output if it exists."""
+    """How the output is compressed."""
     source: Annotated[reader.Input, tyro.conf.OmitArgPrefixes] = field(default_factory=reader.Input)
-    """What the input does not say itself."""
-    verify: bool = False
-    """Read the output back: are originals as they were, do made frames flicker among them?"""
+    """What the input does not say about itself."""
 
 
 def main(options: Options) -> int:
-    """Interpolate one clip; 1 when the input was damaged."""
+    """Interpolate one clip, and return 1 if the input was damaged, else 0."""
+    if None not in (options.target, options.output):
+        raise ValueError(
+            f"two outputs are named, {options.target} and {options.output}; leave --output out."
+        )
     path = options.input or SAMPLE
     source = options.source.open(path)
     motion = options.motion
     interpolator = flavr_jax.load(options.checkpoint, precision=options.precision)
+    check_factor(interpolator, motion, source.info.rate)
     info = schedule.output_info(source.info, motion.timing)
-    output = options.output or default_output(options, path)
-    # A pipe carries pictures only: what there is to say goes to stderr.
+    output = options.target or options.output or default_output(options, path)
+    # A pipe carries pictures and nothing else, so messages go to stderr then.
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
     say(f"checkpoint {options.checkpoint or 'default'} on {interpolator.runs_on}")
-
     if options.verify and "-" in (output, str(path)):
         raise ValueError("`verify` reads input and output again, which a pipe does not allow.")
+
     origins: list[int | None] = []
-    report = stream.Report()
-    clip = stream.interpolate(source, interpolator, motion, report=report)
+    summary = stream.Summary()
+    made = stream.interpolate(source, interpolator, motion, summary=summary)
     started = time.monotonic()
     sink = writer.open_sink(
         output,
@@ -85,25 +99,42 @@ def main(options: Options) -> int:
         encoding=options.encoding,
         overwrite=options.overwrite,
     )
-    with sink, contextlib.closing(cli.track(clip, info.frame_count)) as frames:
+    tracked = cli.track(made, info.frame_count, before_first="compiling")
+    with sink, contextlib.closing(tracked) as frames:
         for frame in verify.recorded(frames, origins):
             sink.write(frame)
-    seconds = time.monotonic() - started
-    say(f"{report} in {output}, {seconds:.1f} s")
+    say(f"{summary} in {output}, {time.monotonic() - started:.1f} s")
     if options.verify:
         written = reader.open_source(Path(output), headroom=True)
         say(f"verify: {verify.compare(options.source.open(path), written, origins)}")
     if source.damage:
         print(
-            f"warning: {path} is damaged ({source.damage}); what could be read is done.",
+            f"warning: {path} is damaged ({source.damage}); everything readable was processed.",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
+def check_factor(network: Interpolator, motion: stream.Options, rate: Fraction) -> None:
+    """Raise an error for a factor that this network cannot make, which names the --fps to use."""
+    if motion.fps is not None:
+        return
+    factor = motion.timing.factor
+    try:
+        network.passes(factor)
+    except ValueError as error:
+        if factor < 1:
+            raise
+        if motion.slow_motion:
+            remedy = f"Or add --fps {rate}, which works with any factor in slow motion."
+        else:
+            remedy = f"Or use --fps {rate * factor} instead, {factor} times this clip's frame rate."
+        raise ValueError(f"{error} {remedy}") from error
+
+
 def default_output(options: Options, path: Path) -> str:
-    """Where the result goes when the user does not say."""
+    """Return where the result goes when the user does not say."""
     name = path.resolve().stem
     if options.motion.slow_motion or options.motion.fps is None:
         name += f"_{options.motion.timing.factor}x"

@@ -135,6 +135,37 @@ def test_tracking_works_without_a_total_and_with_a_wrong_one(capsys):
     assert list(cli.track("abc", total=1, interval=0.0)) == list("abc")
 
 
+def test_the_time_left_does_not_count_what_the_first_item_waited_for(monkeypatch, capsys):
+    clock = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: clock)
+
+    def frames():
+        nonlocal clock
+        clock += 60.0  # compiling
+        for batch in range(100):
+            for number in range(8):
+                yield 8 * batch + number
+                clock += 0.01
+            clock += 4.0
+
+    for _ in cli.track(frames(), total=800, before_first="compiling"):
+        pass
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "compiling …"
+    assert lines[1] == "25 of 800, 395 s left, 2.0 frames/s"
+    left = [float(line.split()[3]) for line in lines[1:]]
+    done = [int(line.split()[0]) for line in lines[1:]]
+    for count, seconds in zip(done, left):
+        assert seconds == pytest.approx((800 - count) * 4.08 / 8, rel=0.02, abs=1.0)
+
+
+def test_a_speed_is_not_told_before_it_can_be_known(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    list(cli.track("abc", total=3, before_first="compiling"))
+    assert "/s" not in capsys.readouterr().err
+
+
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -44,9 +43,8 @@ class Interpolator:
         provenance: where the parameters came from.
         boundary: how frames beyond a clip's ends are made up.
         precision: what it computes in, never ``auto``.
-        runs_on: the device and the precision in words, with the reason where ``auto`` chose.
-        slow_because: why this precision is slow on this device; None if it is not.
-        seconds_compiling: time that :meth:`between` has spent compiling so far.
+        runs_on: the device and the precision in words, with the reason if ``auto`` chose
+            it, or a warning if it is slow on this device.
     """
 
     def __init__(
@@ -66,10 +64,7 @@ class Interpolator:
         prepared = prepare(config, params, precision, scales)
         self.precision: Precision = prepared.precision
         self.runs_on = str(prepared)
-        self.slow_because = prepared.slow_because
-        self.seconds_compiling = 0.0
         self._params = prepared.params
-        self._compiled: set[tuple[tuple[int, ...], np.dtype, int]] = set()
 
     @property
     def factor(self) -> int:
@@ -141,27 +136,17 @@ class Interpolator:
         intervals = frames.shape[0] - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
         rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        made, finite = self._run(rows[..., :3], factor)
+        made, finite = _between(self.config, self._params, rows[..., :3], factor)
         if rows.shape[-1] == 4:
             most = np.iinfo(rows.dtype).max
             if rows[..., 3].min() == most:
                 alpha = jnp.full_like(made[..., :1], most)
             else:
-                alpha, alpha_finite = self._run(np.repeat(rows[..., 3:], 3, axis=-1), factor)
+                grey = np.repeat(rows[..., 3:], 3, axis=-1)
+                alpha, alpha_finite = _between(self.config, self._params, grey, factor)
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         return Computation(made[:intervals], finite[:intervals], self.precision)
-
-    def _run(self, frames: Frames, factor: int) -> tuple[Array, Array]:
-        """Start :func:`_between`, and count the seconds that compiling for a new shape takes."""
-        program = (frames.shape, frames.dtype, factor)
-        if program in self._compiled:
-            return _between(self.config, self._params, frames, factor)
-        started = time.monotonic()
-        result = _between(self.config, self._params, frames, factor)  # returns once it is compiled
-        self.seconds_compiling += time.monotonic() - started
-        self._compiled.add(program)
-        return result
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Return ``(n − 1) · factor + 1`` frames for n; the given ones are among them unchanged.

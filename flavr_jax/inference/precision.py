@@ -38,14 +38,12 @@ class Prepared:
     Attributes:
         params: packed.
         precision: what it computes in, never ``auto``.
-        reason: why ``auto`` chose it; empty if the user named it.
-        slow_because: why it is slow on this device, if the user named a precision that is.
+        reason: why ``auto`` chose it, or why it is slow if the user named it; may be empty.
     """
 
     params: flavr.Parameters
     precision: Precision
     reason: str = ""
-    slow_because: str | None = None
 
     def __str__(self) -> str:
         """Return device and precision in words."""
@@ -83,7 +81,9 @@ def prepare(
             "scripts/quantize.py CHECKPOINT --output DIR, or use bf16."
         )
     packed = quantized.pack(config, _cast(params, "fp8"), scales)
-    return Prepared(packed, "fp8", slow_because=_why_slow(config, scales))
+    refused = _why_slow(config, scales)
+    slow = f"many times slower here than `precision` auto: {refused}" if refused else ""
+    return Prepared(packed, "fp8", slow)
 
 
 def _fastest(

@@ -46,6 +46,14 @@ def test_8_bits_are_for_kernels_and_16_for_the_rest(params):
     assert prepared.params["out"]["kernel"].dtype == "bfloat16"
 
 
+def test_8_bits_on_a_device_without_kernels_for_them_are_called_slow(params):
+    assert "many times slower here than `precision` auto: " in str(
+        prepare(CONFIG, params, "fp8", SCALES)
+    )
+    with assume_hopper():
+        assert "slower" not in str(prepare(CONFIG, params, "fp8", SCALES))
+
+
 def test_8_bits_without_scales_name_the_script_that_makes_them(params):
     with pytest.raises(ValueError, match=r"scripts/quantize\.py CHECKPOINT --output DIR"):
         prepare(CONFIG, params, "fp8")

@@ -66,9 +66,9 @@ def interpolate(script, network, load_once, monkeypatch, tmp_path):
     """Run the script in this process and in an empty directory; gives its exit code."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments):
+    def run(*arguments, checkpoint=network):
         monkeypatch.setattr(flavr_jax, "load", load_once)
-        arguments = [*map(str, arguments), "--checkpoint", str(network)]
+        arguments = [*map(str, arguments), "--checkpoint", str(checkpoint)]
         monkeypatch.setattr(sys, "argv", ["interpolate.py", *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.run(script.main, script.Options)
@@ -137,6 +137,47 @@ def test_powers_of_two_are_factors(interpolate, factor):
     write_clip(Path("in.mp4"), 2)
     assert interpolate("in.mp4", "--factor", factor, "--output", "out.mp4") == 0
     assert len(times_of("out.mp4")) == factor + 1
+
+
+def test_the_output_may_follow_the_input_without_a_flag(interpolate):
+    write_clip(Path("in.mp4"), 2)
+    assert interpolate("in.mp4", "out.mkv", "--factor", 2) == 0
+    assert len(times_of("out.mkv")) == 3
+    assert {path.name for path in Path().iterdir()} == {"in.mp4", "out.mkv"}
+
+
+def overflowing(path, network):
+    """A copy of a network whose weights fit fp16, and whose sums do not."""
+    stored = checkpoint.load(network)
+    large = jax.tree.map(lambda leaf: leaf * np.float32(1e4), stored.params)
+    checkpoint.save(path, stored.config, large)
+    return path
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out/"])
+def test_a_network_that_overflows_is_told_and_leaves_no_output(
+    interpolate, network, output, capsys
+):
+    write_clip(Path("in.mp4"), 3)
+    wrong = overflowing(Path("wrong"), network)
+    arguments = ("in.mp4", output, "--factor", 8, "--precision", "fp16")
+    assert interpolate(*arguments, checkpoint=wrong) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: frame 2 of the output, at 0.005 s, is NaN or infinite: ")
+    assert "Use `precision` bf16 or fp32." in line
+    assert {path.name for path in Path().iterdir()} == {"in.mp4", "wrong"}
+
+
+def test_a_checkpoint_with_nan_is_refused_before_anything_is_written(
+    interpolate, network, tmp_path, capsys
+):
+    write_clip(Path("in.mp4"), 3)
+    stored = checkpoint.load(network)
+    stored.params["out"]["kernel"][0, 0, 0, 0] = np.nan
+    checkpoint.save(tmp_path / "nan", stored.config, stored.params)
+    assert interpolate("in.mp4", checkpoint=tmp_path / "nan") == 2
+    assert "nan holds NaN or infinity in 1 of " in capsys.readouterr().err
+    assert {path.name for path in Path().iterdir()} == {"in.mp4", "nan"}
 
 
 def test_a_variable_frame_rate_stays_variable(interpolate):
@@ -292,7 +333,17 @@ def mixed_sizes():
 
 def impossible_factor():
     write_clip(Path("in.mp4"))
-    return ["in.mp4", "--factor", "3"], "3"
+    return ["in.mp4", "--factor", "3"], "--fps 72000/1001 instead, 3 times this clip's frame rate"
+
+
+def impossible_factor_of_slow_motion():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "--factor", "3", "--slow-motion"], "Or add --fps 24000/1001"
+
+
+def two_outputs():
+    write_clip(Path("in.mp4"))
+    return ["in.mp4", "a.mp4", "--output", "b.mp4"], "two outputs are named"
 
 
 def two_rates():
@@ -329,6 +380,8 @@ def not_calibrated():
         empty_folder,
         mixed_sizes,
         impossible_factor,
+        impossible_factor_of_slow_motion,
+        two_outputs,
         two_rates,
         existing_output,
         unwritable_output,
