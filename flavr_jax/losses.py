@@ -21,7 +21,7 @@ from jaxtyping import Float, Key
 from flavr_jax.metrics import lpips, ssim
 from flavr_jax.typing import Windows
 
-__all__ = ["DISTANCES", "Distance", "Loss", "parse"]
+__all__ = ["DISTANCES", "Distance", "Objective", "parse"]
 
 Distance: TypeAlias = Callable[[Windows, Windows], Float[Array, "batch time"]]
 """How far each predicted frame is from the true one: 0 is equal."""
@@ -33,7 +33,7 @@ _CENSUS_RADIUS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Objective:
     """A weighted sum of distances.
 
     Attributes:
@@ -80,7 +80,7 @@ class Loss:
         return DISTANCES[name]
 
 
-def parse(text: str) -> Loss:
+def parse(text: str) -> Objective:
     """The loss that ``"weight*name+weight*name"`` describes; a name alone has weight 1.
 
     Raises:
@@ -104,7 +104,7 @@ def parse(text: str) -> Loss:
                 f"`loss` has the term {term.strip()!r}; write weight*name, such as 0.1*census, "
                 "with a weight above 0."
             )
-    return Loss(tuple(terms.items()), lpips.load_weights() if "lpips" in terms else None)
+    return Objective(tuple(terms.items()), lpips.load_weights() if "lpips" in terms else None)
 
 
 def l1(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:

@@ -13,7 +13,7 @@ import jax
 
 from flavr_jax import cli
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import comparison, report
+from flavr_jax.profiling import comparison, presentation
 from flavr_jax.profiling.comparison import OnePrecision, TorchMode
 
 
@@ -52,17 +52,17 @@ def main(options: Options) -> None:
     """Print the device, then a line a row, then the tables asked for."""
     config = PRESETS[options.model]
     height, width = options.size
-    print(report.environment(with_torch=bool(options.torch)))
-    case = comparison.Case(config, options.batch, height, width, check=options.check)
+    print(presentation.environment(with_torch=bool(options.torch)))
+    case = comparison.NetworkCase(config, options.batch, height, width, check=options.check)
     rows = []
     settings = {"model": options.model, "size": options.size, "batch": options.batch}
 
     def keep(row: comparison.Row) -> None:
         rows.append(row)
-        print(report.line(row), flush=True)
+        print(presentation.line(row), flush=True)
         if options.json is not None:
             with options.json.open("a") as file:
-                file.write(json.dumps({**settings, **report.figures(row)}) + "\n")
+                file.write(json.dumps({**settings, **presentation.figures(row)}) + "\n")
 
     variants = itertools.product(options.implementations, options.precision)
     for program in comparison.compile_jax(case, variants):
@@ -74,10 +74,10 @@ def main(options: Options) -> None:
         if options.torch and options.torch_device == "cuda":
             stages = comparison.torch_stages(case, options.torch[0], 20)
         first = options.implementations[0], options.precision[0]
-        print(report.layers(case, *first, options.profile, stages))
+        print(presentation.layers(case, *first, options.profile, stages))
     if options.plot is not None:
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
-        report.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")
+        presentation.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")
 
 
 if __name__ == "__main__":

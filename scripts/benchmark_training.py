@@ -21,7 +21,7 @@ from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
-from flavr_jax.profiling import report, training_throughput
+from flavr_jax.profiling import presentation, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
 from flavr_jax.training.parallel import Strategy
 
@@ -71,12 +71,12 @@ def main(options: Options) -> None:
     """Print a line of JSON a case as it is known, and a table; what is under way on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
-    where = report.environment(with_torch="torch" in options.implementations)
+    where = presentation.environment(with_torch="torch" in options.implementations)
     print(where := f"{where}; {os.cpu_count()} CPU cores", flush=True)
     counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
     shape = (options.batch, options.crop, options.strategy)
     cases = [
-        training_throughput.Case(
+        training_throughput.TrainingCase(
             ModelConfig(width=width, n_outputs=options.n_outputs), devices, *shape
         )
         for width in options.widths

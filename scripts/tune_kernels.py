@@ -14,7 +14,7 @@ from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import comparison, compilation, report
+from flavr_jax.profiling import comparison, compilation, presentation
 from pallas_kernels.hopper import tune
 from pallas_kernels.hopper.conv import config as tile_config
 from pallas_kernels.hopper.geometry import Work
@@ -50,7 +50,7 @@ class Options:
 def main(options: Options) -> None:
     """Print a line a try, and write the table."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
-    environment = report.environment()
+    environment = presentation.environment()
     print(environment, flush=True)
     config = PRESETS[options.model]
     wanted = dict.fromkeys(work for size in options.sizes for work in works(config, options, *size))

@@ -14,6 +14,7 @@ ALLOWED = {
     "config": {"typing"},
     "cli": set(),
     "partial": set(),
+    "program_cache": set(),
     "models": {"config", "typing"},
     "checkpoint": {"models", "config", "typing"},
     "torch_weights": {"models", "config", "typing"},
@@ -31,7 +32,7 @@ ALLOWED = {
     },
     "profiling": {"training", "losses", "inference", "models", "data", "typing", "config"},
 }  # fmt: skip
-EVERYWHERE = {"partial"}  # any room may write an output
+EVERYWHERE = {"partial", "program_cache"}  # any room may write an output, and keep programs
 MODULES = sorted((ROOT / "flavr_jax").rglob("*.py"))
 
 

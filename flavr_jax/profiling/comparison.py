@@ -24,13 +24,13 @@ from jax import Array
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import Implementation
-from flavr_jax.profiling.timing import Timing, measure
+from flavr_jax.profiling.timing import CallTimes, measure
 from flavr_jax.profiling.torch_peer import TorchPeer
 
 __all__ = [
     "TORCH_MODES",
     "TYPES",
-    "Case",
+    "NetworkCase",
     "OnePrecision",
     "Program",
     "Row",
@@ -92,7 +92,7 @@ TORCH_MODES: dict[TorchMode, _Mode] = {
 """``float32`` is PyTorch as shipped: its convolutions use TF32."""
 
 
-class Case:
+class NetworkCase:
     """A network with random weights, a batch of random windows, and the right answer.
 
     Attributes:
@@ -147,7 +147,7 @@ class Row:
     """One line of the table."""
 
     name: str
-    timing: Timing
+    timing: CallTimes
     error: float | None
     peak_bytes: int | None = None
 
@@ -162,7 +162,7 @@ class Program:
 
 
 def compile_jax(
-    case: Case, variants: Iterable[tuple[Implementation | None, OnePrecision]]
+    case: NetworkCase, variants: Iterable[tuple[Implementation | None, OnePrecision]]
 ) -> list[Program]:
     """Ours, all at once; a named implementation that cannot run is an error."""
 
@@ -177,7 +177,7 @@ def compile_jax(
         return list(pool.map(prepare, variants))
 
 
-def run_jax(case: Case, program: Program, repeats: int) -> Row:
+def run_jax(case: NetworkCase, program: Program, repeats: int) -> Row:
     """Time one of them."""
 
     def run() -> Array:
@@ -192,7 +192,7 @@ def run_jax(case: Case, program: Program, repeats: int) -> Row:
     return Row(program.name, timing, case.error(run()), peak)
 
 
-def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:
+def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:
     """PyTorch's, in one of :data:`TORCH_MODES`."""
     settings = TORCH_MODES[mode]
     peer, windows, around = _prepare(case, settings, device)
@@ -216,7 +216,7 @@ def run_torch(case: Case, mode: TorchMode, repeats: int, device: str = "cuda") -
     return Row(f"PyTorch {mode}", timing, case.error(outputs))
 
 
-def torch_stages(case: Case, mode: TorchMode, repeats: int) -> dict[str, float]:
+def torch_stages(case: NetworkCase, mode: TorchMode, repeats: int) -> dict[str, float]:
     """Median milliseconds of each stage of the eager peer, by CUDA events."""
     peer, windows, around = _prepare(case, TORCH_MODES[mode], "cuda")
     torch = peer.torch
@@ -237,7 +237,9 @@ def torch_stages(case: Case, mode: TorchMode, repeats: int) -> dict[str, float]:
     return {stage: float(np.median(values[3:])) for stage, values in times.items()}
 
 
-def _prepare(case: Case, settings: _Mode, device: str) -> tuple[TorchPeer, Any, Callable[[], Any]]:
+def _prepare(
+    case: NetworkCase, settings: _Mode, device: str
+) -> tuple[TorchPeer, Any, Callable[[], Any]]:
     """The peer, its input, and the context that it runs in."""
     peer = TorchPeer(
         case.config,

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-__all__ = ["Ceilings", "Timing", "measure", "measure_ceilings"]
+__all__ = ["CallTimes", "Ceilings", "measure", "measure_ceilings"]
 
 _QUEUED = 20
 _PRODUCTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Timing:
+class CallTimes:
     """What calls took.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ceilings:
 
 def measure(
     start: Callable[[], Any], wait: Callable[[Any], Any], repeats: int, *, warm_up: int = 3
-) -> Timing:
+) -> CallTimes:
     """Time calls: ``start`` may return before its result is there, ``wait`` waits for it."""
     for _ in range(warm_up):
         wait(start())
@@ -74,7 +74,7 @@ def measure(
     for _ in range(count - 1):
         start()
     wait(start())
-    return Timing(tuple(times), 1e3 * (time.perf_counter() - started) / count)
+    return CallTimes(tuple(times), 1e3 * (time.perf_counter() - started) / count)
 
 
 def measure_ceilings(dtype: DTypeLike) -> Ceilings:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast training steps are: with one batch over and over, and with batches read from disk.
+"""Speed of training steps: on one batch over and over, and on batches read from disk.
 
-The difference is what reading costs; where it is more than a few percent, the device waits. Both
-are calls of the same compiled step, so they differ in nothing else. A loader with batches in store
-would look faster than it is: it is timed from where it has none, and steps are issued only as fast
-as the device takes them.
+The difference is the cost of reading; more than a few percent means that the device waits for data.
+Both call the same compiled step and differ in nothing else. A loader with batches in store looks
+faster than it is, so timing begins when its store is empty, and steps are issued only as fast as
+the device takes them.
 """
 
 from __future__ import annotations
@@ -33,29 +33,38 @@ from flavr_jax.data.sequences import Clip, ImageClip
 from flavr_jax.training import inputs, state, step
 from flavr_jax.training.optimizers import OptimizerConfig
 from flavr_jax.training.parallel import Mapped, Parallel, Strategy
+from flavr_jax.training.step import DeviceInputs, SharedInputs, make_signals
 from flavr_jax.training.tasks import Interpolation
 
-__all__ = ["Case", "Format", "Measurement", "Peer", "measure", "measure_peer", "write_clips"]
+__all__ = [
+    "Format",
+    "Measurement",
+    "Peer",
+    "TrainingCase",
+    "measure",
+    "measure_peer",
+    "write_clips",
+]
 
 Format: TypeAlias = Literal["png", "jpg", "ppm"]
 
-_WARM_UP = 3
+_WARM_UP = 3  # steps before the first round
 _ROUNDS = 3
-_AHEAD = 2  # steps that wait for the device; more would empty the loader before its batches count
+_AHEAD = 2  # steps in the device's queue; a longer one would empty the loader before timing starts
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """What is timed.
+class TrainingCase:
+    """A training step to time.
 
     Attributes:
         model: the network.
-        devices: how many share a step.
-        batch: windows a device and step.
-        crop: side of a window.
-        strategy: how the step is spread over devices.
+        devices: number of devices that share a step.
+        batch: windows per device and step.
+        crop: side of a window in pixels.
+        strategy: how the step is mapped over devices.
     """
 
     model: ModelConfig
@@ -67,34 +76,34 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What came out; times are medians of three rounds.
+    """Times of a training step; medians of three rounds.
 
     Attributes:
-        implementation: whose training step it is.
-        case: what was timed.
-        fixed_seconds: of a step on the same batch every time.
-        read_seconds: of a step on batches from disk; None where nothing was read.
-        compile_seconds: until the step could run.
+        implementation: name of the implementation.
+        case: the step that was timed.
+        fixed_seconds: time of a step on the same batch every time.
+        read_seconds: time of a step on batches from disk; None if nothing was read.
+        compile_seconds: time until the step could run.
     """
 
     implementation: str
-    case: Case
+    case: TrainingCase
     fixed_seconds: float
     read_seconds: float | None
     compile_seconds: float
 
     @property
     def windows_per_second(self) -> float:
-        """Of the steps on one batch, over all devices."""
+        """Windows a second over all devices, on the same batch every time."""
         return self.case.batch * self.case.devices / self.fixed_seconds
 
     @property
     def reading_cost(self) -> float | None:
-        """How much longer a step takes that waits for its batch: 0.03 is 3 %."""
+        """Relative increase of a step's time when batches are read: 0.03 is 3 %."""
         return None if self.read_seconds is None else self.read_seconds / self.fixed_seconds - 1.0
 
     def figures(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """Return all values, and those derived from them, for JSON."""
         return {
             **dataclasses.asdict(self),
             "windows_per_second": self.windows_per_second,
@@ -103,39 +112,39 @@ class Measurement:
 
 
 class Peer(Protocol):
-    """Another implementation of training, on one device and one batch."""
+    """Another implementation's training, on one device and one batch."""
 
     def step(self) -> Any:
-        """Take a step, without waiting for it."""
+        """Issue a step without waiting for it."""
         ...
 
     def wait(self) -> None:
-        """Return when all steps are done."""
+        """Wait for all steps issued so far."""
         ...
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         ...
 
 
 def measure(
-    cases: list[Case], clips: tuple[Clip, ...], *, seconds: float, workers: int
+    cases: list[TrainingCase], clips: tuple[Clip, ...], *, seconds: float, workers: int
 ) -> Iterator[Measurement]:
-    """Time the cases one after the other; all are compiled first, at once.
+    """Compile all cases at once, then time them one after the other.
 
-    A case that the device cannot run, for lack of memory say, is logged and left out.
+    A case that the device cannot run, for example for lack of memory, is logged and left out.
 
     Args:
-        cases: what to time.
-        clips: to read windows from; none times the fixed batch alone.
-        seconds: that each round of each kind takes, about.
+        cases: the steps to time.
+        clips: clips to read windows from; without any, only the fixed batch is timed.
+        seconds: approximate length of a round.
         workers: processes that read.
     """
     with ThreadPoolExecutor(len(cases)) as pool:
         compiling = [pool.submit(_compile, case) for case in cases]
     for case, compiled in zip(cases, compiling):
         try:
-            found = _time(case, *compiled.result(), clips, seconds, workers)
+            found = _time_steps(case, *compiled.result(), clips, seconds, workers)
         except jax.errors.JaxRuntimeError as error:
             logger.error("%s left out: %s", _name(case), str(error).partition("\n")[0])
         else:
@@ -145,21 +154,22 @@ def measure(
 def measure_peer(
     name: str,
     make: Callable[..., Peer],
-    cases: list[Case],
+    cases: list[TrainingCase],
     clips: tuple[Clip, ...],
     *,
     seconds: float,
     workers: int,
 ) -> Iterator[Measurement]:
-    """Time another implementation's steps on a fixed batch, where a case is of one device.
+    """Time another implementation's steps on a fixed batch; cases of several devices are skipped.
 
     Args:
-        name: what it is called in the measurements.
-        make: it, from a network's config, parameters, and a batch's inputs, targets and weights.
-        cases: what to time.
-        clips: not read.
-        seconds: that each round takes, about.
-        workers: not used.
+        name: name of the implementation in the measurements.
+        make: makes the peer from a network's config and parameters, and a batch's inputs, targets
+            and weights.
+        cases: the steps to time.
+        clips: not read; here so that the signature is that of :func:`measure`.
+        seconds: approximate length of a round.
+        workers: not used, likewise.
     """
     for case in cases:
         if case.devices > 1:
@@ -177,7 +187,13 @@ def measure_peer(
 
 
 def write_clips(folder: Path, kind: Format, *, count: int = 64) -> tuple[Clip, ...]:
-    """Septuplets of Vimeo-90K's size, of moving textures that compress as photographs do."""
+    """Write septuplets of Vimeo-90K's size: moving textures that compress like photographs.
+
+    Args:
+        folder: where the clips go, a folder each.
+        kind: suffix of the image files.
+        count: number of clips.
+    """
     rng = np.random.default_rng(0)
     clips = []
     for number in range(count):
@@ -195,8 +211,8 @@ def write_clips(folder: Path, kind: Format, *, count: int = 64) -> tuple[Clip, .
     return tuple(clips)
 
 
-def _time(
-    case: Case,
+def _time_steps(
+    case: TrainingCase,
     run: Mapped,
     seconds_to_compile: float,
     clips: tuple[Clip, ...],
@@ -205,11 +221,11 @@ def _time(
 ) -> Measurement:
     parallel = _mapping(case)
     current = parallel.replicate(_fresh(case))
-    shared = {"learning_rate": np.float32(1e-4), "resident": None}
-
+    """Time a compiled step on a fixed batch and on batches that are read."""
+    shared = SharedInputs(np.float32(1e-4), None)
     issued: collections.deque[PyTree] = collections.deque()
 
-    def seconds_of(batches: Iterator[dict[str, Any]]) -> float:
+    def seconds_of(batches: Iterator[DeviceInputs]) -> float:
         def step() -> None:
             nonlocal current
             current, metrics = run(current, shared, next(batches))
@@ -219,7 +235,7 @@ def _time(
 
         return _rounds(step, lambda: jax.block_until_ready(current), seconds)
 
-    fixed = _own(case, parallel.distribute(_noise(case)))
+    fixed = DeviceInputs(parallel.distribute(_noise(case)), make_signals(parallel))
     fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed)), None
     if clips:
         reading = _reading(case, clips, workers)
@@ -230,7 +246,7 @@ def _time(
 
 
 def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
-    """Seconds a step: the median of rounds that follow a warm-up, and one another at once."""
+    """Return the seconds of a step: the median of rounds, after a warm-up and without pauses."""
 
     def steps(count: int) -> float:
         started = time.perf_counter()
@@ -239,20 +255,22 @@ def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) ->
         wait()
         return (time.perf_counter() - started) / count
 
-    steps(1)
+    steps(1)  # whatever is set up at the first step
     estimate = steps(_WARM_UP)
     count = max(_WARM_UP, round(seconds / estimate))
     return statistics.median(steps(count) for _ in range(_ROUNDS))
 
 
-def _reading(case: Case, clips: tuple[Clip, ...], workers: int) -> Iterator[dict[str, Any]]:
-    feed = _inputs(case, clips, workers).feed(_mapping(case))
+def _reading(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> Iterator[DeviceInputs]:
+    """Yield batches of windows read from clips, without end."""
+    parallel = _mapping(case)
+    feed, signals = _inputs(case, clips, workers).feed(parallel), make_signals(parallel)
     while True:
-        yield _own(case, next(feed))
+        yield DeviceInputs(next(feed), signals)
 
 
-def _compile(case: Case) -> tuple[Mapped, float]:
-    """The step as machine code, and how long that took."""
+def _compile(case: TrainingCase) -> tuple[Mapped, float]:
+    """Compile the step; return it and the seconds that took."""
     parallel = _mapping(case)
     mapped = step.make_step(
         Interpolation(case.model, losses.parse("l1")),
@@ -260,8 +278,8 @@ def _compile(case: Case) -> tuple[Mapped, float]:
         OptimizerConfig(),
         parallel,
     )
-    shared = {"learning_rate": np.float32(1e-4), "resident": None}
-    own = _own(case, parallel.distribute(_noise(case)))
+    shared = SharedInputs(np.float32(1e-4), None)
+    own = DeviceInputs(parallel.distribute(_noise(case)), make_signals(parallel))
     current = parallel.replicate(_fresh(case))
     started = time.perf_counter()
     compiled = mapped.lower(current, shared, own).compile()  # type: ignore[attr-defined]
@@ -270,30 +288,35 @@ def _compile(case: Case) -> tuple[Mapped, float]:
     return compiled, seconds
 
 
-def _name(case: Case) -> str:
+def _name(case: TrainingCase) -> str:
+    """Name a case for messages."""
     return f"width {case.model.width} on {case.devices} device{'s' if case.devices > 1 else ''}"
 
 
-def _mapping(case: Case) -> Parallel:
+def _mapping(case: TrainingCase) -> Parallel:
+    """Return the first devices of this machine, as many as the case has."""
     return Parallel(case.strategy, tuple(jax.local_devices()[: case.devices]))
 
 
-def _fresh(case: Case) -> state.TrainState:
+def _fresh(case: TrainingCase) -> state.TrainState:
+    """Return the state before the first step."""
     task = Interpolation(case.model, losses.parse("l1"))
     return state.create(task.init(jax.random.key(0)), OptimizerConfig(), 0)
 
 
-def _inputs(case: Case, clips: tuple[Clip, ...], workers: int) -> inputs.Read:
+def _inputs(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> inputs.Read:
+    """Return inputs that read windows of the case's size, and draw none."""
     config = mixture.MixtureConfig(
         crop=case.crop, batch_size=case.batch * case.devices, synthetic_share=0.0
     )
+    # The workers share the cores.
     threads = max(1, (os.cpu_count() or 1) // max(1, workers))
     reading = inputs.ReadConfig(threads=min(threads, 16), workers=workers)
     return inputs.Read(case.model.n_outputs, clips, reading, config)
 
 
-def _noise(case: Case) -> pipeline.Window:
-    """A batch of windows in which nothing can be learned."""
+def _noise(case: TrainingCase) -> pipeline.Window:
+    """Return a batch of noise, which costs a step as much as pictures do."""
     rng = np.random.default_rng(0)
     count, side, outputs = case.batch * case.devices, case.crop, case.model.n_outputs
     return pipeline.Window(
@@ -301,8 +324,3 @@ def _noise(case: Case) -> pipeline.Window:
         rng.integers(0, 256, (count, outputs, side, side, 3), np.uint8),
         np.ones((count, outputs), np.float32),
     )
-
-
-def _own(case: Case, fetched: PyTree) -> dict[str, Any]:
-    signals = _mapping(case).distribute({"stop": np.zeros(case.devices, np.float32)})
-    return {"fetched": fetched, "signals": signals}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One function for one device, run by all devices of all hosts at once.
+"""Mapping a function of one device over all devices of all hosts.
 
-``jax.pmap`` does this by default; ``shard_map`` under ``jit`` is its successor and gives the same
-numbers. Under shard_map the check of replication is off: with it, gradients with respect to
-replicated parameters arrive summed over devices, and averaging them again is wrong by their number.
+The default is ``jax.pmap``; ``shard_map`` under ``jit`` is its successor and gives the same
+numbers. The check of replication is off under shard_map, because with it gradients with respect to
+replicated parameters arrive already summed over devices; the step's mean would then be too large
+by the number of devices.
 """
 
 from __future__ import annotations
@@ -18,22 +19,40 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-__all__ = ["AXIS", "Mapped", "Parallel", "Strategy", "initialize", "to_host"]
+__all__ = ["AXIS", "Hosts", "Mapped", "Parallel", "Strategy", "initialize", "to_host"]
 
 AXIS = "data"
-"""The name of the axis that devices lie along, for ``lax.pmean`` and the like."""
+"""Name of the axis of devices, for ``lax.pmean`` and the like."""
 
 Strategy: TypeAlias = Literal["pmap", "shard_map"]
 Mapped: TypeAlias = Callable[[PyTree, PyTree, PyTree], PyTree]
 
 
 @dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Processes that train together, usually one a host.
+
+    Attributes:
+        coordinator: host:port of process 0, if there are several processes.
+        processes: number of processes.
+        process: number of this process, from 0.
+        cluster: find these three in the environment of a Slurm or Open MPI job, or with jax[k8s] of
+            a Kubernetes job.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    cluster: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Parallel:
-    """All devices of all processes, or some of one process's.
+    """The devices of a run: all devices of all processes, or some devices of one process.
 
     Attributes:
         strategy: how a function is mapped.
-        devices: those of this process; None is all of them.
+        devices: this process's devices; None for all that it has.
     """
 
     strategy: Strategy = "pmap"
@@ -41,21 +60,25 @@ class Parallel:
 
     @property
     def local(self) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]
-        """This process's devices."""
+        """Devices of this process."""
         return self.devices or tuple(jax.local_devices())
 
     @property
     def size(self) -> int:
-        """Devices over all processes."""
+        """Number of devices of all processes."""
         return len(self.local) * jax.process_count()
 
     def map(self, function: Callable[[Any, Any, Any], Any], *, donate: bool = True) -> Mapped:
-        """``function(carried, shared, own)`` on every device.
+        """Map ``function(carried, shared, own)`` over all devices.
 
-        ``carried`` and ``shared`` are the same on every device, and so must the result be;
-        ``carried`` is donated. A device's ``own`` is its part of arrays cut along their first axis.
-        Place arguments with ``replicate`` and ``distribute`` first: without, every call would copy
-        them again, and what is donated would be lost.
+        ``carried`` and ``shared`` are equal on all devices, and so must the result be. ``own`` is
+        cut along the first axis of its arrays, a part a device. Place the arguments with
+        ``replicate`` and ``distribute`` first; otherwise every call copies them, and a donated
+        argument frees nothing.
+
+        Args:
+            function: what one device computes.
+            donate: whether the buffers of ``carried`` may be reused for the result.
         """
         donated = (0,) if donate else ()
         if self.strategy == "pmap":
@@ -77,7 +100,7 @@ class Parallel:
         return jax.jit(mapped, donate_argnums=donated)
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """A copy of every array on each device."""
+        """Copy every array to each device."""
         sharding = NamedSharding(self._mesh(), PartitionSpec())
         if self.strategy == "shard_map" and jax.process_count() > 1:
             return jax.tree.map(
@@ -88,13 +111,14 @@ class Parallel:
 
     @property
     def incoming(self) -> NamedSharding:
-        """Where a loader puts this process's batches: cut along the first axis, a part a device."""
+        """Sharding of this process's batches: cut along the first axis, a part a device."""
         return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec(AXIS))
 
     def distribute(self, tree: PyTree) -> PyTree:
-        """Arrays of this process, as long as ``own`` is on all its devices, as ``map`` takes them.
+        """Turn this process's arrays into the ``own`` of a mapped function.
 
-        Arrays that lie as ``incoming`` says are not moved.
+        The first axis is as long as that of ``own`` on all of this process's devices together.
+        Arrays already sharded like ``incoming`` are not moved.
         """
         tree = jax.device_put(tree, self.incoming)
         if self.strategy == "pmap":
@@ -118,7 +142,7 @@ class Parallel:
 
 @functools.cache
 def _fold(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
-    """Cuts the first axis into devices and the rest of it, as pmap has it; nothing moves."""
+    """Return a function that splits the first axis into devices and a rest, without a copy."""
     count = sharding.mesh.size
     return jax.jit(
         lambda leaves: jax.tree.map(
@@ -129,35 +153,25 @@ def _fold(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """NumPy copies; never views, for a donated buffer is written to while the copy is saved."""
+    """Copy arrays to the host.
+
+    Views would be wrong: the next step reuses a donated buffer while its copy is being saved.
+    """
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
 
 
-def initialize(
-    coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
-    *,
-    detect: bool = False,
-) -> None:
+def initialize(hosts: Hosts) -> None:
     """Join the processes of one run, before anything else touches a device.
 
-    Args:
-        coordinator: ``host:port`` of process 0; without it or ``detect`` there is one process.
-        processes: how many there are.
-        process: which this is.
-        detect: find these three in the environment of a Slurm or Open MPI job, or of a Kubernetes
-            one (which takes ``jax[k8s]``).
-
     Raises:
-        ValueError: when some of the three are given and others not.
+        ValueError: some of ``coordinator``, ``processes`` and ``process`` are given, but not all.
     """
-    given = (coordinator, processes, process)
+    given = (hosts.coordinator, hosts.processes, hosts.process)
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise ValueError(
                 f"coordinator, processes and process are {given}; give all three, or none."
             )
-        jax.distributed.initialize(coordinator, processes, process)
-    elif detect:
+        jax.distributed.initialize(*given)
+    elif hosts.cluster:
         jax.distributed.initialize()

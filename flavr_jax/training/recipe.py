@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a run's result depends on, in one file; where data lies is not part of it."""
+"""Recipes: everything that the result of a run depends on, in one TOML file.
+
+Folders of data are not part of a recipe, because they differ from machine to machine.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from typing import Any
 from flavr_jax import config as configs
 from flavr_jax import losses
 from flavr_jax.config import ModelConfig
-from flavr_jax.data import clip_bank as clip_bank
-from flavr_jax.data import labelled, mixture
+from flavr_jax.data import clip_bank, labelled, mixture
 from flavr_jax.data.sources import data_set
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.training import inputs, tasks
@@ -27,30 +29,32 @@ __all__ = ["Places", "Recipe", "merge", "prepare", "read"]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What to train, on what, and for how long.
+    """What to train, on which data, and for how long.
 
     Attributes:
         model: the network.
         loss: distances by name and weight, as in ``"1*l1+0.1*census"``.
-        data: what a batch of windows is made of.
+        data: composition and augmentation of a batch of windows.
         dataset: name of the data set that windows are read from, as in data/sources.py; without
-            one, they are drawn on the device.
+            one, windows are drawn on the device.
         read: how windows are read.
-        labelled: learn classes of labelled clips instead, and what to cut from them.
-        dropout: share of features that a classifier's training step leaves out.
+        labelled: train a classifier of labelled clips instead, with this cut of each clip.
+        dropout: share of features that a classifier drops in training.
         optimizer: how parameters are updated.
-        schedule: how the learning rate runs.
-        steps: how long to train: so many steps, or …
-        minutes: … so long, compilation and reports not counted; exactly one of the two is set.
-        seed: of parameters and data.
-        compute: what the network computes in; parameters are float32 in any case.
-        remat: compute blocks again for the gradient rather than keep their insides: less memory,
-            about a third more work.
-        strategy: how a step is spread over devices; both give the same numbers.
-        reports: how many times over the run to validate, score and release a checkpoint.
-        validation_batches: batches that a validation is the mean over; 0 is none.
-        save_steps: steps from one saved state to the next.
-        log_steps: steps that a line of the log is the mean over.
+        schedule: course of the learning rate.
+        steps: length of the run in steps.
+        minutes: length of the run in minutes, without compilation and reports. Exactly one of
+            ``steps`` and ``minutes`` is set.
+        seed: seed of parameters and data.
+        compute: type that the network computes in; parameters are always float32.
+        remat: recompute blocks in the backward pass instead of keeping their activations. This
+            saves memory and costs about a third more work.
+        strategy: how a step is mapped over devices; both ways give the same numbers.
+        reports: number of reports, evenly spaced over the run. A report validates, scores, and
+            releases a checkpoint.
+        validation_batches: batches in a validation; 0 for no validation.
+        save_steps: steps between two saved states.
+        log_steps: steps between two lines of the log, each the mean over these steps.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -93,15 +97,18 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where data lies on this machine.
+    """Folders and lists of data on this machine.
 
     Attributes:
-        clips: folder of .mp4 files, held on the device to cut windows from.
-        source: folder of the recipe's data set, as downloaded or packed; or of labelled clips.
-        training_list: of labelled clips, which to train on; all of them without one.
-        validation_list: of labelled clips, which to validate on.
-        evaluation: folder of a data set that is scored at every report.
-        evaluation_set: its name.
+        clips: folder of training clips (.mp4), kept in the device's memory; without one, all
+            windows are synthetic.
+        source: folder of the recipe's data set, as downloaded or packed, or of labelled clips.
+        training_list: file that lists the labelled clips to train on, one a line; by default all
+            clips are trained on.
+        validation_list: file that lists the labelled clips to validate on; by default those of
+            training_list.
+        evaluation: folder of the evaluation set, which every report scores.
+        evaluation_set: name of the evaluation set.
     """
 
     clips: Path | None = None
@@ -113,11 +120,11 @@ class Places:
 
 
 def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-    """The recipe in a TOML file, with some values changed (``"data.crop=224"``).
+    """Read a recipe from a TOML file, and change some values (``"data.crop=224"``).
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no recipe; the message names the key.
+        ValueError: a key or value is wrong; the message names it.
     """
     values = configs.read_toml(path)
     for change in changes:
@@ -126,7 +133,7 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"`--set {change}` is not TOML ({error}); write key=value.") from error
     limits = [key for change in changes for key in tomllib.loads(change)]
-    if "steps" in limits:  # a change of limit replaces the recipe's
+    if "steps" in limits:  # a recipe has one limit, so the new one replaces the old
         values.pop("minutes", None)
     elif "minutes" in limits:
         values.pop("steps", None)
@@ -134,7 +141,7 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
 
 
 def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Put nested changes into nested values."""
+    """Change nested values in place; tables are merged, everything else is replaced."""
     for key, change in changes.items():
         if isinstance(change, dict) and isinstance(values.get(key), dict):
             merge(values[key], change)
@@ -143,17 +150,19 @@ def merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, Inputs]:
-    """What is learned, and where batches come from.
+    """Make the task of a recipe and the inputs that it trains on.
 
     Raises:
         OSError: data is missing.
-        ValueError: places and recipe do not go together.
+        ValueError: ``places`` lacks a folder that the recipe needs, or names an unknown set.
     """
     if recipe.labelled is not None:
         return _classification(recipe, recipe.labelled, places)
     scored = None
     if places.evaluation is not None:
-        data_set(places.evaluation_set)  # an unknown name is better known now than at a report
+        data_set(
+            places.evaluation_set
+        )  # an unknown name fails here rather than at the first report
         scored = (places.evaluation_set, places.evaluation)
     task = tasks.Interpolation(recipe.model, losses.parse(recipe.loss), recipe.remat, scored)
     n_outputs = recipe.model.n_outputs
@@ -165,9 +174,8 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
             f"the recipe reads {recipe.dataset}; name its folder with --source "
             f"({data_set(recipe.dataset).layout})."
         )
-    clips = {
-        each.clip.name: each.clip for each in data_set(recipe.dataset).read(places.source)
-    }  # windows of one clip are several sequences in some data sets
+    # In some data sets several sequences are windows of one clip; each clip counts once.
+    clips = {each.clip.name: each.clip for each in data_set(recipe.dataset).read(places.source)}
     chosen = tuple(clips.values())
     return task, inputs.Read(n_outputs, chosen, recipe.read, recipe.data, recipe.seed)
 
@@ -175,6 +183,7 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
 def _classification(
     recipe: Recipe, cut: labelled.LabelledConfig, places: Places
 ) -> tuple[Task, Inputs]:
+    """Make the task and the inputs of a classifier."""
     if places.source is None:
         raise ValueError(
             "the recipe learns classes; name the folder of clips with --source "
@@ -188,7 +197,7 @@ def _classification(
 
 
 def _resident(folder: Path, parallel: Parallel) -> mixture.RealClips:
-    """Clips on every device."""
+    """Read clips and copy them to every device."""
     bank = clip_bank.read_folder(folder)
     table = clip_bank.tabulate(bank)
     return mixture.RealClips(parallel.replicate(bank.frames), parallel.replicate(table))

@@ -25,7 +25,7 @@ import numpy as np
 from flavr_jax import config as configs
 from flavr_jax.partial import written_whole
 from flavr_jax.training import recipe as recipes
-from flavr_jax.training import report
+from flavr_jax.training import run_log
 from flavr_jax.training.recipe import Recipe
 
 __all__ = ["Search", "Trial", "read_search", "run", "rungs", "trials"]
@@ -198,7 +198,7 @@ def _advance(
 
 
 def _value(folder: Path, step: int, metric: str) -> float | None:
-    lines = [x for x in report.read_metrics(folder) if x["step"] == step and metric in x]
+    lines = [x for x in run_log.read_metrics(folder) if x["step"] == step and metric in x]
     return lines[-1][metric] if lines and math.isfinite(lines[-1][metric]) else None
 
 

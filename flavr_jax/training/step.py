@@ -1,35 +1,127 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step, written for one device and mapped over all of them.
 
-Every device takes its part of the batch that the step's number stands for, so that a step depends
-on the state alone, however many devices share the work. Gradients are averaged, and every device
-applies the same update to its copy of the state.
+The step's number determines the batch, and every device computes its part of it. A step therefore
+depends on the state alone, however many devices share the work. Gradients are averaged, and every
+device applies the same update to its copy of the state.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from flavr_jax.training.inputs import Inputs
 from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 from flavr_jax.training.parallel import AXIS, Mapped, Parallel
 from flavr_jax.training.state import TrainState
-from flavr_jax.training.tasks import Task
+from flavr_jax.training.tasks import Task, Terms
 
-__all__ = ["Compute", "Metrics", "make_step", "make_validation"]
+__all__ = [
+    "BatchNumber",
+    "Compute",
+    "DeviceInputs",
+    "SharedInputs",
+    "Signals",
+    "StepResult",
+    "make_signals",
+    "make_step",
+    "make_validation",
+]
 
 Compute: TypeAlias = Literal["bfloat16", "float32"]
-Metrics: TypeAlias = dict[str, Float[Array, ""]]
 
-_VALIDATION = 0x7A11D  # sets the random numbers of validation apart from those of training
+_VALIDATION = 0x7A11D  # keeps the random numbers of validation apart from those of training
+
+
+class Signals(NamedTuple):
+    """What a process tells all the others within a step; the result is the maximum over devices.
+
+    Attributes:
+        elapsed: seconds of training so far.
+        stop: 1 when this process was asked to stop, else 0.
+    """
+
+    elapsed: Any
+    stop: Any
+
+
+class SharedInputs(NamedTuple):
+    """The arguments of a training step that are equal on all devices.
+
+    Attributes:
+        learning_rate: float32 scalar.
+        resident: arrays that the inputs keep on every device.
+    """
+
+    learning_rate: Any
+    resident: PyTree
+
+
+class BatchNumber(NamedTuple):
+    """The arguments of a validation that are equal on all devices.
+
+    Attributes:
+        number: int32 scalar, the batch's number within the validation.
+        resident: arrays that the inputs keep on every device.
+    """
+
+    number: Any
+    resident: PyTree
+
+
+class DeviceInputs(NamedTuple):
+    """The arguments of a step or validation that are cut along their first axis, by device.
+
+    Attributes:
+        fetched: what the inputs read for this step.
+        signals: one value a device.
+    """
+
+    fetched: PyTree
+    signals: Signals
+
+
+class StepResult(NamedTuple):
+    """What a training step found, besides the next state; scalars, equal on all devices.
+
+    Attributes:
+        loss: of the whole batch.
+        terms: parts of the loss and other means over the batch, by name.
+        gradient_norm: before clipping; not finite in a step that was skipped.
+        skipped: steps skipped since the start of the run.
+        skipped_in_a_row: steps skipped since the last one that was not.
+        signals: maxima over all devices.
+    """
+
+    loss: Float[Array, ""]
+    terms: Terms
+    gradient_norm: Float[Array, ""]
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
+    signals: Signals
+
+
+class _Losses(NamedTuple):
+    """The loss of a part of the batch, and its terms by name."""
+
+    loss: Float[Array, ""]
+    terms: Terms
+
+
+def make_signals(parallel: Parallel, elapsed: float = 0.0, *, stop: bool = False) -> Signals:
+    """Place this process's signals on its devices, for :class:`DeviceInputs`."""
+    count = len(parallel.local)
+    values = Signals(elapsed, float(stop))
+    return parallel.distribute(Signals(*(np.full(count, value, np.float32) for value in values)))
 
 
 @functools.lru_cache(maxsize=4)
@@ -40,39 +132,44 @@ def make_step(
     parallel: Parallel,
     compute: Compute = "bfloat16",
 ) -> Mapped:
-    """The step: (state, shared, own) → (next state, metrics); the state is donated.
+    """Return the step: (TrainState, SharedInputs, DeviceInputs) → (TrainState, StepResult).
 
-    ``shared`` has the ``learning_rate``, and what the inputs keep on every device as ``resident``.
-    ``own`` has what the inputs ``fetched``, and in ``signals`` an array a device that comes back in
-    the metrics as its maximum: how processes agree to stop.
+    The state is donated: its buffers become those of the next state.
     """
     update_rule = optimizer(optimization)
     accumulate = optimization.accumulate
 
     def step(
-        state: TrainState, shared: dict[str, Any], own: dict[str, Any]
-    ) -> tuple[TrainState, Metrics]:
+        state: TrainState, shared: SharedInputs, own: DeviceInputs
+    ) -> tuple[TrainState, StepResult]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         first = lax.axis_index(AXIS) * accumulate
         parts = parallel.size * accumulate
 
-        def gradient_of(part: Array, fetched: PyTree) -> tuple[Metrics, PyTree]:
-            batch = inputs.batch(key, part, parts, fetched, shared["resident"])
+        def gradient_of(part: Array, fetched: PyTree) -> tuple[_Losses, PyTree]:
+            batch = inputs.batch(key, part, parts, fetched, shared.resident)
             loss = functools.partial(_loss, task, compute)
             key_part = jax.random.fold_in(key, part)
-            (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+            (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(
                 state.params, batch, key_part
             )
-            return metrics, gradient
+            return losses, gradient
 
-        found = _mean_over_parts(gradient_of, first, accumulate, own["fetched"])
-        metrics, gradient = lax.pmean(found, AXIS)
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
-        new = _update(state, gradient, shared["learning_rate"], update_rule, optimization)
-        new = _keep_if_finite(metrics["gradient_norm"], new, state)
-        metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
-        metrics |= {name: lax.pmax(value.max(), AXIS) for name, value in own["signals"].items()}
-        return new, metrics
+        found = _mean_over_parts(gradient_of, first, accumulate, own.fetched)
+        losses, gradient = lax.pmean(found, AXIS)
+        norm = optax.tree.norm(gradient)
+        new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
+        new = _keep_if_finite(norm, new, state)
+        signals = Signals(*(lax.pmax(value.max(), AXIS) for value in own.signals))
+        result = StepResult(
+            loss=losses.loss,
+            terms=losses.terms,
+            gradient_norm=norm,
+            skipped=new.skipped,
+            skipped_in_a_row=new.skipped_in_a_row,
+            signals=signals,
+        )
+        return new, result
 
     return parallel.map(step)
 
@@ -81,39 +178,40 @@ def make_step(
 def make_validation(
     task: Task, inputs: Inputs, parallel: Parallel, compute: Compute = "bfloat16"
 ) -> Mapped:
-    """(parameters, shared, own) → metrics and a preview; ``shared`` has a batch's ``number``."""
+    """Return (parameters, BatchNumber, DeviceInputs) → (means by name, preview or None)."""
 
     def validate(
-        params: PyTree, shared: dict[str, Any], own: dict[str, Any]
-    ) -> tuple[Metrics, Array | None]:
-        key = jax.random.fold_in(jax.random.key(_VALIDATION), shared["number"])
-        batch = inputs.batch(
-            key, lax.axis_index(AXIS), parallel.size, own["fetched"], shared["resident"]
-        )
-        _, metrics = _loss(task, compute, params, batch, None)
-        return lax.pmean(metrics, AXIS), task.preview(_cast(params, compute), batch)
+        params: PyTree, shared: BatchNumber, own: DeviceInputs
+    ) -> tuple[Terms, Array | None]:
+        key = jax.random.fold_in(jax.random.key(_VALIDATION), shared.number)
+        batch = inputs.batch(key, lax.axis_index(AXIS), parallel.size, own.fetched, shared.resident)
+        _, losses = _loss(task, compute, params, batch, None)
+        means = lax.pmean({"loss": losses.loss, **losses.terms}, AXIS)
+        return means, task.preview(_cast(params, compute), batch)
 
     return parallel.map(validate, donate=False)
 
 
 def _loss(
     task: Task, compute: Compute, params: PyTree, batch: Any, key: Array | None
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[Float[Array, ""], _Losses]:
+    """Return the loss twice: alone, as ``value_and_grad`` wants it, and with its terms."""
     loss, terms = task.loss(_cast(params, compute), batch, key)
-    return loss, {"loss": loss, **terms}
+    return loss, _Losses(loss, terms)
 
 
 def _cast(params: PyTree, compute: Compute) -> PyTree:
+    """Convert the float32 parameters to the type that the network computes in."""
     return jax.tree.map(lambda leaf: leaf.astype(compute), params)
 
 
 def _mean_over_parts(
-    gradient_of: Callable[[Array, PyTree], tuple[Metrics, PyTree]],
+    gradient_of: Callable[[Array, PyTree], tuple[_Losses, PyTree]],
     first: Array,
     count: int,
     fetched: PyTree,
-) -> tuple[Metrics, PyTree]:
-    """The mean of ``count`` parts of equal size, one after the other in the memory of one."""
+) -> tuple[_Losses, PyTree]:
+    """Average ``count`` parts of equal size, computed in turn so that memory holds only one."""
     if count == 1:
         return gradient_of(first, fetched)
     cut = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), fetched)
@@ -135,10 +233,11 @@ def _update(
     update_rule: optax.GradientTransformation,
     config: OptimizerConfig,
 ) -> TrainState:
+    """Apply the optimiser's update, and move the average of the parameters towards the result."""
     updates, moments = update_rule.update(gradient, state.moments, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     age = state.step.astype(jnp.float32)
-    # A young average forgets fast: the first parameters are noise.
+    # Early parameters are close to random, so a young average forgets them quickly.
     decay = jnp.minimum(config.average_decay, (1.0 + age) / (10.0 + age))
     average = jax.tree.map(lambda a, p: p + decay * (a - p), state.average, params)
     return TrainState(
@@ -153,7 +252,7 @@ def _update(
 
 
 def _keep_if_finite(norm: Float[Array, ""], new: TrainState, old: TrainState) -> TrainState:
-    """The new state, or where the gradient was not finite the old one with its counters risen."""
+    """Return the new state, or the old one and higher counters if the gradient is not finite."""
     kept = TrainState(
         step=old.step + 1,
         skipped=old.skipped + 1,
@@ -164,4 +263,5 @@ def _keep_if_finite(norm: Float[Array, ""], new: TrainState, old: TrainState) ->
         moments=old.moments,
     )
     finite = jnp.isfinite(norm)
+    # Selecting by value keeps the step free of branches: all devices run the same program.
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, kept)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learned: frames between frames, or classes of clips. The loop is the same for both."""
+"""Tasks that the training loop can run: interpolating frames, and classifying clips.
+
+A task is a network, its loss, and how its parameters are scored and saved.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,52 +25,56 @@ from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.typing import Windows
 
-__all__ = ["Classification", "Interpolation", "LabelledBatch", "Task"]
+__all__ = ["Classification", "Interpolation", "LabelledBatch", "Task", "Terms"]
+
+Terms: TypeAlias = dict[str, Float[Array, ""]]
+"""Means over a batch by name: parts of the loss, and what else is worth plotting."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A network, what it is to minimise, and what comes out; hashable."""
+    """A network and the loss to minimise; hashable, because compiled steps are cached by task."""
 
     def init(self, key: Array) -> PyTree:
         """Random float32 parameters."""
         ...
 
-    def loss(
-        self, params: PyTree, batch: Any, key: Array | None
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss, and what else is worth plotting; computed in the dtype of ``params``.
+    def loss(self, params: PyTree, batch: Any, key: Array | None) -> tuple[Float[Array, ""], Terms]:
+        """Compute the loss and its terms, in the dtype of ``params``.
 
-        ``key`` is for what is random in training; it is None where nothing is to be.
+        Args:
+            params: the network's parameters.
+            batch: one device's part of a batch, from the inputs.
+            key: for random choices in training; None in validation, which makes none.
         """
         ...
 
     def preview(self, params: PyTree, batch: Any) -> Array | None:
-        """A picture of what the network makes of a batch, in [0, 1]."""
+        """Draw a picture of the network's output for a batch, in [0, 1]; None if there is none."""
         ...
 
     def scores(self, params: PyTree) -> dict[str, float]:
-        """Scores of parameters on the host, on data sets that were asked for."""
+        """Score parameters, which are on the host, on the evaluation data set if there is one."""
         ...
 
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
-        """Write the checkpoint that others load."""
+        """Write a checkpoint for inference, replacing an older one."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Interpolation:
-    """FLAVR's own task.
+    """Predict the frames inside the middle interval of a window, as FLAVR does.
 
     Attributes:
         model: the network.
-        objective: what frames cost.
-        remat: whether blocks are computed again for the gradient rather than kept.
-        evaluation: data set and its folder, scored at every report.
+        objective: the loss.
+        remat: recompute blocks in the backward pass instead of keeping their activations.
+        evaluation: name and folder of the data set that every report scores; None for none.
     """
 
     model: ModelConfig
-    objective: losses.Loss
+    objective: losses.Objective
     remat: bool = False
     evaluation: tuple[str, Path] | None = None
 
@@ -77,13 +84,13 @@ class Interpolation:
 
     def loss(
         self, params: PyTree, batch: Batch, key: Array | None
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    ) -> tuple[Float[Array, ""], Terms]:
         """See :class:`Task`."""
         prediction = flavr.apply(self.model, params, batch.inputs, remat=self.remat)
         return self.objective(prediction, batch.targets, batch.weights, key)
 
     def preview(self, params: PyTree, batch: Batch) -> Array:
-        """The middle of the first window: frame before, prediction, truth, frame after."""
+        """Show the first window in a row: frame before, prediction, true frame, frame after."""
         inputs = batch.inputs[:1]
         prediction = flavr.apply(self.model, params, inputs)
         middle, after = self.model.n_outputs // 2, self.model.n_inputs // 2
@@ -91,11 +98,11 @@ class Interpolation:
         return jnp.clip(jnp.concatenate([*row, inputs[0, after]], axis=1), 0.0, 1.0)
 
     def scores(self, params: PyTree) -> dict[str, float]:
-        """PSNR on the data set."""
+        """PSNR in dB on the evaluation data set; empty if there is none."""
         if self.evaluation is None:
             return {}
         name, folder = self.evaluation
-        params = _half(params)
+        params = _to_bfloat16(params)
         method = evaluation.method_of_network(
             lambda windows: _predict(self.model, params, windows), self.model.n_outputs
         )
@@ -106,11 +113,13 @@ class Interpolation:
 
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
         """See :class:`Task`."""
-        checkpoint.save(path, self.model, _half(params), provenance=provenance, overwrite=True)
+        checkpoint.save(
+            path, self.model, _to_bfloat16(params), provenance=provenance, overwrite=True
+        )
 
 
 class LabelledBatch(NamedTuple):
-    """Clips and the class of each."""
+    """Clips and the class of each, as an index."""
 
     clips: Windows
     labels: Int[Array, " batch"]
@@ -118,12 +127,12 @@ class LabelledBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Which class a clip is of, by the encoder of an interpolation network.
+    """Recognise the class of a clip with the encoder of an interpolation network.
 
     Attributes:
         config: the classifier.
-        classes: their names.
-        remat: whether blocks are computed again for the gradient rather than kept.
+        classes: names of the classes, in the order of their indices.
+        remat: recompute blocks in the backward pass instead of keeping their activations.
     """
 
     config: ClassifierConfig
@@ -136,27 +145,30 @@ class Classification:
 
     def loss(
         self, params: PyTree, batch: LabelledBatch, key: Array | None
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Cross entropy, and the share of clips whose class was found."""
+    ) -> tuple[Float[Array, ""], Terms]:
+        """Return the cross entropy, and the share of clips classified correctly as ``accuracy``."""
         logits = classifier.apply(self.config, params, batch.clips, key, remat=self.remat)
         costs = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        right = (logits.argmax(axis=-1) == batch.labels).mean()
-        return costs.mean(), {"accuracy": right.astype(jnp.float32)}
+        correct = (logits.argmax(axis=-1) == batch.labels).mean()
+        return costs.mean(), {"accuracy": correct.astype(jnp.float32)}
 
     def preview(self, params: PyTree, batch: LabelledBatch) -> None:
-        """Nothing to see."""
+        """Return None: a classifier has no picture to show."""
 
     def scores(self, params: PyTree) -> dict[str, float]:
-        """Nothing beside the validation's accuracy."""
+        """Return no scores: the validation's accuracy is the only one."""
         return {}
 
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
-        """The classifier and the names of its classes."""
+        """Write the classifier, with the names of its classes in the provenance."""
         provenance = {**provenance, "classes": list(self.classes)}
-        checkpoint.save(path, self.config, _half(params), provenance=provenance, overwrite=True)
+        checkpoint.save(
+            path, self.config, _to_bfloat16(params), provenance=provenance, overwrite=True
+        )
 
 
-def _half(params: PyTree) -> PyTree:
+def _to_bfloat16(params: PyTree) -> PyTree:
+    """Round parameters as a released checkpoint stores them; scores are taken of the same."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
 

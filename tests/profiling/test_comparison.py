@@ -4,12 +4,12 @@
 import pytest
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.profiling import comparison, report
+from flavr_jax.profiling import comparison, presentation
 
 
 @pytest.fixture(scope="module")
 def case():
-    return comparison.Case(ModelConfig(width=8, n_outputs=2), 1, 64, 64)
+    return comparison.NetworkCase(ModelConfig(width=8, n_outputs=2), 1, 64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def test_a_row_tells_how_far_it_is_from_float32(case, programs, number, name, le
 
 
 def test_without_a_check_a_row_has_no_error():
-    case = comparison.Case(ModelConfig(width=4), 1, 32, 32, check=False)
+    case = comparison.NetworkCase(ModelConfig(width=4), 1, 32, 32, check=False)
     (program,) = comparison.compile_jax(case, [("xla", "fp32")])
     row = comparison.run_jax(case, program, 2)
     assert row.error is None
-    assert "error" not in report.line(row)
-    assert report.figures(row)["error"] is None
+    assert "error" not in presentation.line(row)
+    assert presentation.figures(row)["error"] is None

@@ -7,11 +7,11 @@ import pytest
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import training_throughput
-from flavr_jax.profiling.training_throughput import Case, Measurement
+from flavr_jax.profiling.training_throughput import Measurement, TrainingCase
 
 
 def test_speed_and_cost_follow_from_the_times_of_steps():
-    case = Case(ModelConfig(), devices=2, batch=24)
+    case = TrainingCase(ModelConfig(), devices=2, batch=24)
     found = Measurement("flavr_jax", case, 0.1, 0.103, 1.0)
     assert found.windows_per_second == pytest.approx(480)
     assert found.reading_cost == pytest.approx(0.03)
@@ -25,7 +25,7 @@ def test_both_kinds_of_steps_are_timed_on_batches_of_their_own(tmp_path, monkeyp
     seen = []
 
     def run(current, shared, own):
-        seen.append(float(own["fetched"].inputs.mean()))
+        seen.append(float(own.fetched.inputs.mean()))
         return current, {"loss": jnp.zeros(())}
 
     reading, taken = training_throughput._reading, []
@@ -38,7 +38,7 @@ def test_both_kinds_of_steps_are_timed_on_batches_of_their_own(tmp_path, monkeyp
     monkeypatch.setattr(training_throughput, "_reading", counted)
     # Compiling the network takes long.
     monkeypatch.setattr(training_throughput, "_compile", lambda case: (run, 1.5))
-    case = Case(ModelConfig(width=4), batch=1, crop=16)
+    case = TrainingCase(ModelConfig(width=4), batch=1, crop=16)
     (found,) = training_throughput.measure([case], clips, seconds=0.0, workers=0)
     assert found.compile_seconds == 1.5
     assert found.fixed_seconds > 0
@@ -59,7 +59,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_named(monkeypatch, caplog):
         return lambda current, shared, own: (current, {"loss": jnp.zeros(())}), 1.5
 
     monkeypatch.setattr(training_throughput, "_compile", compile_step)
-    cases = [Case(ModelConfig(width=width), batch=1, crop=16) for width in (64, 4)]
+    cases = [TrainingCase(ModelConfig(width=width), batch=1, crop=16) for width in (64, 4)]
     (found,) = training_throughput.measure(cases, (), seconds=0.0, workers=0)
     assert found.case.model.width == 4
     assert caplog.messages == ["width 64 on 1 device left out: RESOURCE_EXHAUSTED: Out of memory"]
@@ -84,7 +84,7 @@ def test_a_peer_is_timed_by_its_own_clock_on_one_device():
             closed.append(self)
 
     closed = []
-    cases = [Case(ModelConfig(width=4), devices, batch=2, crop=16) for devices in (1, 2)]
+    cases = [TrainingCase(ModelConfig(width=4), devices, batch=2, crop=16) for devices in (1, 2)]
     (found,) = training_throughput.measure_peer(
         "sleeper", Sleeper, cases, (), seconds=0.05, workers=0
     )

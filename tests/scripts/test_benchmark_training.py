@@ -66,7 +66,9 @@ def test_without_one_device_there_is_no_gain_to_tell(script, monkeypatch, capsys
         yield from (Measurement("stub", case, 0.1, None, 3.0) for case in cases)
 
     monkeypatch.setitem(script.IMPLEMENTATIONS, "torch", run)
-    monkeypatch.setattr(script.report, "environment", lambda with_torch: f"torch: {with_torch}")
+    monkeypatch.setattr(
+        script.presentation, "environment", lambda with_torch: f"torch: {with_torch}"
+    )
     script.main(script.Options(("torch",), widths=(8,), devices=(2,), read=False))
     where, line, *_ = capsys.readouterr().out.splitlines()
     assert where.startswith("torch: True; ")

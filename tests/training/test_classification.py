@@ -9,7 +9,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.data.labelled import LabelledConfig
 from flavr_jax.inference.recognise import recognise
 from flavr_jax.models import flavr
-from flavr_jax.training import loop, recipe, report
+from flavr_jax.training import loop, recipe, run_log
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel
@@ -44,7 +44,7 @@ def clips(tmp_path_factory):
 def test_a_classifier_learns_directions_of_motion_from_an_interpolation_checkpoint(
     clips, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
     checkpoint.save(tmp_path / "eight", MODEL, flavr.init(MODEL, jax.random.key(0)))
     of = Recipe(
         model=MODEL,
@@ -66,7 +66,7 @@ def test_a_classifier_learns_directions_of_motion_from_an_interpolation_checkpoi
     leg = Leg(init_from=tmp_path / "eight")
     assert loop.train(of, task, inputs, tmp_path / "run", leg)
     # Twenty-four clips, of colours and slopes that were never seen.
-    assert report.read_metrics(tmp_path / "run")[-1]["validation accuracy"] > 0.95
+    assert run_log.read_metrics(tmp_path / "run")[-1]["validation accuracy"] > 0.95
     config, _, provenance = checkpoint.load_classifier(tmp_path / "run" / "checkpoint")
     assert provenance["classes"] == sorted(MOTIONS)
     assert config.n_classes == 4

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import time
 
 import imageio.v3 as iio
 import jax
 import numpy as np
 import pytest
 
-from flavr_jax.training import compact, loop, report
+from flavr_jax.training import compact, loop, run_log
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel, to_host
-from flavr_jax.training.report import plot
+from flavr_jax.training.run_log import plot
 from flavr_jax.training.state import create
 from tests.training.toys import (
     Line,
@@ -33,7 +34,7 @@ def assert_equal(one, other):
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     """A plot takes longer than the runs here; one test draws it."""
-    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,14 @@ def uninterrupted(tmp_path_factory):
     """A run of 12 steps, its folder and its inputs."""
     folder, inputs = tmp_path_factory.mktemp("run"), ReadPoints()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.report, "plot", lambda folder: None)
+        patch.setattr(loop.run_log, "plot", lambda folder: None)
         assert loop.train(recipe(), TASK, inputs, folder)
     return folder, inputs
 
 
 def test_a_run_learns_and_leaves_a_checkpoint_a_log_and_a_plot(uninterrupted):
     folder, _ = uninterrupted
-    lines = report.read_metrics(folder)
+    lines = run_log.read_metrics(folder)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
     assert [line["step"] for line in lines] == [3, 6, 6, 9, 12, 12]
@@ -75,17 +76,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does_bit_for_bit(uninterr
     assert loop.train(recipe(), TASK, inputs, tmp_path, Leg(resume=True))
     (state, host), (expected, expected_host) = saved_state(tmp_path), saved_state(folder)
     assert_equal(state, expected)
-    assert {**host, "elapsed": 0, "logged": 0} == {**expected_host, "elapsed": 0, "logged": 0}
-    for line, other in zip(*map(report.read_metrics, (tmp_path, folder)), strict=True):
+    assert {**host, "elapsed": 0, "lap": 0} == {**expected_host, "elapsed": 0, "lap": 0}
+    for line, other in zip(*map(run_log.read_metrics, (tmp_path, folder)), strict=True):
         assert (line["step"], line.get("loss")) == (other["step"], other.get("loss"))
 
 
 def test_a_finished_run_that_is_resumed_does_nothing(uninterrupted):
     folder, inputs = uninterrupted
-    before, lines = saved_state(folder), report.read_metrics(folder)
+    before, lines = saved_state(folder), run_log.read_metrics(folder)
     assert loop.train(recipe(), TASK, inputs, folder, Leg(resume=True))
     assert_equal(saved_state(folder)[0], before[0])
-    assert report.read_metrics(folder) == lines
+    assert run_log.read_metrics(folder) == lines
 
 
 def test_a_run_does_not_mix_with_another_one_in_its_folder(uninterrupted):
@@ -108,7 +109,7 @@ def test_steps_without_a_finite_gradient_are_skipped_and_counted(tmp_path):
     assert loop.train(recipe(), TASK, inputs, tmp_path)
     state, _ = saved_state(tmp_path)
     assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (12, 3, 0)
-    assert report.read_metrics(tmp_path)[-1]["skipped"] == 3
+    assert run_log.read_metrics(tmp_path)[-1]["skipped"] == 3
     assert np.isfinite(state.params["layer"]["slope"]).all()
 
 
@@ -132,10 +133,38 @@ def test_a_batch_worked_off_in_parts_gives_the_same_numbers(uninterrupted, tmp_p
 def test_a_run_limited_by_time_brings_the_learning_rate_down_to_zero(tmp_path):
     timed = recipe(steps=None, minutes=0.04, log_steps=1, schedule=ScheduleConfig(warmup_steps=0))
     assert loop.train(timed, TASK, Points(), tmp_path)
-    rates = [x["learning_rate"] for x in report.read_metrics(tmp_path) if "learning_rate" in x]
+    rates = [x["learning_rate"] for x in run_log.read_metrics(tmp_path) if "learning_rate" in x]
     assert rates[0] > 0.4
     assert rates[-1] < 0.25  # a step on a busy machine may take long
     assert rates == sorted(rates, reverse=True)
+
+
+def test_the_speed_of_a_leg_leaves_out_its_first_step_which_is_compiled(tmp_path):
+    def sleep(number, y):
+        time.sleep(0.05)
+        return y
+
+    slow = ReadPoints(misbehave=sleep)
+    every = recipe(log_steps=1)
+    loop.train(every, TASK, slow, tmp_path, Leg(until=4))
+    loop.train(every, TASK, slow, tmp_path, Leg(resume=True, until=8))
+    lines = [line for line in run_log.read_metrics(tmp_path) if "learning_rate" in line]
+    speeds = {line["step"]: line.get("samples per second") for line in lines}
+    # Each leg begins with a step whose time is not known.
+    assert [step for step, speed in speeds.items() if speed is None] == [1, 5]
+    # Eight samples every 50 ms at the most.
+    assert all(8 < speed <= 160 for speed in speeds.values() if speed is not None)
+
+
+def test_a_line_of_several_steps_counts_those_whose_time_it_knows(tmp_path):
+    def sleep(number, y):
+        time.sleep(0.05)
+        return y
+
+    loop.train(recipe(), TASK, ReadPoints(misbehave=sleep), tmp_path, Leg(until=6))
+    lines = [line for line in run_log.read_metrics(tmp_path) if "learning_rate" in line]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert all(8 < line["samples per second"] <= 160 for line in lines)
 
 
 def test_a_plateau_of_the_validation_lowers_the_learning_rate(tmp_path):
@@ -145,7 +174,7 @@ def test_a_plateau_of_the_validation_lowers_the_learning_rate(tmp_path):
         schedule=ScheduleConfig("plateau", warmup_steps=0, factor=0.5, patience=1),
     )  # fmt: skip
     loop.train(plateau, TASK, Points(), tmp_path)
-    lines = report.read_metrics(tmp_path)
+    lines = run_log.read_metrics(tmp_path)
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     # The first report is the best one; every second one without a gain halves the rate.
     assert rates[8] == 1e-9
@@ -155,7 +184,7 @@ def test_a_plateau_of_the_validation_lowers_the_learning_rate(tmp_path):
 
 
 def test_a_leg_ends_in_time_and_leaves_a_compact_state(tmp_path):
-    leg = Leg(minutes=0.0, export_state=tmp_path / "compact")
+    leg = Leg(leg_minutes=0.0, export_state=tmp_path / "compact")
     assert not loop.train(recipe(), TASK, Points(), tmp_path / "one", leg)
     state, _ = saved_state(tmp_path / "one")
     like = create(TASK.init(jax.random.key(0)), recipe().optimizer, 0)

@@ -12,7 +12,7 @@ import pytest
 from flavr_jax import checkpoint, losses
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import Batch
-from flavr_jax.training import loop, recipe, report, search
+from flavr_jax.training import loop, recipe, run_log, search
 from flavr_jax.training.inputs import Nothing
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.parallel import Parallel
@@ -56,7 +56,7 @@ class Noise:
 
 
 def test_a_recipe_becomes_a_checkpoint_and_interruptions_change_no_bit_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     of = recipe.read(tmp_path / "recipe.toml", ("optimizer.clip_norm=0.5",))
     task, drawn = recipe.prepare(of, Places(), Parallel())
@@ -71,7 +71,7 @@ def test_a_recipe_becomes_a_checkpoint_and_interruptions_change_no_bit_of_it(tmp
     states = [saved_state(tmp_path / name, task, of)[0] for name in ("whole", "legs")]
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(a, b)
-    first = report.read_metrics(tmp_path / "whole")[0]
+    first = run_log.read_metrics(tmp_path / "whole")[0]
     assert first["loss"] == pytest.approx(first["charbonnier"] + 0.1 * first["laplacian"])
     start = task.init(jax.random.key(0))["out"]["kernel"]
     moved = np.abs(states[0].params["out"]["kernel"] - start).max()

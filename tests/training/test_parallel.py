@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from flavr_jax.training import loop, parallel, report
+from flavr_jax.training import loop, parallel, run_log
 from flavr_jax.training.loop import Leg
 from tests.training.toys import Line, ReadPoints, recipe, saved_state
 
@@ -39,7 +39,7 @@ def values(folder):
             for name, value in line.items()
             if name not in ("minutes", "samples per second")
         }
-        for line in report.read_metrics(folder)
+        for line in run_log.read_metrics(folder)
     ]
 
 
@@ -79,7 +79,7 @@ def test_two_hosts_stop_together_resume_and_end_where_one_does(four_devices, tmp
 def test_a_run_killed_while_it_saves_loses_one_interval_and_ends_in_the_same_state(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
     process = start("killed", tmp_path / "run")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, errors
@@ -97,4 +97,4 @@ def test_a_run_killed_while_it_saves_loses_one_interval_and_ends_in_the_same_sta
 
 def test_processes_need_an_address_and_numbers():
     with pytest.raises(ValueError, match="give all three"):
-        parallel.initialize("localhost:1234", 2, None)
+        parallel.initialize(parallel.Hosts("localhost:1234", 2, None))

@@ -23,7 +23,7 @@ RATES = Search(
 
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
-    monkeypatch.setattr(loop.report, "plot", lambda folder: None)
+    monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
 
 
 def test_the_best_settings_win_and_most_steps_are_spent_on_them(tmp_path):

@@ -36,8 +36,8 @@ def test_xla_runs_convolutions_of_weight_gradients_alone():
         np.zeros((2, 7, 64, 64, 3), np.uint8),
         np.ones((2, 7), np.float32),
     )
-    shared = {"learning_rate": jnp.float32(0.0), "resident": None}
-    own = {"fetched": windows, "signals": {"stop": np.zeros(1, np.float32)}}
+    shared = step.SharedInputs(jnp.float32(0.0), None)
+    own = step.DeviceInputs(windows, step.make_signals(parallel))
     with pk.assume_hopper():
         traced = run.trace(current, shared, own)  # type: ignore[attr-defined]
         text = traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -8,10 +8,10 @@ import jax
 
 from flavr_jax.training import loop, parallel
 from flavr_jax.training.loop import Leg
-from flavr_jax.training.parallel import Parallel
+from flavr_jax.training.parallel import Hosts, Parallel
 from tests.training import toys
 
-loop.report.plot = lambda folder: None
+loop.run_log.plot = lambda folder: None
 
 
 def devices(folder):
@@ -26,7 +26,7 @@ def devices(folder):
 
 def hosts(folder, number, port):
     """A run on two hosts, of which one is asked to stop; then the rest of it; then the twin."""
-    parallel.initialize(f"127.0.0.1:{port}", 2, number)
+    parallel.initialize(Hosts(f"127.0.0.1:{port}", 2, number))
     assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 4, 2)
     asked = toys.ReadPoints(misbehave=toys.terminate_at(4) if number == 1 else None)
     recipe = toys.recipe()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
 from flavr_jax.partial import written_whole
-from flavr_jax.profiling.comparison import TYPES, Case, OnePrecision, Row
+from flavr_jax.profiling.comparison import TYPES, NetworkCase, OnePrecision, Row
 from flavr_jax.profiling.costs import layer_costs
 from flavr_jax.profiling.timing import measure_ceilings
 from flavr_jax.profiling.trace import Kernel, by_scope, profile
@@ -60,7 +60,7 @@ def figures(row: Row) -> dict[str, Any]:
 
 
 def layers(
-    case: Case,
+    case: NetworkCase,
     implementation: Implementation,
     precision: OnePrecision,
     folder: Path,
@@ -119,7 +119,7 @@ def _kernel_table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def _layer_table(case: Case, kernels: list[Kernel], precision: OnePrecision) -> str:
+def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecision) -> str:
     batch, _, height, width, _ = case.windows.shape
     dtype = jnp.dtype(TYPES[precision])
     costs = layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run tells: a live line, a line a report in ``metrics.jsonl``, TensorBoard, one plot.
+"""The log of a run: a live line on the terminal, ``metrics.jsonl``, TensorBoard, and a plot.
 
-``metrics.jsonl`` is always written; TensorBoard and the plot where their packages are installed
-(the extra ``train``). Of several processes only the first one writes.
+``metrics.jsonl`` is always written. TensorBoard and the plot need the packages of the extra
+``train`` and are left out without them. If there are several processes, only the first one writes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from jaxtyping import Float
 
 from flavr_jax.partial import written_whole
 
-__all__ = ["Report", "plot", "read_metrics"]
+__all__ = ["RunLog", "plot", "read_metrics"]
 
 logger = logging.getLogger(__name__)
 
-_LIVE_SECONDS = 1.0
-_COLUMNS = 3
+_LIVE_SECONDS = 1.0  # between two updates of the live line
+_COLUMNS = 3  # of the plot
 
 
-class Report:
-    """A run's log in one folder; use it as a context."""
+class RunLog:
+    """The log of a run, in one folder; a context manager."""
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
-        """Open the log, and forget what was written after ``step``: it is going to happen again."""
+        """Open the log of a run that goes on at ``step``, and remove the lines of later steps.
+
+        A killed run may have logged steps after its last saved state; these run again.
+        """
         self._folder = folder
         self._writes = jax.process_index() == 0
         self._live_line = self._writes and sys.stderr.isatty()
@@ -46,13 +49,13 @@ class Report:
         with written_whole(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if importlib.util.find_spec("tensorboardX") is None:
-            logger.info("no TensorBoard: it needs tensorboardX, pip install 'flavr-jax[train]'")
+            logger.info("no TensorBoard log: it needs tensorboardX, pip install 'flavr-jax[train]'")
         else:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,34 +65,34 @@ class Report:
             self._board.close()
 
     def live(self, step: int, of: str, **values: float | int) -> None:
-        """Renew the line on a terminal, at most once a second."""
+        """Update the line on the terminal, at most once a second; ``of`` is where the run ends."""
         now = time.monotonic()
         if self._live_line and now - self._shown > _LIVE_SECONDS:
             self._shown = now
-            sys.stderr.write(f"\r\x1b[2Kstep {step} of {of}: {_spell(values)}")
+            sys.stderr.write(f"\r\x1b[2Kstep {step} of {of}: {_format(values)}")
             sys.stderr.flush()
 
     def scalars(self, step: int, **values: float | int) -> None:
-        """Write values of a step everywhere."""
+        """Write a step's values to the file, the terminal and TensorBoard."""
         if not self._writes:
             return
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._live_line:
             sys.stderr.write("\r\x1b[2K")
-        logger.info("step %d: %s", step, _spell(values))
+        logger.info("step %d: %s", step, _format(values))
         for name, value in values.items():
             if self._board is not None:
                 self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, frame: Float[np.ndarray, "height width 3"]) -> None:
-        """Show a sample, in [0, 1]."""
+        """Show a picture in [0, 1] in TensorBoard."""
         if self._board is not None:
             self._board.add_image("sample", np.asarray(frame), step, dataformats="HWC")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; one that was cut off by a crash is left out."""
+    """Read the lines of a run's log; a line that a crash cut off is left out."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     found = []
@@ -102,7 +105,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def plot(folder: Path) -> Path | None:
-    """Draw every value of the log over the steps into ``training.png``; None without matplotlib."""
+    """Draw each value of the log over the steps into ``training.png``, and return its path.
+
+    None if matplotlib is not installed or the log is empty.
+    """
     if importlib.util.find_spec("matplotlib") is None:
         logger.info("no plot: it needs matplotlib, pip install 'flavr-jax[train]'")
         return None
@@ -126,5 +132,5 @@ def plot(folder: Path) -> Path | None:
     return path
 
 
-def _spell(values: dict[str, Any]) -> str:
+def _format(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:.5g}" for name, value in values.items())
