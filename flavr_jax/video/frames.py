@@ -88,6 +88,9 @@ class ClipInfo:
         display_matrix: how to turn or mirror the pictures to show them, as FFmpeg has it in nine
             integers; None for as they are.
         hdr: the static HDR metadata.
+        profile: the ICC profile of images; None where there is none.
+        image_kind: png, jpg, tiff, …: the kind of files that images come from, or None.
+        plays: how often an animation is shown, 0 for without end; None where nothing is said.
     """
 
     width: int
@@ -100,6 +103,9 @@ class ClipInfo:
     pixel_format: str = "rgb24"
     display_matrix: tuple[int, ...] | None = None
     hdr: StaticHDR | None = None
+    profile: bytes | None = None
+    image_kind: str | None = None
+    plays: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

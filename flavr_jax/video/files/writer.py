@@ -36,7 +36,14 @@ from flavr_jax.video.pixels.colour import Colour, from_rgb, repacked
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.orientation import upright, upright_info
 from flavr_jax.video.stills.animations import GifWriter
-from flavr_jax.video.stills.images import ImageFolderWriter, displayed, is_linear, without_headroom
+from flavr_jax.video.stills.images import (
+    ImageFolderWriter,
+    displayed,
+    is_linear,
+    kind_of_output,
+    without_headroom,
+)
+from flavr_jax.video.stills.tags import is_srgb
 
 __all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
 
@@ -115,7 +122,17 @@ def _suited(
         deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
         info = dataclasses.replace(info, pixel_format=deep)
         changes.append(displayed)
-    if info.display_matrix is not None and not (is_video and container_of(name).rich):
+    images = None if is_video else kind_of_output(info, encoding)
+    if info.profile is not None and images in (None, "exr"):
+        if not is_srgb(info.profile):
+            logger.warning(
+                "%s: the images' colour profile is left out; their colours are taken for sRGB.",
+                name,
+            )
+        info = dataclasses.replace(info, profile=None)
+    # Images of the source's kind keep its orientation, so that originals are copied as files.
+    says_turned = container_of(name).rich if is_video else images == info.image_kind != "exr"
+    if info.display_matrix is not None and not says_turned:
         changes.append(functools.partial(upright, info.display_matrix))
         info = upright_info(info)
     if info.colour.headroom and not is_video:

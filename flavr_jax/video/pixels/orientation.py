@@ -17,7 +17,7 @@ from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import samples
 from flavr_jax.video.pixels.layout import Layout
 
-__all__ = ["display_matrix", "upright", "upright_info"]
+__all__ = ["display_matrix", "inverse", "turned", "upright", "upright_info"]
 
 _MATRIX = struct.Struct("=9i")
 _UNTURNED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
@@ -57,13 +57,19 @@ def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
     original = frame.original
     return dataclasses.replace(
         frame,
-        pixels=np.ascontiguousarray(_turned(matrix, frame.pixels)),
+        pixels=np.ascontiguousarray(turned(matrix, frame.pixels)),
         original=original and _turned_planes(matrix, original),
     )
 
 
-def _turned(matrix: tuple[int, ...], pixels: np.ndarray) -> np.ndarray:
-    """A picture [height, width, …] as it is shown.
+def inverse(matrix: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the display matrix that undoes quarter turns and mirroring."""
+    a, b, _, c, d, *rest = matrix
+    return (a, c, 0, b, d, *rest)
+
+
+def turned(matrix: tuple[int, ...], pixels: np.ndarray) -> np.ndarray:
+    """Return a picture [height, width, …] as it is shown.
 
     The matrix takes a point (x, y) to (a·x + c·y, b·x + d·y).
     """
@@ -79,12 +85,12 @@ def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFra
         return None
     swapped = matrix[0] == 0
     size = (frame.height, frame.width) if swapped else (frame.width, frame.height)
-    turned = av.VideoFrame(*size, _turned_format(layout.planar) if swapped else layout.planar)
-    for target, source in zip(turned.planes, frame.planes, strict=True):
-        samples(target, layout)[:] = _turned(matrix, samples(source, layout))
+    result = av.VideoFrame(*size, _turned_format(layout.planar) if swapped else layout.planar)
+    for target, source in zip(result.planes, frame.planes, strict=True):
+        samples(target, layout)[:] = turned(matrix, samples(source, layout))
     if isinstance(frame.opaque, Origin):
-        turned.opaque = Origin(frame.opaque.index)
-    return turned
+        result.opaque = Origin(frame.opaque.index)
+    return result
 
 
 def _turned_format(pixel_format: str) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of images as clips, both ways.
 
-8-bit images go through Pillow; 16-bit ones, which it knows only in grey, and floating-point ones
-through FFmpeg.
+Orientation, colour profile, size, depth and alpha are those of the first image, for originals and
+for the images made between them.
 """
 
 from __future__ import annotations
@@ -15,29 +15,34 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import av
-import imageio.v3 as imageio
 import numpy as np
-from av.error import FFmpegError
 
 from flavr_jax.partial import Partial
 from flavr_jax.typing import Frame
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
-from flavr_jax.video.pixels.colour import SRGB, Colour, standard, to_rgb
+from flavr_jax.video.pixels.colour import SRGB, Colour, standard
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills import exr
+from flavr_jax.video.stills.image_files import eight_bits, read_header, read_image, write_image
+from flavr_jax.video.stills.tags import ImageTags, converted, display_matrix_of, orientation_of
 
-__all__ = ["ImageFolder", "ImageFolderWriter", "displayed", "is_linear", "without_headroom"]
+__all__ = [
+    "ImageFolder",
+    "ImageFolderWriter",
+    "displayed",
+    "image_kind",
+    "is_linear",
+    "kind_of_output",
+    "without_headroom",
+]
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".exr")
 _FORMATS = {(3, 8): "rgb24", (4, 8): "rgba", (3, 16): "rgb48le", (4, 16): "rgba64le"}
-_PNG_DEPTH = 24  # where a PNG file says how many bits a channel has
-_COMPRESSION: dict[str, Any] = {"png": {"compress_level": 3}, "tiff": {"compression": "tiff_lzw"}}
 _PQ_AND_HLG = (16, 18)
 
 
@@ -66,24 +71,31 @@ class ImageFolder:
         )
         if not self.paths:
             raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
-        width, height = _size(self.paths[0])
+        header = read_header(self.paths[0])
+        self._tags = [header.tags]
         for other in self.paths[1:]:
-            if _size(other) != (width, height):
+            found = read_header(other)
+            if found.shown_size != header.shown_size:
                 raise ValueError(
-                    f"{other} is {'×'.join(map(str, _size(other)))} pixels, but "
-                    f"{self.paths[0].name} is {width}×{height}; a clip has one size."
+                    f"{other} is {_times(found.shown_size)} pixels, but {self.paths[0].name} is "
+                    f"{_times(header.shown_size)}; a clip has one size."
                 )
+            # Thousands of equal profiles need the memory of one.
+            self._tags.append(header.tags if found.tags == header.tags else found.tags)
         self.damage: str | None = None
-        first = _read(self.paths[0])
+        first = read_image(self.paths[0], header.tags)
         self._stored = _FORMATS[first.shape[2], 8 * first.dtype.itemsize]
         linear = self.paths[0].suffix.lower() == ".exr"
         self.info = ClipInfo(
-            width,
-            height,
+            header.width,
+            header.height,
             rate,
             1 / rate,
             len(self.paths),
             colour=SRGB,
+            display_matrix=display_matrix_of(header.tags.orientation),
+            profile=header.tags.profile,
+            image_kind=image_kind(self.paths[0]),
             pixel_format=("gbrapf32le" if first.shape[2] == 4 else "gbrpf32le")
             if linear
             else self._stored,
@@ -91,13 +103,16 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[TimedFrame]:
         told: set[str] = set()
-        for index, path in enumerate(self.paths):
-            pixels, lost = _fitted(_read(path), Layout.of(self._stored))
+        target = Layout.of(self._stored)
+        for index, (path, tags) in enumerate(zip(self.paths, self._tags)):
+            pixels, lost = _fitted(read_image(path, tags), target)
+            pixels, other_colours = _shown_alike(pixels, tags, self._tags[0])
+            lost |= other_colours
             for what in sorted(lost - told):
                 logger.warning("%s: %s", path, what)
             told |= lost
             original = av.VideoFrame.from_ndarray(pixels, self._stored)
-            original.opaque = Origin(index, path)
+            original.opaque = Origin(index, path if tags == self._tags[0] else None)
             yield TimedFrame(pixels, index / self.info.rate, 1 / self.info.rate, original)
 
 
@@ -131,9 +146,7 @@ class ImageFolderWriter:
         if overwrite:
             _check_only_ours(path)
         linear = is_linear(info)
-        self._kind = encoding.images
-        if self._kind == "auto":
-            self._kind = "exr" if linear else "png"
+        self._kind = kind_of_output(info, encoding)
         if self._kind == "exr" and info.colour.transfer in _PQ_AND_HLG:
             raise ValueError("PQ and HLG video is not written as exr; use --images png or tiff.")
         self._light: Callable[[Frame], np.ndarray] = (
@@ -141,6 +154,7 @@ class ImageFolderWriter:
         )
         if self._kind == "jpg" and Layout.of(info.pixel_format).alpha:
             logger.warning("%s: JPEG images lose transparency; --images png keeps it.", path)
+        self._tags = ImageTags(orientation_of(info.display_matrix), info.profile)
         self.path = path
         self._partial = Partial(path, overwrite=overwrite, folder=True, ours=_is_ours)
         self._count = 0
@@ -150,18 +164,13 @@ class ImageFolderWriter:
         self._count += 1
         target = self._partial.path / f"frame_{self._count:06d}.{self._kind}"
         origin = frame.original.opaque if frame.original is not None else None
-        if isinstance(origin, Origin) and origin.path is not None and self._same(origin.path):
-            shutil.copyfile(origin.path, target)
+        path = origin.path if isinstance(origin, Origin) else None
+        if path is not None and image_kind(path) == self._kind:
+            shutil.copyfile(path, target)
         elif self._kind == "exr":
             exr.write(target, self._light(frame.pixels))
-        elif self._kind == "jpg":
-            pixels = frame.pixels[..., :3]
-            imageio.imwrite(target, _eight_bits(pixels), quality=95, subsampling=0)
-        elif frame.pixels.dtype == np.uint8:
-            # Level 3 is three times as fast as the default and a few per cent larger.
-            imageio.imwrite(target, frame.pixels, plugin="pillow", **_COMPRESSION[self._kind])
         else:
-            _write_16_bits(target, self._kind, frame.pixels)
+            write_image(target, self._kind, frame.pixels, self._tags)
 
     def __enter__(self) -> ImageFolderWriter:
         return self
@@ -174,9 +183,18 @@ class ImageFolderWriter:
     ) -> None:
         self._partial.__exit__(kind, error, traceback)
 
-    def _same(self, path: Path) -> bool:
-        suffixes = {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}
-        return path.suffix.lower() in suffixes.get(self._kind, (f".{self._kind}",))
+
+def image_kind(path: Path) -> str:
+    """Return what ``Encoding.images`` calls an image of this name: png, jpg, tiff, exr, …."""
+    suffix = path.suffix.lower().removeprefix(".")
+    return {"jpeg": "jpg", "tif": "tiff"}.get(suffix, suffix)
+
+
+def kind_of_output(info: ClipInfo, encoding: Encoding) -> str:
+    """Return the kind of images that a folder gets: png, jpg, tiff or exr."""
+    if encoding.images != "auto":
+        return encoding.images
+    return "exr" if is_linear(info) else "png"
 
 
 def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
@@ -216,59 +234,22 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, from its header."""
-    try:
-        if path.suffix.lower() == ".exr":
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                return stream.width, stream.height
-        shape = imageio.improps(path, plugin="pillow", index=0).shape
-    except (OSError, ValueError, SyntaxError, FFmpegError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
-    return shape[1], shape[0]
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
-def _read(path: Path) -> Frame:
-    """An image as RGB or RGBA of 8 or 16 bits."""
-    suffix = path.suffix.lower()
-    if suffix == ".exr":
-        return exr.from_linear(exr.read(path))
-    if suffix in (".png", ".tif", ".tiff") and (deep := _read_16_bits(path)) is not None:
-        return deep
-    try:
-        mode = imageio.immeta(path, plugin="pillow", index=0)["mode"]
-        # CMYK has four channels too, but the last is no alpha.
-        as_mode = "RGB" if mode == "CMYK" else None
-        pixels = imageio.imread(path, plugin="pillow", index=0, mode=as_mode)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    elif pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path} holds {pixels.dtype} values; 8 or 16 bits a channel are read.")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    alpha = [pixels[..., -1:]] if pixels.shape[-1] in (2, 4) else []
-    colour = pixels[..., : pixels.shape[-1] - len(alpha)]
-    colour = np.broadcast_to(colour, (*colour.shape[:2], 3))
-    return np.concatenate([colour, *alpha], axis=-1)
-
-
-def _read_16_bits(path: Path) -> Frame | None:
-    """An image through FFmpeg, if it has more than 8 bits; others are for Pillow."""
-    with path.open("rb") as file:
-        header = file.read(_PNG_DEPTH + 1)
-    if path.suffix.lower() == ".png" and header[_PNG_DEPTH:] != b"\x10":
-        return None
-    try:
-        with av.open(str(path)) as container:
-            frame = next(container.decode(video=0))
-    except (FFmpegError, StopIteration):
-        return None
-    if Layout.of(frame.format.name).bits <= 8:
-        return None
-    return to_rgb(frame, SRGB)
+def _shown_alike(pixels: Frame, tags: ImageTags, target: ImageTags) -> tuple[np.ndarray, set[str]]:
+    """Return pixels that look under the tags of a clip as under their own, and what is lost."""
+    lost = set()
+    if not tags.same_colours(target):
+        made = converted(pixels, tags.profile, target.profile)
+        if made is None:
+            lost.add("its colour profile is not that of the first image, which is used instead.")
+        else:
+            pixels = made
+    if tags.orientation != target.orientation:
+        pixels = target.stored(tags.upright(pixels))
+    return pixels, lost
 
 
 def _fitted(pixels: Frame, target: Layout) -> tuple[Frame, set[str]]:
@@ -277,7 +258,7 @@ def _fitted(pixels: Frame, target: Layout) -> tuple[Frame, set[str]]:
     kind = np.dtype(np.uint8 if target.bits == 8 else np.uint16)
     if pixels.dtype.itemsize > kind.itemsize:
         lost.add("16 bits are reduced to the 8 of the first image.")
-        pixels = _eight_bits(pixels)
+        pixels = eight_bits(pixels)
     elif pixels.dtype.itemsize < kind.itemsize:
         pixels = pixels.astype(np.uint16) * np.uint16(257)
     if target.alpha and pixels.shape[2] == 3:
@@ -287,17 +268,3 @@ def _fitted(pixels: Frame, target: Layout) -> tuple[Frame, set[str]]:
         lost.add("transparency is dropped, since the first image has none.")
         pixels = pixels[..., :3]
     return np.ascontiguousarray(pixels), lost
-
-
-def _eight_bits(pixels: Frame) -> Frame:
-    if pixels.dtype == np.uint8:
-        return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _write_16_bits(path: Path, kind: str, pixels: Frame) -> None:
-    order = "be" if kind == "png" else "le"
-    stem = "rgba64" if pixels.shape[2] == 4 else "rgb48"
-    frame = av.VideoFrame.from_ndarray(pixels, f"{stem}le").reformat(format=stem + order)
-    options = {"compression_level": "3"} if kind == "png" else {"compression_algo": "lzw"}
-    path.write_bytes(exr.encoded(kind, frame, options))
