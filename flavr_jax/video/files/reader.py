@@ -32,7 +32,7 @@ from flavr_jax.video.pixels.colour import Colour, to_rgb
 from flavr_jax.video.pixels.hdr import StaticHDR
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.orientation import display_matrix
-from flavr_jax.video.stills.animations import WebPReader
+from flavr_jax.video.stills.animations import WebPReader, plays_of_gif
 from flavr_jax.video.stills.images import ImageFolder
 
 __all__ = [
@@ -219,6 +219,8 @@ class VideoReader:
                 reason = f": {self.damage}" if self.damage else ""
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
             self.info = _info(container, stream, first)
+            if container.format.name == "gif" and path != PIPE:
+                self.info = dataclasses.replace(self.info, plays=plays_of_gif(path))
             self._tell_of_losses(container, first)
             if headroom:
                 colour = self.info.colour.with_headroom()

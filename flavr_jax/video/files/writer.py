@@ -152,6 +152,7 @@ class _Plan:
         tags: the colour tags.
         kept: what pictures hold whose values mean the same in the file; None for no pictures.
         tick: pts are multiples of it, in seconds.
+        plays: how often an animation is shown, 0 for without end.
     """
 
     container: Container
@@ -161,6 +162,7 @@ class _Plan:
     tags: Colour
     kept: Layout | None
     tick: Fraction
+    plays: int = 0
 
     @classmethod
     def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> _Plan:
@@ -184,7 +186,8 @@ class _Plan:
         tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
         if container.one_rate:
             tick = 1 / info.rate
-        return cls(container, encoder, options, pixel_format, tags, kept, tick)
+        plays = min(info.plays or 0, 65535)
+        return cls(container, encoder, options, pixel_format, tags, kept, tick, plays)
 
     @property
     def muxer(self) -> str:
@@ -198,7 +201,7 @@ class _Plan:
             # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
             return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
         # Y4M of more than 8 bits wants to be asked twice.
-        return {"strict": "-1", **({"loop": "0"} if self.muxer == "webp" else {})}
+        return {"strict": "-1", **({"loop": str(self.plays)} if self.muxer == "webp" else {})}
 
 
 class VideoWriter:

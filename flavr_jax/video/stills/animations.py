@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -30,17 +31,21 @@ from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, from_rgb
 from flavr_jax.video.pixels.layout import Layout
 
-__all__ = ["GifWriter", "WebPReader"]
+__all__ = ["GifWriter", "WebPReader", "plays_of_gif"]
 
 logger = logging.getLogger(__name__)
 
 _TICK = Fraction(1, 100)
 # Browsers show a frame of one tick for ten.
 _SHORTEST = 2
+_GIF_HEAD = 1 << 16  # bytes: colours and comments may precede the block that says how often
 
 
 class GifWriter:
-    """A GIF that repeats forever; frames that come sooner than 20 ms are left out."""
+    """A GIF; frames that come sooner than 20 ms after another are left out.
+
+    It repeats as often as ``info.plays`` says, and without end where that says nothing.
+    """
 
     def __init__(self, path: Path, info: ClipInfo, *, overwrite: bool = False) -> None:
         """Prepare the file.
@@ -125,7 +130,7 @@ class GifWriter:
         colours.push(None)
         self._file.seek(0)
         delay = max(_SHORTEST, self._end - self._ticks[-1])
-        options = {"loop": "0", "final_delay": str(delay)}
+        options = {"loop": str(_gif_loop(self.info.plays)), "final_delay": str(delay)}
         with (
             av.open(self._file, "r", format="nut") as waiting,
             av.open(str(self._partial.path), "w", format="gif", options=options) as output,
@@ -167,6 +172,7 @@ class WebPReader:
                 frame_count=getattr(image, "n_frames", 1),
                 colour=SRGB,
                 pixel_format="rgba" if image.mode == "RGBA" else "rgb24",
+                plays=image.info.get("loop"),
             )
 
     def __iter__(self) -> Iterator[TimedFrame]:
@@ -181,6 +187,24 @@ class WebPReader:
                 original.opaque = Origin(index)
                 yield TimedFrame(pixels, pts, duration, original)
                 pts += duration
+
+
+def plays_of_gif(path: Path) -> int:
+    """Return how often a GIF is shown, 0 for without end, from the block in front of its frames."""
+    with path.open("rb") as file:
+        head = file.read(_GIF_HEAD)
+    found = re.search(rb"\x21\xff\x0b(?:NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01(..)", head, re.DOTALL)
+    repeats = int.from_bytes(found[1], "little") if found else None
+    if repeats is None:
+        return 1
+    return repeats + 1 if repeats else 0
+
+
+def _gif_loop(plays: int | None) -> int:
+    """Return FFmpeg's option: repeats after the first time, 0 for without end, -1 for none."""
+    if not plays:
+        return 0
+    return -1 if plays == 1 else min(plays - 1, 65535)
 
 
 @contextlib.contextmanager

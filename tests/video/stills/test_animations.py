@@ -143,6 +143,33 @@ def test_an_animated_webp_is_read(tmp_path):
     assert source.info.pixel_format == "rgba"
 
 
+def animation(path, loop):
+    """An animation of two frames by Pillow; ``loop`` None writes no block that says how often."""
+    images = [Image.fromarray(frame.pixels) for frame in squares(3)]
+    how = {} if loop is None else {"loop": loop}
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, **how)
+    return path
+
+
+# GIF counts repeats after the first time and says nothing for one time; WebP counts all times.
+@pytest.mark.parametrize(
+    ("source", "loop", "output", "expected"),
+    [
+        ("a.gif", None, "b.gif", None), ("a.gif", 0, "b.gif", 0), ("a.gif", 3, "b.gif", 3),
+        ("a.webp", 1, "b.webp", 1), ("a.webp", 0, "b.webp", 0), ("a.webp", 4, "b.webp", 4),
+        ("a.gif", None, "b.webp", 1), ("a.gif", 3, "b.webp", 4), ("a.gif", 0, "b.webp", 0),
+        ("a.webp", 1, "b.gif", None), ("a.webp", 4, "b.gif", 3), ("a.webp", 0, "b.gif", 0),
+    ],
+)  # fmt: skip
+def test_an_animation_is_shown_as_often_as_its_source(tmp_path, source, loop, output, expected):
+    reader = open_source(animation(tmp_path / source, loop))
+    with open_sink(str(tmp_path / output), reader.info, source=None) as sink:
+        for frame in reader:
+            sink.write(frame)
+    with Image.open(tmp_path / output) as image:
+        assert image.info.get("loop") == expected
+
+
 def test_junk_is_no_webp(tmp_path):
     (tmp_path / "a.webp").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"a\.webp is not a WebP"):
