@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every script shares: options become flags, mistakes become one line, work shows progress.
+"""Command lines: options become flags, mistakes become one line, work shows progress.
 
 A script is a frozen dataclass of options and a ``main(options)``. Mistakes reach this module as
 ``ValueError`` or ``OSError`` whose message already says what to do; a traceback would only bury
@@ -8,6 +8,7 @@ it. Nothing heavy is imported here, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import signal
@@ -17,12 +18,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from fractions import Fraction
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from flavr_jax.terminal import lasting_outputs, printable
 
 __all__ = ["run", "track"]
 
@@ -71,25 +75,30 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     """Parse the command line into ``options_type``, call ``main`` with it, and exit.
 
     The help text comes from the docstrings of the options and their fields. Exit codes: what
-    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError``, ``OSError`` or a
-    missing package, reported as one line on stderr; 130 for Ctrl-C. ``FLAVR_DEBUG=1`` shows the
-    traceback instead.
+    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError``, ``OSError``, a
+    missing package or too little memory, reported as one line on stderr; 130 for Ctrl-C.
+    ``FLAVR_DEBUG=1`` shows the traceback instead.
     """
     _interrupted.clear()
     handler = signal.signal(signal.SIGINT, _interrupt)
     try:
-        configuration = (tyro.conf.FlagCreatePairsOff,)
-        code = main(tyro.cli(options_type, config=configuration, registry=_registry))
+        with lasting_outputs():
+            configuration = (tyro.conf.FlagCreatePairsOff,)
+            options = tyro.cli(options_type, config=configuration, registry=_registry)
+            if hint := _unused_gpu():
+                print(f"warning: {hint}", file=sys.stderr)
+            code = main(options)
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # What main opened is closed by now, but computations may still run on other threads, and
         # tearing the interpreter down under them can crash.
         os._exit(130)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         if os.environ.get("FLAVR_DEBUG") == "1":
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        with lasting_outputs():
+            print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -99,6 +108,23 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _unused_gpu() -> str | None:
+    """Say so if the machine has an NVIDIA GPU that the installed JAX cannot use."""
+    if not Path("/dev/nvidia0").exists():
+        return None
+    if os.environ.get("JAX_PLATFORMS", "").lower() not in ("", "cuda", "gpu"):
+        return None  # the user chose another device
+    plugins = ("xla_cuda12", "xla_cuda13")
+    if importlib.util.find_spec("jax_plugins") is not None and any(
+        importlib.util.find_spec(f"jax_plugins.{plugin}") is not None for plugin in plugins
+    ):
+        return None
+    return (
+        "this machine has an NVIDIA GPU, but JAX is installed without CUDA and will compute on the "
+        "CPU. Run pip install 'jax[cuda12]' (or 'jax[cuda13]'), or set JAX_PLATFORMS=cpu."
+    )
 
 
 def track(
@@ -188,8 +214,10 @@ class _Pace:
 
 
 def _one_line(error: Exception) -> str:
-    """The message without line breaks; the system's errors as ``path: what is wrong``."""
+    """The message as one short line; the system's errors as ``path: what is wrong``."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         message = f"{error.filename}: {error.strerror}."
-    return " ".join(message.split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        message = f"not enough memory ({message or 'no details'}). Use a smaller input."
+    return printable(message) or type(error).__name__

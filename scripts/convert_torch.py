@@ -19,46 +19,47 @@ import tyro
 from rich.console import Console
 
 from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax.terminal import printable
 from flavr_jax.torch_weights import report
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """Convert weights of the official FLAVR or of mmagic's, or only look at them."""
+    """Convert weights of the official FLAVR or of mmagic's, or only show them."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """A .pth, .pt, .ckpt or .safetensors file, or cuFLAVR's folder of .bin tensors."""
     output: Path | None = None
-    """The checkpoint directory to write."""
+    """Checkpoint directory to write."""
     inspect: bool = False
     """Show hyper-parameters and a table of the tensors; write nothing."""
     join: Literal["concat", "add", "none"] | None = None
-    """How decoder and encoder features meet; only `none` cannot be told from the file."""
+    """How decoder and encoder features meet; needed for `none` alone, which looks like `add`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The precision to store; bfloat16 halves the checkpoint and rounds the weights."""
+    """Precision to store; bfloat16 halves the checkpoint and rounds the weights."""
     overwrite: bool = False
-    """Replace what is at the output."""
+    """Replace an existing checkpoint."""
 
 
 def main(options: ConvertOptions) -> None:
-    """Read the source, report on it, and write the checkpoint unless only looking."""
-    # Names are never cut short; a narrower terminal breaks the lines itself.
+    """Read and describe the source; write the checkpoint unless --inspect is given."""
+    # Names are not cut to the terminal's width; it breaks long lines itself.
     console = Console(width=200, highlight=False, markup=False, soft_wrap=True)
     source = torch_weights.read(options.source)
-    console.print(options.source, *report.source_lines(source), sep="\n  ")
+    console.print(printable(options.source), *report.source_lines(source), sep="\n  ")
     if options.inspect:
         inspect(source, options, console)
     elif options.output is None:
         raise ValueError(
-            f"{options.source} has nowhere to go; name a directory with --output, or look at the "
-            "file with --inspect."
+            f"{options.source} has no output; name a directory with --output, or show the file's "
+            "content with --inspect."
         )
     else:
         convert(source, options.output, options, console)
 
 
 def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
-    """Print every tensor, and which network they are."""
+    """Print every tensor and the network that they belong to."""
     console.print(report.tensor_table(source.tensors))
     count = sum(tensor.size for tensor in source.tensors.values())
     console.print(f"{len(source.tensors)} tensors, {count:,} values")
@@ -67,13 +68,13 @@ def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: C
             report.network_line(torch_weights.recognise(source.tensors, join=options.join))
         )
     except ValueError as error:  # any file may be looked at
-        console.print(f"not recognised: {error}")
+        console.print(f"not recognised: {printable(error)}")
 
 
 def convert(
     source: torch_weights.TorchFile, output: Path, options: ConvertOptions, console: Console
 ) -> None:
-    """Print where each tensor goes and, if all of them fit, write the checkpoint."""
+    """Print the new name of each tensor and, if all of them fit, write the checkpoint."""
     conversion = torch_weights.convert(source.tensors, join=options.join)
     console.print(report.mapping_table(conversion))
     console.print(report.network_line(conversion.config))
@@ -97,7 +98,7 @@ def convert(
         },
         overwrite=options.overwrite,
     )
-    console.print(f"wrote {output} ({options.dtype})")
+    console.print(f"wrote {printable(output)} ({options.dtype})")
 
 
 if __name__ == "__main__":

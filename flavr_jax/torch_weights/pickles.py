@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's two pickle-based formats: a zip archive, and before 1.6 pickles with bytes behind.
+"""PyTorch's two pickle-based formats: a zip archive, and before 1.6 pickles followed by raw bytes.
 
-Only the weights' bytes are read, each tensor just as far as it reaches into its storage: the
-optimizer's two thirds of an official checkpoint stay on the disk.
+The file is mapped into memory and each tensor copied out of it, so that the optimizer's two thirds
+of an official checkpoint are never read. A hostile file may describe far more than it holds: every
+storage is compared with the bytes present, and all tensors together with the size of the file.
 """
 
 from __future__ import annotations
@@ -10,26 +11,32 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from flavr_jax.torch_weights import unpickler
-from flavr_jax.torch_weights.unpickler import Storage, Tensor
+from flavr_jax.torch_weights.stand_ins import Placeholder, Storage, Tensor
 
 __all__ = ["PickledWeights", "read_legacy", "read_zip"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 _NOT_PLAIN = object()
+# Views may share their numbers, but a few bytes must not become many large tensors.
+_MAX_COPIES = 2
+_MAX_PLAIN = 1 << 18  # plain values and their characters, which go into the provenance
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of extra fields
 
-_Fetch: TypeAlias = Callable[[Storage, int, int], bytes]
-"""Reads so many numbers of a storage, from number so many."""
+_Fetch: TypeAlias = Callable[[Storage], memoryview]
+"""Looks up the bytes of a storage in the mapped file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,42 +49,80 @@ class PickledWeights:
 
 
 def read_zip(path: Path) -> PickledWeights:
-    """The weights of a checkpoint in the format of PyTorch ≥ 1.6, a zip archive.
+    """Read the weights of a checkpoint in the format of PyTorch ≥ 1.6, a zip archive.
 
     Raises:
         UnsafePickleError: naming what the file asked for; nothing of it was run.
-        ValueError: if the archive is not PyTorch's, or is damaged.
+        ValueError: the archive is not PyTorch's, or is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        with _open_archive(path) as archive, path.open("rb") as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            names = set(archive.namelist())
             root = next((name[:-8] for name in names if Path(name).name == "data.pkl"), None)
             if root is None:
                 raise ValueError(
                     f"{path} is a zip archive without a `data.pkl`, so PyTorch did not write it; "
                     "give a file that `torch.save` wrote."
                 )
+            records = _Records(archive, mapped)
             if f"{root}byteorder" in names:
-                with _open_record(archive, f"{root}byteorder") as file:
-                    _require_little_endian(file.read() == b"little", path)
-            with _open_record(archive, f"{root}data.pkl") as file:
-                tree = unpickler.load(file, path)
-
-            def fetch(storage: Storage, start: int, count: int) -> bytes:
-                with _open_record(archive, f"{root}data/{storage.key}") as file:
-                    return _read_run(file, storage, start, count)
-
-            return _collect(tree, fetch, path)
-    except (zipfile.BadZipFile, struct.error, EOFError, KeyError, NotImplementedError) as error:
+                _require_little_endian(records.read(f"{root}byteorder") == b"little", path)
+            pickled = io.BytesIO(records.read(f"{root}data.pkl"))
+            tree = unpickler.load(pickled, path)
+            return _collect(
+                tree, lambda storage: records.read(f"{root}data/{storage.key}"), len(mapped), path
+            )
+    except (zipfile.BadZipFile, struct.error, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}. Copy or download it again.") from error
 
 
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged directories raise a dozen kinds, OSError among them
+        raise zipfile.BadZipFile(f"its directory cannot be read ({error})") from error
+
+
+class _Records:
+    """The records of a zip archive, checked when first read."""
+
+    def __init__(self, archive: zipfile.ZipFile, mapped: memoryview) -> None:
+        self.archive, self.mapped = archive, mapped
+        self.checked: dict[str, memoryview] = {}
+        self.total = 0
+
+    def read(self, name: str) -> memoryview:
+        """The bytes of a record."""
+        if name not in self.checked:
+            self.checked[name] = self._check(self.archive.getinfo(name))
+        return self.checked[name]
+
+    def _check(self, record: zipfile.ZipInfo) -> memoryview:
+        # torch.save neither compresses nor encrypts, and stored bytes cannot swell in memory.
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+            raise zipfile.BadZipFile(f"{record.filename} is compressed or encrypted")
+        signature, *lengths = _LOCAL_HEADER.unpack_from(self.mapped, record.header_offset)
+        start = record.header_offset + _LOCAL_HEADER.size + sum(lengths)
+        data = self.mapped[start : start + record.file_size]
+        self.total += record.file_size
+        # Overlapping records would be checked, and copied, once for each name.
+        overlap = self.total > len(self.mapped)
+        if signature != b"PK\x03\x04" or len(data) != record.file_size or overlap:
+            raise zipfile.BadZipFile(f"{record.filename} is not where it should be")
+        if zlib.crc32(data) != record.CRC:
+            raise zipfile.BadZipFile(f"the checksum of {record.filename} is wrong")
+        return data
+
+
 def read_legacy(path: Path) -> PickledWeights:
-    """The weights of a checkpoint in the format of PyTorch ≤ 1.5: pickles, then raw storages.
+    """Read the weights of a checkpoint in the format of PyTorch ≤ 1.5: pickles, then storages.
 
     Raises:
         UnsafePickleError: naming what the file asked for; nothing of it was run.
-        ValueError: if the file is another kind of pickle, or is damaged.
+        ValueError: the file is another kind of pickle, or is damaged.
     """
     with path.open("rb") as file:
         if unpickler.load(file, path) != _LEGACY_MAGIC:
@@ -88,21 +133,26 @@ def read_legacy(path: Path) -> PickledWeights:
         _require_little_endian(isinstance(system, dict) and system.get("little_endian"), path)
         storages: dict[str, Storage] = {}
         tree = unpickler.load(file, path, storages)
-        keys, starts = unpickler.load(file, path), dict[str, int]()
+        keys, data = unpickler.load(file, path), dict[str, memoryview]()
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        position = file.tell()
         for key in keys if isinstance(keys, list) else ():
             storage = storages.get(key) if isinstance(key, str) else None
-            if storage is None or file.read(8) != struct.pack("<q", storage.length):
-                raise ValueError(f"{path} is damaged: storage {key!r} is not where it should be.")
-            starts[storage.key] = file.tell()
-            file.seek(storage.length * _dtype(storage).itemsize, 1)
+            length = int.from_bytes(mapped[position : position + 8], "little")
+            if storage is None or length != storage.length:
+                raise ValueError(f"{path} is damaged: a storage is not where it should be.")
+            end = position + 8 + length * _dtype(storage).itemsize
+            if end > len(mapped):
+                raise ValueError(f"{path} is truncated: storage {key!r} ends early.")
+            data[storage.key] = mapped[position + 8 : end]
+            position = end
 
-        def fetch(storage: Storage, start: int, count: int) -> bytes:
-            if storage.key not in starts:
+        def fetch(storage: Storage) -> memoryview:
+            if storage.key not in data:
                 raise ValueError(f"{path} is damaged: storage {storage.key!r} is missing.")
-            file.seek(starts[storage.key])
-            return _read_run(file, storage, start, count)
+            return data[storage.key]
 
-        return _collect(tree, fetch, path)
+        return _collect(tree, fetch, len(mapped), path)
 
 
 def _require_little_endian(little_endian: Any, path: Path) -> None:
@@ -113,41 +163,30 @@ def _require_little_endian(little_endian: Any, path: Path) -> None:
         )
 
 
-def _open_record(archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
-    record = archive.getinfo(name)
-    # torch.save does neither, and what is merely stored cannot swell in memory.
-    if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-        raise zipfile.BadZipFile(f"{name} is compressed or encrypted")
-    return cast(io.BufferedIOBase, archive.open(record))
-
-
 def _dtype(storage: Storage) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if storage.dtype == "bfloat16" else storage.dtype)
 
 
-def _read_run(file: io.BufferedIOBase, storage: Storage, start: int, count: int) -> bytes:
-    """``count`` numbers of a storage from number ``start``; the file stands at the storage."""
-    itemsize = _dtype(storage).itemsize
-    file.seek(start * itemsize, 1)
-    return file.read(count * itemsize)
-
-
-def _collect(tree: Any, fetch: _Fetch, path: Path) -> PickledWeights:
+def _collect(tree: Any, fetch: _Fetch, file_size: int, path: Path) -> PickledWeights:
     """Find the state dict in what the pickle built, and read its tensors."""
     if not isinstance(tree, Mapping):
-        raise ValueError(f"{path} holds a {type(tree).__name__}; a checkpoint holds a dictionary.")
+        kind = "set or log" if isinstance(tree, Placeholder) else type(tree).__name__
+        raise ValueError(f"{path} holds a {kind}; a checkpoint holds a dictionary.")
     nested = [key for key in _WEIGHT_KEYS if isinstance(tree.get(key), Mapping)]
     weights = tree[nested[0]] if nested else tree
     records = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     if not records:
+        keys = [str(key)[:80] for key in tree]
+        listed = ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
         raise ValueError(
             f"{path} has no tensors under `state_dict` or at its top level; its keys are "
-            f"{', '.join(map(str, tree)) or 'none'}."
+            f"{listed or 'none'}."
         )
-    tensors = {str(name): _materialise(record, fetch, path) for name, record in records.items()}
+    read = _TensorReader(fetch, file_size, path)
+    tensors = {str(name): read.tensor(record) for name, record in records.items()}
     others = {**tree, **weights} if nested else dict(tree)
     others = {
-        str(key): _plain(value, fetch, path)
+        str(key): read.plain(value)
         for key, value in others.items()
         if value is not weights and key not in records
     }
@@ -158,36 +197,78 @@ def _collect(tree: Any, fetch: _Fetch, path: Path) -> PickledWeights:
     )
 
 
-def _materialise(tensor: Tensor, fetch: _Fetch, path: Path) -> np.ndarray:
-    """The tensor's numbers in C order, reading no more of its storage than they span."""
-    storage, offset, size, stride = tensor
-    dtype, elements = _dtype(storage), math.prod(size)
-    span = 1 + sum((n - 1) * step for n, step in zip(size, stride)) if elements else 0
-    # More elements than the storage has could only be repeats: a few bytes would fill the memory.
-    if offset + span > storage.length or elements > storage.length:
-        raise ValueError(
-            f"{path} is damaged: a tensor of shape {size} reaches beyond its storage of "
-            f"{storage.length} elements."
-        )
-    data = fetch(storage, offset, span)
-    if len(data) != span * dtype.itemsize:
-        raise ValueError(f"{path} is truncated: {storage.key!r} ends early. Download it again.")
-    flat = np.frombuffer(data, dtype)
-    strides = tuple(step * dtype.itemsize for step in stride)
-    return np.asarray(np.lib.stride_tricks.as_strided(flat, size, strides), order="C")
+class _TensorReader:
+    """Copies tensors and plain values out of one file, up to limits set by its size."""
 
+    def __init__(self, fetch: _Fetch, file_size: int, path: Path) -> None:
+        self.fetch, self.path = fetch, path
+        self.bytes_left = _MAX_COPIES * file_size
+        self.plain_left = _MAX_PLAIN
+        self.read: dict[str, np.ndarray] = {}
 
-def _plain(value: Any, fetch: _Fetch, path: Path, levels: int = 3) -> Any:
-    """A number, string or dictionary of them; ``_NOT_PLAIN`` for anything else or deeper."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Tensor) and value.size == ():
-        return _materialise(value, fetch, path).item()
-    if isinstance(value, Mapping) and levels:
-        entries = {
-            key: _plain(entry, fetch, path, levels - 1)
-            for key, entry in value.items()
-            if isinstance(key, str)
-        }
-        return {k: v for k, v in entries.items() if v is not _NOT_PLAIN} or _NOT_PLAIN
-    return _NOT_PLAIN
+    def tensor(self, tensor: Tensor) -> np.ndarray:
+        """The numbers of a tensor in C order; tied weights share one read-only array."""
+        # Text, because the hash of a tuple of integers can be made to collide.
+        key = f"{tensor.storage.key} {tensor[1:]}"
+        if key not in self.read:
+            self.read[key] = self._copy(tensor)
+            self.read[key].flags.writeable = False
+        return self.read[key]
+
+    def _copy(self, tensor: Tensor) -> np.ndarray:
+        storage, offset, size, stride = tensor
+        dtype, elements = _dtype(storage), math.prod(size)
+        span = 1 + sum((n - 1) * step for n, step in zip(size, stride)) if elements else 0
+        shape = ", ".join(f"{n}" if n < 2**63 else "…" for n in size)
+        # More elements than the storage has could only be repeats: a few bytes would fill the
+        # memory. Of an empty tensor the other axes count, for NumPy refuses shapes above 2**63.
+        widest = math.prod(n for n in size if n)
+        if offset + span > storage.length or widest > max(storage.length, 2**31):
+            raise ValueError(
+                f"{self.path} is damaged: a tensor of shape ({shape}) reaches beyond its storage "
+                f"of {storage.length} elements."
+            )
+        if elements > storage.length:
+            raise ValueError(
+                f"{self.path} is damaged: a tensor of shape ({shape}) repeats its storage of "
+                f"{storage.length} elements."
+            )
+        if not elements:
+            return np.empty(size, dtype)
+        data = self.fetch(storage)
+        if len(data) < storage.length * dtype.itemsize:
+            raise ValueError(
+                f"{self.path} is truncated: storage {storage.key!r} has {len(data)} bytes, not "
+                f"{storage.length * dtype.itemsize}. Download it again."
+            )
+        self.bytes_left -= elements * dtype.itemsize
+        if self.bytes_left < 0:
+            raise ValueError(
+                f"{self.path} is damaged: its tensors overlap and would take more than "
+                f"{_MAX_COPIES} times the file's size."
+            )
+        flat = np.frombuffer(data, dtype, storage.length)[offset:]
+        # The stride of an axis of one element is never used and may be any number.
+        strides = tuple(step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride))
+        return np.array(np.lib.stride_tricks.as_strided(flat, size, strides), order="C")
+
+    def plain(self, value: Any, levels: int = 3) -> Any:
+        """A number, a text or a dictionary of them; ``_NOT_PLAIN`` for anything else or deeper."""
+        self.plain_left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if self.plain_left < 0:
+            return _NOT_PLAIN
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, Tensor) and value.size == ():
+            return self.tensor(value).item()
+        if isinstance(value, Mapping) and levels:
+            entries = {}
+            for key, entry in value.items():
+                if self.plain_left < 0:
+                    break
+                self.plain_left -= len(key) if isinstance(key, str) else 1
+                made = self.plain(entry, levels - 1) if isinstance(key, str) else _NOT_PLAIN
+                if made is not _NOT_PLAIN:
+                    entries[key] = made
+            return entries if entries and self.plain_left >= 0 else _NOT_PLAIN
+        return _NOT_PLAIN

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way in for every kind of checkpoint: what a file is is read from it, not from its name."""
+"""Read any kind of checkpoint; its first bytes tell the format, not its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 import struct
 from pathlib import Path
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from flavr_jax.torch_weights import pickles
+from flavr_jax.torch_weights.stand_ins import MAX_RANK
 
 __all__ = ["TorchFile", "read"]
 
@@ -31,20 +33,22 @@ _SAFETENSORS_DTYPES = {
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
+# JSON takes up to 25 times its size in memory; networks of this kind have some kilobytes of it.
+_MAX_HEADER = 16_000_000
 _RAW_NAME = re.compile(r"(?P<key>.+)__(?P<shape>\d+(?:x\d+)*)\.bin")
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        tensors: the state dict, names as in the file, layouts as PyTorch has them; read-only.
+        tensors: the state dict with the file's names and PyTorch's layouts; read-only.
         format: ``PyTorch zip``, ``PyTorch legacy``, ``safetensors`` or ``raw folder``.
         extra: the plain values beside the weights, such as ``epoch`` and ``lr``.
-        ignored: names of what is neither, such as ``optimizer``; it was not read.
-        sha256: of the file; of a folder, what ``sha256sum *.bin | sha256sum`` prints in it
-            (names in the C locale's order).
+        ignored: names of everything else, such as ``optimizer``, which was not read.
+        sha256: digest of the file. For a folder it is the output of
+            ``sha256sum *.bin | sha256sum`` there, with names in the C locale's order.
     """
 
     tensors: dict[str, np.ndarray]
@@ -63,15 +67,17 @@ def read(path: str | Path) -> TorchFile:
 
     Raises:
         UnsafePickleError: a pickle asks for anything but tensors and plain containers.
-        ValueError: the file is none of these, or is damaged.
+        ValueError: the file has another format, is damaged, or describes more than it holds.
         FileNotFoundError: there is nothing at ``path``.
     """
     path = Path(path)
     if path.is_dir():
         return _read_raw_folder(path)
+    if path.exists() and not path.is_file():
+        # A pipe would wait for ever, and /dev/zero never ends.
+        raise ValueError(f"{path} is a pipe or device; copy what it gives into a file first.")
     with path.open("rb") as file:
         head = file.read(9)
-    digest = _sha256(path)
     # A zip's signature; protocol 2 or later of a pickle; a JSON object after its own length.
     if head.startswith(b"PK\x03\x04"):
         weights, kind = pickles.read_zip(path), "PyTorch zip"
@@ -79,13 +85,13 @@ def read(path: str | Path) -> TorchFile:
         weights, kind = pickles.read_legacy(path), "PyTorch legacy"
     elif head[8:] == b"{":
         tensors, extra = _read_safetensors(path)
-        return TorchFile(tensors, "safetensors", extra, (), digest)
+        return TorchFile(tensors, "safetensors", extra, (), _sha256(path))
     else:
         raise ValueError(
             f"{path} is not a checkpoint: it begins like neither a PyTorch file (zip or legacy) "
             "nor a .safetensors. Give one of these, or a folder of cuFLAVR's .bin tensors."
         )
-    return TorchFile(weights.tensors, kind, weights.extra, weights.ignored, digest)
+    return TorchFile(weights.tensors, kind, weights.extra, weights.ignored, _sha256(path))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -93,32 +99,55 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     data = np.memmap(path, np.uint8, "r")
     try:
         (length,) = struct.unpack("<Q", data[:8].tobytes())
-        if length > len(data) - 8:
-            raise ValueError(f"its header should have {length} bytes")
+        if length > min(len(data) - 8, _MAX_HEADER):
+            raise ValueError(
+                f"its header claims {length} bytes; it has at most {_MAX_HEADER} and lies within "
+                "the file"
+            )
         header = json.loads(data[8 : 8 + length].tobytes())
-        metadata = dict(header.pop("__metadata__", {}))
-        tensors = {}
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("`__metadata__` holds something other than text")
+        tensors, body = dict[str, np.ndarray](), data[8 + length :]
+        left = len(body)
         for name, entry in header.items():
-            dtype, shape = _SAFETENSORS_DTYPES.get(entry["dtype"]), tuple(entry["shape"])
-            if dtype is None:
-                raise ValueError(
-                    f"`{name}` has dtype {entry['dtype']}; "
-                    f"{', '.join(_SAFETENSORS_DTYPES)} are understood"
-                )
-            start, stop = (8 + length + offset for offset in entry["data_offsets"])
-            if stop > len(data) or stop - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"`{name}` does not fit its place in the file")
-            tensors[name] = np.frombuffer(data[start:stop].tobytes(), dtype).reshape(shape)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            tensors[name] = _safetensor(name, entry, body)
+            left -= tensors[name].nbytes
+            if left < 0:  # the format forbids overlaps, which would multiply what a file holds
+                raise ValueError("its tensors overlap")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a sound .safetensors file: {error}.") from error
     if not tensors:
         raise ValueError(f"{path} holds no tensors; give a file with a network's state dict.")
     return tensors, metadata
 
 
+def _safetensor(name: str, entry: Any, data: np.ndarray) -> np.ndarray:
+    """A copy of the tensor that a header's entry describes."""
+    dtype, shape = _SAFETENSORS_DTYPES.get(entry["dtype"]), tuple(entry["shape"])
+    start, stop = entry["data_offsets"]
+    if dtype is None:
+        raise ValueError(
+            f"`{name}` has dtype {entry['dtype']}; {', '.join(_SAFETENSORS_DTYPES)} are understood"
+        )
+    if not _is_shape(shape):
+        raise ValueError(f"`{name}` has a shape that no tensor has")
+    whole = type(start) is int and type(stop) is int and 0 <= start <= stop <= len(data)
+    if not whole or stop - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"`{name}` does not fit its place in the file")
+    return np.frombuffer(data[start:stop].tobytes(), dtype).reshape(shape)
+
+
+def _is_shape(shape: tuple[Any, ...]) -> bool:
+    """True if NumPy can make an array of this shape, memory permitting."""
+    if len(shape) > MAX_RANK or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
+        return False
+    return math.prod(n for n in shape if n) < 2**59  # also of an empty array
+
+
 def _read_raw_folder(path: Path) -> TorchFile:
     """A folder of cuFLAVR's: one file a tensor, named after it and its shape, float32 inside."""
-    files = sorted(path.glob("*.bin"), key=lambda file: file.name.encode())
+    files = sorted(path.glob("*.bin"), key=lambda file: os.fsencode(file.name))
     if not files:
         raise ValueError(
             f"{path} is a folder without .bin files; a folder of raw tensors holds one "
@@ -127,20 +156,27 @@ def _read_raw_folder(path: Path) -> TorchFile:
     problems: list[str] = []
     tensors: dict[str, np.ndarray] = {}
     for file in files:
-        match, data = _RAW_NAME.fullmatch(file.name), file.read_bytes()
-        shape = tuple(int(size) for size in match["shape"].split("x")) if match else ()
+        match, size = _RAW_NAME.fullmatch(file.name), file.stat().st_size
+        shape = tuple(int(length) for length in match["shape"].split("x")) if match else ()
         if match is None:
             problems.append(f"{file.name} is not named `<name>__<d0>x<d1>….bin`")
         elif match["key"] in tensors:
             problems.append(f"{file.name} is the same tensor as another file, in another shape")
-        elif len(data) != 4 * math.prod(shape):
-            problems.append(f"{file.name} has {len(data)} bytes, not {4 * math.prod(shape)}")
+        elif not file.is_file() or not _is_shape(shape):
+            problems.append(f"{file.name} is no regular file, or has a shape that no tensor has")
+        elif size != 4 * math.prod(shape):
+            problems.append(f"{file.name} has {size} bytes, not {4 * math.prod(shape)}")
         else:
-            tensors[match["key"]] = np.frombuffer(data, "<f4").reshape(shape)
+            tensors[match["key"]] = np.frombuffer(file.read_bytes(), "<f4").reshape(shape)
     if problems:
-        raise ValueError(f"{path} is not a sound folder of raw tensors: {'; '.join(problems)}.")
-    listing = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
-    return TorchFile(tensors, "raw folder", {}, (), hashlib.sha256(listing.encode()).hexdigest())
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(
+            f"{path} is not a sound folder of raw tensors: {'; '.join(problems[:10])}{more}."
+        )
+    listing = b"".join(
+        f"{_sha256(file)}  ".encode() + os.fsencode(file.name) + b"\n" for file in files
+    )
+    return TorchFile(tensors, "raw folder", {}, (), hashlib.sha256(listing).hexdigest())
 
 
 def _sha256(path: Path) -> str:

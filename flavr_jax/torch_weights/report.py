@@ -1,29 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person wants to see of a checkpoint and of its conversion, as rich tables and lines."""
+"""Describe a checkpoint and its conversion to a person, as rich tables and lines.
+
+Names come from the file: they are shown without control characters and shortened.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from rich.table import Table
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.terminal import printable
 from flavr_jax.torch_weights.names import Conversion
 from flavr_jax.torch_weights.readers import TorchFile
 
 __all__ = ["mapping_table", "network_line", "source_lines", "summary_lines", "tensor_table"]
 
+_MAX_ROWS = 2000  # rich needs a second and some megabytes for as many
+_MAX_NAME = 200
+_CHUNK = 1 << 20  # numbers converted to float64 at a time
+
 
 def source_lines(source: TorchFile) -> list[str]:
-    """Format, digest, the values beside the weights, and what was left unread."""
+    """Format, digest, the values beside the weights, and the names of what was not read."""
     lines = [f"{source.format}, SHA-256 {source.sha256}"]
     lines += [f"{name}: {value}" for name, value in _flatten(source.extra).items()]
     if source.ignored:
-        lines.append(f"not read, not needed: {', '.join(source.ignored)}")
-    return lines
+        lines.append(f"not read, not needed: {', '.join(_first(source.ignored, 20))}")
+    return list(_first(lines, 100))
 
 
 def network_line(config: ModelConfig) -> str:
@@ -36,34 +45,52 @@ def network_line(config: ModelConfig) -> str:
 def tensor_table(tensors: Mapping[str, np.ndarray]) -> Table:
     """Name, shape, dtype and the spread of values of each tensor."""
     table = _table("tensor", "shape", "dtype", "min", "max", "mean", "std")
-    for name, tensor in tensors.items():
-        values = tensor.astype(np.float64)
-        spread = (values.min(), values.max(), values.mean(), values.std()) if values.size else ()
-        figures = [f"{figure:.4g}" for figure in spread] or ["-"] * 4
-        table.add_row(name, _shape(tensor.shape), str(tensor.dtype), *figures)
+    for name, tensor in itertools.islice(tensors.items(), _MAX_ROWS):
+        figures = [f"{figure:.4g}" for figure in _spread(tensor)] or ["-"] * 4
+        table.add_row(printable(name, _MAX_NAME), _shape(tensor.shape), str(tensor.dtype), *figures)
+    _add_rest(table, len(tensors))
     return table
 
 
 def mapping_table(conversion: Conversion) -> Table:
-    """Each mapped tensor's name and shape in the file and with us."""
+    """Name and shape of each mapped tensor, in the file and in our network."""
     table = _table("tensor", "shape", "parameter", "shape")
-    for entry in conversion.mapped:
+    for entry in conversion.mapped[:_MAX_ROWS]:
         table.add_row(
-            entry.source, _shape(entry.source_shape), entry.target, _shape(entry.target_shape)
+            printable(entry.source, _MAX_NAME),
+            _shape(entry.source_shape),
+            entry.target,
+            _shape(entry.target_shape),
         )
+    _add_rest(table, len(conversion.mapped))
     return table
 
 
 def summary_lines(conversion: Conversion) -> list[str]:
-    """How many tensors were mapped and were not, then each one that was not."""
+    """The number of tensors that were mapped and that were not, then a line for each of these."""
     count = sum(math.prod(entry.target_shape) for entry in conversion.mapped)
     return [
         f"{len(conversion.mapped)} tensors mapped ({count:,} values), "
         f"{len(conversion.unmapped)} unmapped, {len(conversion.missing)} missing, "
         f"{len(conversion.mismatched)} of wrong shape, "
         f"{len(conversion.ignored)} ignored (counters and copies, no weights)",
-        *conversion.problems(),
+        *_first(conversion.problems(), _MAX_ROWS),
     ]
+
+
+def _spread(tensor: np.ndarray) -> tuple[float, ...]:
+    """Minimum, maximum, mean and standard deviation; nothing for an empty tensor."""
+    if not tensor.size:
+        return ()
+    flat = tensor.reshape(-1)
+    chunks = [flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK)]
+    with np.errstate(all="ignore"):  # weights may be inf or nan, and are shown as such
+        mean = sum(float(chunk.astype(np.float64).sum()) for chunk in chunks) / flat.size
+        squares = (float(np.square(chunk.astype(np.float64) - mean).sum()) for chunk in chunks)
+        std = math.sqrt(sum(squares) / flat.size)
+        lowest = np.min([chunk.astype(np.float64).min() for chunk in chunks])
+        highest = np.max([chunk.astype(np.float64).max() for chunk in chunks])
+    return float(lowest), float(highest), mean, std
 
 
 def _table(*columns: str) -> Table:
@@ -73,12 +100,25 @@ def _table(*columns: str) -> Table:
     return table
 
 
+def _add_rest(table: Table, count: int) -> None:
+    if count > _MAX_ROWS:
+        table.add_row(f"… and {count - _MAX_ROWS} more")
+
+
+def _first(texts: Iterable[str], count: int) -> Iterable[str]:
+    """The first ``count`` texts, fit to be shown, and the number of the others."""
+    everything = list(texts)
+    yield from (printable(text, 4 * _MAX_NAME) for text in everything[:count])
+    if len(everything) > count:
+        yield f"… and {len(everything) - count} more"
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested values under dotted names; of a text, its first line."""
+    """Nested values under dotted names; of a text of several lines the first one."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

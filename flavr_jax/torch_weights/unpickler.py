@@ -1,181 +1,281 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pickle reader that can build inert values and nothing else.
+"""A pickle reader that builds inert values only, in time and memory bounded by the file's size.
 
-A pickle is a program: it may call whatever it can name. Here the names to be had are a short table
-of containers and records without behaviour, so the worst a hostile file can do is to be refused.
-Tensors come out as descriptions; their bytes lie elsewhere in the file.
+A pickle is a program for a small stack machine; Python's own machine lets it call whatever it can
+name, allocate what it likes, and hash or copy the same values over and over. This one knows the
+instructions that PyTorch's files consist of and the names in ``stand_ins.GLOBALS``. Everything it
+builds is paid for by bytes in the file: lengths are checked before they are read, copies may not
+exceed the instructions executed, and keys that are costly to hash are dropped.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-__all__ = ["Storage", "Tensor", "UnsafePickleError", "load"]
+from flavr_jax.torch_weights.stand_ins import GLOBALS, Global, Placeholder, Storage, insert
+
+__all__ = ["UnsafePickleError", "load"]
+
+# A value takes up to some 150 bytes, also where its instruction is a single byte. FLAVR's
+# checkpoints have about 10,000 instructions, those with long training logs up to a million.
+_MAX_INSTRUCTIONS = 5_000_000
+_MAX_LINE = 1024
+_MAX_INT_BYTES = 255
+_SLACK = 1000  # items that may be copied in the smallest of files
 
 
 class UnsafePickleError(ValueError):
     """A pickle asks for something that is neither a tensor nor a plain container."""
 
 
-class Storage(NamedTuple):
-    """A run of ``length`` numbers stored under ``key``."""
-
-    dtype: str
-    key: str
-    length: int
-
-
-class Tensor(NamedTuple):
-    """A strided view of a storage, offset and strides counted in elements."""
-
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-class _Function(NamedTuple):
-    """A function that a pickle may call and cannot alter."""
-
-    call: Callable[..., Any]
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.call(*arguments)
-
-
-class _Dict(dict):
-    """Stands for every kind of dictionary; attributes a pickle would set on it are dropped."""
-
-    __slots__ = ()
-
-    def __init__(self, *arguments: Any) -> None:
-        if arguments and isinstance(arguments[0], list | dict):
-            super().__init__(arguments[0])
-
-    def __setstate__(self, state: Any) -> None:
-        """Drop the state: ``state_dict()`` hangs version numbers on its OrderedDict."""
-
-
-class _Placeholder:
-    """Stands for values that training logs leave behind; it keeps and does nothing."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_: Any) -> _Placeholder:
-        return object.__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        """Drop the state."""
-
-
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """What ``torch._utils._rebuild_tensor_v2`` would make; autograd's arguments are dropped."""
-    numbers = (offset, *size, *stride)
-    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
-    if not isinstance(storage, Storage) or not whole or len(size) != len(stride):
-        raise ValueError("a tensor is described by something other than whole numbers")
-    return Tensor(storage, offset, tuple(size), tuple(stride))
-
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
-    """What ``torch._utils._rebuild_parameter`` would make: the tensor itself."""
-    return tensor
-
-
-_STORAGES = {
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.BoolStorage": "bool",
-    "torch.ByteStorage": "uint8",
-    "torch.CharStorage": "int8",
-    "torch.DoubleStorage": "float64",
-    "torch.FloatStorage": "float32",
-    "torch.HalfStorage": "float16",
-    "torch.IntStorage": "int32",
-    "torch.LongStorage": "int64",
-    "torch.ShortStorage": "int16",
-    "torch.storage.UntypedStorage": "uint8",
-}
-# Pickle's BUILD instruction sets attributes on whatever it is given. Nothing below can be altered
-# by it: built-in types, strings and tuples refuse, our classes drop what they are given.
-_GLOBALS: dict[str, Any] = {
-    "builtins.dict": _Dict,
-    "builtins.list": list,
-    "builtins.set": set,
-    "builtins.tuple": tuple,
-    "collections.Counter": _Dict,
-    "collections.OrderedDict": _Dict,
-    "collections.defaultdict": _Dict,
-    "torch.Size": tuple,
-    "torch._utils._rebuild_parameter": _Function(_rebuild_parameter),
-    "torch._utils._rebuild_tensor_v2": _Function(_rebuild_tensor),
-    **_STORAGES,
-    # What mmengine and research scripts leave beside the weights.
-    "_codecs.encode": _Placeholder,
-    "argparse.Namespace": _Placeholder,
-    "mmengine.logging.history_buffer.HistoryBuffer": _Placeholder,
-    "numpy._core.multiarray._reconstruct": _Placeholder,
-    "numpy._core.multiarray.scalar": _Placeholder,
-    "numpy.core.multiarray._reconstruct": _Placeholder,
-    "numpy.core.multiarray.scalar": _Placeholder,
-    "numpy.dtype": _Placeholder,
-    "numpy.ndarray": _Placeholder,
-    "torch.device": _Placeholder,
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and tensor descriptions; refuses any other name."""
+class _Machine:
+    """Runs one pickle, read from where ``file`` stands."""
 
     def __init__(self, file: io.BufferedIOBase, storages: dict[str, Storage]) -> None:
-        super().__init__(file, encoding="utf-8")
+        self.file = file
+        start = file.tell()
+        self.left = file.seek(0, io.SEEK_END) - start
+        file.seek(start)
         self.storages = storages
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.instructions = 0
+        self.copied = 0
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The inert stand-in for ``module.name``, if it has one."""
-        # Python 2's module for built-ins is what protocol 2, PyTorch's, has in the file.
-        full_name = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        try:
-            return _GLOBALS[full_name]
-        except KeyError:
-            raise UnsafePickleError(full_name) from None
+    def run(self) -> Any:
+        """Execute instructions up to STOP and return the value on top of the stack."""
+        while (code := self.take(1)) != pickle.STOP:
+            self.instructions += 1
+            if self.instructions > _MAX_INSTRUCTIONS:
+                raise ValueError(f"it has more than {_MAX_INSTRUCTIONS:,} instructions")
+            instruction = _INSTRUCTIONS.get(code)
+            if instruction is None:
+                raise ValueError(f"PyTorch never writes the instruction {code!r}")
+            instruction(self)
+        return self.pop()
 
-    def persistent_load(self, pid: Any) -> Storage:
-        """The storage that ``pid`` describes: kind, dtype, key, device, length, and once a view."""
-        kind, dtype, key, _, length, *view = pid
-        if kind != "storage" or dtype not in _STORAGES.values() or not isinstance(key, str):
-            raise ValueError(f"{kind!r} {key!r} is not a storage")
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        # Checked first: a file object would allocate the whole count, however short the file is.
+        if count > self.left:
+            raise ValueError("it ends early")
+        self.left -= count
+        data = self.file.read(count)
+        if len(data) != count:
+            raise ValueError("it ends early")
+        return data
+
+    def number(self, size: int) -> int:
+        """The next ``size`` bytes as an unsigned integer."""
+        return int.from_bytes(self.take(size), "little")
+
+    def line(self) -> str:
+        """The text up to the next line break, which is consumed."""
+        data = self.file.readline(min(_MAX_LINE, self.left))
+        self.left -= len(data)
+        if not data.endswith(b"\n"):
+            raise ValueError(f"a line is unfinished or longer than {_MAX_LINE} bytes")
+        return data[:-1].decode()
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise ValueError("it takes a value from an empty stack")
+        return self.stack.pop()
+
+    def top(self, kind: type | tuple[type, ...]) -> Any:
+        """The value on top of the stack, which has to be a ``kind``."""
+        self.push(value := self.pop())
+        if not isinstance(value, kind):
+            raise ValueError("it fills something that is no container of the right kind")
+        return value
+
+    def items(self) -> list[Any]:
+        """Remove and return what was pushed since the last mark."""
+        if not self.marks:
+            raise ValueError("it has no mark")
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def copies(self, count: int) -> None:
+        """Account for ``count`` copied items, and refuse copies of copies without end."""
+        self.copied += count
+        if self.copied > self.instructions + _SLACK:
+            raise ValueError("it copies the same values over and over")
+
+    def remember(self, index: int) -> None:
+        self.push(value := self.pop())
+        self.memo[index] = value
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise ValueError(f"it recalls a value {index} that it never stored")
+        self.push(self.memo[index])
+
+    def name(self, module: Any, name: Any) -> None:
+        """Push the stand-in for ``module.name``."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name is no text")
+        # Protocol 2, which PyTorch writes, has Python 2's name of the module.
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full not in GLOBALS:
+            raise UnsafePickleError(full)
+        self.push(GLOBALS[full])
+
+    def call(self) -> None:
+        """Replace a function and its arguments by the result."""
+        arguments, function = self.pop(), self.pop()
+        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+            raise ValueError("it calls something that is no function")
+        if function.call is None:
+            raise ValueError("it calls a storage class")
+        self.push(function.call(arguments, self.copies))
+
+    def build(self) -> None:
+        """Drop the state that would be set on a dictionary or placeholder."""
+        self.pop()
+        self.top((dict, Placeholder))
+
+    def storage(self) -> None:
+        """Replace (kind, class, key, device, length, view) by the storage it describes."""
+        record = self.pop()
+        if not isinstance(record, tuple) or len(record) not in (5, 6):
+            raise ValueError("a storage is described by something other than 5 or 6 values")
+        kind, numbers, key, _, length, *view = record
+        dtype = numbers.dtype if isinstance(numbers, Global) else None
+        if kind != "storage" or dtype is None or not isinstance(key, str):
+            raise ValueError("a storage has no class or no key")
         if any(part is not None for part in view):
             raise ValueError("a storage is a view of another one, as before PyTorch 0.4")
-        if not isinstance(length, int) or length < 0:
-            raise ValueError(f"a storage has {length!r} elements")
-        return self.storages.setdefault(key, Storage(dtype, key, length))
+        if type(length) is not int or not 0 <= length < 2**63:
+            raise ValueError("the length of a storage is no whole number")
+        self.push(self.storages.setdefault(key, Storage(dtype, key, length)))
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.top((dict, Placeholder))
+        if len(values) % 2:
+            raise ValueError("a dictionary has a key without a value")
+        if isinstance(target, dict):
+            for key, value in zip(values[::2], values[1::2]):
+                insert(target, key, value)
+
+    def tuple_of(self, count: int) -> None:
+        values = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(values)))
+
+    def integer(self, size: int) -> None:
+        if size > _MAX_INT_BYTES:
+            raise ValueError(f"an integer has {size} bytes; up to {_MAX_INT_BYTES} are read")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    def decimal(self) -> None:
+        text = self.line()
+        self.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
+
+    def text(self, size: int) -> None:
+        # Like pickle itself: a lone surrogate is no error.
+        self.push(self.take(size).decode("utf-8", "surrogatepass"))
+
+    def stacked_name(self) -> None:
+        name, module = self.pop(), self.pop()
+        self.name(module, name)
+
+    def discard_items(self) -> None:
+        self.items()
+        self.top(Placeholder)
+
+
+def _pushes(value: Callable[[], Any]) -> Callable[[_Machine], None]:
+    return lambda machine: machine.push(value())
+
+
+_INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
+    pickle.PROTO: lambda m: m.take(1),
+    pickle.FRAME: lambda m: m.take(8),
+    pickle.MARK: lambda m: m.marks.append(len(m.stack)),
+    pickle.POP: lambda m: m.pop(),
+    pickle.POP_MARK: lambda m: m.items(),
+    pickle.NONE: _pushes(lambda: None),
+    pickle.NEWTRUE: _pushes(lambda: True),
+    pickle.NEWFALSE: _pushes(lambda: False),
+    pickle.INT: lambda m: m.decimal(),
+    pickle.BININT: lambda m: m.integer(4),
+    pickle.BININT1: lambda m: m.push(m.number(1)),
+    pickle.BININT2: lambda m: m.push(m.number(2)),
+    pickle.LONG1: lambda m: m.integer(m.number(1)),
+    pickle.LONG4: lambda m: m.integer(m.number(4)),
+    pickle.FLOAT: lambda m: m.push(float(m.line())),
+    pickle.BINFLOAT: lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
+    # Text of Python 2, whose PyTorch wrote the first official checkpoints.
+    pickle.SHORT_BINSTRING: lambda m: m.text(m.number(1)),
+    pickle.BINSTRING: lambda m: m.text(m.number(4)),
+    pickle.SHORT_BINUNICODE: lambda m: m.text(m.number(1)),
+    pickle.BINUNICODE: lambda m: m.text(m.number(4)),
+    pickle.BINUNICODE8: lambda m: m.text(m.number(8)),
+    pickle.SHORT_BINBYTES: lambda m: m.push(m.take(m.number(1))),
+    pickle.BINBYTES: lambda m: m.push(m.take(m.number(4))),
+    pickle.BINBYTES8: lambda m: m.push(m.take(m.number(8))),
+    pickle.BYTEARRAY8: lambda m: m.push(m.take(m.number(8))),
+    pickle.EMPTY_TUPLE: _pushes(tuple),
+    pickle.TUPLE1: lambda m: m.tuple_of(1),
+    pickle.TUPLE2: lambda m: m.tuple_of(2),
+    pickle.TUPLE3: lambda m: m.tuple_of(3),
+    pickle.TUPLE: lambda m: m.push(tuple(m.items())),
+    pickle.EMPTY_LIST: _pushes(list),
+    pickle.APPEND: lambda m: (value := m.pop(), m.top(list).append(value)),
+    pickle.APPENDS: lambda m: (values := m.items(), m.top(list).extend(values)),
+    pickle.EMPTY_DICT: _pushes(dict),
+    pickle.SETITEM: lambda m: m.set_items([m.pop(), m.pop()][::-1]),
+    pickle.SETITEMS: lambda m: m.set_items(m.items()),
+    # Sets are never read, and hashing their items may take time without limit.
+    pickle.EMPTY_SET: _pushes(Placeholder),
+    pickle.ADDITEMS: lambda m: m.discard_items(),
+    pickle.FROZENSET: lambda m: (m.items(), m.push(Placeholder())),
+    pickle.BINGET: lambda m: m.recall(m.number(1)),
+    pickle.LONG_BINGET: lambda m: m.recall(m.number(4)),
+    pickle.BINPUT: lambda m: m.remember(m.number(1)),
+    pickle.LONG_BINPUT: lambda m: m.remember(m.number(4)),
+    pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
+    pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
+    pickle.STACK_GLOBAL: lambda m: m.stacked_name(),
+    pickle.REDUCE: lambda m: m.call(),
+    pickle.NEWOBJ: lambda m: m.call(),
+    pickle.BUILD: lambda m: m.build(),
+    pickle.BINPERSID: lambda m: m.storage(),
+}
 
 
 def load(file: io.BufferedIOBase, path: Path, storages: dict[str, Storage] | None = None) -> Any:
-    """Build the pickled value at which ``file`` stands.
+    """Build the pickled value that begins where ``file`` stands.
 
     Args:
-        file: stands behind the value afterwards.
-        path: what the messages call the file.
-        storages: gets the storages that the value's tensors lie in, by key.
+        file: positioned behind the value afterwards; seekable.
+        path: the file's name in messages.
+        storages: receives the storages that the value's tensors lie in, by key.
 
     Raises:
         UnsafePickleError: naming what was asked for; nothing was run.
-        ValueError: if this is no sound pickle.
+        ValueError: the pickle is damaged, or would take more time or memory than its size allows.
     """
     try:
-        return _Unpickler(file, {} if storages is None else storages).load()
+        return _Machine(file, {} if storages is None else storages).run()
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"{path} asks for `{error}`; only tensors and plain containers are read, so nothing in "
             "it was run. If you trust the file, load it with PyTorch and save its `state_dict` "
             "alone."
         ) from None
-    except Exception as error:  # the pickle module documents that damaged data may raise anything
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged or no checkpoint: its pickle cannot be read ({error})."
         ) from error

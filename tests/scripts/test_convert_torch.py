@@ -180,9 +180,19 @@ def test_an_existing_checkpoint_is_kept_unless_overwritten(convert, tmp_path):
     assert "--overwrite" in err
     assert (output / "mine").read_text() == "precious"
 
+    code, _, err = convert(LEGACY, "--output", output, "--overwrite")
+    assert code == 2
+    assert "never replaced" in err
+    assert (output / "mine").read_text() == "precious"
+
+    (output / "mine").rename(tmp_path / "mine")
+    output.rmdir()
+    assert convert(LEGACY, "--output", output)[0] == 0
+    (tmp_path / "mine").rename(output / "mine")
     code, _, _ = convert(LEGACY, "--output", output, "--overwrite")
     assert code == 0
     assert checkpoint.load(output).config.n_outputs == 7
+    assert (output / "mine").read_text() == "precious"
 
 
 def test_inspect_shows_hyper_parameters_and_values_and_writes_nothing(convert, tmp_path):
