@@ -27,6 +27,7 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import SubtitleSet
 from av.video.stream import VideoStream
 
+from flavr_jax.video.files import phone_tags
 from flavr_jax.video.files.audio import StretchedAudio
 from flavr_jax.video.files.formats import Container
 from flavr_jax.video.files.reader import as_fraction, timeline_start
@@ -79,6 +80,7 @@ class OtherStreams:
         for stream in self._container.streams:
             self._add(stream)
         _copy_metadata(self._container, output)
+        self._lost += phone_tags.left_out(self._container.metadata, container.muxer)
         self._copy_chapters()
         if self._lost:
             logger.warning("%s: left out of the output: %s.", path, ", ".join(self._lost))
@@ -255,7 +257,7 @@ def _holds(muxer: str, stream: Stream) -> bool:
 
 def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
     """Title, date and so on, of the file and of its video."""
-    output.metadata.update(_lasting(source.metadata))
+    output.metadata.update(phone_tags.lasting(_lasting(source.metadata)))
     pictures = _pictures(source)
     if pictures is not None:
         _describe(pictures, output.streams.video[0])

@@ -26,6 +26,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from flavr_jax.partial import Partial
+from flavr_jax.video.files import phone_tags
 from flavr_jax.video.files.encoders import ENCODERS, Encoding, check_encoder, options_of
 from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
 from flavr_jax.video.files.reader import explained
@@ -235,6 +236,8 @@ class VideoWriter:
         self._plan = _Plan.of(str(path), info, encoding)
         self._last: int | None = None
         self._duration, self._moved, self._doubled = 1, False, False
+        mov_like = self._plan.muxer in _MOV_LIKE
+        self._phone_tags = mov_like and others is not None and phone_tags.in_file(others)
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
@@ -297,17 +300,22 @@ class VideoWriter:
                 self._others.copy()
             self._container.close()
             if self._partial is not None:
+                if self._phone_tags:
+                    phone_tags.rename_second_date(self._partial.path)
                 self._partial.commit()
 
     def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
         """The partial file, or standard output, opened for FFmpeg."""
         if self._partial is not None:
             undo.callback(self._partial.discard)
+        options = self._plan.container_options
+        if self._phone_tags:
+            options["movflags"] += "+use_metadata_tags"
         container = av.open(
             "pipe:1" if self._partial is None else str(self._partial.path),
             "w",
             format=self._plan.muxer,
-            options=self._plan.container_options,
+            options=options,
         )
         undo.callback(_close, container)
         return container
