@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the network takes, where the time goes, and what a card could do at best."""
+"""Times and costs of the network, of its layers and of training, and peers to compare with."""

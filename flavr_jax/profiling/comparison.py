@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One window through our implementations and through PyTorch's, side by side, on one device.
+"""Forward passes of this project and of PyTorch, timed side by side on one device.
 
-Every row is timed the same way: from float32 frames on the device to float32 frames on the device,
-one call at a time, waited for. Every row's output is compared with the float32 definition's.
+Every row is timed in the same way: from float32 frames on the device to float32 frames on the
+device, one call at a time, each waited for. Every output is compared with the reference
+implementation's in float32.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ TYPES: dict[OnePrecision, Any] = {
     "fp16": jnp.float16,
     "fp8": jnp.bfloat16,
 }
-"""What is not in 8 bits."""
+"""Type of parameters and activations by precision; for fp8, of those that stay in 16 bits."""
 
 TorchMode: TypeAlias = Literal[
     "float32",
@@ -64,12 +65,12 @@ TorchMode: TypeAlias = Literal[
 ]
 
 
-_CALIBRATED = 64  # pixels in height and width
+_CALIBRATED = 64  # height and width in pixels of the window that fp8 scales are measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class _Mode:
-    """How a PyTorch user would run it."""
+    """Settings with which a PyTorch user would run the network."""
 
     dtype: str
     channels_last: bool = False
@@ -89,29 +90,30 @@ TORCH_MODES: dict[TorchMode, _Mode] = {
     "bfloat16-max-autotune": _Mode("bfloat16", True, compile="max-autotune"),
     "float16-max-autotune": _Mode("float16", True, compile="max-autotune"),
 }
-"""``float32`` is PyTorch as shipped: its convolutions use TF32."""
+"""PyTorch settings by name. ``float32`` is PyTorch as shipped: its convolutions use TF32."""
 
 
 class NetworkCase:
-    """A network with random weights, a batch of random windows, and the right answer.
+    """A network with random weights, a batch of random windows, and the exact output for it.
 
     Attributes:
         config: the network's settings.
-        params: its parameters, float32.
-        windows: the batch.
-        expected: the float32 definition's answer; None where nothing is compared with it.
+        params: random float32 parameters.
+        windows: the batch, ``[batch, n_inputs, height, width, 3]``.
+        expected: the output of the reference implementation in float32; None without ``check``.
     """
 
     def __init__(
         self, config: ModelConfig, batch: int, height: int, width: int, *, check: bool = True
     ) -> None:
+        """Draw parameters and windows, and with ``check`` compute the expected output."""
         self.config = config
         self.params = flavr.init(config, jax.random.key(0))
         shape = (batch, config.n_inputs, height, width, 3)
         self.windows = jax.random.uniform(jax.random.key(1), shape, jnp.float32)
-        self.expected = self._answer() if check else None
+        self.expected = self._expected_output() if check else None
 
-    def _answer(self) -> np.ndarray:
+    def _expected_output(self) -> np.ndarray:
         apply = functools.partial(flavr.apply, self.config, implementation="xla")
         with jax.default_matmul_precision("highest"):
             return np.asarray(jax.jit(apply)(self.params, self.windows))
@@ -119,7 +121,7 @@ class NetworkCase:
     def parameters(
         self, precision: OnePrecision, implementation: Implementation | None
     ) -> flavr.Parameters:
-        """As calls take them."""
+        """Return the parameters converted and packed for a precision and an implementation."""
         dtype = TYPES[precision]
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), self.params)
         scales = self._scales if precision == "fp8" else None
@@ -127,24 +129,37 @@ class NetworkCase:
 
     @functools.cached_property
     def _scales(self) -> dict[str, float]:
-        """Of all feature maps, from a part of the first window: they are noise everywhere."""
+        """Scales of all feature maps, from a crop of the first window; noise is alike all over."""
         window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
         ranges = functools.partial(quantized.ranges, self.config, implementation="xla")
         largest = jax.jit(ranges)(self.params, window)
         return quantized.scales_for({name: float(value) for name, value in largest.items()})
 
     def error(self, outputs: Any) -> float | None:
-        """Norm of the difference from float32 over the norm of what the network adds."""
+        """Return the norm of the error relative to the norm of the network's own contribution.
+
+        That contribution is what the network adds to the base: the mean colour of the window or
+        the blended middle frames, whichever the network is built on. The base costs nothing to
+        predict, so an error that seems small beside the whole picture may be as large as all that
+        the network computes.
+        """
         if self.expected is None:
             return None
-        base = np.asarray(jnp.mean(self.windows, axis=(1, 2, 3), keepdims=True))
+        base = np.asarray(_base(self.config, self.windows))
         difference = np.linalg.norm((np.asarray(outputs) - self.expected).ravel())
         return float(difference / np.linalg.norm((self.expected - base).ravel()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the comparison.
+
+    Attributes:
+        name: implementation and precision, or PyTorch and its settings.
+        timing: times of a call.
+        error: relative error, see :meth:`NetworkCase.error`; None if it was not checked.
+        peak_bytes: memory of the program with its arguments; None if it is not known.
+    """
 
     name: str
     timing: CallTimes
@@ -154,7 +169,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Our network, compiled for a case: its parameters, and what is called with them."""
+    """Our network compiled for a case.
+
+    Attributes:
+        name: implementation and precision.
+        params: parameters as the program takes them.
+        compiled: the compiled program, a function of parameters and windows.
+    """
 
     name: str
     params: flavr.Parameters
@@ -164,7 +185,11 @@ class Program:
 def compile_jax(
     case: NetworkCase, variants: Iterable[tuple[Implementation | None, OnePrecision]]
 ) -> list[Program]:
-    """Ours, all at once; a named implementation that cannot run is an error."""
+    """Compile all variants of our network concurrently.
+
+    Raises:
+        NotImplementedError: an implementation cannot run here.
+    """
 
     def prepare(variant: tuple[Implementation | None, OnePrecision]) -> Program:
         implementation, precision = variant
@@ -178,7 +203,7 @@ def compile_jax(
 
 
 def run_jax(case: NetworkCase, program: Program, repeats: int) -> Row:
-    """Time one of them."""
+    """Time one compiled program."""
 
     def run() -> Array:
         return program.compiled(program.params, case.windows)
@@ -193,7 +218,12 @@ def run_jax(case: NetworkCase, program: Program, repeats: int) -> Row:
 
 
 def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "cuda") -> Row:
-    """PyTorch's, in one of :data:`TORCH_MODES`."""
+    """Time PyTorch's network in one of :data:`TORCH_MODES`.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is not installed.
+        ValueError: the PyTorch peer lacks this variant of the network.
+    """
     settings = TORCH_MODES[mode]
     peer, windows, around = _prepare(case, settings, device)
     torch = peer.torch
@@ -217,7 +247,7 @@ def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "c
 
 
 def torch_stages(case: NetworkCase, mode: TorchMode, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each stage of the eager peer, by CUDA events."""
+    """Return the median milliseconds of each stage of the eager peer, measured by CUDA events."""
     peer, windows, around = _prepare(case, TORCH_MODES[mode], "cuda")
     torch = peer.torch
     times: dict[str, list[float]] = {}
@@ -240,7 +270,7 @@ def torch_stages(case: NetworkCase, mode: TorchMode, repeats: int) -> dict[str, 
 def _prepare(
     case: NetworkCase, settings: _Mode, device: str
 ) -> tuple[TorchPeer, Any, Callable[[], Any]]:
-    """The peer, its input, and the context that it runs in."""
+    """Return the peer, its input, and the context manager to run it in."""
     peer = TorchPeer(
         case.config,
         case.params,
@@ -263,3 +293,10 @@ def _prepare(
             yield
 
     return peer, windows, around
+
+
+def _base(config: ModelConfig, windows: Array) -> Array:
+    """Return what the network adds its output to, as ``[batch, 1 or n_outputs, …, 3]``."""
+    if config.base == "mean":
+        return flavr.mean_colour(windows)
+    return flavr.blend(windows, config.n_outputs)

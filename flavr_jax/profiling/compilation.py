@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels compiled for a GPU that is not there, and what its assembler says of them.
+"""Compilation of the kernels for a GPU that this machine does not have, and the assembler's notes.
 
-XLA compiles for a described device as well as for one at hand. What matters is in the assembler's
-notes: registers that did not suffice (spills), and warning C7510, which says that products of the
-tensor cores wait for each other. Needs the packages of :data:`PACKAGES`.
+XLA can compile for a described device. The assembler (ptxas) then reports registers that did not
+suffice (spills), and warning C7510: the products of the tensor cores (wgmma) are serialised. Needs
+the packages of :data:`PACKAGES`.
 """
 
 from __future__ import annotations
@@ -38,25 +38,30 @@ __all__ = [
 ]
 
 OfKernels: TypeAlias = Literal["bf16", "fp16", "fp8"]
-"""The precisions that the GPU kernels have."""
+"""Precisions of the GPU kernels."""
 
 PACKAGES = (
-    "jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt",
-    "nvidia-cuda-nvdisasm", "nvidia-cuda-cuobjdump",
-)  # fmt: skip
-"""To be installed with ``pip install --no-deps``, the first two in the version of jax."""
+    "jax-cuda13-plugin",
+    "jax-cuda13-pjrt",
+    "nvidia-cuda-nvcc",
+    "nvidia-nvvm",
+    "nvidia-cuda-crt",
+    "nvidia-cuda-nvdisasm",
+    "nvidia-cuda-cuobjdump",
+)
+"""Packages to install with ``pip install --no-deps``, the first two in the version of jax."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledKernel:
-    """What the assembler says of one kernel.
+    """The assembler's report on one kernel.
 
     Attributes:
-        name: the kernel's.
-        registers: a thread, at the start.
-        spilled: bytes stored to memory because registers ran out.
-        serialised: how often C7510 was given.
-        shared_memory: bytes a thread block.
+        name: name of the kernel.
+        registers: registers per thread when the kernel starts.
+        spilled: bytes per thread stored to memory because registers ran out.
+        serialised: number of C7510 warnings.
+        shared_memory: bytes per thread block.
     """
 
     name: str
@@ -67,7 +72,10 @@ class CompiledKernel:
 
 
 def prepare(dump: Path) -> None:
-    """Set what JAX and XLA ask for when they first compile; before that.
+    """Set up JAX and XLA to compile without a GPU; call it before anything is compiled.
+
+    Args:
+        dump: folder for the assembler's reports.
 
     Raises:
         FileNotFoundError: CUDA's compiler is not installed as packages.
@@ -101,13 +109,13 @@ def compile_kernels(
     target: str,
     dump: Path,
 ) -> list[CompiledKernel]:
-    """Compile the network for a device and read what was noted in ``dump``.
+    """Compile the network for a device, and return the assembler's report on each kernel.
 
     Args:
         config: the network.
-        batch: windows a call.
-        height: of frames, in pixels; a multiple of 8.
-        width: likewise.
+        batch: windows in a call.
+        height: height of frames in pixels, a multiple of 8.
+        width: width of frames in pixels, a multiple of 8.
         precision: what the network computes in.
         target: XLA's description of the device, as text.
         dump: the folder that :func:`prepare` was given.
@@ -131,7 +139,7 @@ def compile_kernels(
 
 
 def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
-    """The parameters as the kernels take them, with shapes in place of arrays."""
+    """Return the tree of parameters that the kernels take, with shapes in place of arrays."""
     if precision != "fp8":
         return flavr.parameter_shapes(config, TYPES[precision])
     scales = dict.fromkeys(quantized.feature_maps(config), 1.0)
@@ -139,7 +147,7 @@ def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
 
 
 def read_notes(notes: Path) -> CompiledKernel:
-    """The assembler's notes on a kernel, and the resources listed beside them."""
+    """Read the assembler's report on a kernel, and the resources listed in the file beside it."""
     text = notes.read_text()
     resources = notes.with_suffix(".resources.txt")
     memory = re.search(r"smem_scratch_bytes=(\d+)", resources.read_text())
@@ -150,7 +158,7 @@ def read_notes(notes: Path) -> CompiledKernel:
     return CompiledKernel(
         notes.stem,
         number(r"Used (\d+) registers"),
-        # The function and, where there are any, a warning repeat the number: the first counts.
+        # A warning about spills repeats the number, so only the first one counts.
         int((re.findall(r"(\d+) bytes spill stores", text) or ["0"])[0]),
         text.count("C7510"),
         int(memory.group(1)) if memory else 0,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the convolutions of a network cost, read off its definition: products and bytes.
+"""Costs of a network's convolutions, read off its definition: floating-point operations and bytes.
 
-"Dense" counts every tap of a kernel, at the picture's border too; "useful" leaves out the products
-that only meet the zeros before the first and after the last frame. The zeros that define a
-transposed convolution count in neither. Bytes are the least that can be moved: each input, weight
-and output once.
+"Dense" counts every tap of a kernel, also at the border of the picture. "Useful" leaves out the
+products with the zeros before the first and after the last frame. Neither counts the zeros that
+define a transposed convolution. Bytes are the fewest that can be moved: each input, weight and
+output once.
 """
 
 from __future__ import annotations
@@ -12,44 +12,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 
 __all__ = ["LayerCost", "layer_costs"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """One convolution.
+    """Cost of one convolution.
 
     Attributes:
-        scope: where it is, such as ``encoder/layer2/block0/conv1``.
+        scope: its named scope, such as ``encoder/layer2/block0/conv1``.
         dense_flops: twice the number of products.
-        useful_flops: likewise, without those that meet padding in time.
-        bytes: of inputs, weights and output.
+        useful_flops: likewise, without products with padding in time.
+        bytes: size of input, weights and output.
     """
 
     scope: str
     dense_flops: int
     useful_flops: int
     bytes: int
-
-
-# Of the layers that read or write feature maps of 16 bits where others have 8: bytes of an input
-# or weight, and of an output.
-_BYTES_BESIDE_8_BITS = {
-    "encoder/stem": (2, 1),
-    "decoder/stage4": (1, 2),
-    "fuse": (2, 2),
-    "out": (2, 4),
-}
 
 
 def layer_costs(
@@ -61,15 +52,15 @@ def layer_costs(
     *,
     in_8_bits: bool = False,
 ) -> list[LayerCost]:
-    """The convolutions of one call, in the order they run.
+    """Return the costs of all convolutions of one call, in the order they run.
 
     Args:
         config: the network.
-        batch: windows a call.
-        height: of frames, in pixels; a multiple of 8.
-        width: likewise.
-        dtype: what the network computes in.
-        in_8_bits: whether all feature maps that can be are stored in 8 bits.
+        batch: windows in a call.
+        height: height of frames in pixels, a multiple of 8.
+        width: width of frames in pixels, a multiple of 8.
+        dtype: type that the network computes in.
+        in_8_bits: store every feature map that can be in 8 bits.
     """
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), flavr.parameter_shapes(config)
@@ -77,16 +68,50 @@ def layer_costs(
     windows = jax.ShapeDtypeStruct((batch, config.n_inputs, height, width, 3), jnp.float32)
     definition = functools.partial(flavr.apply, config, implementation="reference")
     jaxpr = jax.make_jaxpr(definition)(params, windows)
-    size = jnp.dtype(dtype).itemsize
+    wide = _Bytes(jnp.dtype(dtype).itemsize, jnp.dtype(dtype).itemsize)
+    narrow = _bytes_with_8_bits(config, wide) if in_8_bits else {}
+    costs = []
+    for equation in _convolutions(jaxpr.jaxpr):
+        scope = str(equation.source_info.name_stack)
+        # A factorised convolution is two equations under one scope, in the order of the graph.
+        remaining = narrow.get(scope)
+        costs.append(_cost(equation, scope, remaining.pop(0) if remaining else wide))
+    return costs
 
-    def bytes_of(scope: str) -> tuple[int, int]:
-        return _BYTES_BESIDE_8_BITS.get(scope, (1, 1)) if in_8_bits else (size, size)
 
-    return [_cost(equation, bytes_of) for equation in _convolutions(jaxpr.jaxpr)]
+class _Bytes(NamedTuple):
+    """Bytes of a number in a convolution's input and weights, and in its output."""
+
+    read: int
+    written: int
+
+
+def _bytes_with_8_bits(config: ModelConfig, wide: _Bytes) -> dict[str, list[_Bytes]]:
+    """Return the bytes of the convolutions in each scope, if all maps that can be have 8 bits.
+
+    The graph decides which: a convolution multiplies in 8 bits if all maps that it reads have 8
+    bits, and its output has 8 bits if another convolution reads it.
+    """
+    maps = dict.fromkeys(quantized.feature_maps(config), 1.0)
+    found: dict[str, list[_Bytes]] = {}
+    for each in quantized.convolutions(config):
+        read = 1 if each.in_8_bits(maps) else wide.read
+        written = 1 if each.name in maps else wide.written
+        found.setdefault(_scope_of(each.name), []).append(_Bytes(read, written))
+    # The network's output is float32; bf16 is converted after the convolution, fp8 within it.
+    found["out"] = [_Bytes(wide.read, 4)]
+    return found
+
+
+def _scope_of(name: str) -> str:
+    """Return the named scope that a layer runs in, from its place in the parameters."""
+    name = re.sub(r"^encoder/(layer\d)/(\d+)/", r"encoder/\1/block\2/", name)
+    name = re.sub(r"^decoder/stages/(\d)/conv", r"decoder/stage\1", name)
+    return re.sub(r"/(spatial|temporal)$", "", name)
 
 
 def _convolutions(jaxpr: Any) -> Iterator[Any]:
-    """All convolutions of a jaxpr, those of nested ones too."""
+    """Yield all convolutions of a jaxpr, including those of nested jaxprs."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             yield equation
@@ -96,25 +121,24 @@ def _convolutions(jaxpr: Any) -> Iterator[Any]:
                 yield from _convolutions(inner)
 
 
-def _cost(equation: Any, bytes_of: Callable[[str], tuple[int, int]]) -> LayerCost:
-    """``bytes_of`` a scope: of an input or weight, and of an output."""
+def _cost(equation: Any, scope: str, size: _Bytes) -> LayerCost:
+    """Count the products and bytes of one convolution."""
     pixels, kernel = (variable.aval for variable in equation.invars)
     (output,) = (variable.aval for variable in equation.outvars)
     taps = kernel.shape[:-2]
     products = math.prod(output.shape) * math.prod(taps) * kernel.shape[-2]
+    # Dilating the input inserts zeros between its pixels; only 1 in prod(dilation) taps meets one.
     products //= math.prod(equation.params["lhs_dilation"])
     useful = products
     if len(taps) == 3:
         useful *= _share_inside(taps[0], pixels.shape[1], equation.params["padding"][0])
-    scope = str(equation.source_info.name_stack)
-    read, written = bytes_of(scope)
-    moved = read * (math.prod(kernel.shape) + math.prod(pixels.shape))
-    moved += written * math.prod(output.shape)
+    moved = size.read * (math.prod(kernel.shape) + math.prod(pixels.shape))
+    moved += size.written * math.prod(output.shape)
     return LayerCost(scope, 2 * products, round(2 * useful), moved)
 
 
 def _share_inside(taps: int, frames: int, padding: tuple[int, int]) -> float:
-    """The share of (output frame, temporal tap) pairs that meet a frame."""
+    """Return the share of (output frame, temporal tap) pairs that meet a frame, not padding."""
     outputs = frames + sum(padding) - taps + 1
     inside = sum(
         0 <= output + tap - padding[0] < frames for output in range(outputs) for tap in range(taps)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast windows come, measured on clips that need no data set.
+"""Throughput of training data, measured on drawn clips, so that no data set is needed.
 
-Decoding costs what a picture's detail costs, so the clips that are packed and read have the noise
-of cameras: without it, PNG files would be smaller and decode faster.
+The clips have noise like a camera's: detail determines how long an image takes to decode, and
+clean PNG files would be smaller and decode faster than those of real footage.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ __all__ = ["bank", "batches_per_second", "septuplets"]
 
 
 def batches_per_second(draw: Callable[[], Any], seconds: float, *, warm_up: int = 2) -> float:
-    """How often ``draw`` finishes a batch on the device in a second.
+    """Measure how many batches a second ``draw`` finishes on the device.
 
-    The first ``warm_up`` do not count: one compiles, and meanwhile a loader gets batches ready.
+    Args:
+        draw: makes a batch.
+        seconds: length of the measurement.
+        warm_up: batches before it. The first one compiles, and a loader fills its store meanwhile.
     """
     for _ in range(warm_up):
         jax.block_until_ready(draw())
@@ -37,7 +40,7 @@ def batches_per_second(draw: Callable[[], Any], seconds: float, *, warm_up: int 
 
 
 def septuplets(count: int) -> list[ArrayClip]:
-    """Drawn clips of seven frames, 448×256, as those of Vimeo-90K are, with noise."""
+    """Draw clips like those of Vimeo-90K: seven frames of 448×256 pixels, with noise."""
     times, size = jnp.linspace(0.0, 3.0, 7), (256, 448)
     config = scenes.SyntheticConfig(texture_size=512)
     draw = jax.jit(lambda key: scenes.draw(key, times, size, config))
@@ -51,7 +54,7 @@ def septuplets(count: int) -> list[ArrayClip]:
 
 
 def bank(found: list[ArrayClip]) -> mixture.RealClips:
-    """Clips of one size, held on the device."""
+    """Put clips of one size on the device, to cut windows from."""
     frames = np.concatenate([clip.frames for clip in found])
     lengths = np.array([len(clip) for clip in found])
     widths = np.full_like(lengths, frames.shape[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timings as lines, tables, JSON and a plot, each with what is needed to repeat them."""
+"""Measured times as lines, tables, JSON and a plot, with the environment they depend on."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from flavr_jax.models import flavr
 from flavr_jax.models.layers import Implementation
 from flavr_jax.partial import written_whole
 from flavr_jax.profiling.comparison import TYPES, NetworkCase, OnePrecision, Row
-from flavr_jax.profiling.costs import layer_costs
-from flavr_jax.profiling.timing import measure_ceilings
+from flavr_jax.profiling.costs import LayerCost, layer_costs
+from flavr_jax.profiling.timing import Ceilings, measure_ceilings
 from flavr_jax.profiling.trace import Kernel, by_scope, profile
 
 __all__ = ["environment", "figures", "layers", "line", "plot"]
 
-_MOST_KERNELS = 20
+_MOST_KERNELS = 20  # in the table
 
 
 def environment(*, with_torch: bool = False) -> str:
-    """The device and the versions that a figure depends on."""
+    """Describe the device and the versions of packages that a measurement depends on."""
     device = jax.devices()[0]
     packages = ["jax", "jaxlib", "flax", *(["torch"] if with_torch else [])]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -36,7 +36,7 @@ def environment(*, with_torch: bool = False) -> str:
 
 
 def line(row: Row) -> str:
-    """A row in words."""
+    """Describe a row in one line."""
     low, high = row.timing.quartiles
     error = "" if row.error is None else f", error {row.error:.1e}"
     memory = "" if row.peak_bytes is None else f", {row.peak_bytes / 2**30:.2f} GiB"
@@ -47,7 +47,7 @@ def line(row: Row) -> str:
 
 
 def figures(row: Row) -> dict[str, Any]:
-    """A row as JSON, with the environment."""
+    """Return a row and the environment, for JSON."""
     return {
         "name": row.name,
         "milliseconds": row.timing.milliseconds,
@@ -66,16 +66,23 @@ def layers(
     folder: Path,
     torch_stages: dict[str, float],
 ) -> str:
-    """Tables of the most expensive kernels, of every layer, and of stages beside PyTorch's.
+    """Profile a call, and tabulate kernels, layers, and stages beside PyTorch's.
 
-    Layers are compared with the device's ceilings, which are measured first.
+    Layers are compared with the speed of large matrix products and copies on the same device.
+
+    Args:
+        case: the network and its windows.
+        implementation: which implementation runs it.
+        precision: what it computes in.
+        folder: where the trace goes.
+        torch_stages: milliseconds of PyTorch's stages by name; empty for no comparison.
     """
     params = case.parameters(precision, implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-    # On a GPU the kernels of a call otherwise go out as one graph, and the trace names only that.
+    # By default a GPU runs the kernels of a call as one CUDA graph, and the trace names only that.
     on_gpu = jax.default_backend() == "gpu"
-    apart: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""} if on_gpu else {}
-    compiled = jax.jit(apply).lower(params, case.windows).compile(compiler_options=apart)
+    options: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""} if on_gpu else {}
+    compiled = jax.jit(apply).lower(params, case.windows).compile(compiler_options=options)
     kernels = profile(
         compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
     )
@@ -86,7 +93,7 @@ def layers(
 
 
 def plot(rows: list[Row], path: Path, title: str) -> None:
-    """Bars of the medians, fastest first.
+    """Draw the median times as bars, the fastest on top, into ``path``.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -107,6 +114,7 @@ def plot(rows: list[Row], path: Path, title: str) -> None:
 
 
 def _kernel_table(kernels: list[Kernel]) -> str:
+    """Tabulate the most expensive kernels."""
     total = sum(kernel.milliseconds for kernel in kernels)
     lines = [f"{total:.3f} ms in {len(kernels)} kernels; the most expensive:"]
     for kernel in kernels[:_MOST_KERNELS]:
@@ -120,15 +128,23 @@ def _kernel_table(kernels: list[Kernel]) -> str:
 
 
 def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecision) -> str:
+    """Tabulate every layer's time, speed, and share of what the device can do."""
     batch, _, height, width, _ = case.windows.shape
     dtype = jnp.dtype(TYPES[precision])
     costs = layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")
+    return _layer_lines(costs, kernels, measure_ceilings(dtype), dtype.name)
+
+
+def _layer_lines(
+    costs: list[LayerCost], kernels: list[Kernel], ceilings: Ceilings, dtype: str
+) -> str:
+    """Write the table of layers; a CPU's is in billions a second where a GPU's is in trillions."""
     times = by_scope(kernels, [cost.scope for cost in costs])
-    ceilings = measure_ceilings(dtype)
+    scale, prefix = (1, "T") if ceilings.tflops >= 1 else (1000, "G")
     lines = [
-        f"ceilings here: {ceilings.tflops:.1f} TFLOP/s ({dtype.name} product), "
-        f"{ceilings.terabytes:.3f} TB/s (copy)",
-        "        ms  useful  dense TFLOP/s  % of peak  % of bytes' roofline",
+        f"ceilings here: {scale * ceilings.tflops:.1f} {prefix}FLOP/s ({dtype} product), "
+        f"{scale * ceilings.terabytes:.3g} {prefix}B/s (copy)",
+        f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline",
     ]
     for cost in costs:
         milliseconds = times[cost.scope] or math.nan
@@ -138,14 +154,15 @@ def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecisi
         peak = 100 * useful / ceilings.tflops
         roofline = 1e-7 * cost.bytes / milliseconds / ceilings.terabytes
         lines.append(
-            f"{milliseconds:10.4f} {useful:7.1f} {dense:14.1f} {peak:10.1f} {roofline:21.1f}  "
-            f"{cost.scope}"
+            f"{milliseconds:10.4f} {scale * useful:7.1f} {scale * dense:14.1f} {peak:10.1f} "
+            f"{roofline:21.1f}  {cost.scope}"
         )
     lines.append(f"{times['']:10.4f}  everything else")
     return "\n".join(lines)
 
 
 def _stage_table(kernels: list[Kernel], torch_stages: dict[str, float]) -> str:
+    """Tabulate the times of stages beside PyTorch's."""
     times = by_scope(kernels, list(torch_stages))
     lines = ["stage by stage, ms: ours, PyTorch eager, ratio"]
     for stage, theirs in torch_stages.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wall-clock times of single calls, and the two ceilings of a device."""
+"""Wall-clock times of calls, and a device's speed at matrix products and copies."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from jax.typing import DTypeLike
 
 __all__ = ["CallTimes", "Ceilings", "measure", "measure_ceilings"]
 
-_QUEUED = 20
-_PRODUCTS = 8
+_QUEUED = 20  # calls started at once
+_PRODUCTS = 8  # in a row, so that one launch counts little
 
 
 @dataclasses.dataclass(frozen=True)
 class CallTimes:
-    """What calls took.
+    """Times of repeated calls.
 
     Attributes:
-        milliseconds: of single calls, each waited for.
-        queued: milliseconds a call of many started at once and waited for together, as footage is
-            worked through.
+        milliseconds: times of single calls, each waited for.
+        queued: milliseconds per call if many are started at once and waited for together, as when
+            a clip is interpolated.
     """
 
     milliseconds: tuple[float, ...]
@@ -35,23 +35,23 @@ class CallTimes:
 
     @property
     def median(self) -> float:
-        """The figure that is quoted."""
+        """Median of the single calls in milliseconds, which is what this project quotes."""
         return statistics.median(self.milliseconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Lower and upper quartile."""
+        """Lower and upper quartile of the single calls in milliseconds."""
         low, _, high = statistics.quantiles(self.milliseconds, n=4)
         return low, high
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """What a device reached in this run, on random data.
+    """Speed that the device reached in this run, on random data.
 
     Attributes:
-        tflops: of a square matrix product, 8192 wide on a GPU.
-        terabytes: a second, read and written, of a copy.
+        tflops: TFLOP/s of a square matrix product, 8192 wide on a GPU and 1024 on a CPU.
+        terabytes: TB/s of a copy, counting both what is read and what is written.
     """
 
     tflops: float
@@ -61,7 +61,14 @@ class Ceilings:
 def measure(
     start: Callable[[], Any], wait: Callable[[Any], Any], repeats: int, *, warm_up: int = 3
 ) -> CallTimes:
-    """Time calls: ``start`` may return before its result is there, ``wait`` waits for it."""
+    """Time repeated calls.
+
+    Args:
+        start: starts a call; it may return before the result is there.
+        wait: waits for what ``start`` returned.
+        repeats: calls to time, at least 2.
+        warm_up: calls before that, which are not timed.
+    """
     for _ in range(warm_up):
         wait(start())
     times = []
@@ -78,7 +85,7 @@ def measure(
 
 
 def measure_ceilings(dtype: DTypeLike) -> Ceilings:
-    """Measure large matrix products of this type in a row, and a copy that no cache holds."""
+    """Measure large matrix products of this type, and a copy too large for any cache."""
     small = jax.default_backend() == "cpu"
     size, copied = (1024, 2 * 10**8) if small else (8192, 2 * 10**9)
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype) / size**0.25

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same network in PyTorch, to be timed against: ordinary layers, as its users run it.
+"""The same network in PyTorch, of ordinary layers, as a baseline for times.
 
-It takes our parameters, so both must give the same output, which is checked before anything is
-timed. Needs PyTorch, which is imported when a peer is made.
+It takes this project's parameters, so that both networks must give the same output. PyTorch is
+imported when a peer is made.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["TorchPeer"]
 
 
 class TorchPeer:
-    """FLAVR of 3-D residual blocks with transposed convolutions and concatenated skips.
+    """FLAVR in PyTorch: 3-D residual blocks, transposed convolutions, concatenated skips.
 
     Attributes:
-        weights: PyTorch tensors by the path of our parameters; leaves, for training.
+        weights: PyTorch tensors by the path of our parameters; leaves of the autograd graph.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class TorchPeer:
         Args:
             config: the network.
             params: as :func:`flavr_jax.models.flavr.init` names them.
-            device: a name that PyTorch knows.
-            dtype: what it computes in.
-            channels_last: whether channels lie innermost in memory.
-            masters: for training: weights stay float32, take gradients, and are cast when used.
+            device: PyTorch's name of the device.
+            dtype: type that it computes in.
+            channels_last: store channels innermost in memory.
+            masters: keep float32 weights that take gradients, for training; cast them when used.
 
         Raises:
             ModuleNotFoundError: PyTorch is not installed.
-            ValueError: for a variant that the peer does not have.
+            ValueError: the peer lacks this variant of the network.
         """
         variant = (config.encoder, config.join, config.upsampling, config.batch_norm, config.base)
         if variant != ("r3d", "concat", "transposed", False, "mean"):
             raise ValueError(
-                f"the PyTorch peer has no {variant}; compare r3d, concat, transposed, no "
-                "normalisation, mean."
+                f"the PyTorch peer has no {variant}; compare a network of encoder r3d, join "
+                "concat, upsampling transposed, batch_norm false and base mean."
             )
         import torch  # pyright: ignore[reportMissingImports]
 
@@ -78,7 +78,7 @@ class TorchPeer:
             weight.requires_grad_(masters)
 
     def __call__(self, windows: Any, mark: Callable[[str], None] = lambda stage: None) -> Any:
-        """Predict.
+        """Predict the frames inside the middle interval.
 
         Args:
             windows: a float32 tensor ``[batch, 3, time, height, width]`` in [0, 1].
@@ -104,7 +104,7 @@ class TorchPeer:
         return x.unflatten(1, (self.config.n_outputs, 3)) + mean[:, None, :, 0]
 
     def _tensor(self, path: str, leaf: np.ndarray) -> Any:
-        """A parameter in PyTorch's layout."""
+        """Convert a parameter to PyTorch's layout."""
         if leaf.ndim == 5 and leaf.shape[:3] == (3, 4, 4):  # transposed: taps reversed, in first
             leaf = leaf[::-1, ::-1, ::-1].transpose(3, 4, 0, 1, 2)
         elif leaf.ndim > 2:
@@ -114,6 +114,7 @@ class TorchPeer:
         return self.torch.tensor(leaf.copy())
 
     def _encode(self, x: Any, mark: Callable[[str], None]) -> list[Any]:
+        """Return the features of the stem and the four stages."""
         relu = self.torch.relu
         x = relu(self._conv("encoder/stem", x, stride=(1, 2, 2), padding=(1, 3, 3)))
         mark("encoder/stem")
@@ -132,6 +133,7 @@ class TorchPeer:
         return features
 
     def _decode(self, features: list[Any], mark: Callable[[str], None]) -> Any:
+        """Return full-size features of every input frame, ``[batch, width, time, h, w]``."""
         *skips, x = features
         for number in range(5):
             path = f"decoder/stages/{number}"
@@ -162,7 +164,7 @@ class TorchPeer:
         return x * self.torch.sigmoid(logits)[:, :, None, None, None]
 
     def _weight(self, path: str) -> Any:
-        return self.weights[path].to(self.dtype)  # itself, unless a master is of another type
+        return self.weights[path].to(self.dtype)  # no copy if the type is the same
 
     def _leaky(self, x: Any) -> Any:
         return self.torch.nn.functional.leaky_relu(x, 0.2)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps of the PyTorch peer, as a PyTorch user would make them fast.
+"""Training steps of the PyTorch peer, with the settings that make them fast in PyTorch.
 
-Float32 weights computed with in bfloat16, channels innermost, forward and backward passes compiled
-by ``torch.compile``, convolution algorithms chosen by trial, and Adam in one kernel. It does
-less than our step does: gradients are not clipped, no average of the weights is kept, and windows
-are not augmented.
+Float32 weights are cast to bfloat16, channels are innermost, ``torch.compile`` compiles the forward
+and backward passes, cuDNN tries its convolution algorithms, and AdamW is fused. The step does less
+than ours: it does not clip gradients, average the weights, or augment windows.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["TorchTraining"]
 
 
 class TorchTraining:
-    """Steps on one batch, which stays on the device."""
+    """Training steps on one batch, which stays on the device."""
 
     def __init__(
         self,
@@ -36,17 +35,17 @@ class TorchTraining:
         compiled: bool = True,
         learning_rate: float = 1e-4,
     ) -> None:
-        """Copy all to the GPU, or to the CPU where PyTorch sees none; the first step compiles.
+        """Copy everything to the GPU, or without one to the CPU; the first step compiles.
 
         Args:
-            config: a network that :class:`TorchPeer` has.
-            params: where training starts.
-            inputs: windows.
-            targets: the frames to be predicted.
-            weights: of these in the loss; a window's may not all be 0.
-            dtype: what is computed in.
-            compiled: whether by ``torch.compile``.
-            learning_rate: of all steps.
+            config: a network that :class:`TorchPeer` supports.
+            params: initial parameters.
+            inputs: input frames.
+            targets: frames to predict.
+            weights: weights of these frames in the loss; those of a window may not all be 0.
+            dtype: type to compute in.
+            compiled: use ``torch.compile``.
+            learning_rate: learning rate of all steps.
 
         Raises:
             ModuleNotFoundError: PyTorch is not installed.
@@ -71,7 +70,7 @@ class TorchTraining:
         self._forward = torch.compile(self._loss, dynamic=False) if compiled else self._loss
 
     def step(self) -> Any:
-        """Take a step; on a GPU it need not be done on return. The loss, a tensor."""
+        """Issue a step and return its loss, a tensor; on a GPU neither may be done yet."""
         loss = self._forward(*self._batch)
         loss.backward()
         self._optimizer.step()
@@ -79,17 +78,17 @@ class TorchTraining:
         return loss.detach()
 
     def wait(self) -> None:
-        """Return when all steps are done."""
+        """Wait for all steps issued so far."""
         if self._device == "cuda":
             self._torch.cuda.synchronize()
 
     def close(self) -> None:
-        """Give the memory back; nothing can be done afterwards."""
+        """Free the memory; the object cannot be used afterwards."""
         self.__dict__.clear()
 
     def _loss(self, inputs: Any, targets: Any, weights: Any) -> Any:
-        """L1, the weighted mean over a window's frames, then the mean over windows."""
-        # [b, t, h, w, 3] as [b, 3, t, h, w] with channels innermost: nothing moves.
+        """Return the mean over windows of the weighted mean L1 over a window's frames."""
+        # [b, t, h, w, 3] as [b, 3, t, h, w] with channels innermost: no data is moved.
         prediction = self._peer(inputs.permute(0, 4, 1, 2, 3).float() / 255.0)
         truth = targets.permute(0, 1, 4, 2, 3).float() / 255.0
         distance = (prediction - truth).abs().mean((2, 3, 4))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time goes: an XLA profiler trace, and tables of its kernels and of the layers.
+"""Profiles of a compiled program: an XLA trace, the times of its kernels, and of its layers.
 
-The trace itself can be opened in XProf or Perfetto. Kernels are found in it by the operation that
-XLA launched them for, and layers by the named scopes that the compiled program kept.
+The trace itself can be opened in XProf or Perfetto. Each event names the operation that XLA
+launched it for; the text of the compiled program says which named scope, and so which layer, that
+operation belongs to.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ __all__ = ["Kernel", "by_scope", "profile"]
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One kernel of the program.
+    """Time of one kernel of a program.
 
     Attributes:
-        name: as the device knows it.
+        name: its name on the device.
         scope: the named scopes it belongs to, outermost first, or "".
-        milliseconds: a call.
-        launches: a call.
+        milliseconds: time per call of the program.
+        launches: launches per call of the program.
     """
 
     name: str
@@ -39,13 +40,13 @@ class Kernel:
 def profile(
     compiled: Any, run: Callable[[], Any], folder: Path, *, calls: int = 10
 ) -> list[Kernel]:
-    """Trace ``calls`` runs of a compiled program; the kernels, the most expensive first.
+    """Trace a compiled program, and return its kernels, the most expensive first.
 
     Args:
-        compiled: what ``jax.jit(…).lower(…).compile()`` returned; its text holds the scopes.
-        run: calls it and waits for the result.
+        compiled: the result of ``jax.jit(…).lower(…).compile()``; its text holds the scopes.
+        run: calls the program and waits for the result.
         folder: where the trace goes.
-        calls: how many runs are traced, after one that is not.
+        calls: number of traced calls, after one that is not traced.
     """
     run()
     with jax.profiler.trace(str(folder)):
@@ -55,6 +56,7 @@ def profile(
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
     data = jax.profiler.ProfileData.from_file(str(newest))  # owns what its planes point into
+    # A GPU's kernels are on the planes of its devices, a CPU's on those of the host.
     for plane in data.planes:
         if "/device:" not in plane.name and jax.default_backend() != "cpu":
             continue
@@ -72,7 +74,7 @@ def profile(
 
 
 def by_scope(kernels: list[Kernel], scopes: list[str]) -> dict[str, float]:
-    """Milliseconds a call of each scope and of what lies inside it; "" takes the rest."""
+    """Sum the milliseconds per call of each scope and all scopes inside it; "" is the rest."""
     totals = dict.fromkeys([*scopes, ""], 0.0)
     for kernel in kernels:
         inside = (scope for scope in scopes if f"/{scope}/" in f"/{kernel.scope}/")
@@ -81,6 +83,6 @@ def by_scope(kernels: list[Kernel], scopes: list[str]) -> dict[str, float]:
 
 
 def _scopes(text: str) -> dict[str, str]:
-    """From the operations of a compiled program to the named scopes in their metadata."""
+    """Map the operations of a compiled program to the named scopes in their metadata."""
     found = re.findall(r'^\s*(?:ROOT )?%([\w.\-]+) = .*?op_name="([^"]*)"', text, re.MULTILINE)
     return {name: scope.rpartition("/")[0] for name, scope in found}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the benchmark: each precision is as far from float32 as it should be."""
 
+import numpy as np
 import pytest
 
 from flavr_jax.config import ModelConfig
@@ -29,6 +30,29 @@ def test_a_row_tells_how_far_it_is_from_float32(case, programs, number, name, le
     assert least <= row.error < most
     assert row.timing.median > 0
     assert row.peak_bytes > 0
+
+
+@pytest.mark.parametrize("base", ["mean", "blend"])
+def test_the_error_is_relative_to_what_the_network_adds_to_its_base(base):
+    config = ModelConfig(width=4, n_outputs=3, base=base)
+    case = comparison.NetworkCase(config, 2, 16, 16, check=False)
+    windows = np.asarray(case.windows, np.float64)
+    if base == "mean":
+        start = windows.mean(axis=(1, 2, 3), keepdims=True)
+    else:
+        times = np.array([0.25, 0.5, 0.75])[:, None, None, None]
+        start = windows[:, 1:2] * (1 - times) + windows[:, 2:3] * times
+    rng = np.random.default_rng(0)
+    added, wrong = rng.standard_normal((2, 2, 3, 16, 16, 3))
+    case.expected = start + added
+    expected = 0.01 * np.linalg.norm(wrong) / np.linalg.norm(added)
+    assert case.error(case.expected + 0.01 * wrong) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_named_implementation_that_cannot_run_is_an_error():
+    case = comparison.NetworkCase(ModelConfig(width=32), 1, 32, 32, check=False)
+    with pytest.raises(NotImplementedError, match="mosaic_gpu"):
+        comparison.compile_jax(case, [("mosaic_gpu", "bf16")])
 
 
 def test_without_a_check_a_row_has_no_error():
