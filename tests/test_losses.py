@@ -128,8 +128,10 @@ def test_with_a_key_lpips_looks_at_one_frame_of_each_window_drawn_by_weight():
     def values(weights, key=None):
         return loss(prediction, target, weights, key)[1]
 
-    of_frame = [float(values(jnp.eye(3)[jnp.array([t, t])] * jnp.eye(2)[0, :, None])["lpips"])
-                for t in range(3)]  # fmt: skip
+    of_frame = [
+        float(values(jnp.eye(3)[jnp.array([t, t])] * jnp.eye(2)[0, :, None])["lpips"])
+        for t in range(3)
+    ]
     keys = jax.random.split(jax.random.key(0), 64)
     seen = jax.vmap(lambda key: values(weights, key)["lpips"])(keys)
     second = np.isclose(seen, of_frame[1], rtol=1e-3)
