@@ -15,35 +15,66 @@ import tyro
 from rich.console import Console
 
 from flavr_jax import checkpoint, cli
-from flavr_jax.quantization import calibration, clips
-from flavr_jax.quantization.calibration import Limits
+from flavr_jax.config import ModelConfig
+from flavr_jax.quantization import calibration, choice, clips, report
+from flavr_jax.quantization.choice import Choice, Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """The clips that are measured."""
+
+    calibration: tuple[Path, ...] = ()
+    """Videos, folders of frames, or folders of either; synthetic windows if left out."""
+    windows: int = 4
+    """Number of windows to take from each clip."""
+    synthetic: int = 12
+    """Number of synthetic windows to draw if no clips are given."""
+    size: tuple[int, int] = (256, 256)
+    """Height and width of the crop from the centre of frames."""
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """The size in multiples of 8 pixels, as networks take it."""
+        return self.size[0] // 8 * 8, self.size[1] // 8 * 8
+
+    def check(self) -> None:
+        """Raise a ValueError if there is nothing to measure."""
+        if self.windows < 1 or self.synthetic < 1 or min(self.size) < 8:
+            raise ValueError(
+                "`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more."
+            )
+
+    def examples(self, config: ModelConfig) -> list[clips.Example]:
+        """Return the windows for a network."""
+        inputs, outputs = config.n_inputs, config.n_outputs
+        if self.calibration:
+            return clips.of_clips(
+                self.calibration, inputs, outputs, windows=self.windows, size=self.crop
+            )
+        return clips.drawn(inputs, outputs, count=self.synthetic, size=self.crop)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Choose which feature maps of a network are stored in 8 bits, and on what scale.
 
-    The result is a checkpoint for --precision fp8. Other precisions are as before.
+    The result is a checkpoint that can run with --precision fp8. Other precisions do not change.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint directory."""
     output: Path
-    """Where the checkpoint with scales goes; CHECKPOINT itself gets them added."""
-    calibration: tuple[Path, ...] = ()
-    """Videos, folders of frames, or folders of either; synthetic windows if left out."""
-    windows: int = 4
-    """How many of each clip are looked at."""
-    synthetic: int = 12
-    """How many are drawn where no clips are given."""
-    size: tuple[int, int] = (256, 256)
-    """Height and width cut from the centre of frames."""
-    limits: tyro.conf.OmitArgPrefixes[Limits] = dataclasses.field(default_factory=Limits)
-    """What may be lost on these clips."""
-    like: Path | None = None
-    """Calibrated checkpoint of such a network: its choice is taken if within the limits."""
+    """Directory for the checkpoint with scales. If it is CHECKPOINT itself, scales are added."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
+    like: Path | None = None
+    """Calibrated checkpoint of a similar network. Its choice is taken if it stays within the
+    limits, which is much faster."""
+    clips: tyro.conf.OmitArgPrefixes[Clips] = dataclasses.field(default_factory=Clips)
+    """The clips that are measured."""
+    limits: tyro.conf.OmitArgPrefixes[Limits] = dataclasses.field(default_factory=Limits)
+    """How much PSNR may be lost on these clips, in dB."""
 
 
 def main(options: Options) -> None:
@@ -52,65 +83,72 @@ def main(options: Options) -> None:
     adds = options.output.resolve() == options.checkpoint.resolve()
     if options.output.exists() and not adds and not options.overwrite:
         raise FileExistsError(f"{options.output} exists; choose another or pass --overwrite.")
-    like = None if options.like is None else checkpoint.load(options.like).quantization
-    if options.like and not like:
-        raise ValueError(f"{options.like} has no choice to take: calibrate it, or omit --like.")
-    config, size = stored.config, (options.size[0] // 8 * 8, options.size[1] // 8 * 8)
-    if options.windows < 1 or options.synthetic < 1 or not all(size):
-        raise ValueError("`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more.")
+    options.clips.check()
+    config = stored.config
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), stored.params)
-    if options.calibration:
-        examples = clips.of_clips(
-            options.calibration, config.n_inputs, config.n_outputs,
-            windows=options.windows, size=size,
-        )  # fmt: skip
-    else:
-        examples = clips.drawn(
-            config.n_inputs, config.n_outputs, count=options.synthetic, size=size
-        )
-    windows = [*(each.inputs for each in examples), *clips.extremes(config.n_inputs, size)]
-    magnitudes = calibration.largest(config, params, windows)
-    report = calibration.choose(
-        config, magnitudes, calibration.losses(config, params, examples), options.limits,
-        like=like and like.scales,
+    like = None if options.like is None else _maps_in_8_bits(options.like)
+    examples = options.clips.examples(config)
+    extremes = clips.extremes(config.n_inputs, options.clips.crop)
+    windows = [*(each.inputs for each in examples), *extremes]
+    magnitudes = calibration.largest_magnitudes(config, params, windows)
+    chosen = choice.choose(
+        config,
+        magnitudes,
+        calibration.psnr_losses(config, params, examples),
+        options.limits,
+        like=like,
         track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
-    )  # fmt: skip
-    # A file has no width of its own; 80 columns would break names apart.
-    Console(width=None if sys.stdout.isatty() else 120).print(report.table())
-    if not report.scales:
+    )
+    # A file has no width of its own, and 80 columns would break names apart.
+    Console(width=None if sys.stdout.isatty() else 120).print(report.table(chosen))
+    if not chosen.scales:
         raise ValueError(
             "no feature map can be stored in 8 bits within a loss of "
             f"{options.limits.mean_loss} dB on average and {options.limits.worst_loss} dB on the "
             "worst clip; allow more, or use bf16."
         )
-    quantization = checkpoint.Quantization(report.scales, _provenance(options, examples, report))
+    quantization = checkpoint.Quantization(chosen.scales, _provenance(options, examples, chosen))
     if adds:
         checkpoint.add_quantization(options.output, quantization)
     else:
         checkpoint.save(
-            options.output, config, stored.params, provenance=stored.provenance,
-            quantization=quantization, overwrite=options.overwrite,
-        )  # fmt: skip
+            options.output,
+            config,
+            stored.params,
+            provenance=stored.provenance,
+            quantization=quantization,
+            overwrite=options.overwrite,
+        )
     print(
-        f"{options.output}: {len(report.scales)} of {len(report.maps)} feature maps and "
-        f"{report.share:.0%} of the products in 8 bits; lost {report.chosen.mean:.4f} dB on "
-        f"average, {report.chosen.worst:.4f} on the worst clip."
+        f"{options.output}: {len(chosen.scales)} of {len(chosen.maps)} feature maps and "
+        f"{chosen.share:.0%} of the products in 8 bits; lost {chosen.chosen.mean:.4f} dB on "
+        f"average, {chosen.chosen.worst:.4f} on the worst clip."
     )
 
 
+def _maps_in_8_bits(path: Path) -> dict[str, float]:
+    """Return the scales of a calibrated checkpoint."""
+    quantization = checkpoint.load(path).quantization
+    if quantization is None:
+        raise ValueError(f"{path} has no choice to take: calibrate it, or omit --like.")
+    return quantization.scales
+
+
 def _provenance(
-    options: Options, examples: list[clips.Example], report: calibration.Report
+    options: Options, examples: list[clips.Example], chosen: Choice
 ) -> dict[str, object]:
+    """Return plain values that say how the scales were made."""
+    of_clips = bool(options.clips.calibration)
     return {
         "date": datetime.date.today().isoformat(),
-        "clips": sorted({each.clip for each in examples}) if options.calibration else "synthetic",
+        "clips": sorted({each.clip for each in examples}) if of_clips else "synthetic",
         "windows": len(examples),
-        "size": list(options.size),
+        "size": list(options.clips.size),
         "limits": dataclasses.asdict(options.limits),
         "like": None if options.like is None else str(options.like),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
-        **report.as_json(),
+        **report.as_json(chosen),
     }
 
 

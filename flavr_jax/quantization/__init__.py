@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storing feature maps in 8 bits: scales, the choice of maps, and what it costs."""
+"""Calibration for 8 bits: measure scales and losses, choose feature maps, report the choice."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows with known frames inside, to see what storing numbers in 8 bits does to a network.
+"""Windows with known frames inside, on which calibration measures what 8 bits cost a network.
 
-Of the user's own clips, where a window is made of every second frame and one of those between is
-the truth; or synthetic ones, for who has no clips at hand. :func:`extremes` have no truth: they are
-what drives a network's features furthest.
+They come from the user's own clips: a window takes every second frame, and one of the frames
+between is the truth. Users without clips get synthetic windows. :func:`extremes` have no truth:
+they have the contrast that drives a network's features furthest.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from flavr_jax.data.synthetic import scenes
 
 __all__ = ["Example", "drawn", "extremes", "of_clips"]
 
-_SCENES = 4  # that are one synthetic clip: a single window says little
-_MULTIPLE = 8  # of pixels, in heights and widths that a network takes
+_SCENES = 4  # windows judged as one synthetic clip, for the loss of a single window scatters
+_MULTIPLE = 8  # a network takes heights and widths that are multiples of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class Example:
     """One window of a clip, and frames inside its middle interval.
 
     Attributes:
-        clip: its name; windows of one clip are judged together.
+        clip: name of the clip; windows of one clip are judged together.
         inputs: RGB in [0, 1], with heights and widths that are multiples of 8.
-        truth: likewise, equally far apart.
+        truth: likewise, evenly spaced inside the middle interval.
     """
 
     clip: str
@@ -45,14 +45,14 @@ class Example:
 def of_clips(
     paths: Iterable[Path], n_inputs: int, n_outputs: int, *, windows: int, size: tuple[int, int]
 ) -> list[Example]:
-    """Windows of videos, folders of frames and folders of either, evenly spread over each clip.
+    """Return windows that are spread evenly over each clip.
 
     Args:
-        paths: where the clips are.
+        paths: videos, folders of frames, and folders of either.
         n_inputs: frames in a window.
         n_outputs: frames that the network predicts inside an interval.
-        windows: of each clip.
-        size: height and width that is cut from the centre of larger frames.
+        windows: how many to take from each clip.
+        size: height and width of the crop from the centre of larger frames.
 
     Raises:
         FileNotFoundError: there is no clip.
@@ -71,7 +71,7 @@ def of_clips(
 def _of_clip(
     clip: Clip, n_inputs: int, step: int, windows: int, size: tuple[int, int]
 ) -> Iterator[Example]:
-    """Windows of every ``step``-th frame; the truth is what is between the middle two."""
+    """Yield windows of every ``step``-th frame; the truth lies between the middle two."""
     starts = len(clip) - (n_inputs - 1) * step
     if starts < 1:
         raise ValueError(
@@ -101,9 +101,9 @@ def _read(clip: Clip, number: int, size: tuple[int, int]) -> Float[np.ndarray, "
 
 
 def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -> list[Example]:
-    """Synthetic windows, always the same ones; every frame that the network predicts is known.
+    """Return synthetic windows, the same ones each time, with the truth for every predicted frame.
 
-    Each is a scene of its own; four together are judged as one clip is.
+    Each is a scene of its own. Four windows are judged together, as one clip.
     """
     before = (n_inputs - 2) // 2
     # The paths are laid out for four inputs, at the times 0, 1, 2 and 3.
@@ -125,17 +125,17 @@ def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -
 def extremes(
     n_inputs: int, size: tuple[int, int]
 ) -> Float[np.ndarray, "windows n_inputs height width 3"]:
-    """Windows of the largest contrast there is: flashes, checkerboards and noise in 0 and 1.
+    """Return windows of the largest contrast possible: flashes, checkerboards and noise of 0 and 1.
 
-    Large features come from them that natural clips do not have: up to three times theirs in the
-    last stages of the bundled network.
+    They make larger features than natural clips do: up to three times as large in the last stages
+    of the bundled network.
     """
     height, width = size
     generator = np.random.default_rng(0)
     ones = np.ones((n_inputs, height, width, 3), np.float32)
     flashes = ones * (np.arange(n_inputs) % 2)[:, None, None, None]
     found = [flashes, 1 - flashes]
-    for side in (1, 4, 8, 32):  # of a square in pixels
+    for side in (1, 4, 8, 32):  # pixels
         rows, columns = np.arange(height)[:, None] // side, np.arange(width) // side
         squares = ones * ((rows + columns) % 2)[..., None]
         grey, colours = (

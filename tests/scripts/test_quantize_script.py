@@ -65,17 +65,17 @@ def losses(monkeypatch):
     def losses(config, params, examples):
         def measure(scales):
             lost = dict.fromkeys((each.clip for each in examples), 0.1 * (TWO[0] in scales))
-            return calibration.Loss(lost, lost)
+            return calibration.PsnrLoss(lost, lost)
 
         return measure
 
-    monkeypatch.setattr(calibration, "losses", losses)
+    monkeypatch.setattr(calibration, "psnr_losses", losses)
 
 
 @pytest.fixture
 def measured(losses, monkeypatch):
     """No network runs: there are two maps, which hold 1 at most."""
-    monkeypatch.setattr(calibration, "largest", lambda *_: dict.fromkeys(TWO, 1.0))
+    monkeypatch.setattr(calibration, "largest_magnitudes", lambda *_: dict.fromkeys(TWO, 1.0))
 
 
 def test_a_clip_gives_a_checkpoint_with_scales_and_their_origin(
@@ -146,10 +146,12 @@ def test_a_choice_is_taken_from_a_calibrated_checkpoint(run, network, clip, meas
 def test_nothing_is_written_where_nothing_can_be_in_8_bits(
     run, network, clip, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(calibration, "largest", lambda *_: dict.fromkeys(TWO, 1.0))
+    monkeypatch.setattr(calibration, "largest_magnitudes", lambda *_: dict.fromkeys(TWO, 1.0))
     every = [{"a": float(count)} for count in range(3)]
     monkeypatch.setattr(
-        calibration, "losses", lambda *_: lambda scales: calibration.Loss(*[every[len(scales)]] * 2)
+        calibration,
+        "psnr_losses",
+        lambda *_: lambda scales: calibration.PsnrLoss(*[every[len(scales)]] * 2),
     )
     code, said = run(network, "--calibration", clip, "--output", tmp_path / "new")
     assert code == 2
