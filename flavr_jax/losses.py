@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prediction costs: distances by name, weighted and added, as in ``"1*l1+0.1*census"``.
+"""Training losses: weighted sums of distances by name, such as ``"1*l1+0.1*census"``.
 
-A window supervises the times at which its truth is known: an 8× network learns from 8×, 4× and
-2× footage at once. Every window counts the same, however many of its times are known.
+A window supervises the times whose true frame is known, so an 8× network can learn from 8×, 4× and
+2× footage at once. Every window has the same weight, however many of its times are known.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flavr_jax.typing import Windows
 __all__ = ["DISTANCES", "Distance", "Objective", "parse"]
 
 Distance: TypeAlias = Callable[[Windows, Windows], Float[Array, "batch time"]]
-"""How far each predicted frame is from the true one: 0 is equal."""
+"""Distance of each predicted frame from the true frame; 0 if they are equal."""
 
-_EPSILON = 1e-3  # of Charbonnier's root, in units of colour
-_DELTA = 0.02  # where Huber's parabola becomes a line: about 5 levels of 255
-_LEVELS = 5  # of a Laplacian pyramid
-_CENSUS_RADIUS = 3
+_EPSILON = 1e-3  # where the Charbonnier distance turns from square to linear, in [0, 1] colour
+_DELTA = 0.02  # where the Huber distance turns linear: about 5 levels of 255
+_LEVELS = 5  # of a Laplacian pyramid, at most
+_CENSUS_RADIUS = 3  # pixels: the transform compares a pixel with its 7×7 neighbourhood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Objective:
     """A weighted sum of distances.
 
     Attributes:
-        terms: name and weight of each.
-        perceptual: weights of LPIPS where it is one of them.
+        terms: name and weight of each distance.
+        perceptual: parameters of LPIPS, if it is one of the distances.
     """
 
     terms: tuple[tuple[str, float], ...]
@@ -51,23 +51,23 @@ class Objective:
         weights: Float[Array, "batch time"],
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss, and what each term is before it is weighted.
+        """Compute the loss, and the value of each term before it is weighted.
 
         Args:
-            prediction: frames as predicted.
-            target: true frames; what they hold where the weight is 0 does not matter.
-            weights: of each frame; 0 where its truth is not known.
-            key: lets LPIPS, a network of its own, look at one frame of each window, drawn by
-                weight: the same on average. None looks at all.
+            prediction: predicted frames.
+            target: true frames; their content is ignored where the weight is 0.
+            weights: weight of each frame; 0 if its true frame is not known.
+            key: if given, LPIPS, which is a network and costs time, is evaluated on one random
+                frame per window, drawn by weight; its mean is the same. None evaluates all.
         """
         known = (weights > 0)[:, :, None, None, None]
-        # A target without truth may be anything, even NaN: choose, do not multiply.
+        # An unknown target may hold anything, even NaN, and 0 × NaN is NaN: select, not multiply.
         target = jnp.where(known, target, lax.stop_gradient(prediction))
         frames = prediction, target, weights
         values = {}
         for name, _ in self.terms:
-            looks_at = frames if key is None or name != "lpips" else _one_of_each(key, *frames)
-            values[name] = _average(self._distance(name)(*looks_at[:2]), looks_at[2])
+            evaluated = frames if key is None or name != "lpips" else _one_of_each(key, *frames)
+            values[name] = _average(self._distance(name)(*evaluated[:2]), evaluated[2])
         total = jnp.zeros(())
         for name, weight in self.terms:
             total += weight * values[name]
@@ -81,12 +81,11 @@ class Objective:
 
 
 def parse(text: str) -> Objective:
-    """The loss that ``"weight*name+weight*name"`` describes; a name alone has weight 1.
+    """Parse a loss such as ``"2*l1+0.1*census"``; a name without a weight has weight 1.
 
     Raises:
-        ValueError: for a name that is not known, with those that are, or a weight that is no
-            number above 0.
-        ModuleNotFoundError: when ``lpips`` is asked for and its weights are not installed.
+        ValueError: a name is unknown, or a weight is not a number above 0.
+        ModuleNotFoundError: the loss contains ``lpips``, whose parameters are not installed.
     """
     terms: dict[str, float] = {}
     for term in text.split("+"):
@@ -113,12 +112,12 @@ def l1(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
 
 
 def l2(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Mean squared difference, which PSNR is the logarithm of."""
+    """Mean squared difference, whose logarithm is PSNR."""
     return _mean(jnp.square(prediction - target))
 
 
 def charbonnier(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Mean of √(difference² + 0.001²): L1 with a rounded tip, so that small errors settle.
+    """Mean of √(difference² + 0.001²): L1, but smooth at 0, where its gradient goes to 0.
 
     References:
         Charbonnier et al. 1994, https://doi.org/10.1109/ICIP.1994.413553
@@ -127,24 +126,25 @@ def charbonnier(prediction: Windows, target: Windows) -> Float[Array, "batch tim
 
 
 def huber(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Half the squared difference up to 0.02, a line of that slope beyond."""
+    """Huber distance: half the squared difference up to 0.02, linear beyond."""
     return _mean(optax.losses.huber_loss(prediction, target, delta=_DELTA))
 
 
 def structural(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """1 − SSIM, the 2-D one of each colour; it does not see what is outside [0, 1]."""
+    """1 − SSIM in 2-D per colour channel; values outside [0, 1] are clipped, without gradient."""
     return 1.0 - ssim.ssim_2d(prediction, target)
 
 
 def laplacian(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """L1 between Laplacian pyramids; level k counts 2ᵏ times, so that motion far off is felt.
+    """L1 between Laplacian pyramids; level k has weight 2ᵏ.
 
-    Up to 5 levels, fewer for frames under 64 pixels.
+    The coarse levels give a gradient to objects predicted many pixels away from their place. There
+    are up to 5 levels, fewer for frames under 64 pixels.
 
     References:
         Niklaus & Liu 2018, https://arxiv.org/abs/1803.10967; Burt & Adelson 1983.
     """
-    rest = prediction - target  # the pyramid is linear: that of the difference is the difference
+    rest = prediction - target  # pyramids are linear, so one of the difference is enough
     side = min(rest.shape[2:4])
     levels = max(1, min(_LEVELS, side.bit_length() - 2))
     total = jnp.zeros(rest.shape[:2])
@@ -157,9 +157,9 @@ def laplacian(prediction: Windows, target: Windows) -> Float[Array, "batch time"
 
 
 def census(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Soft Hamming distance of 7×7 census transforms: structure counts, brightness does not.
+    """Soft Hamming distance of 7×7 census transforms, which ignores changes of brightness.
 
-    Every pixel is described by which of its neighbours are brighter, smoothly.
+    The transform describes every pixel by which of its neighbours are brighter, in a smooth form.
 
     References:
         Meister et al. 2018, section 3.2, https://arxiv.org/abs/1711.07837
@@ -173,7 +173,7 @@ def census(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
     def view(at: Array) -> Array:
         return lax.dynamic_slice(frames, (0, 0, 0, *at), (*frames.shape[:3], height, width))
 
-    # The gradient would keep several images an offset; they are cheaper to compute again.
+    # Without this, the backward pass keeps several images for each of the 48 offsets.
     @jax.checkpoint
     def add(total: Array, offset: Array) -> tuple[Array, None]:
         brighter = view(offset) - view(jnp.array([_CENSUS_RADIUS, _CENSUS_RADIUS]))
@@ -196,10 +196,12 @@ DISTANCES: Mapping[str, Distance] = MappingProxyType(
         "census": census,
     }
 )
-"""The distances that need no weights, by the name that a recipe calls them."""
+"""Distances that need no parameters, by their names in recipes."""
 
 
 def _perceptual_distance(weights: lpips.Weights) -> Distance:
+    """Return LPIPS as a distance, at the device's own matrix precision."""
+
     def distance(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
         pictures = (x.reshape(-1, *x.shape[2:]) for x in (prediction, target))
         distances = lpips.lpips(weights, *pictures, precision=lax.Precision.DEFAULT)
@@ -209,7 +211,7 @@ def _perceptual_distance(weights: lpips.Weights) -> Distance:
 
 
 def _halve(x: Array, axis: int) -> Array:
-    """Smoothed by 1-4-6-4-1 and every second value kept, edges repeated."""
+    """Smooth along an axis by 1-4-6-4-1, with edges repeated, and keep every second value."""
     widths = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
     padded, length = jnp.pad(x, widths, mode="edge"), x.shape[axis]
     total = jnp.zeros(())
@@ -222,7 +224,7 @@ def _halve(x: Array, axis: int) -> Array:
 def _one_of_each(
     key: Key[Array, ""], prediction: Windows, target: Windows, weights: Float[Array, "batch time"]
 ) -> tuple[Windows, Windows, Float[Array, "batch 1"]]:
-    """One frame of each window, drawn by weight; its weight is 0 where none is known."""
+    """Draw one frame of each window by weight; its weight is 0 if no frame is known."""
     chosen = jax.random.categorical(key, jnp.log(weights + 1e-30))[:, None]
     at = chosen[:, :, None, None, None]
     return (
@@ -233,12 +235,13 @@ def _one_of_each(
 
 
 def _mean(distance: Array) -> Float[Array, "batch time"]:
+    """Average over height, width and colour."""
     return distance.mean(axis=(2, 3, 4))
 
 
 def _average(
     of_frame: Float[Array, "batch time"], weights: Float[Array, "batch time"]
 ) -> Float[Array, ""]:
-    """The mean over windows of the weighted mean over times; an unknown time has weight 0."""
+    """Return the mean over windows of the weighted mean over times."""
     total = jnp.where(weights > 0, weights * of_frame, 0.0).sum(axis=1)
     return (total / jnp.maximum(weights.sum(axis=1), 1e-6)).mean()

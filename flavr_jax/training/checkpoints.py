@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's state on disk: what a stopped run goes on from, bit for bit.
+"""States of a run on disk, from which a stopped run continues bit for bit.
 
-Orbax writes in the background, and a state counts only once it is complete: a run that is killed
-while it saves goes on from the state before. Leaves are stored under their names as NumPy arrays;
-so a state does not depend on how many devices there are, nor on optax's own structures.
+Orbax writes in the background, and only complete states count: a run that is killed while it saves
+continues from the state before. Leaves are stored by name as NumPy arrays, so that a state depends
+neither on the number of devices nor on optax's data structures.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["Checkpoints", "from_arrays", "to_arrays"]
 
 Tree = TypeVar("Tree")
 
-_KEPT = 2
+_KEPT = 2  # states; older ones are deleted
 
 
 class Checkpoints:
-    """The states in one folder, the latest few; use it as a context."""
+    """The latest states of a run, in one folder; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         """Open or create the folder."""
-        # Orbax tells of every save on its own, in many lines.
+        # Orbax logs many lines for every save.
         logging.getLogger("absl").setLevel(logging.WARNING)
         options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, create=True)
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self.last = self._manager.latest_step()  # saved, or being saved
+        self.last = self._manager.latest_step()  # newest step saved or being saved
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -47,13 +47,13 @@ class Checkpoints:
         self._manager.close()
 
     def latest(self) -> int | None:
-        """The step of the newest complete state, or None."""
+        """Return the step of the newest complete state, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
-        """Write a state, and plain values beside it, while the caller goes on.
+        """Write a state and plain values in the background.
 
-        All processes of a run call this; one writes.
+        All processes of a run must call this; one of them writes.
         """
         tree = traverse_util.unflatten_dict(to_arrays(state), sep="/")
         items = {"state": ocp.args.StandardSave(tree), "host": ocp.args.JsonSave(host)}
@@ -61,13 +61,14 @@ class Checkpoints:
         self.last = step
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The latest state, on the host, and the plain values.
+        """Read the newest state to the host, and its plain values.
 
         Raises:
-            ValueError: when it is not shaped as ``like``: another network's, or optimiser's.
+            ValueError: the shapes are not those of ``like``, because the network or the optimiser
+                is another one.
         """
         step = self.latest()
-        assert step is not None, "asked for only where there is one"
+        assert step is not None, "call this only if latest() is not None"
         items = {"state": ocp.args.StandardRestore(), "host": ocp.args.JsonRestore()}
         stored = self._manager.restore(step, args=ocp.args.Composite(**items))
         arrays = traverse_util.flatten_dict(stored["state"], sep="/")
@@ -75,16 +76,16 @@ class Checkpoints:
 
 
 def to_arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    """Copies of all leaves on the host, by their path."""
+    """Copy all leaves to the host, by their path in the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.to_host(tree))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def from_arrays(arrays: dict[str, Any], like: Tree, *, where: str) -> Tree:
-    """The tree of the structure of ``like`` with these leaves.
+    """Return a tree like ``like`` with these leaves.
 
     Raises:
-        ValueError: when names or shapes differ; ``where`` says whose they are.
+        ValueError: names or shapes differ; the message says ``where`` the arrays come from.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     named = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}

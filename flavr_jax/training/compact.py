@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A state in about 5.1 bytes a parameter instead of 16, to be carried from one machine to the next.
+"""Compact states: about 5.1 bytes per parameter instead of 16, to move a run to another machine.
 
-Everything is quantised in blocks of 256 values. What the next update is sensitive to decides how:
+Values are quantised in blocks of 256. The next update's sensitivity to each decides how:
 
-* parameters: 16 bits, in steps of 1/32767 of the block's largest;
-* their average: 8 bits, of its difference to the parameters;
-* the second moment: 8 bits of its logarithm. The update divides by its root, so the relative error
-  counts, and nothing may become 0;
-* the first moment: 8 bits, of its ratio to that root. It is the update itself then, and small
+* parameters: 16 bits, in steps of 1/32767 of the block's largest magnitude;
+* average of the parameters: 8 bits for the difference from the parameters;
+* second moment: 8 bits for its logarithm. The update divides by its root, so the relative error
+  matters, and no value may become 0;
+* first moment: 8 bits for its ratio to that root. This ratio is the update itself, and in it small
   values beside large ones keep their proportion;
-* the only moment that Muon keeps of a kernel: 8 bits.
+* Muon's single moment of a kernel: 8 bits.
 
-A resumed run is not the uninterrupted one bit for bit. That one state is lossy costs as much as
-a few steps' noise; the exact form stays the default.
+A run resumed from a compact state differs from the uninterrupted one by about as much as the noise
+of a few steps. States in the output folder are exact.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = ["export", "load"]
 
 _BLOCK = 256
 _PART_BYTES = 15 << 20  # transfer tools often take no larger files
-_TINY = 1e-30  # second moments below are as good as 0
+_TINY = 1e-30  # smaller second moments count as 0
 
 
 class _Linear(NamedTuple):
-    """Whole numbers, and what each block's are multiplied by."""
+    """Integers, and the factor of each block."""
 
     codes: Shaped[np.ndarray, "blocks 256"]
     scale: Float[np.ndarray, "blocks 1"]
 
 
 class _Logarithmic(NamedTuple):
-    """Bytes: 0 is the block's smallest logarithm, 255 is ``span`` above it."""
+    """Bytes from 0, the block's smallest logarithm, to 255, which is ``span`` larger."""
 
     codes: Shaped[np.ndarray, "blocks 256"]
     low: Float[np.ndarray, "blocks 1"]
@@ -52,7 +52,7 @@ class _Logarithmic(NamedTuple):
 
 
 def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
-    """Write a state into a folder of files of at most 15 MiB each; its size in bytes.
+    """Write a state into a folder, in files of at most 15 MiB, and return its size in bytes.
 
     The folder appears when it is complete, in place of an older one.
     """
@@ -71,19 +71,22 @@ def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
         "second": second,
         "only": _to_linear(values["only"], np.int8),
     }
-    stored = {f"{part}.{field}": array for part in packed
-              for field, array in packed[part]._asdict().items()}  # fmt: skip
+    stored = {
+        f"{part}.{field}": array
+        for part, fields in packed.items()
+        for field, array in fields._asdict().items()
+    }
     covered = {name for of in names.values() for name in of}
     stored |= {f"other/{name}": leaf for name, leaf in arrays.items() if name not in covered}
     return _write(folder, stored, host)
 
 
 def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state that ``export`` wrote, and the plain values beside it.
+    """Read a state that ``export`` wrote, and the plain values beside it.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: when parts of it are missing, or it is not shaped as ``like``.
+        FileNotFoundError: the folder holds no such state.
+        ValueError: parts are missing, or the shapes are not those of ``like``.
     """
     stored, host = _read(folder)
     shapes = to_arrays(like)
@@ -123,9 +126,10 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
-    """The names of the tensors that there are of every parameter, in one order.
+    """Return the names of the tensors that belong to parameters, by kind, in one order.
 
-    Adam keeps two moments of each, Muon an ``only`` one of kernels.
+    Adam keeps two moments of a parameter, ``first`` and ``second``; Muon keeps an ``only`` one of
+    kernels.
     """
     params = [name for name in arrays if name.startswith("params/")]
     found = {"params": params, "average": [], "first": [], "second": [], "only": []}
@@ -142,17 +146,19 @@ def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
 
 
 def _flat(arrays: dict[str, np.ndarray], names: list[str]) -> Float[np.ndarray, " values"]:
+    """Concatenate tensors into one vector."""
     return np.concatenate([np.empty(0, np.float32), *(arrays[name].ravel() for name in names)])
 
 
 def _blocks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, "blocks 256"]:
-    """Rows of a block each; the last one is filled with what it ends with."""
+    """Split into rows of 256; the last value is repeated to fill the last row."""
     return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(
         -(-values.size // _BLOCK), _BLOCK
     )
 
 
 def _to_linear(values: Float[np.ndarray, " values"], kind: type[np.signedinteger]) -> _Linear:
+    """Quantise linearly to signed integers of this type."""
     blocks = _blocks(values)
     largest = np.abs(blocks).max(axis=1, keepdims=True)
     scale = (largest / np.iinfo(kind).max).astype(np.float32)
@@ -165,6 +171,7 @@ def _from_linear(packed: _Linear) -> Float[np.ndarray, " values"]:
 
 
 def _to_logarithmic(values: Float[np.ndarray, " values"]) -> _Logarithmic:
+    """Quantise the logarithm to 8 bits."""
     blocks = np.log2(np.maximum(_blocks(values), _TINY))
     low = blocks.min(axis=1, keepdims=True)
     span = blocks.max(axis=1, keepdims=True) - low
@@ -177,7 +184,7 @@ def _from_logarithmic(packed: _Logarithmic) -> Float[np.ndarray, " values"]:
 
 
 def _write(folder: Path, stored: dict[str, np.ndarray], host: dict[str, Any]) -> int:
-    """Files of arrays in parts, and one that says what belongs together."""
+    """Write the arrays' bytes in parts, and an index of names, types and shapes."""
     listing, data = {}, bytearray()
     for name, array in stored.items():
         listing[name] = {"dtype": str(array.dtype), "shape": array.shape}
@@ -198,6 +205,7 @@ def _is_ours(entry: Path) -> bool:
 
 
 def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read back the arrays and plain values that ``_write`` wrote."""
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; name a folder that --export-state wrote.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where batches come from: drawn within the step, read from disk, or both side by side.
+"""Sources of training batches: windows drawn within the step, read from disk, or both.
 
-What is drawn depends on the step's number alone. What is read has a position, which is saved with
-the state; so a resumed run sees what an uninterrupted one would have seen.
+Drawn windows depend on the step's number alone. Reading has a position, which is saved with the
+state, so that a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,53 +23,53 @@ from flavr_jax.training.tasks import LabelledBatch
 
 __all__ = ["Drawn", "Feed", "Inputs", "LabelledInputs", "Nothing", "Read", "ReadConfig"]
 
-_HELD_OUT = 50  # every so many clips one is kept for validation
+_HELD_OUT = 50  # one clip in so many is kept for validation
 
 
 @runtime_checkable
 class Feed(Protocol):
-    """What is read for one step after the other, on the device."""
+    """Iterator over what is read for each step, placed on the devices."""
 
     def __next__(self) -> PyTree: ...
 
     def get_state(self) -> dict[str, Any]:
-        """Where the next one is: plain values."""
+        """Return the position of the next element, as plain values."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on there."""
+        """Continue from a position that ``get_state`` returned."""
         ...
 
 
 @runtime_checkable
 class Inputs(Protocol):
-    """A source of batches; hashable, for compiled steps are kept by it."""
+    """Source of batches; hashable, because compiled steps are cached by it."""
 
     @property
     def batch_size(self) -> int:
-        """Samples a step, over all devices."""
+        """Samples in a step, over all devices."""
         ...
 
     @property
     def resident(self) -> PyTree:
-        """Arrays that every device keeps throughout."""
+        """Arrays that every device keeps during the whole run; None for none."""
         ...
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """What is read, from the beginning."""
+        """Start reading from the beginning, for training or for validation."""
         ...
 
     def batch(
         self, key: Key[Array, ""], part: Array, parts: int, fetched: PyTree, resident: PyTree
     ) -> Any:
-        """One of the ``parts`` of a step's batch, within the step.
+        """Make one part of a step's batch; called inside the compiled step.
 
         Args:
-            key: the same in all parts.
-            part: which one.
-            parts: how many there are.
-            fetched: what was read for this part.
-            resident: see there.
+            key: random key, equal in all parts.
+            part: number of the part, from 0.
+            parts: number of parts.
+            fetched: what the feed read for this part.
+            resident: the arrays of :attr:`resident`.
         """
         ...
 
@@ -79,9 +79,10 @@ class ReadConfig:
     """How windows are read from data sets on disk; see :class:`pipeline.LoaderConfig`.
 
     Attributes:
-        spacings: frames between inputs; one is drawn.
-        shutters: over how many frames light is gathered; one is drawn.
-        threads: that read and decode, in each process of the loader.
+        spacings: distances between input frames, in frames of the clip; each window draws one.
+        shutters: numbers of frames that are averaged into one, as a longer exposure would; each
+            window draws one.
+        threads: threads that read and decode, in each process of the loader.
         workers: processes of the loader; 0 reads in this process.
     """
 
@@ -92,27 +93,27 @@ class ReadConfig:
 
 
 class Nothing:
-    """The feed of inputs that read nothing."""
+    """Feed of inputs that read nothing: an endless iterator of None."""
 
     def __next__(self) -> None:
-        """Nothing."""
+        return None
 
     def get_state(self) -> dict[str, Any]:
-        """Nothing to know."""
+        """Return no position."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Nothing to do."""
+        """Accept the empty position."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Windows drawn on the device: synthetic ones, and cuts from clips that it holds.
+    """Windows drawn on the device: synthetic ones, and cuts from clips in its memory.
 
     Attributes:
-        n_outputs: frames sought in a window.
-        config: what a batch is made of.
-        real: clips, placed on every device.
+        n_outputs: frames to predict in each window.
+        config: composition of a batch.
+        real: clips on every device; None makes all windows synthetic.
     """
 
     n_outputs: int
@@ -121,16 +122,16 @@ class Drawn:
 
     @property
     def batch_size(self) -> int:
-        """Windows a step, over all devices."""
+        """Windows in a step, over all devices."""
         return self.config.batch_size
 
     @property
     def resident(self) -> PyTree:
-        """The clips."""
+        """The clips, if there are any."""
         return self.real
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """Nothing is read."""
+        """Return an empty feed, for nothing is read."""
         return Nothing()
 
     def batch(
@@ -142,14 +143,14 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """Windows of data sets on disk, and synthetic ones beside them.
+    """Windows read from data sets on disk, mixed with synthetic ones.
 
     Attributes:
-        n_outputs: frames sought in a window.
-        clips: what windows are cut from.
-        reading: how.
-        config: what a batch is made of.
-        seed: of the order in which they are read.
+        n_outputs: frames to predict in each window.
+        clips: clips that windows are cut from.
+        reading: how they are read.
+        config: composition of a batch.
+        seed: seed of the order of reading.
     """
 
     n_outputs: int
@@ -160,16 +161,16 @@ class Read:
 
     @property
     def batch_size(self) -> int:
-        """Windows a step, over all devices."""
+        """Windows in a step, over all devices."""
         return self.config.batch_size
 
     @property
     def resident(self) -> PyTree:
-        """Nothing."""
+        """None: all windows are read or drawn."""
         return None
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """Windows of all clips but the held out ones, or in validation of those.
+        """Read windows of the training clips, or in validation of the held-out clips.
 
         Each process reads its share of them.
         """
@@ -207,25 +208,25 @@ class Read:
         return mixture.Batch(*(jnp.concatenate(both) for both in zip(drawn, read)))
 
     def _clips(self, validation: bool) -> list[Clip]:
-        """Every 50th clip for validation, the others for training; a single one serves both."""
+        """Return every 50th clip for validation, else the others; a single clip serves both."""
         held_out = list(self.clips[::_HELD_OUT])
         rest = [clip for number, clip in enumerate(self.clips) if number % _HELD_OUT]
         return held_out if validation else rest or held_out
 
     def _synthetic(self) -> int:
-        """Synthetic windows in a batch."""
+        """Number of synthetic windows in a batch."""
         return round(self.batch_size * self.config.synthetic_share)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledInputs:
-    """Clips and the classes that they are of.
+    """Labelled clips for a classifier.
 
     Attributes:
-        training: clips to learn from.
-        held_out: clips for validation.
-        config: what is cut from them.
-        seed: of order and cuts.
+        training: clips to train on.
+        held_out: clips to validate on.
+        config: how clips are cut.
+        seed: seed of the order and of the cuts.
     """
 
     training: labelled.LabelledClips
@@ -235,16 +236,16 @@ class LabelledInputs:
 
     @property
     def batch_size(self) -> int:
-        """Clips a step, over all devices."""
+        """Clips in a step, over all devices."""
         return self.config.batch_size
 
     @property
     def resident(self) -> PyTree:
-        """Nothing."""
+        """None: all windows are read or drawn."""
         return None
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """Each process's share of every batch."""
+        """Read this process's share of every batch."""
         loader = labelled.LabelledLoader(
             self.held_out if validation else self.training,
             self.config,
@@ -263,7 +264,7 @@ class LabelledInputs:
 
 
 class _Distributed(Iterator[PyTree]):
-    """A loader whose batches become what the step takes as its own."""
+    """Feed that places a loader's batches on the devices, as the step takes them."""
 
     def __init__(self, loader: Feed, parallel: Parallel) -> None:
         self._loader, self._parallel = loader, parallel

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How parameters are updated, and how the learning rate runs.
+"""Optimisers, and schedules of the learning rate.
 
-The learning rate is an argument of the compiled step: it may follow steps, the clock or the
-validation loss, and changing it compiles nothing anew.
+The learning rate is an argument of the compiled step. It may therefore follow steps, the clock or
+the validation loss without another compilation.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from optax import contrib
 
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "optimizer"]
 
-_ADAMS_RMS = 0.2  # of Adam's updates, as seen in training
-_ENDS = {"stem", "out"}  # layers that read or write pixels
-_THRESHOLD = 1e-4  # a relative gain below this is none, as in PyTorch's ReduceLROnPlateau
+_ADAMS_RMS = 0.2  # typical root mean square of Adam's updates (arXiv 2502.16982, section 2.2)
+_ENDS = {"stem", "out"}  # layers that read or write pixels, which stay with Adam
+_THRESHOLD = 1e-4  # smallest relative gain that counts, as in PyTorch's ReduceLROnPlateau
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam, or AdamW where there is weight decay; or Muon.
+    """Settings of the optimiser: Adam (AdamW if there is weight decay) or Muon.
 
-    Muon (https://kellerjordan.github.io/posts/muon/) gives the update of a convolution's kernel,
-    as a matrix of output channels by everything else, singular values near 1; as published, the
-    layers that read and write pixels, gates and biases are still Adam's. Its updates are scaled
-    to the size of Adam's (https://arxiv.org/abs/2502.16982), so that a learning rate means about
-    the same; that paper also finds that it needs a weight decay, of 0.1 there.
+    Muon (https://kellerjordan.github.io/posts/muon/) takes the update of a convolution's kernel as
+    a matrix, output channels by everything else, and brings its singular values near 1. As
+    published, the layers that read or write pixels, the gates and the biases stay with Adam.
+    Muon's updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982), so that a
+    learning rate means about the same for both. That paper also finds that Muon needs weight
+    decay, and uses 0.1.
 
     Attributes:
         kind: ``adam`` or ``muon``.
-        learning_rate: the highest one, after the warm-up.
-        beta1: decay of the first moment; Muon's is 0.95, as published.
+        learning_rate: highest learning rate, reached after the warm-up.
+        beta1: decay of the first moment; Muon uses 0.95, as published.
         beta2: decay of the second moment.
-        weight_decay: decoupled from the gradient; 0 is Adam.
-        clip_norm: gradients longer than this are shortened to it; 0 leaves them.
-        average_decay: of the exponential moving average of the parameters, per step; 0 makes the
-            average the parameters themselves.
-        accumulate: parts that a device's share of a batch is worked off in, one after the other.
+        weight_decay: decoupled weight decay; 0 gives Adam.
+        clip_norm: largest norm of the gradient; a longer one is scaled down. 0 does not clip.
+        average_decay: decay per step of the exponential moving average of the parameters; 0 makes
+            the average equal to the parameters.
+        accumulate: parts that a device splits its share of a batch into, to save memory; their
+            gradients are averaged.
     """
 
     kind: Literal["adam", "muon"] = "adam"
@@ -58,14 +60,14 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate runs after a linear warm-up.
+    """Schedule of the learning rate, after a linear warm-up.
 
     Attributes:
-        kind: ``constant``; ``cosine`` to zero over the run, by steps or by time as the run is
-            limited; ``plateau``: multiplied by ``factor`` when reports stop getting better.
-        warmup_steps: steps over which the learning rate rises from 0.
-        factor: of a plateau's drop.
-        patience: reports without a gain that a plateau lasts.
+        kind: ``constant``; ``cosine``, to zero over the run, by steps or by time; ``plateau``,
+            multiplied by ``factor`` when the loss of reports stops falling.
+        warmup_steps: steps in which the learning rate rises from 0.
+        factor: factor of each drop after a plateau.
+        patience: reports without a gain that are waited for before a drop.
     """
 
     kind: Literal["constant", "cosine", "plateau"] = "cosine"
@@ -75,7 +77,7 @@ class ScheduleConfig:
 
 
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The update before it is scaled by the learning rate, which the schedule knows."""
+    """Return the update rule without the learning rate, which the step multiplies in."""
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2)
     parts: list[optax.GradientTransformation] = [adam]
     if config.kind == "muon":
@@ -92,7 +94,7 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _rules(params: PyTree) -> PyTree:
-    """Muon for kernels of convolutions within the network, Adam for everything else."""
+    """Name the rule of every parameter: Muon for inner convolutions' kernels, Adam for the rest."""
 
     def rule(path: tuple[Any, ...], leaf: Array) -> str:
         at_an_end = _ENDS & {getattr(part, "key", None) for part in path}
@@ -102,7 +104,7 @@ def _rules(params: PyTree) -> PyTree:
 
 
 def _as_matrices(params: PyTree) -> PyTree:
-    """How kernels are matrices: their last axis is the output channels."""
+    """Describe kernels as matrices to optax: the last axis is the output channels."""
     return jax.tree.map(
         lambda leaf: contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1),
         params,
@@ -110,20 +112,20 @@ def _as_matrices(params: PyTree) -> PyTree:
 
 
 def _as_large_as_adams(update: Float[Array, "..."]) -> Float[Array, "..."]:
-    """An update of singular values 1, scaled to the size of Adam's."""
+    """Scale an update of singular values near 1 to the size of Adam's updates."""
     longest = max(update.size // update.shape[-1], update.shape[-1])
     return _ADAMS_RMS * math.sqrt(longest) * update
 
 
 class Schedule:
-    """The learning rate of a run; it remembers the reports that a plateau is seen in."""
+    """Learning rate of a run, with the memory that finding a plateau needs."""
 
     def __init__(self, config: ScheduleConfig, learning_rate: float) -> None:
         self._config, self._highest = config, learning_rate
         self._scale, self._best, self._waited = 1.0, math.inf, 0
 
     def rate(self, step: int, progress: float) -> float:
-        """The learning rate of a step, after ``progress`` (0 to 1) of the run."""
+        """Return the learning rate of a step, at the fraction ``progress`` of the run."""
         config = self._config
         rate = self._highest * self._scale
         if config.warmup_steps:
@@ -133,7 +135,7 @@ class Schedule:
         return rate
 
     def report(self, loss: float) -> None:
-        """Take note of a loss; one that is not finite counts as no gain."""
+        """Count a report's loss; a loss that is not finite is no gain."""
         if self._config.kind != "plateau":
             return
         if loss < self._best * (1.0 - _THRESHOLD):
@@ -144,12 +146,12 @@ class Schedule:
             self._scale, self._waited = self._scale * self._config.factor, 0
 
     def get_state(self) -> dict[str, Any]:
-        """What a resumed run has to know: plain values."""
+        """Return the memory as plain values, for a resumed run."""
         best = self._best if math.isfinite(self._best) else None
         return {"scale": self._scale, "best": best, "waited": self._waited}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what ``get_state`` returned."""
         best = state["best"]
         self._best = math.inf if best is None else best
         self._scale, self._waited = state["scale"], state["waited"]

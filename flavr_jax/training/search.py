@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which settings of a recipe train best: a grid or a random sample, by successive halving.
+"""Search for the settings of a recipe that train best: grid or random, by successive halving.
 
-Every trial trains a little; the best share of them goes on from where it stopped, for longer, and
-so on to the end: most of the time is spent on settings that are worth it. What is known of a trial
-lies in its folder, so a search that was stopped goes on by being started again.
+Every trial trains for a few steps. The best of them continue for more steps, the best of those for
+more still, so that most of the time goes to promising settings. Each trial's results are in its
+folder, and a stopped search continues when it is started again.
 
 References:
     Jamieson & Talwalkar 2016, https://arxiv.org/abs/1502.07943
@@ -35,17 +35,18 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is varied, and how trials are sorted out.
+    """Settings to search, and how trials are selected.
 
     Attributes:
-        space: what each key of the recipe may be: a list of values, or for a random search
-            ``{low, high}`` or ``{low, high, log = true}``.
-        trials: how many to draw; 0 takes every combination of the lists.
-        first_steps: steps that every trial trains.
-        halving: each rung trains so many times longer, and keeps one in so many trials.
-        metric: what trials are sorted by, a name in their log.
-        best: whether small or large values are good.
-        seed: of the drawing.
+        space: values of each key of the recipe: a list, or in a random search ``{low, high}`` or
+            ``{low, high, log = true}``.
+        trials: number of random trials; 0 takes every combination of the lists.
+        first_steps: steps of the first rung, which every trial trains.
+        halving: a rung trains this many times longer than the one before, and keeps one trial in
+            as many.
+        metric: name of a value in the log, by which trials are compared.
+        best: which values of the metric are best.
+        seed: seed of the random trials.
     """
 
     space: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -60,7 +61,10 @@ class Search:
         if not self.space:
             raise ValueError("`space` is empty; give it a key of the recipe and its values.")
         if self.halving < 2:
-            raise ValueError(f"`halving` is {self.halving}; one in 2 or more is kept.")
+            raise ValueError(
+                f"`halving` is {self.halving}, but a rung keeps one trial in 2 or more; use at "
+                "least 2."
+            )
         ranges = [key for key, values in self.space.items() if not isinstance(values, list)]
         if ranges and self.trials == 0:
             raise ValueError(
@@ -70,13 +74,13 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One choice of settings, and what came of it.
+    """One choice of settings, and its result.
 
     Attributes:
-        number: in the order of the draw.
-        settings: by key of the recipe.
-        steps: how far it was trained.
-        value: of the metric there; None where it failed.
+        number: number of the trial, from 0.
+        settings: values by key of the recipe.
+        steps: steps trained so far.
+        value: metric after these steps; None if the trial failed.
     """
 
     number: int
@@ -86,22 +90,22 @@ class Trial:
 
 
 def read_search(path: Path) -> tuple[Search, Path]:
-    """A search from a TOML file, and the recipe that it names, relative to itself.
+    """Read a search from a TOML file, and the path of its recipe, which is relative to the file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no search, or names no recipe.
+        ValueError: a key or value is wrong, or there is no recipe.
     """
     values = configs.read_toml(path)
     base = values.pop("recipe", None)
     if not isinstance(base, str):
-        raise ValueError(f'{path} names no `recipe`; write recipe = "default.toml", say.')
+        raise ValueError(f'{path} names no `recipe`; write, for example, recipe = "default.toml".')
     values["space"] = dict(_flatten(values.get("space", {})))
     return configs.build(Search, values, where=str(path)), path.parent / base
 
 
 def trials(search: Search) -> list[Trial]:
-    """The settings to try: all combinations, or so many drawn."""
+    """Return the trials of a search: all combinations, or random draws."""
     names = list(search.space)
     if search.trials == 0:
         grid = itertools.product(*search.space.values())
@@ -114,7 +118,7 @@ def trials(search: Search) -> list[Trial]:
 
 
 def rungs(search: Search, count: int) -> list[tuple[int, int]]:
-    """How far trials are trained, and how many of them, rung by rung."""
+    """Return the steps and the number of trials of every rung; ``count`` trials start."""
     steps, plan = search.first_steps, [(search.first_steps, count)]
     while count > 1:
         steps, count = steps * search.halving, max(1, count // search.halving)
@@ -128,16 +132,18 @@ def run(
     output: Path,
     train: Callable[[Recipe, Path, int], object],
 ) -> list[Trial]:
-    """All trials, the best first; ``output/trials.json`` has them after every one.
+    """Run a search, and return all trials, the best first.
+
+    ``output/trials.json`` is updated after every trial.
 
     Args:
-        search: what to try.
-        recipe: the values of the recipe that is varied.
-        output: a folder a trial goes there.
-        train: trains a recipe in a folder up to a step, from where it was.
+        search: what to search.
+        recipe: values of the recipe that is varied.
+        output: parent of the trials' folders.
+        train: trains a recipe in a folder up to a step, from wherever it stopped before.
 
     Raises:
-        ValueError: when settings do not make a recipe, or none of the trials came to a value.
+        ValueError: settings do not fit the recipe, or no trial reached a value of the metric.
     """
     output.mkdir(parents=True, exist_ok=True)
     known = trials(search)
@@ -157,19 +163,21 @@ def run(
         alive.sort(key=lambda trial: _rank(trial, search))
     if alive[0].value is None:
         raise ValueError(
-            f"no trial came to a {search.metric!r}; look at {output}/trial-000/metrics.jsonl."
+            f"no trial reached a finite {search.metric!r}; choose a `metric` that "
+            f"{output}/trial-000/metrics.jsonl has, or see failed.txt there."
         )
     return sorted(known, key=lambda trial: (-trial.steps, _rank(trial, search)))
 
 
 def _recipe_of(trial: Trial, base: dict[str, Any], search: Search, steps: int) -> Recipe:
+    """Return the recipe of a trial: the base with the trial's settings, and ``steps`` long."""
     values = json.loads(json.dumps(base))
     for key, value in trial.settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}
         recipes.merge(values, value)
     values.pop("minutes", None)
-    # A report at the end of every rung, whichever rung a trial ends on.
+    # Every rung ends at a multiple of first_steps, and each multiple has a report.
     values |= {"steps": steps, "reports": steps // search.first_steps}
     values["validation_batches"] = values.get("validation_batches") or 8
     return configs.build(Recipe, values, where=f"trial {trial.number}")
@@ -178,7 +186,7 @@ def _recipe_of(trial: Trial, base: dict[str, Any], search: Search, steps: int) -
 def _advance(
     recipe: Recipe, folder: Path, steps: int, metric: str, train: Callable[[Recipe, Path, int], Any]
 ) -> float | None:
-    """The metric of a trial at a step, for which it is trained if that is not known yet."""
+    """Return the metric of a trial at a step, after training if it is not known yet."""
     failed = folder / "failed.txt"
     if failed.exists():
         return None
@@ -188,8 +196,8 @@ def _advance(
     try:
         train(recipe, folder, steps)
         found = _value(folder, steps, metric)
-        reason = f"it came to no finite {metric!r}."
-    except ValueError as error:  # gradients that stay infinite, say
+        reason = f"it reached no finite {metric!r}."
+    except ValueError as error:  # for example gradients that are never finite
         reason = str(error)
     if found is None:
         failed.write_text(f"{reason}\n")
@@ -198,11 +206,13 @@ def _advance(
 
 
 def _value(folder: Path, step: int, metric: str) -> float | None:
+    """Read the metric at a step from a trial's log; None if it is not there or not finite."""
     lines = [x for x in run_log.read_metrics(folder) if x["step"] == step and metric in x]
     return lines[-1][metric] if lines and math.isfinite(lines[-1][metric]) else None
 
 
 def _rank(trial: Trial, search: Search) -> float:
+    """Return a number that is smaller for better trials; failed trials come last."""
     if trial.value is None:
         return math.inf
     return trial.value if search.best == "smallest" else -trial.value
@@ -214,7 +224,7 @@ def _write(output: Path, known: list[Trial]) -> None:
 
 
 def _draw(choice: Any, rng: np.random.Generator) -> Any:
-    """One value of a list or a range."""
+    """Draw one value of a list or a range."""
     if isinstance(choice, list):
         return choice[int(rng.integers(len(choice)))]
     low, high = float(choice["low"]), float(choice["high"])
@@ -224,7 +234,7 @@ def _draw(choice: Any, rng: np.random.Generator) -> Any:
 
 
 def _flatten(space: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as dotted keys; a table with ``low`` is a range."""
+    """Yield nested tables as dotted keys; a table with ``low`` is a range."""
     for key, value in space.items():
         if isinstance(value, dict) and "low" not in value:
             yield from _flatten(value, f"{prefix}{key}.")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run knows between two steps.
+"""State of a training run between two steps.
 
-The parameters are float32; only the forward and backward passes run in bfloat16, whose 8 bits
-of precision would swallow most updates. The average is what is evaluated and released.
+Parameters are float32: bfloat16 has 8 bits of precision, and most updates would be rounded away.
+Only the forward and backward passes run in bfloat16. The average of the parameters is what is
+evaluated and released.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ __all__ = ["TrainState", "create"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The same on every device; all that the next step depends on, but for data read from disk.
+    """Everything that the next step depends on besides data read from disk; equal on all devices.
 
-    Leaves are arrays, on the host or on devices; they carry no annotation, because JAX also looks
-    at trees that hold something else in their place.
+    Leaves are arrays, on the host or on devices. They are annotated as ``Any`` because JAX also
+    builds trees of this type that hold shapes or shardings.
 
     Attributes:
         step: int32, steps so far.
-        skipped: int32, steps whose gradient was not finite.
-        skipped_in_a_row: int32, such steps up to now.
-        key: uint32 data of the key of all that is random; not a typed key, to be saved.
-        params: float32, as :func:`flavr_jax.models.flavr.init` names them.
-        average: their moving average.
-        moments: what the optimiser keeps.
+        skipped: int32, steps skipped because their gradient was not finite.
+        skipped_in_a_row: int32, such steps since the last step that was not skipped.
+        key: uint32 data of the random key of the run; typed keys cannot be saved.
+        params: float32 parameters, as :func:`flavr_jax.models.flavr.init` names them.
+        average: their exponential moving average.
+        moments: the optimiser's state.
     """
 
     step: Any
@@ -48,7 +49,7 @@ class TrainState:
 
 
 def create(params: PyTree, config: OptimizerConfig, seed: int) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters to start from: those of another checkpoint, wherever name and shape are the same.
+"""Warm start: parameters of another checkpoint, wherever name and shape are the same.
 
-A network of another factor shares all but its last layer with this one, a classifier the encoder.
-A wider decoder starts as what the narrower one was: what reads its new channels starts at zero.
+Networks of different factors share all but the last layer; a classifier shares the encoder. A
+wider decoder starts as the same function as the narrower one: the weights that read its new
+channels start at zero.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ __all__ = ["WarmStart", "warm_start"]
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Parameters, and which of them were taken.
+    """Initial parameters, and where they come from.
 
     Attributes:
-        params: of the network that is to be trained.
-        taken: names of the tensors that were taken over.
-        widened: those of them that are larger here.
-        left: names of those that keep their random start, and why.
-        share: of the parameters taken over, from 0 to 1.
+        params: parameters of the network to train.
+        taken: names of the tensors taken from the checkpoint.
+        widened: those of them that are larger in this network.
+        left: names of the tensors that stay random, and the reason.
+        share: share of the parameters that was taken, from 0 to 1.
     """
 
     params: Parameters
@@ -40,7 +41,7 @@ class WarmStart:
     share: float
 
     def summary(self) -> str:
-        """One line on it."""
+        """Describe the start in one line."""
         text = f"{len(self.taken)} tensors taken ({self.share:.1%} of the parameters)"
         if self.widened:
             text = f"{text}, {len(self.widened)} of them into wider ones"
@@ -51,13 +52,13 @@ class WarmStart:
 
 
 def warm_start(params: Parameters, path: Path) -> WarmStart:
-    """Replace what the checkpoint at ``path`` has under the same name in the same shape.
+    """Take the tensors of a checkpoint that have the name and shape of one of ``params``.
 
-    A decoder that is narrower there becomes part of this one, which then computes the same.
+    A narrower decoder is embedded in this one, which then computes the same function.
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: it is none of this project, or nothing in it fits.
+        FileNotFoundError: there is no checkpoint at ``path``.
+        ValueError: it is not a checkpoint of this project, or nothing in it fits.
     """
     mine: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(checkpoint.read_parameters(path), sep="/")
@@ -84,9 +85,9 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
 
 
 def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """The tensors of this decoder with those of a narrower one in them; none if there is no such.
+    """Return this decoder's tensors with a narrower decoder embedded; none if it is not narrower.
 
-    A stage reads the channels of the stage before it, and behind them the encoder's.
+    A stage reads the channels of the stage before it, followed by those of the encoder's skip.
     """
     kernels = [f"decoder/stages/{number}/conv/kernel" for number in range(5)]
     if not all(name in mine and name in theirs for name in kernels):
@@ -114,7 +115,7 @@ def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _placed(
     into: Any, values: np.ndarray, rows: Int[np.ndarray, " rows"], columns: Int[np.ndarray, " out"]
 ) -> np.ndarray:
-    """``into`` with ``values`` there, and zeros where its columns have other rows."""
+    """Return ``into`` with ``values`` at rows × columns, and zeros in other rows of the columns."""
     placed = np.array(into, np.float32)
     placed[..., columns] = 0.0
     place = (columns,) if placed.ndim == 1 else np.ix_(rows, columns)
@@ -123,4 +124,5 @@ def _placed(
 
 
 def _size(leaf: Any) -> str:
+    """Format a shape for messages."""
     return "×".join(map(str, np.shape(leaf)))
