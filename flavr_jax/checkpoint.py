@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint directory: parameters, the ModelConfig they belong to, and where they came from.
+"""A checkpoint directory: parameters, the ModelConfig they belong to, and their provenance.
 
 Orbax stores the parameters as a plain nested dict of NumPy arrays, so that a checkpoint loads on
-any number of devices and does not depend on Flax's internals. Orbax hands back whatever shapes it
-finds, so the shapes are checked here against the network's. What 8 bits need to know is a JSON file
-beside them, for it may be added to a checkpoint that is complete without it.
+any number of devices and does not depend on Flax's internals. They are read with TensorStore, which
+Orbax is built on: shapes are compared with the network's before any array is read. The scales for
+8 bits are a JSON file of their own, because they may be added to a complete checkpoint later.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from flax import traverse_util
 
 from flavr_jax import config as configs
@@ -40,18 +41,23 @@ __all__ = [
 ]
 
 QUANTIZATION = "quantization.json"
+_MAX_JSON = 4_000_000
+# Weights hardly shrink by compression, but a network of zeros does; one of 73 million parameters
+# has 290 MB.
+_SMALL = 300_000_000
+_MAX_RATIO = 8
 _ITEMS = ("params", "config", "provenance")
 Config = TypeVar("Config", ModelConfig, ClassifierConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """How the network runs in 8 bits.
+    """Scales with which the network runs in 8 bits.
 
     Attributes:
-        scales: of the feature maps that are stored in 8 bits, by name: what one unit of a stored
-            number is worth. The others are of 16 bits.
-        provenance: plain values on where they come from: clips, measured losses, date, …
+        scales: scale of each feature map that is stored in 8 bits, by name: a stored number times
+            the scale is the value. All other maps have 16 bits.
+        provenance: plain values on their origin: clips, measured losses, date, …
     """
 
     scales: dict[str, float]
@@ -62,19 +68,19 @@ class Quantization:
             if not 0 < scale < math.inf:
                 raise ValueError(
                     f"the scale of {name!r} is {scale!r}; scales are numbers above 0. "
-                    "Make them anew with scripts/quantize.py."
+                    "Compute them again with scripts/quantize.py."
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint directory holds.
+    """The contents of a checkpoint directory.
 
     Attributes:
         config: the network's settings.
         params: nested dict of NumPy arrays, as :func:`flavr_jax.models.flavr.init` names them.
         provenance: plain values on the origin: source, hash, date, training data, …
-        quantization: how it runs in 8 bits, if it was calibrated.
+        quantization: scales for 8 bits, if the network was calibrated.
     """
 
     config: ModelConfig
@@ -92,7 +98,7 @@ def save(
     quantization: Quantization | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a checkpoint directory; it appears under its name only when complete.
+    """Write a checkpoint directory; it appears under its name only when complete.
 
     Raises:
         FileExistsError: the directory exists and ``overwrite`` is not set.
@@ -117,7 +123,7 @@ def save(
 
 
 def add_quantization(path: str | Path, quantization: Quantization) -> None:
-    """Writes into a checkpoint how it runs in 8 bits, in place of what it said of that.
+    """Write or replace the scales for 8 bits of a checkpoint.
 
     Raises:
         OSError: it cannot be written.
@@ -133,65 +139,68 @@ def _is_ours(entry: Path) -> bool:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint directory.
+    """Read a checkpoint directory.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint of this project, or its parameters do not fit its config
-            (every difference is listed), or are NaN or infinite.
+        ValueError: it is no checkpoint of this project or is damaged, or its parameters do not fit
+            its config (every difference is listed).
     """
-    config, params, provenance = _restore(Path(path).absolute())
-    if "n_classes" in config:
+    stored = _open(Path(path).absolute())
+    if "n_classes" in stored.config:
         raise ValueError(
             f"{path} is a classifier, not a network that interpolates; use scripts/classify.py."
         )
-    built = _build(ModelConfig, config, params, path)
-    return Checkpoint(built, params, provenance, _read_quantization(Path(path)))
+    config = _build(ModelConfig, stored, path)
+    quantization = _read_quantization(Path(path))
+    return Checkpoint(config, _read_arrays(stored, path), stored.provenance, quantization)
 
 
 def load_classifier(
     path: str | Path,
 ) -> tuple[ClassifierConfig, dict[str, Any], dict[str, Any]]:
-    """Config, parameters and provenance of a classifier; the latter has the names of ``classes``.
+    """Read config, parameters and provenance of a classifier; ``classes`` in the last are names.
 
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it holds no classifier, or parameters that do not fit its config.
     """
-    config, params, provenance = _restore(Path(path).absolute())
-    if "n_classes" not in config:
+    stored = _open(Path(path).absolute())
+    if "n_classes" not in stored.config:
         raise ValueError(
             f"{path} is a network that interpolates; train a classifier from it with "
             "scripts/train.py configs/classify_ucf101.toml --init-from."
         )
-    return _build(ClassifierConfig, config, params, path), params, provenance
+    config = _build(ClassifierConfig, stored, path)
+    return config, _read_arrays(stored, path), stored.provenance
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
-    """The parameters in a checkpoint of any kind of network, to start another one from.
+    """Read the parameters of any kind of network, to start another one from.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint of this project.
+        ValueError: it is no checkpoint of this project, or is damaged.
     """
-    return _restore(Path(path).absolute())[1]
+    return _read_arrays(_open(Path(path).absolute()), path)
 
 
 def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict[str, Any]:
-    """The weighted mean of the parameters of one network, trained in different ways.
+    """Return the weighted mean of the parameters of several training runs of one network.
 
-    Where one is trained on from the other, or both from a third, the mean predicts about as well as
-    either, and lies between them in what they are good at, say PSNR and LPIPS.
+    If one run was fine-tuned from the other, or both from a third, the mean predicts about as well
+    as either. If they differ in their strengths, such as PSNR and LPIPS, it lies between them.
 
     Args:
-        checkpoints: of the same ``ModelConfig``.
-        weights: one for each, of sum 1; one below 0 leads away from its checkpoint.
+        checkpoints: checkpoints of the same ``ModelConfig``.
+        weights: one for each checkpoint, of sum 1. A negative weight extrapolates away from its
+            checkpoint.
 
     Returns:
-        Parameters, summed in float32, of the first one's types.
+        Parameters, summed in float32, in the dtypes of the first checkpoint.
 
     Raises:
-        ValueError: the networks differ, or the weights are not as said.
+        ValueError: the networks differ, or there is not one weight for each, of sum 1.
 
     References:
         Wortsman et al. 2022, https://arxiv.org/abs/2109.01903
@@ -215,26 +224,25 @@ def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict
     return jax.tree.map(mean, *(each.params for each in checkpoints))
 
 
-def _build(
-    kind: type[Config], config: dict[str, Any], params: dict[str, Any], path: str | Path
-) -> Config:
-    built = configs.build(kind, config, where=str(path))
-    wrong = differences(built, params)
+class _Stored(NamedTuple):
+    """An opened checkpoint: JSON as it stands, and arrays of known shape that are not yet read."""
+
+    config: dict[str, Any]
+    arrays: dict[tuple[str, ...], ts.TensorStore]
+    provenance: dict[str, Any]
+
+
+def _build(kind: type[Config], stored: _Stored, path: str | Path) -> Config:
+    built = configs.build(kind, stored.config, where=str(path))
+    wrong = differences(built, traverse_util.unflatten_dict(stored.arrays))
     if wrong:
         raise ValueError(
             f"the parameters in {path} do not fit its config ({built}):\n  " + "\n  ".join(wrong)
         )
-    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-    if broken := [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]:
-        raise ValueError(
-            f"{path} holds NaN or infinity in {len(broken)} of {len(leaves)} parameters (the first "
-            f"is {broken[0]}), so it predicts nothing; use an earlier checkpoint of that training."
-        )
     return built
 
 
-def _restore(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Config, parameters and provenance as they are stored."""
+def _open(path: Path) -> _Stored:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name a checkpoint directory.")
     if not (path / "params").is_dir() or not (path / "config").is_dir():
@@ -242,16 +250,71 @@ def _restore(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]
             f"{path} is no checkpoint: `params` and `config` are missing. "
             "Convert PyTorch weights with scripts/convert_torch.py."
         )
-    items = {"params": ocp.args.StandardRestore(), "config": ocp.args.JsonRestore()}
-    if (path / "provenance").is_dir():
-        items["provenance"] = ocp.args.JsonRestore()
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            stored = checkpointer.restore(path, ocp.args.Composite(**items))
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged and cannot be read: {reason}") from error
-    return stored["config"], stored["params"], stored.get("provenance") or {}
+        config = _read_json(path / "config" / "metadata")
+        has_provenance = (path / "provenance").is_dir()
+        provenance = _read_json(path / "provenance" / "metadata") if has_provenance else {}
+        return _Stored(config, _open_arrays(path / "params"), provenance)
+    except Exception as error:  # TensorStore documents no list of its errors
+        raise _damaged(path, error) from error
+
+
+def _open_arrays(folder: Path) -> dict[tuple[str, ...], ts.TensorStore]:
+    """Open the arrays that Orbax wrote, and refuse sizes out of proportion to the files.
+
+    Orbax itself would read them all at once, whatever size they claim; where one is damaged,
+    its event loop prints the failures of the others as tracebacks.
+    """
+    index = _read_json(folder / "_METADATA")
+    files = {"driver": "file", "path": f"{folder}/"}
+    store = {"driver": "ocdbt", "base": files} if index["use_ocdbt"] else files
+    arrays = {}
+    for entry in index["tree_metadata"].values():
+        names = tuple(str(part["key"]) for part in entry["key_metadata"])
+        prefix = ".".join(names) + "/"
+        kvstore = {**store, "path": prefix if index["use_ocdbt"] else f"{folder}/{prefix}"}
+        driver = "zarr3" if index["use_zarr3"] else "zarr"
+        # A chunk that is lost would be read as zeros otherwise.
+        spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
+        arrays[names] = ts.open(ts.Spec(spec), read=True, open=True).result()
+    present = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    claimed = sum(_bytes(array) for array in arrays.values())
+    if claimed > _SMALL + _MAX_RATIO * present:
+        raise ValueError(f"its arrays claim {claimed:,} bytes, its files have {present:,}")
+    return arrays
+
+
+def _bytes(array: ts.TensorStore) -> int:
+    """Memory for reading the array: one chunk is decoded as a whole."""
+    chunk = [length or 1 for length in array.chunk_layout.read_chunk.shape or ()]
+    numbers = max(math.prod(array.shape), math.prod(chunk))
+    return numbers * array.dtype.numpy_dtype.itemsize
+
+
+def _read_arrays(stored: _Stored, path: str | Path) -> dict[str, Any]:
+    try:
+        arrays = {name: array.read().result() for name, array in stored.arrays.items()}
+    except Exception as error:  # TensorStore documents no list of its errors
+        raise _damaged(path, error) from error
+    return traverse_util.unflatten_dict(arrays)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A JSON object of bounded size, for it takes up to 25 times as much memory."""
+    if file.stat().st_size > _MAX_JSON:
+        raise ValueError(f"{file.name} has more than {_MAX_JSON:,} bytes")
+    try:
+        values = json.loads(file.read_text())
+    except RecursionError:
+        raise ValueError(f"{file.name} is nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file.name} holds a {type(values).__name__}, not an object")
+    return values
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{path} is damaged and cannot be read: {reason[:500]}")
 
 
 def _read_quantization(path: Path) -> Quantization | None:
@@ -259,17 +322,17 @@ def _read_quantization(path: Path) -> Quantization | None:
     if not file.exists():
         return None
     try:
-        values = json.loads(file.read_text())
+        values = _read_json(file)
         values["scales"] = {name: float(scale) for name, scale in values["scales"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{file} is damaged; make it anew with scripts/quantize.py, or delete it."
+            f"{file} is damaged; compute it again with scripts/quantize.py, or delete it."
         ) from error
     return configs.build(Quantization, values, where=str(file))
 
 
 def differences(config: ModelConfig | ClassifierConfig, params: dict[str, Any]) -> list[str]:
-    """Every way in which ``params`` departs from the network's tree, a line each."""
+    """List every difference between ``params`` and the network's parameters, a line each."""
     if isinstance(config, ClassifierConfig):
         expected = _shapes(classifier.parameter_shapes(config))
     else:

@@ -33,6 +33,8 @@ __all__ = ["run", "track"]
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
+GPU_DEVICE = Path("/dev/nvidia0")  # made by NVIDIA's driver on Linux
+
 _registry = tyro.constructors.ConstructorRegistry()
 
 
@@ -89,8 +91,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
                 print(f"warning: {hint}", file=sys.stderr)
             code = main(options)
     except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with lasting_outputs():
+            print("interrupted.", file=sys.stderr)
         # What main opened is closed by now, but computations may still run on other threads, and
         # tearing the interpreter down under them can crash.
         os._exit(130)
@@ -112,7 +114,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _unused_gpu() -> str | None:
     """Say so if the machine has an NVIDIA GPU that the installed JAX cannot use."""
-    if not Path("/dev/nvidia0").exists():
+    if not GPU_DEVICE.exists():
         return None
     if os.environ.get("JAX_PLATFORMS", "").lower() not in ("", "cuda", "gpu"):
         return None  # the user chose another device

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
@@ -112,6 +115,81 @@ def test_a_damaged_checkpoint_is_a_plain_error(tmp_path, params):
         checkpoint.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize("item", ["config", "provenance", "params"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 100_000, "[]", "3", "null", '"a"', "{", "\xff", "9" * 10_000,
+        " " * 5_000_000 + "{}",
+    ],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_hostile_json_is_one_short_error(tmp_path, params, item, text):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    file = tmp_path / "a" / item / ("_METADATA" if item == "params" else "metadata")
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="is damaged and cannot be read") as error:
+        checkpoint.load(tmp_path / "a")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 10**30}, {"width": 10**8}, {"n_outputs": 10**8}, {"n_inputs": 10**8},
+        {"decoder_widths": [4, 2, 1, 1, 10**30]}, {"width": [[[[]]]]}, {"width": "2"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_of_a_network_without_bounds_is_refused(tmp_path, params, changes):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    file = tmp_path / "a" / "config" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ValueError, match=r"/a|decoder_widths"):
+        checkpoint.load(tmp_path / "a")
+
+
+def test_an_array_that_claims_more_than_the_files_hold_is_not_read(tmp_path):
+    stored = {"w": {"kernel": np.zeros(3, np.float32)}}
+    checkpoint.save(tmp_path / "a", CONFIG, stored)
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/a/params/"}}
+    spec = {"driver": "zarr", "kvstore": {**store, "path": "w.kernel/"}}
+    metadata = {"shape": [10**11], "chunks": [10**11], "dtype": "<f4"}
+    tensorstore.open({**spec, "metadata": metadata}, create=True, delete_existing=True).result()
+
+    for read in (checkpoint.load, checkpoint.read_parameters):
+        with pytest.raises(ValueError, match="arrays claim 400,000,000,000 bytes"):
+            read(tmp_path / "a")
+
+
+def test_weights_that_are_damaged_or_lost_are_one_line_and_no_traceback(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    largest = max((tmp_path / "a").rglob("*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[:: len(data) // 50] = bytes(len(data[:: len(data) // 50]))
+    largest.write_bytes(data)
+    code = f"from flavr_jax import checkpoint; checkpoint.load({str(tmp_path / 'a')!r})"
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith("ValueError: ")
+    assert "Event loop" not in run.stderr
+
+
+def test_a_chunk_that_is_missing_is_not_read_as_zeros(tmp_path, params):
+    checkpoint.save(tmp_path / "a", CONFIG, params)
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/a/params/"}}
+    kvstore = tensorstore.KvStore.open(store).result()
+    kvstore.delete_range(tensorstore.KvStore.KeyRange("out.kernel/0", "out.kernel/1"))
+    with pytest.raises(ValueError, match="is damaged and cannot be read"):
+        checkpoint.load(tmp_path / "a")
+
+
+def test_a_folder_of_any_name_holds_a_checkpoint(tmp_path, params):
+    path = tmp_path / "50% of #1? a: b"
+    checkpoint.save(path, CONFIG, params)
+    assert checkpoint.load(path).config == CONFIG
+
+
 def test_scales_come_back_with_where_they_are_from(tmp_path, params):
     quantization = checkpoint.Quantization({"encoder/stem": 0.1 + 0.2}, {"windows": 3})
     checkpoint.save(tmp_path / "a", CONFIG, params, quantization=quantization)
@@ -148,6 +226,8 @@ def test_a_scale_that_cannot_be_one_is_refused(scale):
         ('{"scales": {"out": null}}', "is damaged"),
         ('{"scales": {"out": "a"}}', "is damaged"),
         ('{"scales": [1]}', "is damaged"),
+        ('{"scales": {"out": 1' + 400 * "0" + "}}", "is damaged"),
+        ('{"a":' * 100_000, "is damaged"),
         ('{"scales": {"out": 1}, "scale": 1}', "unknown key 'scale'"),
         ('{"provenance": {}}', "is damaged"),
     ],

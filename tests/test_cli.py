@@ -176,3 +176,131 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
 def test_help_does_not_wait_for_jax():
     code = "import sys, flavr_jax.cli; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\x1b]0;pwned\x07\x1b[2J is odd"), r"error: \x1b]0;pwned\x07\x1b[2J is odd"),
+        (ValueError("\u202etxt.exe"), r"error: \u202etxt.exe"),
+        (
+            FileNotFoundError(2, "No such file", "\x1b[2J\udcff.mp4"),
+            r"error: \x1b[2J\udcff.mp4: No such file.",
+        ),
+        (
+            MemoryError("Unable to allocate 8 GiB"),
+            "error: not enough memory (Unable to allocate 8 GiB). Use a smaller input.",
+        ),
+    ],
+)
+def test_a_message_has_no_control_characters(monkeypatch, capsys, error, line):
+    assert run(monkeypatch, fail(error)) == 2
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_message_is_short_and_keeps_its_beginning_and_its_end(monkeypatch, capsys):
+    assert run(monkeypatch, fail(ValueError("the keys " + "a" * 10**7 + " are wrong"))) == 2
+    message = capsys.readouterr().err
+    assert len(message) < 2100
+    assert message.startswith("error: the keys aaa")
+    assert message.endswith("a are wrong (10,000,019 characters)\n")
+
+
+PROGRAM = """
+import dataclasses, sys, time
+from flavr_jax import cli
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    "Show text."
+    text: str = "256×448 … – 🎬"
+    "What to print."
+
+def main(options):
+    for _ in cli.track(range(50), total=50, interval=0.0):
+        print(options.text)
+    open(sys.argv[0] + ".done", "w").close()
+
+cli.run(main, Options)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path / "program.py"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("ascii", rb"256x448 ... - \U0001f3ac"),
+        ("cp1252", rb"256\xd7448 \x85 \x96 \U0001f3ac"),
+        ("utf-8", "256×448 … – 🎬".encode()),
+    ],
+)
+def test_every_terminal_gets_what_its_encoding_can_show(program, encoding, text):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, program]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()[0]
+    assert shown == text.replace(rb"\xd7", b"\xd7").replace(rb"\x85", b"\x85").replace(
+        rb"\x96", b"\x96"
+    )
+    helped = subprocess.run([*command, "--help"], env=environment, capture_output=True, check=False)
+    assert helped.returncode == 0, helped.stderr
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_pipe_that_nobody_reads_does_not_end_the_work(program, closed):
+    command = [sys.executable, program, "--text", "a" * 10_000]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    pipes |= {closed: subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        getattr(process, closed).close()
+        err = process.stderr.read() if closed != "stderr" else b""
+        assert process.wait(60) == 0
+    assert b"Error" not in err
+    assert (program.parent / "program.py.done").exists()
+
+
+def test_a_full_disk_is_an_error_for_results_and_none_for_progress(program):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("only Linux has /dev/full")
+    command = [sys.executable, program]
+    with open("/dev/full", "wb") as full:
+        results = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        progress = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert results.returncode == 2
+    assert b"No space left" in results.stderr
+    assert b"Traceback" not in results.stderr
+    assert progress.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu", "platforms", "plugin", "warned"),
+    [
+        (True, "", False, True),
+        (True, "cuda", False, True),
+        (True, "cpu", False, False),
+        (True, "", True, False),
+        (False, "", False, False),
+    ],
+)
+def test_a_gpu_that_jax_cannot_use_is_mentioned(
+    monkeypatch, tmp_path, capsys, gpu, platforms, plugin, warned
+):
+    device = tmp_path / "nvidia0"
+    if gpu:
+        device.touch()
+    monkeypatch.setattr(cli, "GPU_DEVICE", device)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    if plugin:
+        (tmp_path / "jax_plugins" / "xla_cuda13").mkdir(parents=True)
+        (tmp_path / "jax_plugins" / "xla_cuda13" / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "jax_plugins", raising=False)
+    assert run(monkeypatch, lambda options: 0) == 0
+    message = capsys.readouterr().err
+    assert ("pip install" in message) == warned
