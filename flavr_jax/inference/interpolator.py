@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from flavr_jax import checkpoint
+from flavr_jax import checkpoint, program_cache
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream
 from flavr_jax.inference.computation import Computation
@@ -188,7 +187,7 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
         ValueError: it is not a checkpoint, or is damaged, or its weights are NaN, infinite or too
             large for the precision, or fp8 was asked for and it has no scales.
     """
-    _keep_compiled_programs()
+    program_cache.enable()
     stored = checkpoint.load(DEFAULT_CHECKPOINT if path is None else path)
     return Interpolator(
         stored.config,
@@ -225,10 +224,3 @@ def _between(
 def _bucket(count: int) -> int:
     """Return the power of two that a batch is padded to, so that few sizes are compiled."""
     return 1 << (count - 1).bit_length()
-
-
-def _keep_compiled_programs() -> None:
-    """Point JAX's compilation cache at our own folder, unless the user chose one."""
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "flavr_jax" / "compiled"))

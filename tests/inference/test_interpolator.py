@@ -104,15 +104,15 @@ def test_load_gives_the_saved_network_in_the_precision_asked_for(tmp_path, rando
     assert 0 < np.abs(half.predict(windows) - expected).max() < 0.05
 
 
-def test_a_users_own_compilation_cache_is_respected(monkeypatch, tmp_path):
+def test_programs_are_kept_unless_the_user_chose_a_folder(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-        interpolators._keep_compiled_programs()
+        interpolators.load()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
         jax.config.update("jax_compilation_cache_dir", None)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        interpolators._keep_compiled_programs()
+        interpolators.load()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "flavr_jax" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
