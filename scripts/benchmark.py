@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the network: as a whole, layer by layer, and beside PyTorch on the same device."""
+"""Time the network as a whole, layer by layer, and beside PyTorch on the same device."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from flavr_jax.profiling.comparison import OnePrecision, TorchMode
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time one call of the network with random weights, from float32 frames to float32 frames."""
+    """Time calls of the network with random weights, from float32 frames to float32 frames."""
 
     model: Preset = "flavr_2x"
-    """Which network: the official ones by factor, or the bundled one's."""
+    """Network to time: an official one by its factor, or the bundled one."""
     size: tuple[int, int] = (256, 448)
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
-    """Windows a call."""
+    """Windows per call."""
     precision: tuple[OnePrecision, ...] = ("fp32",)
-    """What the network computes in."""
+    """Precisions to compute in."""
     implementations: tuple[Literal["mosaic_gpu", "xla", "reference"], ...] = ("xla",)
-    """mosaic_gpu: kernels for Hopper GPUs; reference: plain lax, 3-D and input-dilated."""
+    """mosaic_gpu: kernels for Hopper GPUs; reference: the definition, in plain lax."""
     torch: tuple[TorchMode, ...] = ()
-    """PyTorch beside it, where installed: float32 is PyTorch as shipped."""
+    """Settings of PyTorch to compare with, if installed; float32 is PyTorch as shipped."""
     torch_device: Literal["cuda", "cpu"] = "cuda"
-    """Where PyTorch runs; on a CPU with as many threads as it takes by itself."""
+    """Device of PyTorch; on a CPU it uses its default number of threads."""
     repeats: int = 50
-    """Timed calls after a warm-up; the median counts."""
+    """Calls to time, after a warm-up; the median is reported."""
     check: bool = True
-    """Compare every output with the float32 definition's; --no-check saves its time and memory."""
+    """Compare outputs with the definition in float32; --no-check saves time and memory."""
     profile: Path | None = None
-    """Trace the first implementation and precision into this folder (for XProf), and print tables
-    of its kernels and of its layers, beside PyTorch's stages where --torch names a mode."""
+    """Write a trace of the first implementation and precision into this folder, for XProf. Also
+    print tables of kernels, of layers, and with --torch of stages beside PyTorch's."""
     json: Path | None = None
-    """Append the figures there, a line a row."""
+    """Append the measurements to this file, one line per row."""
     plot: Path | None = None
-    """Draw the rows as bars into this PNG or SVG file; needs matplotlib."""
+    """Draw the times as bars into this PNG or SVG file; needs matplotlib."""
 
 
 def main(options: Options) -> None:
-    """Print the device, then a line a row, then the tables asked for."""
+    """Print the device, a line for each row as soon as it is timed, then the tables."""
     config = PRESETS[options.model]
     height, width = options.size
     print(presentation.environment(with_torch=bool(options.torch)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many training windows a second each source gives: ``scripts/benchmark_data.py``."""
+"""Measure training windows per second from each source: ``scripts/benchmark_data.py``."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from flavr_jax.profiling import data_throughput
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure windows drawn on the device, cut from clips held there, and read from disk.
+    """Measure windows drawn on the device, cut from clips in its memory, and read from disk.
 
-    Without a data set of yours, septuplets of 448×256 are drawn, given the noise of cameras, and
-    packed into a temporary folder in several encodings.
+    Without --source, septuplets of 448×256 with noise like a camera's are drawn and packed into a
+    temporary folder in several encodings.
     """
 
     source: tuple[Path, ...] = ()
-    """Folders of a data set, packed or not, to read instead of packing drawn septuplets."""
+    """Folders of a data set to read, packed or not, instead of drawn septuplets."""
     dataset: str = "vimeo90k-train"
-    """Which data set they are; of packed ones any will do."""
+    """Name of the data set; any name will do if the folders are packed."""
     crop: int = 224
-    """Side of the windows in pixels."""
+    """Side of a window in pixels."""
     batch: int = 24
-    """Windows a batch."""
+    """Windows per batch."""
     encodings: tuple[array_record.Encoding, ...] = ("png", "jpeg", "raw")
-    """How drawn clips are packed."""
+    """Encodings to pack drawn clips in."""
     clips: int = 48
-    """How many are drawn, but a batch of them at least."""
+    """Number of clips to draw; at least a batch is drawn."""
     synthetic: bool = True
-    """Measure synthetic clips too, and clips held on the device; on a CPU that takes minutes."""
+    """Also measure synthetic clips, and clips in the device's memory; takes minutes on a CPU."""
     threads: int = 8
-    """Threads that read, in each of the loader's processes."""
+    """Threads that read, in each process of the loader."""
     workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))
-    """Processes of the loader; 0 reads in this one."""
+    """Numbers of loader processes to measure; 0 reads in this process."""
     seconds: float = 10.0
-    """How long each row is measured, after what a loader has in store."""
+    """Length of each measurement, after the batches that a loader has in store."""
     json: Path | None = None
-    """Append the figures there, a line a row."""
+    """Append the measurements to this file, one line per source."""
 
 
 def main(options: Options) -> None:
-    """Print a line a source as it is measured, then the table."""
+    """Print a line for each source as soon as it is measured, then a table."""
     where = f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, jax {jax.__version__}"
     print(f"{options.crop}×{options.crop}; {where}", flush=True)
     table = Table("source", "windows/s", "ms", title=f"{options.crop}×{options.crop}; {where}")
@@ -72,7 +72,7 @@ def main(options: Options) -> None:
 
 
 def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch], int]]:
-    """What makes a batch, with its name, and how many it may have in store."""
+    """Yield the name of each source, a function that makes a batch, and how many it may store."""
     mixed = mixture.MixtureConfig(crop=options.crop, batch_size=options.batch)
     numbers = itertools.count()
 
@@ -82,8 +82,9 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
     for outputs in (1, 7) if options.synthetic else ():
         draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
         yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key()), 0
-    drawn = options.synthetic or not options.source
-    septuplets = data_throughput.septuplets(max(options.clips, options.batch)) if drawn else []
+    septuplets: list[ArrayClip] = []
+    if options.synthetic or not options.source:
+        septuplets = data_throughput.septuplets(max(options.clips, options.batch))
     if septuplets:
         real = dataclasses.replace(mixed, synthetic_share=0.0)
         cut = jax.jit(lambda key, bank: mixture.draw(key, 1, real, bank))
@@ -102,7 +103,7 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
 
 
 def _on_disk(options: Options, septuplets: list[ArrayClip]) -> Iterator[tuple[str, list[Clip]]]:
-    """Clips by the way they are stored."""
+    """Yield the clips of each folder, or the drawn clips in each encoding."""
     for source in options.source:
         read = sources.data_set(options.dataset).read(source)
         yield str(source), [each.clip for each in read]

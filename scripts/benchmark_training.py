@@ -23,6 +23,7 @@ from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
 from flavr_jax.profiling import presentation, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
+from flavr_jax.profiling.training_throughput import Measurement, TrainingCase
 from flavr_jax.training.parallel import Strategy
 
 Implementation: TypeAlias = Literal["flavr_jax", "torch"]
@@ -30,86 +31,107 @@ IMPLEMENTATIONS = {
     "flavr_jax": training_throughput.measure,
     "torch": functools.partial(training_throughput.measure_peer, "torch.compile", TorchTraining),
 }
-"""Training steps to time, all with the signature of ``measure``: a peer's goes here."""
+"""Implementations to time, all with the signature of ``measure``; add another one here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time training steps on one device and on all, with a fixed batch and with batches read."""
+    """Time training steps on one device and on all, on a fixed batch and on batches read."""
 
     implementations: tuple[Implementation, ...] = ("flavr_jax",)
-    """torch: the same network in PyTorch, where installed, on one device and a fixed batch."""
+    """torch: the same network in PyTorch, if installed, on one device and a fixed batch."""
     widths: tuple[int, ...] = (32, 64)
-    """Networks to time, by their width."""
+    """Widths of the networks to time."""
     n_outputs: int = 7
-    """Frames that they predict."""
+    """Frames that the networks predict."""
     devices: tuple[int, ...] = ()
-    """How many devices to use; by default 1, and all there are."""
+    """Numbers of devices to use; by default 1, and all that this machine has."""
     batch: int = 24
-    """Windows a device and step."""
+    """Windows per device and step."""
     crop: int = 256
     """Side of a window in pixels."""
     strategy: Strategy = "pmap"
-    """How a step is spread over devices."""
+    """How a step is mapped over devices."""
     seconds: float = 2.0
-    """About how long a round is; there are three of each kind."""
+    """Approximate length of a round; each case has three rounds, and three more with reading."""
     read: bool = importlib.util.find_spec("grain") is not None
-    """Also time batches read from disk; needs the extra `train`."""
+    """Also time batches read from disk; needs the packages of the extra `train`."""
     source: Path | None = None
-    """Folder of a data set to read, packed or not; by default noise as large as Vimeo-90K."""
+    """Folder of a data set to read, packed or not; by default, noise of Vimeo-90K's size."""
     dataset: str = "folder-2x"
-    """Which data set that is."""
+    """Name of that data set."""
     format: training_throughput.Format = "png"
-    """What the noise is stored as; png is what Vimeo-90K has."""
+    """Image format of the noise; Vimeo-90K is in png."""
     workers: int = max(1, (os.cpu_count() or 2) // 2)
-    """Processes that read; 0 reads in threads of this one."""
+    """Processes that read; 0 reads in threads of this process."""
     json: Path | None = None
-    """Append the figures there, a line a case."""
+    """Append the measurements to this file, one line per case."""
 
 
 def main(options: Options) -> None:
-    """Print a line of JSON a case as it is known, and a table; what is under way on stderr."""
+    """Print a line of JSON for each case as soon as it is timed, then a table."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
-    where = presentation.environment(with_torch="torch" in options.implementations)
-    print(where := f"{where}; {os.cpu_count()} CPU cores", flush=True)
-    counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
-    shape = (options.batch, options.crop, options.strategy)
-    cases = [
-        training_throughput.TrainingCase(
-            ModelConfig(width=width, n_outputs=options.n_outputs), devices, *shape
-        )
-        for width in options.widths
-        for devices in counts
-    ]
+    environment = presentation.environment(with_torch="torch" in options.implementations)
+    where = f"{environment}; {os.cpu_count()} CPU cores"
+    print(where, flush=True)
+    cases = _cases(options)
     table = Table("step", "width", "devices", "windows/s", "of one", "ms", "ms, read", "cost")
     with tempfile.TemporaryDirectory() as folder:
         clips = _clips(options, Path(folder)) if options.read else ()
         for name in options.implementations:
-            run, single = IMPLEMENTATIONS[name], dict[int, float]()
+            run = IMPLEMENTATIONS[name]
+            on_one_device: dict[int, float] = {}  # windows a second, by width
             for found in run(cases, clips, seconds=options.seconds, workers=options.workers):
                 width, speed = found.case.model.width, found.windows_per_second
                 if found.case.devices == 1:
-                    single[width] = speed
-                speed_up = speed / single[width] if width in single else None
+                    on_one_device[width] = speed
+                speed_up = speed / on_one_device[width] if width in on_one_device else None
                 _record({**found.figures(), "speed_up": speed_up, "where": where}, options.json)
-                read, cost = found.read_seconds, found.reading_cost
-                cells = [found.implementation, str(width), str(found.case.devices), f"{speed:.1f}"]
-                cells.append("" if speed_up is None else f"{speed_up:.2f}×")
-                cells.append(f"{1e3 * found.fixed_seconds:.1f}")
-                cells.append("" if read is None else f"{1e3 * read:.1f}")
-                cells.append("" if cost is None else f"{cost:+.1%}")
-                table.add_row(*cells)
+                table.add_row(*_cells(found, speed_up))
     Console().print(table)
 
 
+def _cases(options: Options) -> list[TrainingCase]:
+    """Return the cases, every width on every number of devices."""
+    counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
+    return [
+        TrainingCase(
+            ModelConfig(width=width, n_outputs=options.n_outputs),
+            devices=devices,
+            batch=options.batch,
+            crop=options.crop,
+            strategy=options.strategy,
+        )
+        for width in options.widths
+        for devices in counts
+    ]
+
+
+def _cells(found: Measurement, speed_up: float | None) -> list[str]:
+    """Return a row of the table."""
+    read, cost = found.read_seconds, found.reading_cost
+    return [
+        found.implementation,
+        str(found.case.model.width),
+        str(found.case.devices),
+        f"{found.windows_per_second:.1f}",
+        "" if speed_up is None else f"{speed_up:.2f}×",
+        f"{1e3 * found.fixed_seconds:.1f}",
+        "" if read is None else f"{1e3 * read:.1f}",
+        "" if cost is None else f"{cost:+.1%}",
+    ]
+
+
 def _clips(options: Options, folder: Path) -> tuple[Clip, ...]:
+    """Return the clips to read, which are written to ``folder`` if the user named none."""
     if options.source is None:
         return training_throughput.write_clips(folder, options.format)
     return tuple(each.clip for each in sources.data_set(options.dataset).read(options.source))
 
 
 def _record(figures: dict[str, Any], path: Path | None) -> None:
+    """Print a measurement as JSON, and append it to the file."""
     line = json.dumps(figures)
     print(line, flush=True)
     if path is not None:

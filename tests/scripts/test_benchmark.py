@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.profiling import presentation
+from flavr_jax.profiling.timing import Ceilings
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+
+
+# jaxlib 0.12: the type is made on first use, and the warning, were it an error, would abort Python.
+@pytest.mark.filterwarnings("ignore:builtin type event_stats:DeprecationWarning")
+def test_a_profile_on_a_cpu_gives_every_layer_a_time_and_a_speed(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "PRESETS", {"flavr_2x": ModelConfig(width=8)})
+    # Measuring them takes ten seconds here.
+    monkeypatch.setattr(presentation, "measure_ceilings", lambda dtype: Ceilings(0.05, 0.01))
+    options = script.Options(
+        size=(32, 32),
+        repeats=2,
+        check=False,
+        profile=tmp_path / "trace",
+        json=tmp_path / "rows.jsonl",
+    )
+    script.main(options)
+    device, row, *table = capsys.readouterr().out.splitlines()
+    assert "(cpu)" in device
+    assert row.startswith("xla fp32: ")
+    figures = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert (figures["name"], figures["size"], figures["batch"]) == ("xla fp32", [32, 32], 1)
+    start = next(number for number, line in enumerate(table) if "GFLOP/s  %" in line)
+    layers = [line.split() for line in table[start + 1 : -1]]
+    assert [layer[-1] for layer in layers][:2] == ["encoder/stem", "encoder/layer1/block0/conv1"]
+    assert len(layers) == 27
+    # Two small shortcuts may be fused into other layers; everything else has a time of its own.
+    timed = [layer for layer in layers if layer[0] != "nan"]
+    assert len(timed) >= 24
+    assert all(float(milliseconds) > 0 for milliseconds, *_ in timed)
+    assert sum(float(useful) > 0 for _, useful, *_ in timed) >= 20
