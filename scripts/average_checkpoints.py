@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average networks' parameters: ``scripts/average_checkpoints.py SHARP EVEN --output DIR``."""
+"""Average checkpoints: ``scripts/average_checkpoints.py SHARP EVEN --output DIR``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from flavr_jax import checkpoint, cli
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Write the mean of checkpoints of one network that were trained on from one another.
+    """Average checkpoints fine-tuned from one another.
 
-    The mean of one with a high PSNR and one with a low LPIPS is a dial between the two.
+    The mean of a checkpoint with a high PSNR and one with a low LPIPS lies between the two; the
+    weights set where.
     """
 
     checkpoints: Positional[tuple[Path, ...]]
     """Checkpoint directories, two or more."""
     output: Path
-    """Where the mean goes."""
+    """Directory for the mean."""
     weights: tuple[float, ...] = ()
-    """One for each checkpoint, of sum 1; without them all count the same."""
+    """Weight of each checkpoint; they sum to 1. Without them, all weights are the same."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
 
@@ -33,7 +34,7 @@ def main(options: Options) -> None:
     """Read, average and write."""
     count = len(options.checkpoints)
     if count < 2:
-        raise ValueError(f"a mean is of two checkpoints or more, not of {count}; name them.")
+        raise ValueError(f"a mean needs two checkpoints or more, not {count}; name them.")
     weights = options.weights or (1 / count,) * count
     stored = [checkpoint.load(path) for path in options.checkpoints]
     params = checkpoint.average(stored, weights)
@@ -45,13 +46,16 @@ def main(options: Options) -> None:
         ],
     }
     checkpoint.save(
-        options.output, stored[0].config, params, provenance=provenance,
+        options.output,
+        stored[0].config,
+        params,
+        provenance=provenance,
         overwrite=options.overwrite,
-    )  # fmt: skip
+    )
     parts = ", ".join(
         f"{weight:.4g} of {path}" for path, weight in zip(options.checkpoints, weights)
     )
-    print(f"{options.output}: {parts}. Scales for 8 bits are measured anew by scripts/quantize.py.")
+    print(f"{options.output}: {parts}. It has no scales for 8 bits; scripts/quantize.py adds them.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what happens in clips: ``scripts/classify.py clip.mp4 --checkpoint CLASSIFIER``."""
+"""Classify clips: ``scripts/classify.py clip.mp4 --checkpoint CLASSIFIER``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from flavr_jax.inference import recognise
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Print the likeliest classes of clips."""
+    """Print the likeliest classes of each clip."""
 
     clips: Positional[tuple[Path, ...]]
     """Videos, or folders of images."""
     checkpoint: Path
-    """A classifier that scripts/train.py configs/classify_ucf101.toml made."""
+    """Directory of a classifier, as scripts/train.py configs/classify_ucf101.toml makes it."""
     top: int = 5
-    """How many classes a clip."""
+    """Number of classes to print for each clip."""
 
 
 def main(options: Options) -> None:
-    """Print a line a clip."""
+    """Print a line for each clip."""
     if missing := [path for path in options.clips if not path.exists()]:
         raise FileNotFoundError(f"{missing[0]} does not exist; name videos or folders of images.")
     found = recognise.recognise(options.checkpoint, list(options.clips), options.top)
     for path, classes in zip(options.clips, found):
-        print(f"{path}: " + ", ".join(f"{name} {chance:.1%}" for name, chance in classes))
+        print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in classes))
 
 
 if __name__ == "__main__":

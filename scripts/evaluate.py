@@ -6,19 +6,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from rich.console import Console
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 import flavr_jax
 from flavr_jax import cli, evaluation
 from flavr_jax.config import Precision
+from flavr_jax.data import sequences as clips
 from flavr_jax.data import sources
 from flavr_jax.evaluation import baselines, tables
+from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.partial import written_whole
 from flavr_jax.timeline import cuts
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Files to write, besides the tables that are printed."""
+
+    csv: Path | None = None
+    """File for a line per frame and method."""
+    json: Path | None = None
+    """File for the means, overall and by sequence."""
+    worst: Path | None = None
+    """Folder for a picture per data set of the network's worst frames."""
+    predictions: Path | None = None
+    """Folder for the network's frames as PNG."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,31 +45,35 @@ class Options:
     checkpoint: Positional[Path]
     """Checkpoint directory."""
     source: Path
-    """Folder that the data set was unpacked to, or that scripts/prepare_data.py packed it to."""
+    """Folder of the data set, unpacked or packed by scripts/prepare_data.py."""
     dataset: Annotated[tuple[str, ...], arg(aliases=["--protocol"])] = (
-        "davis-2x", "fps60-2x", "fps60-4x", "fps60-8x",
-    )  # fmt: skip
-    """Which data sets; an unknown name lists the known ones."""
+        "davis-2x",
+        "fps60-2x",
+        "fps60-4x",
+        "fps60-8x",
+    )
+    """Data sets to score; an unknown name is answered with the known ones."""
     precision: Precision = "fp32"
-    """What the network computes in; auto is the fastest that card and checkpoint support."""
-    boundary: bool = False
-    """Instead, compare how frames beyond a clip's ends are made up, on its end intervals."""
+    """Number format that the network computes in; auto is the fastest that the device and the
+    checkpoint support."""
     baselines: tuple[str, ...] = tuple(filter(baselines.available, baselines.BASELINES))
-    """Which baselines; without a name behind the flag, none. An unknown name lists the known."""
+    """Baselines to score; give the flag no names to skip them. An unknown name is answered with
+    the known ones."""
     lpips: bool = False
-    """Also measure LPIPS; needs the extra `metrics`."""
-    csv: Path | None = None
-    """Write a line a frame and method there."""
-    json: Path | None = None
-    """Write the means there, of every sequence."""
-    worst: Path | None = None
-    """Folder for pictures of the network's worst frames, one a data set."""
-    predictions: Path | None = None
-    """Folder for the network's frames as PNG."""
+    """Also measure LPIPS; needs pip install -e ".[metrics]"."""
+    boundary: bool = False
+    """Instead of all this, score the first and last interval of clips, once for each way to make up
+    the frame that the network lacks there."""
+    outputs: OmitArgPrefixes[Outputs] = dataclasses.field(default_factory=Outputs)
+    """Files to write."""
+
+
+Scores: TypeAlias = dict[str, list[evaluation.Sample]]
+"""Samples by method."""
 
 
 def main(options: Options) -> None:
-    """Print a card and a table a data set."""
+    """Print a card and a table for each data set, and write the files that are asked for."""
     if unknown := sorted(set(options.baselines) - set(baselines.BASELINES)):
         known = ", ".join(map(repr, baselines.BASELINES))
         raise ValueError(f"unknown baseline {', '.join(unknown)}; known are {known}.")
@@ -61,41 +82,60 @@ def main(options: Options) -> None:
     if options.lpips:
         metrics["lpips"] = evaluation.perceptual_metric()
     network = flavr_jax.load(options.checkpoint, precision=options.precision)
-    title = f"{options.checkpoint.name} ({network.precision})"
-    own = evaluation.method_of_network(network.predict, network.config.n_outputs)
 
-    samples: dict[str, list[evaluation.Sample]] = {}
+    outputs = options.outputs
+    samples: Scores = {}
     report: dict[str, object] = {}
     for data_set in sets:
         sequences = data_set.read(options.source, find_cuts=cuts.find_cuts)
-        worst = evaluation.WorstCases()
-        watchers = [worst.watch]
-        if options.predictions is not None:
-            watchers.append(evaluation.PredictionWriter(options.predictions / data_set.name).watch)
         if options.boundary:
-            scores: dict[str, list[evaluation.Sample]] = {
-                **evaluation.score_boundaries(network.predict, network.config.n_outputs, sequences)
+            scores = {
+                str(boundary): scored
+                for boundary, scored in evaluation.score_boundaries(
+                    network.predict, network.config.n_outputs, sequences, network.precision
+                ).items()
             }
         else:
-            scores = {
-                title: evaluation.score(own, sequences, metrics, warm_up=True, watch=watchers)
-            }
-            for name in options.baselines if any(each.targets for each in sequences) else ():
-                scores[name] = evaluation.score(baselines.BASELINES[name], sequences, metrics)
-        _print(data_set, scores)
+            scores = score(options, network, data_set, sequences, metrics)
+        show(data_set, scores)
         report[data_set.name] = tables.as_json(data_set, scores)
-        samples |= {f"{data_set.name}/{method}": of for method, of in scores.items()}
-        if options.worst is not None and any(scores.values()) and not options.boundary:
-            worst.write(options.worst / f"{data_set.name}.png")
-    if options.csv is not None:
-        evaluation.write_csv(options.csv, samples)
-    if options.json is not None:
-        with written_whole(options.json) as partial:
+        samples |= {f"{data_set.name}/{method}": each for method, each in scores.items()}
+    if outputs.csv is not None:
+        evaluation.write_csv(outputs.csv, samples)
+    if outputs.json is not None:
+        with written_whole(outputs.json) as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _print(data_set: sources.DataSet, scores: dict[str, list[evaluation.Sample]]) -> None:
-    # A file has no width of its own; 80 columns would break names apart.
+def score(
+    options: Options,
+    network: Interpolator,
+    data_set: sources.DataSet,
+    sequences: Sequence[clips.Sequence],
+    metrics: Mapping[str, evaluation.Metric],
+) -> Scores:
+    """Score the network and the baselines on one data set, and write pictures of the network."""
+    outputs = options.outputs
+    worst = evaluation.WorstCases()
+    watchers = [worst.watch]
+    if outputs.predictions is not None:
+        watchers.append(evaluation.PredictionWriter(outputs.predictions / data_set.name).watch)
+    method = evaluation.method_of_network(
+        network.predict, network.config.n_outputs, network.precision
+    )
+    title = f"{options.checkpoint.name} ({network.precision})"
+    scores = {title: evaluation.score(method, sequences, metrics, warm_up=True, watch=watchers)}
+    if any(each.targets for each in sequences):
+        for name in options.baselines:
+            scores[name] = evaluation.score(baselines.BASELINES[name], sequences, metrics)
+    if outputs.worst is not None and any(scores.values()):
+        worst.write(outputs.worst / f"{data_set.name}.png")
+    return scores
+
+
+def show(data_set: sources.DataSet, scores: Scores) -> None:
+    """Print the card and the tables of a data set."""
+    # A file has no width of its own, and 80 columns would break names apart.
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(tables.card(data_set, scores))
     if not any(scores.values()):

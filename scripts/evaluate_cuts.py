@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many cuts between real clips are found, and how many are made up; without a network."""
+"""Measure precision and recall of cut detection on joined clips; needs no network."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ WIDTH = 160  # clips of different sizes are joined at 160×90
 
 @dataclass(frozen=True)
 class Options:
-    """Join pieces of clips that have no cuts of their own, and look for the cuts there.
+    """Join pieces of clips that have no cuts of their own, and detect the cuts between them.
 
-    Kinds of joins: straight cuts, dissolves and fades over 5 to 20 frames, and pieces with a flash
-    of 1 to 3 frames in them. Only straight cuts are to be found.
+    There are four kinds of joins: straight cuts, dissolves and fades over 5 to 20 frames, and
+    pieces with a flash of 1 to 3 frames in them. Only straight cuts should be detected.
     """
 
     clips: Annotated[Path, tyro.conf.Positional]
     """Folder of video files, each a single shot."""
     joins: int = 200
-    """How many of each kind."""
+    """Number of joins of each kind."""
     seed: int = 0
-    """Of the choice of pieces."""
+    """Seed for the choice of pieces."""
 
 
 def main(options: Options) -> None:
-    """Print precision and recall, and what was made up in which kind of join."""
+    """Print precision and recall, and the false detections in each kind of join."""
     paths = sorted(path for path in options.clips.iterdir() if path.suffix in (".mp4", ".mkv"))
     if len(paths) < 2:
         raise ValueError(f"{options.clips} holds {len(paths)} videos (.mp4, .mkv); two are needed.")
@@ -48,15 +48,15 @@ def main(options: Options) -> None:
         claimed = set(cuts.find_cuts(frames))
         found["right"] += len(claimed & truth)
         found["missed"] += len(truth - claimed)
-        found["made up: " + kind] += len(claimed - truth)
-    wrong = sum(count for name, count in found.items() if name.startswith("made up"))
+        found["false in " + kind] += len(claimed - truth)
+    wrong = sum(count for name, count in found.items() if name.startswith("false"))
     print(f"{len(pieces)} clips, {dict(found)}")
     print(f"precision {found['right'] / (found['right'] + wrong):.3f}")
     print(f"recall {found['right'] / (found['right'] + found['missed']):.3f}")
 
 
 def read(path: Path, most: int = 60) -> list[Frame]:
-    """The first frames of a clip, small; without their aspect, which no one looks at here."""
+    """Read the first frames of a clip at 160×90; their aspect does not matter here."""
     frames = []
     for frame, _ in zip(reader.open_source(path), range(most)):
         rows, columns = (
@@ -70,7 +70,7 @@ def read(path: Path, most: int = 60) -> list[Frame]:
 def timelines(
     pieces: list[list[Frame]], count: int, chance: random.Random
 ) -> Iterator[tuple[str, list[Frame], set[int]]]:
-    """Kind of join, frames, and where the cuts are."""
+    """Yield the kind of each join, its frames, and the indices of the frames after a cut."""
     for _ in range(count):
         one, two = (np.stack(piece) for piece in chance.sample(pieces, 2))
         length = min(chance.randint(5, 20), len(one) // 2, len(two) // 2)
@@ -86,7 +86,7 @@ def timelines(
 
 
 def whole(parts: list[np.ndarray]) -> list[Frame]:
-    """Parts one after the other, in 8 bits."""
+    """Concatenate parts and round them to 8 bits."""
     return list(np.rint(np.concatenate(parts)).astype(np.uint8))
 
 

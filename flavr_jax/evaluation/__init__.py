@@ -2,10 +2,11 @@
 """Scores of interpolation methods on data sets: networks and baselines in one table."""
 
 from flavr_jax.evaluation.boundaries import score_boundaries
-from flavr_jax.evaluation.report import PredictionWriter, WorstCases, write_csv
+from flavr_jax.evaluation.outputs import PredictionWriter, WorstCases, write_csv
 from flavr_jax.evaluation.scoring import (
     METRICS,
     Method,
+    Metric,
     Outcome,
     Sample,
     mean,
@@ -18,6 +19,7 @@ from flavr_jax.evaluation.scoring import (
 __all__ = [
     "METRICS",
     "Method",
+    "Metric",
     "Outcome",
     "PredictionWriter",
     "Sample",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network has to beat: repeating, averaging, warping by optical flow, ffmpeg's filter."""
+"""Baselines for a network: repeating, averaging, warping by optical flow, and an ffmpeg filter."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from flavr_jax.data.sequences import Picture, Pictures, Sequence
 
 __all__ = ["BASELINES", "available", "average", "flow_warp", "minterpolate", "repeat"]
 
-_RATE = 25  # frames per second that minterpolate is told; any rate gives the same frames
+_RATE = 25  # frames per second; minterpolate gives the same frames at any rate
 
 
 def repeat(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """The nearer of the two middle inputs; half-way, the one before: what a display shows."""
+    """Yield the nearer of the two middle inputs, as a display does; half-way, the one before."""
     for _, before, after, _ in sequence.windows():
         frames = [before if 2 * k <= sequence.factor else after for k in range(1, sequence.factor)]
         yield np.stack(frames).astype(np.float32) / 255
 
 
 def average(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """The two middle inputs of each window, mixed by time."""
+    """Yield the two middle inputs of each window mixed by time."""
     for _, before, after, _ in sequence.windows():
         pair = np.stack([before, after]).astype(np.float32) / 255
         yield np.stack([pair[0] * (1 - t) + pair[1] * t for t in _times(sequence.factor)])
 
 
 def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """The two middle inputs warped towards each time by DIS optical flow, and mixed by time.
+    """Yield the two middle inputs warped to each time by DIS optical flow, and mixed by time.
 
-    The flow at a time is put together from the two flows between the inputs, as by Jiang et al.
-    (Super SloMo, 2018); nothing is done about what is hidden in one of them.
+    The flow at a time is interpolated from the two flows between the inputs, as in Super SloMo.
+    Occlusion is not handled.
 
     Raises:
-        ModuleNotFoundError: when OpenCV is not installed.
+        ModuleNotFoundError: OpenCV is not installed.
+
+    References:
+        Jiang et al. 2018, https://arxiv.org/abs/1712.00080
     """
     import cv2
 
@@ -70,13 +73,15 @@ def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height wid
 
 
 def minterpolate(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """The ``minterpolate`` filter of ffmpeg at its best settings, fed every input of a sequence.
+    """Yield the frames that ffmpeg's ``minterpolate`` makes of a sequence at its best settings.
 
     Raises:
-        ValueError: when this PyAV was built without the filter.
+        ValueError: this PyAV was built without the filter.
     """
     if "minterpolate" not in av.filter.filters_available:
-        raise ValueError("this build of PyAV has no minterpolate filter; leave that row out.")
+        raise ValueError(
+            "this build of PyAV has no minterpolate filter; leave it out of --baselines."
+        )
     factor = sequence.factor
     inputs = np.stack([sequence.read(index) for index in sequence.inputs])
     dense = _filtered(inputs, factor)
@@ -91,11 +96,11 @@ BASELINES: dict[str, Callable[[Sequence], Iterator[np.ndarray]]] = {
     "dis-flow-warp": flow_warp,
     "ffmpeg-minterpolate": minterpolate,
 }
-"""Every baseline by the name it has in tables."""
+"""All baselines, by their names in tables."""
 
 
 def available(name: str) -> bool:
-    """Whether a baseline can run here: two of them need an optional package or filter."""
+    """Return whether a baseline can run here; two need an optional package or filter."""
     if name == "dis-flow-warp":
         return importlib.util.find_spec("cv2") is not None
     return name != "ffmpeg-minterpolate" or "minterpolate" in av.filter.filters_available
@@ -106,7 +111,7 @@ def _times(factor: int) -> list[float]:
 
 
 def _filtered(inputs: Pictures, factor: int) -> dict[int, np.ndarray]:
-    """The filter's output frames by their index at ``factor`` times the rate."""
+    """Run the filter, and return its frames by their index at ``factor`` times the rate."""
     height, width = inputs.shape[1:3]
     graph, rgb = av.filter.Graph(), av.VideoFormat("rgb24", width, height)
     source = graph.add_buffer(width=width, height=height, format=rgb, time_base=Fraction(1, _RATE))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the first and last interval of a clip are, by how missing frames are made up there."""
+"""Scores of a clip's first and last interval, where the network's window lacks a frame.
+
+The lacking frame is made up; this compares the ways to do that.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,35 @@ from collections.abc import Callable, Iterable
 import jax.numpy as jnp
 import numpy as np
 
+from flavr_jax.config import Precision
 from flavr_jax.data.sequences import Sequence
 from flavr_jax.evaluation.scoring import METRICS, Outcome, Sample, measure
+from flavr_jax.inference.computation import NonFiniteError, cause_of
 from flavr_jax.inference.windows import BOUNDARIES, Boundary, extend
 from flavr_jax.typing import Windows
 
 __all__ = ["score_boundaries"]
 
-_KEPT = 3  # of the four inputs; the fourth is made up from them
+_KEPT = 3  # inputs that exist; the fourth is made up from them
 
 
 def score_boundaries(
-    predict: Callable[[Windows], Windows], n_outputs: int, sequences: Iterable[Sequence]
+    predict: Callable[[Windows], Windows],
+    n_outputs: int,
+    sequences: Iterable[Sequence],
+    precision: Precision = "fp32",
 ) -> dict[Boundary, list[Sample]]:
-    """Scores on the end intervals of sequences for a network of four inputs, by boundary.
+    """Score a network of four inputs on the end intervals of sequences, for each boundary.
+
+    Args:
+        predict: the network.
+        n_outputs: how many frames it predicts per window.
+        sequences: to predict.
+        precision: what the network computes in, for an error message.
 
     Raises:
-        ValueError: when a sequence is too short, or lacks the frames inside its end intervals.
+        ValueError: a sequence is too short, or lacks the frames inside its end intervals.
+        NonFiniteError: a prediction is NaN or infinite.
     """
     metrics = {name: METRICS[name] for name in ("psnr_flavr", "psnr_uint8")}
     scores: dict[Boundary, list[Sample]] = {boundary: [] for boundary in BOUNDARIES}
@@ -40,12 +55,15 @@ def score_boundaries(
                 window = np.stack(list(extend(kept, before, 1 - before, boundary)))
                 prediction = predict(jnp.asarray(window[None], jnp.float32) / 255)[0]
                 frames = np.asarray(prediction[step - 1 :: step], np.float32)
+                if not np.isfinite(frames).all():
+                    subject = f"the prediction at an end of {sequence.clip.name}"
+                    raise NonFiniteError(subject, cause_of(precision))
                 samples += measure(Outcome(ends, 0, frames, 0.0), metrics)
     return scores
 
 
 def _ends(sequence: Sequence) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-    """Of either end: frames missing in front, its inputs, the frames in its outermost interval."""
+    """Return for each end: frames missing in front, inputs, frames in the outermost interval."""
     inputs, factor = sequence.inputs, sequence.factor
     gaps = {after - before for before, after in itertools.pairwise(inputs)}
     if len(inputs) < _KEPT or gaps != {factor}:

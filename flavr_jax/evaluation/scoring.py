@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of an interpolation method: of every predicted frame, and their averages.
+"""Scores of an interpolation method, for every predicted frame and on average.
 
-A method maps a sequence to predictions, window by window. Networks, baselines and filters are all
-that, so that one table compares them under one protocol.
+A method maps a sequence to predictions, window by window. Networks, baselines and filters all have
+this form, so one table compares them under one protocol.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from flavr_jax.config import Precision
 from flavr_jax.data.sequences import Clip, Picture, Sequence
 from flavr_jax.data.sources import Average
+from flavr_jax.inference.computation import NonFiniteError, cause_of
 from flavr_jax.metrics import error, lpips, psnr, ssim
 from flavr_jax.typing import Windows
 
@@ -42,7 +44,7 @@ __all__ = [
 
 Prediction: TypeAlias = Float[Array | np.ndarray, "time height width 3"]
 Method: TypeAlias = Callable[[Sequence], Iterable[Prediction]]
-"""Predictions of each window of a sequence, in [0, 1] but not clamped."""
+"""Yields the predicted frames of each window of a sequence, in [0, 1] but not clamped."""
 Metric: TypeAlias = Callable[[Prediction, Prediction], Float[Array, " time"]]
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
@@ -55,18 +57,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "error_rms": jax.jit(error.error_rms),
     }
 )
-"""What is measured by default, by the name of the function; LPIPS needs weights."""
+"""Metrics that need no weights, by the name of their function; LPIPS is the one that does."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a method made of one window.
+    """The prediction of a method for one window.
 
     Attributes:
-        sequence: which sequence the window is of.
+        sequence: the window's sequence.
         window: number of the window in it.
         prediction: the frames inside the window's middle interval.
-        seconds: time that each of them took, without reading frames.
+        seconds: computing time per frame, without the time to read the inputs.
     """
 
     sequence: Sequence
@@ -75,7 +77,7 @@ class Outcome:
     seconds: float
 
     def truth(self) -> Float[np.ndarray, "time height width 3"]:
-        """The frames that the prediction should be."""
+        """Read the true frames."""
         indices = self.sequence.targets[self.window]
         return np.stack([self.sequence.read(index) for index in indices]).astype(np.float32) / 255
 
@@ -87,9 +89,9 @@ class Sample:
     Attributes:
         sequence: name of the sequence.
         window: number of the window in it.
-        time: of the frame, in intervals from the window's second input.
-        values: by metric.
-        seconds: time that the prediction took.
+        time: of the frame; 0 and 1 are the inputs around the window's middle interval.
+        values: scores by metric.
+        seconds: computing time.
     """
 
     sequence: str
@@ -99,8 +101,17 @@ class Sample:
     seconds: float
 
 
-def method_of_network(predict: Callable[[Windows], Windows], n_outputs: int) -> Method:
-    """A network as a method; of the frames that it predicts, those that a sequence asks for."""
+def method_of_network(
+    predict: Callable[[Windows], Windows], n_outputs: int, precision: Precision | None = None
+) -> Method:
+    """Wrap a network as a method that yields the predicted frames a sequence asks for.
+
+    Args:
+        predict: the network.
+        n_outputs: how many frames it predicts per window.
+        precision: what it computes in. If given, NaN and infinity are a
+            :class:`flavr_jax.inference.computation.NonFiniteError` and not a score.
+    """
 
     def method(sequence: Sequence) -> Iterator[Prediction]:
         step, remainder = divmod(n_outputs + 1, sequence.factor)
@@ -109,17 +120,21 @@ def method_of_network(predict: Callable[[Windows], Windows], n_outputs: int) -> 
                 f"the network predicts {n_outputs} frames (factor {n_outputs + 1}), but "
                 f"{sequence.clip.name} is read for factor {sequence.factor}; choose a divisor."
             )
-        for inputs in sequence.windows():
-            yield predict(jnp.asarray(inputs[None], jnp.float32) / 255)[0, step - 1 :: step]
+        for window, inputs in enumerate(sequence.windows()):
+            frames = predict(jnp.asarray(inputs[None], jnp.float32) / 255)[0, step - 1 :: step]
+            if precision is not None and not jnp.isfinite(frames).all():
+                subject = f"the prediction for window {window} of {sequence.clip.name}"
+                raise NonFiniteError(subject, cause_of(precision))
+            yield frames
 
     return method
 
 
 def perceptual_metric() -> Metric:
-    """LPIPS as a metric; it needs the extra ``metrics``.
+    """Return LPIPS as a metric; it needs the extra ``metrics``.
 
     Raises:
-        ModuleNotFoundError: when that is not installed.
+        ModuleNotFoundError: that is not installed.
     """
     return partial(lpips.lpips, lpips.load_weights())
 
@@ -135,12 +150,12 @@ def score(
     """Score a method on every frame of every sequence.
 
     Args:
-        method: what is scored.
-        sequences: what it is scored on; those without targets are predicted but not scored.
-        metrics: what is measured.
-        warm_up: predict a first window unmeasured for each size of frames, so that no compilation
-            is timed.
-        watch: are shown each window with its scores as it comes.
+        method: to score.
+        sequences: to predict; those without targets get no scores.
+        metrics: to measure.
+        warm_up: before timing, predict one window for each size of frames, so that the times do not
+            include compilation.
+        watch: functions that are called with each window's outcome and scores.
     """
     samples: list[Sample] = []
     warm: set[tuple[int, ...]] = set()
@@ -158,7 +173,7 @@ def score(
 
 
 def measure(outcome: Outcome, metrics: Mapping[str, Metric] = METRICS) -> list[Sample]:
-    """The scores of a window's frames."""
+    """Score a window's frames."""
     truth = outcome.truth()
     values = {
         name: np.asarray(metric(outcome.prediction, truth)) for name, metric in metrics.items()
@@ -176,7 +191,7 @@ def measure(outcome: Outcome, metrics: Mapping[str, Metric] = METRICS) -> list[S
 
 
 def means_of_sequences(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
-    """Each sequence's averages by metric; "seconds" is one of them."""
+    """Return each sequence's averages by metric; "seconds" is one of them."""
     by_sequence: dict[str, list[Sample]] = {}
     for sample in samples:
         by_sequence.setdefault(sample.sequence, []).append(sample)
@@ -184,14 +199,19 @@ def means_of_sequences(samples: Iterable[Sample]) -> dict[str, dict[str, float]]
 
 
 def mean(samples: Iterable[Sample], average: Average = "samples") -> dict[str, float]:
-    """The average by metric, each frame or each sequence counting once; "seconds" is among them."""
+    """Return the averages by metric; "seconds" is one of them.
+
+    Args:
+        samples: to average.
+        average: whether each frame has the same weight (``samples``) or each sequence.
+    """
     if average == "sequences":
         return _mean(list(means_of_sequences(samples).values()))
     return _mean([_row(sample) for sample in samples])
 
 
 def _outcomes(method: Method, sequence: Sequence) -> Iterator[Outcome]:
-    """The windows of a sequence as they come; the time to read their frames is not counted."""
+    """Yield the outcomes of a sequence's windows, timed without the reading of frames."""
     clip = _TimedClip(sequence.clip)
     predictions = iter(method(dataclasses.replace(sequence, clip=clip)))
     for window in itertools.count():
@@ -205,7 +225,7 @@ def _outcomes(method: Method, sequence: Sequence) -> Iterator[Outcome]:
 
 
 class _TimedClip:
-    """A clip that adds up how long reading from it takes."""
+    """A clip that adds up the time spent reading from it."""
 
     def __init__(self, clip: Clip) -> None:
         self.name, self.seconds = clip.name, 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as tables for people, each under the card of its protocol."""
+"""Scores as tables for people, with a card that states the protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 def card(data_set: DataSet, scores: Mapping[str, list[Sample]]) -> Table:
-    """The protocol: which frames, which crop, which average, whose numbers."""
+    """Return the protocol: which frames, which crop, which average, published numbers."""
     samples = next(iter(scores.values()))
     sequences = {sample.sequence for sample in samples}
     grid = Table.grid(padding=(0, 2))
@@ -38,7 +38,7 @@ def card(data_set: DataSet, scores: Mapping[str, list[Sample]]) -> Table:
 
 
 def of_methods(data_set: DataSet, scores: Mapping[str, list[Sample]]) -> Table:
-    """A row a method, a column a metric."""
+    """Return a table with a row per method and a column per metric."""
     table = Table(title="mean over " + data_set.average, title_justify="left")
     table.add_column("method")
     means = {name: mean(samples, data_set.average) for name, samples in scores.items()}
@@ -51,7 +51,7 @@ def of_methods(data_set: DataSet, scores: Mapping[str, list[Sample]]) -> Table:
 
 
 def of_sequences(scores: Mapping[str, list[Sample]], *, at_most: int = 30) -> Table | None:
-    """PSNR: a row a sequence, a column a method; None where it would not fit on a screen."""
+    """Return PSNR by sequence (rows) and method (columns); None if it would not fit a screen."""
     by_method = {method: means_of_sequences(samples) for method, samples in scores.items()}
     names = next(iter(by_method.values()))
     if not 1 < len(names) <= at_most:
@@ -66,7 +66,7 @@ def of_sequences(scores: Mapping[str, list[Sample]], *, at_most: int = 30) -> Ta
 
 
 def as_json(data_set: DataSet, scores: Mapping[str, list[Sample]]) -> dict[str, Any]:
-    """The card and every method's means, in all and by sequence."""
+    """Return the card and every method's means, overall and by sequence, in plain values."""
     return {
         "protocol": dict(data_set.card()),
         "methods": {

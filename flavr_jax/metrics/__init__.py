@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How near a predicted frame is to the true one."""
+"""Metrics that compare predicted frames with true ones."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpolation error: how far colours are off, in levels of 255, of each frame on its own.
+"""Interpolation error of colours in levels of 255, one value per frame.
 
-Two go by this name. Middlebury's own is the root mean square of the colour distance; the tables of
-DAIN, RIFE and others have the mean of absolute differences. Both are of clamped 8-bit frames.
+Two metrics have this name. Middlebury's is the root mean square of the colour distance; the tables
+of DAIN, RIFE and others show the mean absolute difference. Both use clamped 8-bit frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ def error_rms(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """Baker et al. (2011): the root of the mean over pixels of the squared distance of colours."""
+    """Return the root of the mean over pixels of the squared distance of colours.
+
+    References:
+        Baker et al. 2011, "A Database and Evaluation Methodology for Optical Flow"
+    """
     difference = _levels(prediction) - _levels(target)
     return jnp.sqrt((difference * difference).sum(axis=-1).mean(axis=(-2, -1)))
 
@@ -27,7 +31,7 @@ def error_absolute(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """The mean absolute difference over pixels and colours."""
+    """Return the mean absolute difference over pixels and colours."""
     return jnp.abs(_levels(prediction) - _levels(target)).mean(axis=(-3, -2, -1))
 
 

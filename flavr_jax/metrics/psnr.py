@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak signal-to-noise ratio in dB, of each frame on its own.
+"""Peak signal-to-noise ratio in dB, one value per frame.
 
-Average the values of frames, not their errors: papers do, and the mean of logs is not the log of
-the mean. Two conventions are in use; name the one a table shows.
+Papers average the values of frames, not their errors; the mean of logs is not the log of the mean.
+Two conventions are in use, so a table has to name the one that it shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def psnr_flavr(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """As FLAVR's code measures it: −10·log₁₀(mse + 1e-8), of frames that are not even clamped."""
+    """Return −10·log₁₀(mse + 1e-8) of frames that are not clamped, as FLAVR's code does."""
     return -10.0 * jnp.log10(_mean_square_error(prediction, target) + 1e-8)
 
 
@@ -26,7 +26,7 @@ def psnr_uint8(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """As seen in a file: of frames clamped to [0, 1] and rounded to 8 bits; inf when equal."""
+    """Return the PSNR of frames clamped and rounded to 8 bits, as in a file; inf if equal."""
     rounded = (jnp.round(255.0 * jnp.clip(frames, 0.0, 1.0)) for frames in (prediction, target))
     return 20.0 * jnp.log10(255.0) - 10.0 * jnp.log10(_mean_square_error(*rounded))
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structural similarity (Wang et al., 2004), of each frame on its own.
+"""Structural similarity (Wang et al., 2004), one value per frame.
 
-Two are in use in this field, and the first reads higher. FLAVR's tables, and those compared with
-them, have ``ssim_flavr``: one 3-D window over height, width and colour. ``ssim_2d`` looks at each
-colour by itself, as the definition does. Both clamp frames to [0, 1] and repeat their edges.
+Two variants are in use in this field. FLAVR's tables, and those compared with them, show
+``ssim_flavr``, which has one 3-D window over height, width and colour. ``ssim_2d`` measures each
+colour by itself, as the definition does, and gives lower values. Both clamp frames to [0, 1] and
+repeat their edges.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from jaxtyping import Float
 
 __all__ = ["ssim_2d", "ssim_flavr"]
 
-_RADIUS = 5
+_RADIUS = 5  # of the window, in pixels
 _SIGMA = 1.5
-_C1, _C2 = 0.01**2, 0.03**2
+_C1, _C2 = 0.01**2, 0.03**2  # keep the quotients finite where frames are flat
 
 
 def ssim_flavr(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """As FLAVR's code measures it ("ssim_matlab"): a window of 11³, edges repeated."""
+    """Return SSIM with a window of 11³, edges repeated: "ssim_matlab" of FLAVR's code."""
     return _ssim(prediction, target, _mean_3d)
 
 
@@ -34,7 +35,7 @@ def ssim_2d(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """The 2-D one of FLAVR's code: a window of 11² on each colour, edges repeated."""
+    """Return SSIM with a window of 11² on each colour, edges repeated: 2-D of FLAVR's code."""
     return _ssim(prediction, target, _mean_2d)
 
 
@@ -61,12 +62,12 @@ def _gaussian() -> np.ndarray:
 def _mean_2d(frames: Float[Array, "*frames height width 3"]) -> Float[Array, "*frames _h _w 3"]:
     edges = [(0, 0)] * (frames.ndim - 3) + [(_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)]
     down = _smooth(jnp.pad(frames, edges, mode="edge"), -3)
-    # Without the barrier XLA would do the first pass anew for every term of the second.
+    # Without the barrier XLA would repeat the first pass for every term of the second.
     return _smooth(lax.optimization_barrier(down), -2)
 
 
 def _mean_3d(frames: Float[Array, "*frames height width 3"]) -> Float[Array, "*frames _h _w 3"]:
-    # With edges repeated, the window along three colours is a mixture of them.
+    # With edges repeated, a window of 11 along three colours is a weighted sum of the three.
     nearest = np.clip(np.arange(3)[:, None] + np.arange(-_RADIUS, _RADIUS + 1), 0, 2)
     mixture = np.zeros((3, 3))
     for colour in range(3):
@@ -78,8 +79,8 @@ def _mean_3d(frames: Float[Array, "*frames height width 3"]) -> Float[Array, "*f
 
 
 def _smooth(frames: Array, axis: int) -> Array:
-    """The Gaussian window along one axis, where it fits."""
-    # A sum of shifts is quicker than a convolution of so few channels.
+    """Apply the Gaussian window along one axis, without padding."""
+    # A sum of shifts is faster than a convolution with so few channels.
     axis += frames.ndim
     length = frames.shape[axis] - 2 * _RADIUS
     total = jnp.zeros(())

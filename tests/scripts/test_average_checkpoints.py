@@ -63,7 +63,7 @@ def test_without_weights_all_count_the_same(run, networks, tmp_path):
 
 def test_mistakes_are_one_line_and_write_nothing(run, networks, tmp_path):
     for arguments, message in (
-        ((networks[0],), "two checkpoints or more, not of 1"),
+        ((networks[0],), "two checkpoints or more, not 1"),
         ((*networks, "--weights", 0.5), "one for each, of sum 1"),
         ((networks[0], tmp_path / "none"), "does not exist"),
     ):

@@ -56,11 +56,18 @@ def test_the_table_has_the_card_the_network_and_the_baselines(
 ):
     script.main(
         script.Options(
-            Path("mine"), clips, dataset=("folder-2x",), csv=tmp_path / "scores.csv",
-            json=tmp_path / "scores.json", worst=tmp_path / "worst",
-            predictions=tmp_path / "frames", baselines=("nearest-frame", "frame-averaging"),
+            Path("mine"),
+            clips,
+            dataset=("folder-2x",),
+            baselines=("nearest-frame", "frame-averaging"),
+            outputs=script.Outputs(
+                csv=tmp_path / "scores.csv",
+                json=tmp_path / "scores.json",
+                worst=tmp_path / "worst",
+                predictions=tmp_path / "frames",
+            ),
         )
-    )  # fmt: skip
+    )
     printed = capsys.readouterr().out
     for words in ("whole frames", "over sequences", "3 frames of 1 sequences", "mine (fp32)"):
         assert words in printed
@@ -75,6 +82,23 @@ def test_the_table_has_the_card_the_network_and_the_baselines(
     assert Image.open(tmp_path / "worst/folder-2x.png").width == 5 * 320
     frames = sorted((tmp_path / "frames/folder-2x/fade").iterdir())
     assert [np.asarray(Image.open(path))[0, 0, 0] for path in frames] == [8, 16, 24]
+
+
+@pytest.mark.parametrize("boundary", [False, True])
+def test_a_network_that_predicts_nan_is_an_error_and_no_score(
+    script, clips, network, tmp_path, monkeypatch, boundary
+):
+    broken = flavr_jax.load("mine", precision="fp16")
+    broken.predict = lambda windows: windows[:, 1:2] / 0
+    monkeypatch.setattr(flavr_jax, "load", lambda checkpoint, *, precision: broken)
+    outputs = script.Outputs(csv=tmp_path / "scores.csv", predictions=tmp_path / "frames")
+    options = script.Options(
+        Path("mine"), clips, dataset=("folder-2x",), boundary=boundary, outputs=outputs
+    )
+    place = "at an end of fade" if boundary else "for window 0 of fade"
+    with pytest.raises(ValueError, match=f"the prediction {place} is NaN or infinite.*bf16"):
+        script.main(options)
+    assert {path.name for path in tmp_path.iterdir()} == {"clips"}
 
 
 def test_boundaries_are_compared_on_end_intervals(script, clips, network, capsys):

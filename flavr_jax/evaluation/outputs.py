@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores on paper: a line a frame as CSV, predictions as PNG, and the worst cases as a picture.
+"""Files of an evaluation: scores as CSV, predictions as PNG, and a picture of the worst frames.
 
-Means hide how a method fails. The contact sheet shows the frames it is furthest off on, between
+Means hide how a method fails. The contact sheet shows the frames with the lowest PSNR, between
 their neighbours and beside the truth.
 """
 
@@ -21,20 +21,20 @@ from flavr_jax.partial import written_whole
 
 __all__ = ["PredictionWriter", "WorstCases", "write_csv"]
 
-_WIDTH = 320  # of a picture on the sheet
-_LINE = 18
-_AMPLIFY = 4  # the difference picture's contrast
+_WIDTH = 320  # pixels, of one picture on the sheet
+_LINE = 18  # pixels, of a line of text
+_AMPLIFY = 4  # differences are shown so many times larger
 
 
 def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
-    """A line for each frame and method: data set, method, sequence, window, time, values, seconds.
+    """Write a line for each frame and method: where it is, its scores, its computing time.
 
     Args:
         path: the file; it appears when it is complete.
         scores: samples by "data set/method".
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: it cannot be written.
     """
     names = list(dict.fromkeys(n for of in scores.values() for each in of for n in each.values))
     with written_whole(path) as partial, partial.open("w", newline="") as file:
@@ -50,16 +50,16 @@ def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
 
 
 class PredictionWriter:
-    """Writes the frames that it is shown: ``<folder>/<sequence>/<window>_<k>of<factor>.png``."""
+    """Writes predicted frames as ``<folder>/<sequence>/<window>_<k>of<factor>.png``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
-        """Write a window's frames; fits ``score(…, watch=[…])``.
+        """Write a window's frames; for ``score(…, watch=[…])``.
 
         Raises:
-            OSError: when they cannot be written.
+            OSError: they cannot be written.
         """
         target = self._folder / outcome.sequence.clip.name
         target.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class PredictionWriter:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Case:
+class _WorstFrame:
     sample: Sample
     sequence: Sequence
     prediction: Picture
@@ -81,32 +81,32 @@ class _Case:
 
 
 class WorstCases:
-    """Keeps the frames with the lowest PSNR that it is shown, and draws them."""
+    """Keeps the frames with the lowest PSNR, and draws them."""
 
     def __init__(self, count: int = 6, *, of_a_sequence: int = 2) -> None:
-        """Keep ``count`` frames, not more than ``of_a_sequence`` of each: neighbours are alike."""
+        """Keep ``count`` frames, at most ``of_a_sequence`` of each, for neighbours look alike."""
         self._count, self._of_a_sequence = count, of_a_sequence
-        self._cases: list[_Case] = []
+        self._frames: list[_WorstFrame] = []
 
     def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
-        """Look at a window; fits ``score(…, watch=[…])``."""
+        """Keep the frames of a window that are among the worst; for ``score(…, watch=[…])``."""
         for number, sample in enumerate(samples):
-            case = _Case(sample, outcome.sequence, _pixels(outcome.prediction[number]))
-            same = [each for each in self._cases if each.sample.sequence == sample.sequence]
-            others = [each for each in self._cases if each.sample.sequence != sample.sequence]
-            same = sorted([*same, case], key=lambda each: each.psnr)[: self._of_a_sequence]
-            self._cases = sorted([*others, *same], key=lambda each: each.psnr)[: self._count]
+            frame = _WorstFrame(sample, outcome.sequence, _pixels(outcome.prediction[number]))
+            same = [each for each in self._frames if each.sample.sequence == sample.sequence]
+            others = [each for each in self._frames if each.sample.sequence != sample.sequence]
+            same = sorted([*same, frame], key=lambda each: each.psnr)[: self._of_a_sequence]
+            self._frames = sorted([*others, *same], key=lambda each: each.psnr)[: self._count]
 
     def write(self, path: Path) -> None:
-        """A sheet with a row a case, worst first: neighbours, prediction, truth, difference.
+        """Write a sheet with a row per frame, worst first: prediction, truth, and their neighbours.
 
         Raises:
-            ValueError: when nothing was scored.
-            OSError: when it cannot be written.
+            ValueError: nothing was scored.
+            OSError: it cannot be written.
         """
-        if not self._cases:
+        if not self._frames:
             raise ValueError("there are no scored frames to show; choose a data set with targets.")
-        rows = [_row(case) for case in self._cases]
+        rows = [_row(frame) for frame in self._frames]
         sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
         top = 0
         for row in rows:
@@ -116,21 +116,21 @@ class WorstCases:
             sheet.save(partial)
 
 
-def _row(case: _Case) -> Image.Image:
-    """One case: a line that names it, and five pictures with titles."""
-    sample, sequence = case.sample, case.sequence
+def _row(frame: _WorstFrame) -> Image.Image:
+    """Draw one row: a line that names the frame, and five pictures with titles."""
+    sample, sequence = frame.sample, frame.sequence
     before, after = (sequence.read(sequence.inputs[sample.window + shift]) for shift in (1, 2))
     number = round(sample.time * sequence.factor) - 1
     truth = sequence.read(sequence.targets[sample.window][number])
-    off = np.abs(case.prediction.astype(np.int16) - truth) * _AMPLIFY
+    off = np.abs(frame.prediction.astype(np.int16) - truth) * _AMPLIFY
     difference = np.minimum(off, 255).astype(np.uint8)
     titles = ("before", "prediction", "truth", "after", f"difference, {_AMPLIFY} times")
-    pictures = (before, case.prediction, truth, after, difference)
+    pictures = (before, frame.prediction, truth, after, difference)
     height = round(_WIDTH * truth.shape[0] / truth.shape[1])
     row = Image.new("RGB", (_WIDTH * len(pictures), height + 2 * _LINE), "white")
     draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)
     place = f"{sample.sequence}, window {sample.window}, t = {sample.time:g}"
-    draw.text((4, 1), f"{place}: {case.psnr:.2f} dB", "black", font)
+    draw.text((4, 1), f"{place}: {frame.psnr:.2f} dB", "black", font)
     for column, (title, picture) in enumerate(zip(titles, pictures)):
         scaled = Image.fromarray(picture).resize((_WIDTH, height), Image.Resampling.LANCZOS)
         row.paste(scaled, (column * _WIDTH, 2 * _LINE))

@@ -72,8 +72,8 @@ def test_the_sheet_shows_several_sequences():
     worst = evaluation.WorstCases(count=3, of_a_sequence=2)
     sequences = [regular(Clip(name), 2) for name in ("walk", "run", "swim")]
     evaluation.score(off_on_walks, sequences, PSNR, watch=[worst.watch])
-    assert [case.sample.sequence for case in worst._cases][:2] == ["walk", "walk"]
-    assert len(worst._cases) == 3
+    assert [case.sample.sequence for case in worst._frames][:2] == ["walk", "walk"]
+    assert len(worst._frames) == 3
 
 
 def test_a_sheet_of_nothing_is_refused(tmp_path):
