@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Animated GIF out and animated WebP in; the other two ways are those of any video.
 
-A GIF has 256 colours. One palette for the whole clip is chosen from all of its frames, since a
-palette for each would make still areas flicker; so the frames wait, losslessly compressed, in an
-unnamed temporary file. Dithering is by a fixed pattern for the same reason.
+A GIF has 256 colours. One palette is chosen for the whole clip, because a palette for each frame
+would make still areas flicker; so the frames wait, losslessly compressed, in an unnamed temporary
+file. Dithering is by a fixed pattern for the same reason. Where the source is dithered already, its
+own colours are the palette, so that originals keep their dots, and made frames get dots alike.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from flavr_jax.partial import Partial
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, from_rgb
 from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.stills.dither import PalettePicture, is_dithered, with_still_dots
 
 __all__ = ["GifWriter", "WebPReader", "plays_of_gif"]
 
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 _TICK = Fraction(1, 100)
 # Browsers show a frame of one tick for ten.
 _SHORTEST = 2
+_PATTERN = "dither=bayer:bayer_scale=3:diff_mode=rectangle"
+_DIFFUSED = "dither=floyd_steinberg:diff_mode=none"
 _GIF_HEAD = 1 << 16  # bytes: colours and comments may precede the block that says how often
 
 
@@ -71,6 +75,8 @@ class GifWriter:
         alpha = Layout.of(info.pixel_format).alpha
         self._palette = _graph(info, [("palettegen", f"reserve_transparent={int(alpha)}")])
         self._ticks: list[int] = []
+        self._originals: list[bool] = []
+        self._dithered: bool | None = None
         self._end, self._count, self._rounded = 0, 0, False
 
     def write(self, frame: TimedFrame) -> None:
@@ -84,9 +90,14 @@ class GifWriter:
         self._ticks.append(tick)
         picture = from_rgb(frame.pixels, "bgra", self.info.colour)
         picture.time_base, picture.pts = _TICK, tick
-        self._palette.push(picture)
-        with contextlib.suppress(NothingYet):
-            self._palette.pull()  # otherwise pictures pile up in front of the filter
+        original = frame.original is not None
+        if self._dithered is None:
+            self._dithered = original and is_dithered(frame.pixels)
+        if original or not self._dithered:
+            self._palette.push(picture)
+            with contextlib.suppress(NothingYet):
+                self._palette.pull()  # otherwise pictures pile up in front of the filter
+        self._originals.append(original)
         self._waiting.mux(self._stream.encode(picture))
 
     def __enter__(self) -> GifWriter:
@@ -120,7 +131,7 @@ class GifWriter:
         graph = Graph()
         frames = _buffer(graph, self.info.width, self.info.height)
         colours = _buffer(graph, palette.width, palette.height)
-        use = graph.add("paletteuse", "dither=bayer:bayer_scale=3:diff_mode=rectangle")
+        use = graph.add("paletteuse", _DIFFUSED if self._dithered else _PATTERN)
         sink = graph.add("buffersink")
         frames.link_to(use, 0, 0)
         colours.link_to(use, 0, 1)
@@ -138,15 +149,22 @@ class GifWriter:
             stream = output.add_stream("gif", rate=100)
             stream.width, stream.height, stream.pix_fmt = self.info.width, self.info.height, "pal8"
             stream.time_base = stream.codec_context.time_base = _TICK
-            for tick, frame in zip(self._ticks, waiting.decode(video=0), strict=True):
-                frame.time_base, frame.pts = _TICK, tick
-                frames.push(frame)
-                for picture in _pulled(sink):
-                    output.mux(stream.encode(picture))
-            frames.push(None)
-            for picture in _pulled(sink):
-                output.mux(stream.encode(picture))
+            pictures = self._in_colours(waiting.decode(video=0), frames, sink)
+            for picture in with_still_dots(pictures) if self._dithered else pictures:
+                output.mux(stream.encode(picture.indices))
             output.mux(stream.encode(None))
+
+    def _in_colours(
+        self, waiting: Iterable[av.VideoFrame], frames: FilterContext, sink: FilterContext
+    ) -> Iterator[PalettePicture]:
+        """Yield the waiting pictures with their colours as numbers of the palette."""
+        for tick, frame, original in zip(self._ticks, waiting, self._originals, strict=True):
+            pixels = frame.to_ndarray() if self._dithered else None
+            frame.time_base, frame.pts = _TICK, tick
+            frames.push(frame)
+            yield from (PalettePicture(picture, pixels, original) for picture in _pulled(sink))
+        frames.push(None)
+        yield from (PalettePicture(picture, None, False) for picture in _pulled(sink))
 
 
 class WebPReader:

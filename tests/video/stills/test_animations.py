@@ -15,6 +15,7 @@ from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import open_source
 from flavr_jax.video.files.writer import open_sink
 from flavr_jax.video.frames import ClipInfo, TimedFrame
+from flavr_jax.video.stills.dither import is_dithered
 
 INFO = ClipInfo(32, 24, Fraction(25), Fraction(1, 25))
 
@@ -92,6 +93,59 @@ def test_still_areas_of_a_gif_do_not_flicker(tmp_path):
     shown = [picture for picture, _ in pictures(write(tmp_path / "a.gif", frames()))]
     for other in shown[1:]:
         np.testing.assert_array_equal(other[:, :24], shown[0][:, :24])
+
+
+def smooth(index):
+    """A picture whose left half moves; its colours, RGBA, are continuous."""
+    x = np.arange(96)[None, :, None] - 6 * index * (np.arange(96) < 48)[None, :, None]
+    y = np.arange(64)[:, None, None]
+    pixels = 127 + 70 * np.sin(x / 19 + y / 23 + np.array([0, 2, 4]))
+    return np.dstack([pixels, np.full((64, 96), 255)]).astype(np.uint8)
+
+
+def dithered_clip(path, count=6):
+    """A GIF of such pictures in 16 colours, by error diffusion."""
+    images = [Image.fromarray(smooth(index)[..., :3]) for index in range(count)]
+    palette = images[0].quantize(16)
+    dots = [image.quantize(16, palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+            for image in images]  # fmt: skip
+    dots[0].save(path, save_all=True, append_images=dots[1:], duration=100)
+    return path
+
+
+def texture(pixels):
+    """Mean strength of single dots."""
+    whole = pixels.astype(int)
+    around = whole[:-2, 1:-1] + whole[2:, 1:-1] + whole[1:-1, :-2] + whole[1:-1, 2:]
+    return np.abs(4 * whole[1:-1, 1:-1] - around).mean()
+
+
+def test_made_frames_of_a_dithered_gif_have_the_dots_of_the_originals(tmp_path):
+    source = open_source(dithered_clip(tmp_path / "in.gif"))
+    half = Fraction(1, 20)
+    with open_sink(str(tmp_path / "out.gif"), source.info, source=None) as sink:
+        for index, frame in enumerate(source):
+            sink.write(dataclasses.replace(frame, duration=half))
+            if index < 5:  # a network gives out no dots
+                sink.write(TimedFrame(smooth(index + 0.5), frame.pts + half, half))
+    written = [picture[..., :3] for picture, _ in pictures(tmp_path / "out.gif")]
+    assert len(written) == 11
+    for frame, original in zip(source, written[::2], strict=True):
+        np.testing.assert_array_equal(original, frame.pixels[..., :3])
+    strength = [texture(picture[:, :42]) for picture in written]
+    assert 0.75 < np.mean(strength[1::2]) / np.mean(strength[::2]) < 1.33
+    # Where nothing moves but the dots, the originals' dots are kept.
+    still = (written[0] == written[2]).all(axis=-1)
+    close = np.abs(smooth(0.5)[..., :3].astype(int) - written[0]).max(axis=-1) <= 16
+    np.testing.assert_array_equal(written[1][still & close], written[0][still & close])
+    assert (still & close)[:, 48:].mean() > 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (24, 32)])
+def test_flat_and_continuous_pictures_are_not_dithered(size):
+    assert not is_dithered(np.zeros((*size, 3), np.uint8))
+    assert not is_dithered(np.random.default_rng(0).integers(0, 256, (*size, 4), np.uint8))
+    assert not is_dithered(next(squares(1)).pixels)
 
 
 def test_a_gif_is_read_back(tmp_path):
