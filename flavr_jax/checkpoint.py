@@ -144,7 +144,7 @@ def load(path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it is no checkpoint of this project or is damaged, or its parameters do not fit
-            its config (every difference is listed).
+            its config (every difference is listed), or some are NaN or infinite.
     """
     stored = _open(Path(path).absolute())
     if "n_classes" in stored.config:
@@ -296,6 +296,11 @@ def _read_arrays(stored: _Stored, path: str | Path) -> dict[str, Any]:
         arrays = {name: array.read().result() for name, array in stored.arrays.items()}
     except Exception as error:  # TensorStore documents no list of its errors
         raise _damaged(path, error) from error
+    if broken := ["/".join(name) for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise ValueError(
+            f"{path} holds NaN or infinity in {len(broken)} of {len(arrays)} parameters (the first "
+            f"is {broken[0]}), so it predicts nothing; use an earlier checkpoint of that training."
+        )
     return traverse_util.unflatten_dict(arrays)
 
 

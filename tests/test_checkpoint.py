@@ -106,6 +106,16 @@ def test_settings_of_another_version_are_named(tmp_path, params):
         checkpoint.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_checkpoint_with_nan_or_infinity_is_refused(tmp_path, params, value):
+    broken = jax.tree.map(np.array, params)
+    broken["out"]["kernel"][0, 0, 0, 0] = value
+    checkpoint.save(tmp_path / "a", CONFIG, broken)
+    for read in (checkpoint.load, checkpoint.read_parameters):
+        with pytest.raises(ValueError, match=r"NaN or infinity in 1 of .* first is out/kernel"):
+            read(tmp_path / "a")
+
+
 def test_a_damaged_checkpoint_is_a_plain_error(tmp_path, params):
     checkpoint.save(tmp_path / "a", CONFIG, params)
     for path in (tmp_path / "a" / "params").rglob("*"):

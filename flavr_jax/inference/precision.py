@@ -123,8 +123,9 @@ def _cast(params: flavr.Parameters, precision: Precision) -> flavr.Parameters:
         # A comparison with NaN is false, so NaN is caught as well.
         if not (np.abs(np.asarray(leaf, np.float32)) <= largest).all():
             name = "/".join(str(key.key) for key in place)
+            remedy = "another checkpoint" if precision == "fp32" else "`precision` fp32"
             raise ValueError(
                 f"weights of {name} are NaN, infinite or above {largest:.5g}, where {precision} "
-                "ends. Use `precision` fp32, or another checkpoint if that fails too."
+                f"ends. Use {remedy}."
             )
     return jax.device_put(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
