@@ -2,9 +2,10 @@
 import json
 import os
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # Tests compile much and compute little: LLVM's optimisations would cost more than they save.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -20,7 +21,15 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    listed = tomllib.loads((Path(__file__).parent / "quick.toml").read_text())
+    quick = {entry for rooms in listed.values() for entries in rooms.values() for entry in entries}
+    for item in items:
+        path, _, test = item.nodeid.split("[")[0].partition("::")
+        names = {f"{path}::{test}", path, *map(str, PurePosixPath(path).parents)}
+        if not quick.isdisjoint(names):
+            item.add_marker("quick")
     if jax.default_backend() == "gpu":
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

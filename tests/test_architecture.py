@@ -2,6 +2,7 @@
 """Imports go downwards only: which room may import which, read off the source."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,21 @@ def test_optional_packages_are_not_needed_to_import_anything():
             )
         }
         assert not tops & optional, path
+
+
+@pytest.mark.parametrize("package", ["flavr_jax", "pallas_kernels"])
+def test_every_room_has_quick_tests_that_exist(package):
+    quick = tomllib.loads((ROOT / "tests/quick.toml").read_text())[package]
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert rooms <= set(quick)
+    for entry in (entry for entries in quick.values() for entry in entries):
+        path, _, name = entry.partition("::")
+        assert (ROOT / path).exists(), f"tests/quick.toml names {path}, which was moved"
+        files = [ROOT / path] if path.endswith(".py") else list((ROOT / path).glob("test_*.py"))
+        tests = {
+            node.name
+            for file in files
+            for node in ast.parse(file.read_text()).body
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        }
+        assert name in tests if name else tests, f"tests/quick.toml names {entry}, which is gone"
