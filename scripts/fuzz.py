@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damage small videos, images and weights at random, and check that the programs cope.
+
+python scripts/fuzz.py                            a minute, from a random seed that is printed
+python scripts/fuzz.py --seed 7 --seconds 3600    an hour, the same cases at every run
+python scripts/fuzz.py --seed 7 --first 123 --count 1 --keep /tmp/bad    one case again
+
+A case holds if the program ends by itself within the limits of time and memory, with exit code 0,
+1 or 2 and no traceback, prints no long message or terminal escape, leaves its input as it was, and
+writes nothing outside the folder of its output.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import random
+import resource
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import av
+import jax
+import numpy as np
+from PIL import Image
+
+import flavr_jax
+from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference.computation import Computation
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.models import flavr
+from flavr_jax.terminal import MESSAGE_LIMIT
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "tests" / "data" / "pytorch"
+NETWORK = ModelConfig(width=1, n_outputs=7, base="blend")
+VIDEOS = {"a.mp4": "mpeg4", "a.mkv": "ffv1", "a.avi": "mjpeg", "a.gif": "gif"}
+IMAGES = ("png", "jpg", "webp", "tiff")
+NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Run the reader, the converter and the command lines on damaged files."""
+
+    seed: int | None = None
+    """Chooses the damage; by default a random one, which is printed."""
+    seconds: float = 60.0
+    """Begin no new case after this time."""
+    first: int = 0
+    """Number of the first case, to see one again."""
+    count: int | None = None
+    """How many cases; by default as many as the time allows."""
+    limit: float = 30.0
+    """Seconds that a case may take."""
+    memory: float = 1.5
+    """Gigabytes that a case may take."""
+    keep: Path | None = None
+    """Folder that receives the files of each case that fails."""
+
+
+def main(options: Options) -> int:
+    """Run cases until the time is up; return 1 if one failed."""
+    if not hasattr(os, "fork"):
+        raise ValueError("each case runs in a forked process, which this system lacks; use Linux.")
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    results: Counter[str] = Counter()
+    end = time.monotonic() + options.seconds
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        originals = make_originals(Path(folder) / "originals")
+        check_undamaged(Path(folder) / "case", originals, options)
+        number = options.first
+        while time.monotonic() < end and number - options.first != options.count:
+            name = sorted(originals)[number % len(originals)]
+            case = Path(folder) / "case"
+            faults = run_case(case, originals[name], random.Random(f"{seed} {number}"), options)
+            for fault in faults:
+                print(f"FAIL case {number} ({name}): {fault}", flush=True)
+            if faults and options.keep is not None:
+                shutil.copytree(case, options.keep / f"{seed}-{number}", symlinks=True)
+            results["failed" if faults else "passed"] += 1
+            shutil.rmtree(case)
+            number += 1
+    print(f"{results['passed']} cases passed, {results['failed']} failed")
+    return int(results["failed"] > 0)
+
+
+Program = Callable[[Path, Path], None]
+"""Works on an input and writes into a folder, ending as a command line does."""
+
+
+def make_originals(folder: Path) -> dict[str, tuple[Path, Program]]:
+    """Write undamaged files; return each by its name, with the program that reads it."""
+    folder.mkdir()
+    originals: dict[str, tuple[Path, Program]] = {
+        **{path.stem: (path, convert) for path in sorted(WEIGHTS.glob("*.pth"))},
+        **{name: (folder / name, interpolate) for name in (*VIDEOS, *IMAGES)},
+        "safetensors": (folder / "a.safetensors", convert),
+        "checkpoint": (folder / "checkpoint", load_checkpoint),
+    }
+
+    def write() -> None:
+        for name, codec in VIDEOS.items():
+            write_video(folder / name, codec)
+        for suffix in IMAGES:
+            write_images(folder / suffix, suffix)
+        tensors = torch_weights.read(WEIGHTS / "official_8x_legacy.pth").tensors
+        (folder / "a.safetensors").write_bytes(safetensors(tensors))
+        shapes = flavr.parameter_shapes(NETWORK)
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+        checkpoint.save(folder / "checkpoint", NETWORK, params)
+
+    # This process only forks. Libraries start threads when first used, and a thread that holds a
+    # lock at the time of a fork holds it for ever in the child.
+    child = os.fork()
+    if child == 0:
+        try:
+            write()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        raise ValueError("the files to damage could not be made; the error is shown above.")
+    return originals
+
+
+def check_undamaged(
+    case: Path, originals: dict[str, tuple[Path, Program]], options: Options
+) -> None:
+    """Raise an error unless every program succeeds on its undamaged file."""
+    for name, (source, program) in originals.items():
+        path = copied(source, case)
+        code, faults = supervised(lambda: program(path, case / "output"), case, options)  # noqa: B023
+        if code != 0 or faults or not (any((case / "output").iterdir()) or name == "checkpoint"):
+            text = (case / "messages").read_text()
+            raise ValueError(f"{name} fails without any damage: {faults or code}, {text!r}.")
+        shutil.rmtree(case)
+
+
+def copied(source: Path, case: Path) -> Path:
+    """Copy a file or folder into a new folder that also has an empty one for the output."""
+    case.mkdir()
+    (case / "output").mkdir()
+    if source.is_dir():
+        return Path(shutil.copytree(source, case / source.name))
+    return Path(shutil.copyfile(source, case / source.name))
+
+
+def run_case(
+    case: Path, original: tuple[Path, Program], generator: random.Random, options: Options
+) -> list[str]:
+    """Damage a copy of one file, run its program on it, and return what is wrong."""
+    source, program = original
+    path = copied(source, case)
+    files = sorted(
+        file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
+    )
+    for file in generator.sample(files, min(len(files), generator.choice((1, 1, 2)))):
+        file.write_bytes(damaged(file.read_bytes(), generator))
+    before = content(case)
+    _, faults = supervised(lambda: program(path, case / "output"), case, options)
+    after = content(case)
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            faults.append(f"{name} was changed, made or removed")
+    return faults
+
+
+def damaged(data: bytes, generator: random.Random) -> bytes:
+    """Change bytes, cut, repeat or drop pieces, or write the numbers that programs stumble on."""
+    changed = bytearray(data)
+    for _ in range(generator.choice((1, 1, 2, 4, 16))):
+        # Headers matter most, so half of the damage is done to the first kilobyte.
+        at = generator.randrange(
+            max(1, min(len(changed), generator.choice((1024, len(changed) or 1))))
+        )
+        size = generator.choice((1, 2, 4, 8, 64, 1024))
+        match generator.randrange(6):
+            case 0:
+                changed[at : at + 1] = bytes([generator.randrange(256)])
+            case 1:
+                changed[at:] = b""
+            case 2:
+                changed[at : at + size] = b""
+            case 3:
+                changed[at:at] = changed[at : at + size]
+            case 4:
+                changed[at : at + size] = generator.randbytes(size)
+            case _:
+                number = generator.choice(NUMBERS)
+                width = max(1, (number.bit_length() + 7) // 8)
+                order = generator.choice(("little", "big"))
+                changed[at : at + width] = number.to_bytes(width, order)
+    return bytes(changed)
+
+
+def content(case: Path) -> dict[str, str]:
+    """Digest of each file that a program may not touch, by name."""
+    kept = [path for path in case.rglob("*") if path.is_file() and path.name != "messages"]
+    return {
+        str(path.relative_to(case)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in kept
+        if case / "output" not in path.parents
+    }
+
+
+def supervised(program: Callable[[], None], case: Path, options: Options) -> tuple[int, list[str]]:
+    """Run a program in a forked process with limits; return its exit code and its faults."""
+    messages = case / "messages"
+    child = os.fork()
+    if child == 0:
+        run_and_exit(program, messages, case, options)
+    start, peak, late = time.monotonic(), 0.0, False
+    while (ended := os.wait4(child, os.WNOHANG))[0] == 0:
+        peak = max(peak, resident(child))
+        if time.monotonic() - start > options.limit or peak > options.memory:
+            late = True
+            os.kill(child, signal.SIGKILL)
+            ended = os.wait4(child, 0)
+            break
+        time.sleep(0.005)
+    code = os.waitstatus_to_exitcode(ended[1])
+    text = messages.read_text(errors="replace") if messages.exists() else ""
+    faults = []
+    if late:
+        faults.append(f"killed after {time.monotonic() - start:.0f} s with {peak:.2f} GB")
+    elif code not in (0, 1, 2):
+        faults.append(f"exit code {code}: {text.strip()[-300:]}")
+    if "Traceback" in text or "Fatal Python" in text:
+        faults.append(f"a traceback: {text.strip().splitlines()[-1][:300]}")
+    if len(text) > 2 * MESSAGE_LIMIT or "\x1b" in text:
+        faults.append(f"{len(text)} characters of messages, or terminal escapes among them")
+    return code, faults
+
+
+def run_and_exit(program: Callable[[], None], messages: Path, case: Path, options: Options) -> None:
+    """The forked process: never returns to the caller's code."""
+    code: Any = 3
+    try:
+        for descriptor, path in ((0, os.devnull), (1, os.devnull), (2, messages)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        os.chdir(case / "output")
+        # A net below the supervisor's own: a single huge allocation is refused at once.
+        size = int(4e9 + 1e9 * options.memory)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+        seconds = int(2 * options.limit)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        program()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def resident(process: int) -> float:
+    """Gigabytes of memory that a process holds now; 0 where the system does not tell."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * resource.getpagesize() / 1e9
+
+
+def command(script: str, *arguments: object) -> None:
+    """Run one of the scripts as its command line would."""
+    module = loaded(script)
+    options = module.ConvertOptions if script == "convert_torch" else module.Options
+    sys.argv = [f"{script}.py", *map(str, arguments)]
+    cli.run(module.main, options)
+
+
+def loaded(script: str) -> ModuleType:
+    """The module of a script, which is no package."""
+    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def convert(path: Path, output: Path) -> None:
+    """Convert weights, which also reads and reports on every tensor."""
+    command("convert_torch", path, "--output", output / "converted")
+
+
+def interpolate(path: Path, output: Path) -> None:
+    """Interpolate a video or a folder of images with a network that repeats frames."""
+    flavr_jax.load = lambda *_, **__: RepeatingNetwork()  # pyright: ignore[reportAttributeAccessIssue]
+    target = "made" if path.is_dir() else f"made{path.suffix}"
+    command("interpolate", path, "--factor", 2, "--output", output / target)
+
+
+def load_checkpoint(path: Path, _output: Path) -> None:
+    """Load a checkpoint as every program with ``--checkpoint`` does."""
+
+    @dataclasses.dataclass(frozen=True)
+    class NoOptions:
+        """Load a checkpoint."""
+
+    def load(_: NoOptions) -> None:
+        checkpoint.load(path)
+
+    sys.argv = ["load"]
+    cli.run(load, NoOptions)
+
+
+class RepeatingNetwork(Interpolator):
+    """Stands for an 8× network and repeats frames, so that nothing has to be compiled."""
+
+    def __init__(self) -> None:
+        self.config, self.provenance, self.boundary = NETWORK, {}, "mirror"
+        self.precision, self.runs_on = "fp32", "no device"
+
+    def between(self, frames: np.ndarray, factor: int) -> Computation:
+        """The second frame of each window, for every moment inside its interval."""
+        made = np.stack([frames[1 : len(frames) - 2]] * (factor - 1), axis=1)
+        finite = np.ones(len(made), bool)
+        return Computation(made, finite, self.precision)  # pyright: ignore[reportArgumentType]
+
+
+def pictures() -> list[np.ndarray]:
+    """Four frames of 48×64 in which stripes move."""
+    column = np.arange(64)[None, :, None]
+    row = np.arange(48)[:, None, None]
+    phase = np.array([0.0, 2.0, 4.0])
+    return [
+        (127 + 90 * np.sin((column - 3 * n) / 5 + row / 7 + phase)).astype(np.uint8)
+        for n in range(4)
+    ]
+
+
+def write_video(path: Path, codec: str) -> None:
+    """Write a video of a third of a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=12)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height = 64, 48
+        formats = {"gif": "rgb8", "mjpeg": "yuvj420p"}
+        stream.pix_fmt = formats.get(codec, "yuv420p")
+        for picture in pictures():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_images(folder: Path, suffix: str) -> None:
+    """Write a folder of four images."""
+    folder.mkdir()
+    for number, picture in enumerate(pictures()):
+        Image.fromarray(picture).save(folder / f"{number}.{suffix}")
+
+
+def safetensors(tensors: dict[str, np.ndarray]) -> bytes:
+    """Float32 tensors in the format that https://huggingface.co/docs/safetensors describes."""
+    entries, position = [], 0
+    for name, tensor in tensors.items():
+        shape, end = list(tensor.shape), position + tensor.nbytes
+        entries.append(
+            f'"{name}":{{"dtype":"F32","shape":{shape},"data_offsets":[{position},{end}]}}'
+        )
+        position = end
+    header = ("{" + ",".join(entries) + "}").encode()
+    data = b"".join(tensor.tobytes() for tensor in tensors.values())
+    return len(header).to_bytes(8, "little") + header + data
+
+
+if __name__ == "__main__":
+    cli.run(main, Options)
