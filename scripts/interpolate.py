@@ -25,6 +25,7 @@ from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import reader, writer
+from flavr_jax.video.files.names import is_pipe
 
 SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
 
@@ -84,7 +85,7 @@ def main(options: Options) -> int:
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
     say(f"checkpoint {options.checkpoint or 'default'} on {interpolator.runs_on}")
-    if options.verify and "-" in (output, str(path)):
+    if options.verify and (output == "-" or is_pipe(path)):
         raise ValueError("`verify` reads input and output again, which a pipe does not allow.")
 
     origins: list[int | None] = []
@@ -103,7 +104,9 @@ def main(options: Options) -> int:
     with sink, contextlib.closing(tracked) as frames:
         for frame in verify.recorded(frames, origins):
             sink.write(frame)
-    say(f"{summary} in {output}, {time.monotonic() - started:.1f} s")
+    broken = getattr(sink, "broken", 0)
+    lost = f", {broken} broken packets of sound or subtitles left out" if broken else ""
+    say(f"{summary} in {output}, {time.monotonic() - started:.1f} s{lost}")
     if options.verify:
         written = reader.open_source(Path(output), headroom=True)
         say(f"verify: {verify.compare(options.source.open(path), written, origins)}")

@@ -174,7 +174,7 @@ def draw(
 
 
 def _count_frames(path: Path) -> int:
-    with av.open(path) as container:
+    with av.open(f"file:{path}") as container:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 
@@ -182,7 +182,7 @@ def _read_into(frames: UInt8[np.ndarray, "n height width 3"], path: Path) -> int
     """Decode a clip into ``frames`` and return its number of columns without padding."""
     height, width = frames.shape[1:3]
     columns = 0
-    with av.open(path) as container:
+    with av.open(f"file:{path}") as container:
         for target, frame in zip(frames, container.decode(video=0), strict=True):
             scale = height / min(frame.height, frame.width)
             shape = round(frame.width * scale), round(frame.height * scale)

@@ -178,6 +178,11 @@ class MappedSink:
     def __init__(self, sink: FrameSink, change: Callable[[TimedFrame], TimedFrame]) -> None:
         self._sink, self._change = sink, change
 
+    @property
+    def broken(self) -> int:
+        """Packets of sound and subtitles that are left out, where the sink has such streams."""
+        return getattr(self._sink, "broken", 0)
+
     def write(self, frame: TimedFrame) -> None:
         """Change a frame and pass it on."""
         self._sink.write(self._change(frame))

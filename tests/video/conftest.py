@@ -191,5 +191,6 @@ def pass_through():
                     )
                 )
                 before = frame
+        return sink
 
     return run

@@ -140,7 +140,7 @@ def _note_use(clip: VideoClip) -> None:
 def _frame_times(path: Path) -> tuple[int, ...]:
     """Presentation times of a file's frames in ascending order, in units of the time base."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no video.")
             packets = [p for p in container.demux(video=0) if p.size > 0]
@@ -158,7 +158,7 @@ def _decode_from(
     path: Path, times: tuple[int, ...], number: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield numbers and pixels of frames, starting at a key frame at or before ``number``."""
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         stream = container.streams.video[0]
         if number > 0:
             container.seek(times[number], stream=stream, backward=True)

@@ -1,102 +1,232 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound in slow motion: longer at the same pitch, to the sample as long as it should be.
+"""Sound that is decoded and encoded again: stretched at the same pitch, or with silence before it.
 
-FFmpeg's atempo does it. What it gives out is only nearly as long as asked, so samples are counted,
-and silence or a cut of a few milliseconds at the very end makes up for the rest.
+FFmpeg's atempo stretches. What it gives out is only nearly as long as asked, so samples are
+counted, and silence or a cut of a few milliseconds at the very end makes up for the rest.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import cast
 
 import av
-import numpy as np
 from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.codec.codec import UnknownCodecError
+from av.codec.codec import Codec, UnknownCodecError
 from av.container import OutputContainer
 from av.error import BlockingIOError as NothingYet
 from av.error import EOFError as NothingLeft
+from av.error import FFmpegError
 from av.filter import Graph
+from av.filter.context import FilterContext
 from av.packet import Packet
 
-from flavr_jax.video.files.reader import as_fraction
+from flavr_jax.video.files.times import TimeMap, as_fraction
 
-__all__ = ["StretchedAudio"]
+__all__ = ["EncodedSound", "SoundEncoding", "encodings_for"]
 
 _SLOWEST = Fraction(1, 2)  # atempo's limit; several in a row go further
+# Times are rounded to a millisecond and more in many files; longer gaps are real.
+_GAP = Fraction(1, 10)
+_ENCODERS = {"mp3": "libmp3lame", "opus": "libopus"}
+_LOSSLESS = ("flac", "alac", "truehd", "mlp", "wavpack", "tta", "ape", "pcm_")
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_MOST_BITS_A_CHANNEL = 192_000
 
 
-class StretchedAudio:
-    """One stream of sound, decoded, stretched and encoded again."""
+@dataclasses.dataclass(frozen=True)
+class SoundEncoding:
+    """How sound is encoded.
+
+    Attributes:
+        encoder: as FFmpeg calls it.
+        rate: samples a second.
+        layout: of the channels, as FFmpeg calls it.
+        bit_rate: bits a second, or None for the encoder's own choice.
+    """
+
+    encoder: str
+    rate: int
+    layout: str
+    bit_rate: int | None
+
+
+def encodings_for(source: AudioStream, output: OutputContainer) -> Iterator[SoundEncoding]:
+    """Encodings for a stream, the nearest to the source first; not every one has to work.
+
+    Encoders take certain rates and layouts only: Opus no 44.1 kHz, Windows Media no 5.1.
+    """
+    context = source.codec_context
+    own = context.codec.canonical_name
+    layout = _named_layout(context.layout.name, context.layout.nb_channels)
+    for codec in _codecs(own, output):
+        rates = codec.audio_rates or [context.sample_rate]
+        above = [rate for rate in rates if rate >= context.sample_rate]
+        rate = min(above) if above else max(rates)
+        same = codec.canonical_name == own
+        lossless = codec.name.startswith(_LOSSLESS)
+        for channels in dict.fromkeys((layout, "stereo", "mono")):
+            most = _MOST_BITS_A_CHANNEL * av.AudioLayout(channels).nb_channels
+            bits = context.bit_rate or None
+            if lossless or bits is None:
+                bits = None
+            elif not same:
+                bits = min(bits, most)
+            yield SoundEncoding(codec.name, rate, channels, bits)
+            if rate not in (44100, 48000) and codec.audio_rates is None:
+                yield SoundEncoding(codec.name, 48000, channels, None)
+
+
+def _codecs(own: str, output: OutputContainer) -> Iterator[Codec]:
+    """The source's codec if it can be encoded, then others that the container holds."""
+    wanted = [own]
+    if own.startswith(_LOSSLESS):
+        wanted += ["flac", "pcm_s16le"]
+    wanted += [output.default_audio_codec, "aac", "opus", "flac", "pcm_s16le"]
+    for name in dict.fromkeys(wanted):
+        for encoder in dict.fromkeys((_ENCODERS.get(name, name), name)):
+            try:
+                codec = Codec(encoder, "w")
+            except UnknownCodecError:
+                continue
+            # FFmpeg's own encoder for Vorbis is experimental: stereo only, and it sounds worse.
+            if not codec.experimental and codec.canonical_name in output.supported_codecs:
+                yield codec
+                break
+
+
+def _named_layout(name: str, channels: int) -> str:
+    """A layout whose channels have places; files with just a number of channels get the usual."""
+    return _LAYOUTS.get(channels, name) if re.fullmatch(r"\d+ channels", name) else name
+
+
+class EncodedSound:
+    """One stream of sound, decoded, stretched and encoded again.
+
+    Attributes:
+        target: the output's stream.
+        broken: packets that could not be decoded; each is silence now.
+    """
 
     def __init__(
         self,
         source: AudioStream,
         output: OutputContainer,
+        encoding: SoundEncoding,
+        times: TimeMap,
         *,
-        stretch: Fraction,
-        start: Fraction = Fraction(0),
+        from_zero: bool = False,
     ) -> None:
-        """Add a stream to ``output``, in the source's codec if that can be encoded.
+        """Add a stream to ``output`` and open its encoder.
 
         Args:
             source: the stream whose packets will come.
             output: where to.
-            stretch: how many times as long it becomes.
-            start: the source's time that is the output's zero, in seconds.
+            encoding: how it is encoded.
+            times: where it is in the output, and how much longer it becomes.
+            from_zero: whether silence is put before sound that starts later than the output.
+
+        Raises:
+            FFmpegError: the encoder does not take this.
+            ValueError: likewise.
         """
-        context = source.codec_context
-        self._source, self._stretch = source, stretch
-        self._rate: int = context.sample_rate
-        self._layout: str = context.layout.name
-        name = _encoder_name(source, output)
-        stream = output.add_stream(name, rate=self._rate, layout=self._layout)
-        self.stream = cast(AudioStream, stream)
-        if context.bit_rate and not name.startswith(("pcm_", "flac")):
-            self.stream.bit_rate = context.bit_rate
-        self._start, self._offset = start, 0
+        self._source, self._times, self._from_zero = source, times, from_zero
+        self._rate = encoding.rate
+        stream = output.add_stream(encoding.encoder, rate=encoding.rate, layout=encoding.layout)
+        self.target = cast(AudioStream, stream)
+        if encoding.bit_rate:
+            self.target.bit_rate = encoding.bit_rate
+        # PyAV 19 crashes where a frame is sent to an encoder that did not open.
+        self.target.codec_context.open()
+        self._format: str = self.target.codec_context.format.name
+        self._layout: str = encoding.layout
+        self.broken = 0
         self._graph: Graph | None = None
+        self._kind: tuple[str, str, int] | None = None
         self._fifo = AudioFifo()
-        self._samples_in = self._samples_out = 0
+        self._begin = Fraction(0)
+        self._seconds_in = Fraction(0)
+        self._offset = self._samples_out = 0
 
-    def stretched(self, packet: Packet | None) -> Iterator[Packet]:
-        """The packets that follow from one of the source's, or from its end (None)."""
-        for frame in self._source.decode(packet):
-            if self._graph is None:
-                self._graph = self._make_graph(frame)
-                base = as_fraction(frame.time_base) or Fraction(1, self._rate)
-                begin = (frame.pts or 0) * base - self._start
-                self._offset = round(begin * self._stretch * self._rate)
-            self._samples_in += frame.samples
+    def convert(self, packet: Packet | None) -> Iterator[Packet]:
+        """Give the packets that follow from one of the source's, or from its end (None)."""
+        try:
+            frames = self._source.decode(packet)
+        except FFmpegError:
+            frames = []
+            self.broken += packet is not None
+            if packet is not None and self._kind is not None:
+                base = as_fraction(packet.time_base) or Fraction(0)
+                yield from self._push_silence((packet.duration or 0) * base)
+        for frame in frames:
+            yield from self._place(frame)
             yield from self._push(frame)
-        if packet is None:
-            if self._graph is not None:
-                yield from self._push(None)
-                yield from self._emit(self._due() - self._samples_out, pad=True)
-            yield from self.stream.encode(None)
+        if packet is None and self._graph is not None:
+            yield from self._drain()
+            yield from self._emit(self._due() - self._samples_out, pad=True)
+            yield from self.target.encode(None)
 
-    def _push(self, frame: AudioFrame | None) -> Iterator[Packet]:
+    def _place(self, frame: AudioFrame) -> Iterator[Packet]:
+        """Note where the sound begins, and fill a gap before a frame."""
+        base = as_fraction(frame.time_base) or Fraction(1, frame.sample_rate)
+        begin = None if frame.pts is None else frame.pts * base
+        if self._kind is None:
+            self._begin = begin or Fraction(0)
+            start = (self._begin - self._times.start) * self._times.stretch
+            self._offset = round(start * self._rate)
+            if self._from_zero and self._offset > 0:
+                self._begin, self._offset = self._times.start, 0
+            self._renew(frame)
+        elif self._kind != _kind(frame):
+            yield from self._drain()
+            self._renew(frame)
+        if begin is not None and begin - self._begin - self._seconds_in > _GAP:
+            yield from self._push_silence(begin - self._begin - self._seconds_in)
+
+    def _push(self, frame: AudioFrame) -> Iterator[Packet]:
         assert self._graph is not None
-        if frame is not None:
-            frame.pts = None  # gaps in the times are not gaps in the sound
+        frame.pts = None  # small gaps in the times are not gaps in the sound
+        self._seconds_in += Fraction(frame.samples, frame.sample_rate)
         self._graph.push(frame)
+        self._pull()
+        yield from self._emit(min(self._fifo.samples, self._due() - self._samples_out))
+
+    def _push_silence(self, seconds: Fraction) -> Iterator[Packet]:
+        """Silence of the source's kind, a second at a time."""
+        assert self._kind is not None
+        form, layout, rate = self._kind
+        left = round(seconds * rate)
+        while left > 0:
+            part = _silence(min(left, rate), form, layout, rate)
+            left -= part.samples
+            yield from self._push(part)
+
+    def _drain(self) -> Iterator[Packet]:
+        """Take what is left in the filters."""
+        assert self._graph is not None
+        self._graph.push(None)
+        self._pull()
+        yield from self._emit(min(self._fifo.samples, self._due() - self._samples_out))
+
+    def _pull(self) -> None:
+        assert self._graph is not None
         while True:
             try:
                 made = self._graph.pull()
             except (NothingYet, NothingLeft):
-                break
+                return
             assert isinstance(made, AudioFrame)
             made.pts = None
             self._fifo.write(made)
-        yield from self._emit(min(self._fifo.samples, self._due() - self._samples_out))
 
     def _due(self) -> int:
         """How many samples there should be of those that came in."""
-        return round(self._samples_in * self._stretch)
+        return round(self._seconds_in * self._times.stretch * self._rate)
 
     def _emit(self, count: int, *, pad: bool = False) -> Iterator[Packet]:
         parts = []
@@ -106,47 +236,47 @@ class StretchedAudio:
             assert part is not None
             parts.append(part)
         if pad and count > here:
-            parts.append(self._silence(count - here))
+            parts.append(_silence(count - here, self._format, self._layout, self._rate))
         for part in parts:
             part.sample_rate, part.time_base = self._rate, Fraction(1, self._rate)
             part.pts = self._offset + self._samples_out
             self._samples_out += part.samples
-            yield from self.stream.encode(part)
+            yield from self.target.encode(part)
 
-    def _make_graph(self, frame: AudioFrame) -> Graph:
+    def _renew(self, frame: AudioFrame) -> None:
+        """Filters for frames of this kind; a broadcast may change its rate or channels."""
+        form, layout, rate = self._kind = _kind(frame)
         graph = Graph()
-        nodes = [
+        nodes: list[FilterContext] = [
             graph.add_abuffer(
-                sample_rate=frame.sample_rate,
-                format=frame.format.name,
-                layout=frame.layout.name,
-                time_base=Fraction(1, frame.sample_rate),
+                sample_rate=rate, format=form, layout=layout, time_base=Fraction(1, rate)
             )
         ]
-        tempo = 1 / self._stretch
+        named = _named_layout(layout, frame.layout.nb_channels)
+        if named != layout:
+            places = "|".join(map(str, range(frame.layout.nb_channels)))
+            nodes.append(graph.add("channelmap", f"map={places}:channel_layout={named}"))
+        tempo = 1 / self._times.stretch
         while tempo < _SLOWEST:
             nodes.append(graph.add("atempo", str(float(_SLOWEST))))
             tempo /= _SLOWEST
-        nodes.append(graph.add("atempo", repr(float(tempo))))
-        form = f"sample_fmts=fltp:sample_rates={self._rate}:channel_layouts={self._layout}"
-        nodes += [graph.add("aformat", form), graph.add("abuffersink")]
+        if tempo != 1:
+            nodes.append(graph.add("atempo", repr(float(tempo))))
+        form = f"sample_fmts={self._format}:sample_rates={self._rate}"
+        nodes.append(graph.add("aformat", f"{form}:channel_layouts={self._layout}"))
+        nodes.append(graph.add("abuffersink"))
         graph.link_nodes(*nodes).configure()
-        return graph
-
-    def _silence(self, samples: int) -> AudioFrame:
-        channels = self._source.codec_context.layout.nb_channels
-        zeros = np.zeros((channels, samples), np.float32)
-        return AudioFrame.from_ndarray(zeros, format="fltp", layout=self._layout)
+        self._graph = graph
 
 
-def _encoder_name(source: AudioStream, output: OutputContainer) -> str:
-    """An encoder for the source's codec, or for the one that the container has by default."""
-    name = source.codec_context.codec.canonical_name
-    for wanted in ({"mp3": "libmp3lame", "opus": "libopus"}.get(name, name), name):
-        try:
-            av.Codec(wanted, "w")
-        except UnknownCodecError:
-            continue
-        if name in output.supported_codecs:
-            return wanted
-    return output.default_audio_codec
+def _kind(frame: AudioFrame) -> tuple[str, str, int]:
+    """What filters have to know of a frame."""
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _silence(samples: int, form: str, layout: str, rate: int) -> AudioFrame:
+    frame = AudioFrame(format=form, layout=layout, samples=samples)
+    frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+    for plane in frame.planes:
+        plane.update(bytes([128 if form.startswith("u8") else 0]) * plane.buffer_size)
+    return frame

@@ -16,17 +16,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.format import Flags
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
 from av.video.stream import VideoStream
 
+from flavr_jax.video.files.names import PIPE, file_url, is_pipe
+from flavr_jax.video.files.times import as_fraction, timeline_start
 from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame, parse_rate
 from flavr_jax.video.pixels.colour import Colour, to_rgb
 from flavr_jax.video.pixels.hdr import StaticHDR
@@ -40,18 +40,13 @@ __all__ = [
     "Input",
     "RawVideo",
     "VideoReader",
-    "as_fraction",
     "explained",
     "open_input",
     "open_source",
-    "timeline_start",
 ]
 
 
 logger = logging.getLogger(__name__)
-
-PIPE = Path("-")
-"""Standard input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +119,9 @@ def open_source(
     """
     if path.is_dir():
         return ImageFolder(path, rate=rate)
-    if path.suffix.lower() == ".webp":
+    if path.suffix.lower() == ".webp" and not is_pipe(path):
         return WebPReader(path)
     return VideoReader(path, raw=raw, headroom=headroom)
-
-
-def as_fraction(value: Any) -> Fraction | None:
-    """FFmpeg's rational as a Fraction; None where unset.
-
-    PyAV 18 has Fraction or None, PyAV 19 its own AVRational with a zero somewhere.
-    """
-    if value is None or not value.numerator or not value.denominator:
-        return None
-    return Fraction(value.numerator, value.denominator)
 
 
 @contextlib.contextmanager
@@ -158,30 +143,17 @@ def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContain
         OSError: the file is missing or cannot be read.
         ValueError: it is not a video.
     """
+    # By its name alone, FFmpeg would take a%03d.gif for a numbered sequence of images.
+    is_gif = "%" in path.name and path.suffix.lower() == ".gif"
     with explained(f"{path} is not a video that can be read"):
         container = av.open(
-            "pipe:0" if path == PIPE else str(path),
-            format="rawvideo" if raw else None,
-            options=raw.options if raw else {},
+            "pipe:0" if path == PIPE else file_url(path),
+            format="rawvideo" if raw else "gif" if is_gif else None,
+            # A playlist inside of a file must not reach for the network.
+            options={"protocol_whitelist": "file,pipe", **(raw.options if raw else {})},
         )
     with container:
         yield container
-
-
-def timeline_start(container: InputContainer) -> Fraction:
-    """The container's time that counts as zero.
-
-    Broadcast formats (MPEG-TS, MPEG-PS) run on the sender's clock, which starts anywhere; there it
-    is the first stream's start. Elsewhere zero means zero.
-    """
-    if not container.format.flags & Flags.ts_discont.value:
-        return Fraction(0)
-    starts = [
-        stream.start_time * base
-        for stream in container.streams
-        if stream.start_time is not None and (base := as_fraction(stream.time_base))
-    ]
-    return min(starts, default=Fraction(0))
 
 
 class VideoReader:
@@ -197,7 +169,8 @@ class VideoReader:
         """Open ``path`` and decode its first frame.
 
         Args:
-            path: a file, or ``-`` for a pipe on standard input, which can be read once.
+            path: a file; or ``-`` for standard input, a named pipe or a device, which can be read
+                only once.
             raw: what is in a file or pipe of bare pictures.
             headroom: whether pixels keep what limited levels have beyond black and white.
 
@@ -219,7 +192,7 @@ class VideoReader:
                 reason = f": {self.damage}" if self.damage else ""
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
             self.info = _info(container, stream, first)
-            if container.format.name == "gif" and path != PIPE:
+            if container.format.name == "gif" and not is_pipe(path):
                 self.info = dataclasses.replace(self.info, plays=plays_of_gif(path))
             self._tell_of_losses(container, first)
             if headroom:
@@ -228,7 +201,7 @@ class VideoReader:
             failed.pop_all()
         self._start = timeline_start(container)
         self._frames: Iterator[av.VideoFrame] | None = itertools.chain([first], frames)
-        if path != PIPE:
+        if not is_pipe(path):
             self._frames = None
             self._opened.close()
 
@@ -241,18 +214,18 @@ class VideoReader:
             )
         if StaticHDR.moving(frame):
             logger.warning("%s: HDR10+ and Dolby Vision metadata are left out.", self.path)
-        if self.path == PIPE and len(container.streams) > 1:
+        if is_pipe(self.path) and len(container.streams) > 1:
             logger.warning("Only pictures are read from a pipe; sound and subtitles are left out.")
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        if self.path != PIPE:
+        if not is_pipe(self.path):
             with open_input(self.path, self._raw) as container:
                 stream = _video_stream(container, self.path)
                 self.damage = None
                 yield from self._timed(self._decode(container, stream))
             return
         if self._frames is None:
-            raise ValueError("Standard input can be read once only; give a file instead.")
+            raise ValueError(f"{self.path} is a pipe, which can be read only once; use a file.")
         frames, self._frames = self._frames, None
         with self._opened:
             yield from self._timed(frames)

@@ -2,55 +2,64 @@
 """Everything of a file that is not its video: sound, subtitles, chapters, attachments, metadata.
 
 It goes from file to file as it is, in step with the video so that little is buffered. Where time
-is stretched, subtitles and chapters are stretched along, and sound if asked for. What the output
-cannot hold is left out, with one line that says so.
+is stretched, subtitles and chapters are stretched along, and sound if asked for. Each stream has
+one adapter, which is tried on an empty file before the first frame is computed: what the output
+cannot hold is left out, with one line that says so. A broken packet costs that packet alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
-import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
-from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.subtitles.stream import SubtitleStream
-from av.subtitles.subtitle import SubtitleSet
 from av.video.stream import VideoStream
 
 from flavr_jax.video.files import phone_tags
-from flavr_jax.video.files.audio import StretchedAudio
+from flavr_jax.video.files.adapters import (
+    ERRORS,
+    Adapter,
+    Cover,
+    Way,
+    adapter_for,
+    describe,
+    lasting,
+    try_adapters,
+)
+from flavr_jax.video.files.audio import EncodedSound, encodings_for
 from flavr_jax.video.files.formats import Container
-from flavr_jax.video.files.reader import as_fraction, timeline_start
+from flavr_jax.video.files.joins import Joins
+from flavr_jax.video.files.names import file_url
+from flavr_jax.video.files.times import TimeMap, as_fraction, timeline_start
 
 __all__ = ["OtherStreams", "SoundMode"]
 
 logger = logging.getLogger(__name__)
 
 SoundMode = Literal["auto", "copy", "stretch", "drop"]
-_Step: TypeAlias = Callable[[Packet | None], Iterator[Packet]]
-# What a muxer writes by itself, or what is no longer true of the output.
-_STALE = re.compile(
-    r"encoder|major_brand|minor_version|compatible_brands|timecode|alpha_mode|duration|"
-    r"number_of_.*|_statistics_.*|bps|stereo_mode|vendor_id",
-    re.IGNORECASE,
-)
-_MILLISECOND = Fraction(1, 1000)
-_NO_TEXT = b"\0\0"  # MP4 has a packet for every pause between two subtitles, and muxes its own
 _TEXT = ("subrip", "srt", "mov_text", "webvtt", "text", "ass", "ssa")
+_MOST_READ_ERRORS = 20  # in a row; a file that is cut off gives the same error for ever
+_LATE = Fraction(1, 20)
+"""Seconds by which sound in AVI may start late: the container cannot say that it does."""
 
 
 class OtherStreams:
-    """The streams of a file beside its video, on their way into another file."""
+    """The streams of a file beside its video, on their way into another file.
+
+    Attributes:
+        broken: packets that were left out so far, because they could not be read or written.
+    """
 
     def __init__(
         self,
@@ -58,6 +67,7 @@ class OtherStreams:
         output: OutputContainer,
         container: Container,
         *,
+        pictures: VideoStream,
         sound: SoundMode = "auto",
         stretch: Fraction = Fraction(1),
     ) -> None:
@@ -67,18 +77,27 @@ class OtherStreams:
             path: the file that they come from.
             output: the file that they go to, which has its video stream already.
             container: what kind of file that is.
+            pictures: a video stream as the output's, in a file whose header is written.
             sound: copied, stretched along, or dropped; auto copies it unless time is stretched.
             stretch: how many times as long the output takes.
         """
-        self._output, self._kind, self._stretch = output, container, stretch
+        self._path, self._output, self._kind = path, output, container
+        self._pictures = pictures
         self._sound = sound if sound != "auto" else ("copy" if stretch == 1 else "drop")
-        self._container = av.open(str(path))
+        self._container = _open(path)
+        self._times = TimeMap(timeline_start(self._container), stretch)
+        self._failed = self._written = 0
         self._lost: list[str] = []
-        self._refused = False
-        self._steps: dict[int, _Step] = {}
-        self._covers: list[Packet] = []
-        for stream in self._container.streams:
-            self._add(stream)
+        ways = self._together([way for s in self._container.streams if (way := self._way(s))])
+        adapters = [
+            adapter_for(way, self._container, output, container, self._times) for way in ways
+        ]
+        self._covers = [each.packet() for each in adapters if isinstance(each, Cover)]
+        self._adapters = {
+            way.index: each
+            for way, each in zip(ways, adapters)
+            if each is not None and not isinstance(each, Cover)
+        }
         _copy_metadata(self._container, output)
         self._lost += phone_tags.left_out(self._container.metadata, container.muxer)
         self._copy_chapters()
@@ -87,141 +106,163 @@ class OtherStreams:
         self._packets = self._read()
         self._next = next(self._packets, None)
 
+    @property
+    def broken(self) -> int:
+        """Packets that were left out so far, because they could not be read or written."""
+        sounds = [each for each in self._adapters.values() if isinstance(each, EncodedSound)]
+        return self._failed + sum(each.broken for each in sounds)
+
+    @property
+    def has_sound(self) -> bool:
+        """Return whether the output gets sound."""
+        return any(each.target.type == "audio" for each in self._adapters.values())
+
     def copy(self, until: Fraction | None = None) -> None:
         """Copy the packets that start before a time of the output, or all that are left."""
         while self._next is not None and (until is None or self._next[0] < until):
-            self._mux(self._next[1])
+            self._written += 1
+            try:
+                self._output.mux_one(self._next[1])
+            except OSError:
+                raise  # the disk is full
+            except ERRORS:
+                self._failed += 1
             self._next = next(self._packets, None)
 
-    def _mux(self, packet: Packet) -> None:
-        """Write a packet; one that the container refuses is no reason to lose the video."""
-        try:
-            self._output.mux_one(packet)
-        except (ArgumentError, InvalidDataError):
-            if not self._refused:
-                logger.warning("%s: packets that are broken are left out.", self._container.name)
-            self._refused = True
+    def blame(self) -> bool:
+        """Count a packet that the muxer refused late; False if there can be none."""
+        if self._failed >= self._written:
+            return False
+        self._failed += 1
+        return True
 
     def close(self) -> None:
         """Close the file."""
         self._packets.close()
         self._container.close()
 
-    def _add(self, stream: Stream) -> None:
-        if isinstance(stream, VideoStream):
-            cover = stream.disposition & Disposition.attached_pic
-            kept = self._add_cover(stream) if cover else stream == _pictures(self._container)
-        elif isinstance(stream, AudioStream):
-            kept = self._sound == "drop" or self._add_sound(stream)
-        else:
-            kept = self._add_copy(stream) or (
-                isinstance(stream, SubtitleStream) and self._add_text(stream)
-            )
+    def _way(self, stream: Stream) -> Way | None:
+        """How a stream goes into the output; None, and an entry in the list, if it cannot."""
+        if isinstance(stream, VideoStream) and stream == _pictures(self._container):
+            return None
+        if isinstance(stream, AudioStream) and self._sound == "drop":
+            return None
+        for way in self._ways(stream):
+            if self._works([way]):
+                if way.from_zero:
+                    logger.warning(
+                        "%s: sound that starts late is encoded again behind silence, since %s "
+                        "cannot hold its start.", self._path, self._kind.muxer,
+                    )  # fmt: skip
+                return way
         # MP4 keeps chapters in a stream as well.
-        if not kept and not (stream.type == "data" and self._container.chapters()):
+        is_timecode = "timecode" in stream.metadata
+        if stream.type != "data" or is_timecode or not self._container.chapters():
             name = stream.codec_context.name if stream.codec_context else ""
+            name = "timecode" if is_timecode else name
             self._lost.append(f"{stream.type} {name}".strip())
+        return None
 
-    def _add_copy(self, stream: Stream) -> bool:
-        """Whether a stream could be added as it is."""
-        # WebM's muxer takes attachments and forgets them.
+    def _ways(self, stream: Stream) -> Iterator[Way]:
+        """All ways to try, the best first."""
+        if isinstance(stream, VideoStream):
+            if stream.disposition & Disposition.attached_pic:
+                yield Way(stream.index, "cover")
+            return
+        if isinstance(stream, AudioStream):
+            late = self._kind.muxer == "avi" and self._starts_late(stream)
+            if (self._sound == "copy" or self._times.stretch == 1) and not late:
+                yield Way(stream.index, "copy")
+                return
+            for encoding in encodings_for(stream, self._output):
+                yield Way(stream.index, "encode", encoding, from_zero=late)
+            return
+        # WebM's muxer takes attachments and forgets them. A timecode counts the frames of the
+        # input's rate, and MOV's muxer fails at the end of a file with such a copied stream.
         forgotten = stream.type == "attachment" and self._kind.muxer != "matroska"
-        if forgotten or not _holds(self._kind.muxer, stream):
+        if not forgotten and "timecode" not in stream.metadata:
+            yield Way(stream.index, "copy")
+        is_text = isinstance(stream, SubtitleStream) and stream.codec_context.name in _TEXT
+        if is_text and self._kind.text is not None:
+            yield Way(stream.index, "text")
+
+    def _starts_late(self, stream: AudioStream) -> bool:
+        base = as_fraction(stream.time_base)
+        if stream.start_time is None or base is None:
             return False
-        target = self._output.add_stream_from_template(stream, opaque=True)
-        _describe(stream, target)
-        if stream.type != "attachment":
-            self._steps[stream.index] = self._copier(stream, target)
-        return True
+        return stream.start_time * base - self._times.start > _LATE
 
-    def _add_cover(self, stream: VideoStream) -> bool:
-        """Whether a cover picture could be added; Matroska has them as attachments."""
-        if self._kind.muxer not in ("matroska", "mp4", "mov"):
+    def _together(self, ways: list[Way]) -> list[Way]:
+        """Leave out what a container holds alone, but not beside the rest."""
+        if len(ways) < 2 or self._works(ways):
+            return ways
+        kept: list[Way] = []
+        for way in ways:
+            if self._works([*kept, way]):
+                kept.append(way)
+            else:
+                stream = self._container.streams[way.index]
+                self._lost.append(f"{stream.type} beside the other streams")
+        return kept
+
+    def _works(self, ways: list[Way]) -> bool:
+        """Try an empty file of the same kind, with the first packets and the end of each stream."""
+        try:
+            with (
+                _open(self._path) as source,
+                av.open(io.BytesIO(), "w", format=self._kind.muxer) as trial,
+            ):
+                trial.add_stream_from_template(self._pictures, opaque=True)
+                try_adapters(ways, source, trial, self._kind, self._times)
+        except (*ERRORS, OSError):
             return False
-        with av.open(self._container.name) as again:
-            packet = next(again.demux(again.streams[stream.index]))
-        if self._kind.muxer == "matroska":
-            kind = "jpeg" if stream.name == "mjpeg" else stream.name
-            name = stream.metadata.get("filename", f"cover.{kind}")
-            mimetype = stream.metadata.get("mimetype", f"image/{kind}")
-            self._output.add_attachment(name, mimetype, bytes(packet))
-            return True
-        packet.stream = self._output.add_stream_from_template(stream, opaque=True)
-        packet.stream.disposition = stream.disposition
-        packet.pts = packet.dts = 0
-        self._covers.append(packet)
         return True
-
-    def _add_sound(self, stream: AudioStream) -> bool:
-        """Whether sound could be added, stretched if asked for."""
-        if self._sound == "copy" or self._stretch == 1:
-            return self._add_copy(stream)
-        start = timeline_start(self._container)
-        audio = StretchedAudio(stream, self._output, stretch=self._stretch, start=start)
-        _describe(stream, audio.stream)
-        self._steps[stream.index] = audio.stretched
-        return True
-
-    def _add_text(self, stream: SubtitleStream) -> bool:
-        """Whether subtitles could be added as text of the kind that the output holds."""
-        if self._kind.text is None or stream.codec_context.name not in _TEXT:
-            return False
-        stream.codec_context.open(strict=False)  # so that it knows the styles
-        target = cast(SubtitleStream, self._output.add_stream(self._kind.text))
-        encoder = target.codec_context
-        encoder.subtitle_header = stream.codec_context.subtitle_header
-        encoder.time_base = _MILLISECOND
-        _describe(stream, target)
-        move = self._copier(stream, target)
-
-        def step(packet: Packet | None) -> Iterator[Packet]:
-            subtitle = stream.codec_context.decode2(packet) if packet is not None else None
-            for event in subtitle or ():
-                text = getattr(event, "ass", b"")
-                made = encoder.encode_subtitle(SubtitleSet.create(text, start=0, end=0))
-                assert packet is not None
-                made.time_base, made.pts, made.dts = packet.time_base, packet.pts, packet.dts
-                made.duration = packet.duration or 0
-                yield from move(made)
-
-        self._steps[stream.index] = step
-        return True
-
-    def _copier(self, source: Stream, target: Stream) -> _Step:
-        """Moves packets in time as the output has it, and to the output's stream."""
-        start = timeline_start(self._container)
-        stretch = Fraction(1) if source.type == "audio" else self._stretch
-        text = source.codec_context is not None and source.codec_context.name == "mov_text"
-
-        def step(packet: Packet | None) -> Iterator[Packet]:
-            if packet is None:
-                return
-            base = as_fraction(packet.time_base)
-            if packet.dts is None or base is None or (text and bytes(packet) == _NO_TEXT):
-                return
-            offset = start / base
-            pts = packet.dts if packet.pts is None else packet.pts
-            packet.stream = target
-            packet.pts, packet.dts = (
-                round((time - offset) * stretch) for time in (pts, packet.dts)
-            )
-            packet.duration = round((packet.duration or 0) * stretch)
-            yield packet
-
-        return step
 
     def _read(self) -> Generator[tuple[Fraction, Packet], None, None]:
         """Start and packet, up to the end or to where the file is broken."""
         yield from ((Fraction(0), packet) for packet in self._covers)
-        if not self._steps:
+        if not self._adapters:
             return
-        streams = [self._container.streams[index] for index in self._steps]
-        with contextlib.suppress(FFmpegError):
-            for packet in self._container.demux(*streams):
-                if packet.size and not packet.is_corrupt:
-                    yield from _timed(self._steps[packet.stream_index](packet))
-        for step in self._steps.values():
-            yield from _timed(step(None))
+        for packet in self._demuxed():
+            adapter = self._adapters.get(packet.stream_index)
+            if adapter is not None and packet.size:
+                yield from self._converted(adapter, packet)
+        for adapter in self._adapters.values():
+            yield from self._converted(adapter, None)
+
+    def _converted(
+        self, adapter: Adapter, packet: Packet | None
+    ) -> Iterator[tuple[Fraction, Packet]]:
+        """What follows from a packet, with its start; a packet that fails is counted."""
+        try:
+            for made in adapter.convert(packet):
+                base = as_fraction(made.time_base) or Fraction(1)
+                yield (made.dts if made.dts is not None else made.pts or 0) * base, made
+        except ERRORS:
+            self._failed += 1
+
+    def _demuxed(self) -> Iterator[Packet]:
+        """The file's packets, at continuous times; reading goes on behind an error."""
+        indices = list(self._adapters)
+        joins = None
+        if self._container.format.flags & Flags.ts_discont.value:
+            joins = Joins()
+            # The pictures say where a part begins, also if nothing else does.
+            pictures = _pictures(self._container)
+            indices += [] if pictures is None else [pictures.index]
+        streams = [self._container.streams[index] for index in indices]
+        errors = 0
+        while errors < _MOST_READ_ERRORS:
+            try:
+                for packet in self._container.demux(*streams):
+                    errors = 0
+                    if joins is not None and packet.size:
+                        joins.mend(packet)
+                    yield packet
+            except FFmpegError:
+                errors += 1
+            else:
+                return
 
     def _copy_chapters(self) -> None:
         chapters = self._container.chapters()
@@ -230,53 +271,27 @@ class OtherStreams:
         if not self._kind.rich:
             self._lost.append("chapters")
             return
-        start = timeline_start(self._container)
         for chapter in chapters:
             base = as_fraction(chapter["time_base"]) or Fraction(1)
             for end in ("start", "end"):
-                chapter[end] = round((chapter[end] - start / base) * self._stretch)
+                moved = (chapter[end] - self._times.start / base) * self._times.stretch
+                chapter[end] = round(moved)
         self._output.set_chapters(chapters)
 
 
-def _timed(packets: Iterator[Packet]) -> Iterator[tuple[Fraction, Packet]]:
-    for packet in packets:
-        base = as_fraction(packet.time_base) or Fraction(1)
-        yield (packet.dts if packet.dts is not None else packet.pts or 0) * base, packet
-
-
-def _holds(muxer: str, stream: Stream) -> bool:
-    """Whether a container can hold a stream as it is: a header is written in memory to see."""
-    try:
-        with av.open(io.BytesIO(), "w", format=muxer) as trial:
-            trial.add_stream_from_template(stream, opaque=True)
-            trial.start_encoding()
-    except (FFmpegError, ValueError, OSError):
-        return False
-    return True
+def _open(path: Path) -> InputContainer:
+    return av.open(file_url(path), options={"protocol_whitelist": "file"})
 
 
 def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
     """Title, date and so on, of the file and of its video."""
-    output.metadata.update(phone_tags.lasting(_lasting(source.metadata)))
+    output.metadata.update(phone_tags.lasting(lasting(source.metadata)))
     pictures = _pictures(source)
     if pictures is not None:
-        _describe(pictures, output.streams.video[0])
+        describe(pictures, output.streams.video[0])
 
 
 def _pictures(source: InputContainer) -> VideoStream | None:
     """The stream that is the video."""
     moving = (s for s in source.streams.video if not s.disposition & Disposition.attached_pic)
     return next(moving, None)
-
-
-def _describe(source: Stream, target: Stream) -> None:
-    """Language, title and dispositions."""
-    target.metadata.update(_lasting(source.metadata))
-    target.disposition = source.disposition
-
-
-def _lasting(metadata: dict[str, str]) -> dict[str, str]:
-    lasting = {key: value for key, value in metadata.items() if not _STALE.fullmatch(key)}
-    if "name" in lasting:  # what MP4 calls the title of a stream
-        lasting["title"] = lasting.pop("name")
-    return lasting

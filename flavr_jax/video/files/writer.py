@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import logging
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -22,18 +22,21 @@ from typing import Any, cast
 import av
 from av.codec.context import Flags
 from av.container import OutputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError, InvalidDataError
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from flavr_jax.partial import Partial
 from flavr_jax.video.files import phone_tags
-from flavr_jax.video.files.encoders import ENCODERS, Encoding, check_encoder, options_of
-from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
+from flavr_jax.video.files.encoders import ENCODERS, Encoding
+from flavr_jax.video.files.formats import container_of, encoder_for
+from flavr_jax.video.files.names import file_url
+from flavr_jax.video.files.plan import MOV_LIKE, Plan
 from flavr_jax.video.files.reader import explained
 from flavr_jax.video.files.streams import OtherStreams
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
 from flavr_jax.video.pixels import hdr
-from flavr_jax.video.pixels.colour import Colour, from_rgb, repacked
+from flavr_jax.video.pixels.colour import from_rgb, repacked
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.orientation import upright, upright_info
 from flavr_jax.video.stills.animations import GifWriter
@@ -49,10 +52,6 @@ from flavr_jax.video.stills.tags import is_srgb
 __all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
 
 logger = logging.getLogger(__name__)
-
-_MOV_LIKE = ("mp4", "mov")
-# MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
-_FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
 
 def is_video_name(name: str) -> bool:
@@ -141,70 +140,6 @@ def _suited(
     return info, changes
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is decided before a file exists.
-
-    Attributes:
-        container: the kind of file.
-        encoder: as FFmpeg calls it.
-        options: of the encoder.
-        pixel_format: how pictures are stored.
-        tags: the colour tags.
-        kept: what pictures hold whose values mean the same in the file; None for no pictures.
-        tick: pts are multiples of it, in seconds.
-        plays: how often an animation is shown, 0 for without end.
-    """
-
-    container: Container
-    encoder: str
-    options: dict[str, str]
-    pixel_format: str
-    tags: Colour
-    kept: Layout | None
-    tick: Fraction
-    plays: int = 0
-
-    @classmethod
-    def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> _Plan:
-        """For an output of this name.
-
-        Raises:
-            ValueError: the container cannot hold the codec, or the encoder does not work here.
-        """
-        container, layout = container_of(name), Layout.of(info.pixel_format)
-        encoder = encoder_for(name, encoding, layout)
-        check_encoder(encoder)
-        options = options_of(encoder, encoding, info.hdr)
-        if encoder == "libvpx-vp9" and layout.alpha:
-            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
-            options["lag-in-frames"] = "0"
-        size = (info.width, info.height)
-        pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
-        tags = info.colour.stored_in(pixel_format, info.height)
-        same = (tags.matrix, tags.levels) == (info.colour.matrix, info.colour.levels)
-        kept = Layout.of(pixel_format) if same or layout.kind == "rgb" else None
-        tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
-        if container.one_rate:
-            tick = 1 / info.rate
-        plays = min(info.plays or 0, 65535)
-        return cls(container, encoder, options, pixel_format, tags, kept, tick, plays)
-
-    @property
-    def muxer(self) -> str:
-        """FFmpeg's name of the file's format."""
-        return "rawvideo" if self.encoder == "rawvideo" else self.container.muxer
-
-    @property
-    def container_options(self) -> dict[str, str]:
-        """FFmpeg's options for the file."""
-        if self.muxer in _MOV_LIKE:
-            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
-            return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
-        # Y4M of more than 8 bits wants to be asked twice.
-        return {"strict": "-1", **({"loop": str(self.plays)} if self.muxer == "webp" else {})}
-
-
 class VideoWriter:
     """A video file, which gets its name when it is complete; or a pipe."""
 
@@ -233,23 +168,25 @@ class VideoWriter:
             ValueError: the container cannot hold the codec, or the encoder does not work here.
         """
         self.path, self.info = path, info
-        self._plan = _Plan.of(str(path), info, encoding)
+        self._plan = Plan.of(str(path), info, encoding)
         self._last: int | None = None
         self._duration, self._moved, self._doubled = 1, False, False
-        mov_like = self._plan.muxer in _MOV_LIKE
+        mov_like = self._plan.muxer in MOV_LIKE
         self._phone_tags = mov_like and others is not None and phone_tags.in_file(others)
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
-                self._stream = self._add_video()
-                self._others = others and OtherStreams(
-                    others,
-                    self._container,
-                    self._plan.container,
-                    sound=encoding.audio,
-                    stretch=stretch,
-                )
+                self._stream = self._add_video(self._container)
+                with self._empty_file() as empty:
+                    self._others = others and OtherStreams(
+                        others,
+                        self._container,
+                        self._plan.container,
+                        pictures=empty.streams.video[0],
+                        sound=encoding.audio,
+                        stretch=stretch,
+                    )
                 if self._others is not None:
                     undo.callback(self._others.close)
                 self._container.start_encoding()
@@ -271,12 +208,20 @@ class VideoWriter:
                 )
         elif self._last is not None and tick <= self._last:
             self._warn_of_doubled_times()
+        late = self._last is None and tick > 0 and self._plan.muxer == "avi"
+        if late and self._others is not None and self._others.has_sound:
+            # AVI has no start times: the first picture is shown from the sound's zero on.
+            self._encode(self._picture(frame), 0, tick)
         self._last = tick
-        picture.time_base, picture.pts = self._plan.tick, tick
-        picture.duration = self._duration = max(1, round(frame.duration / self._plan.tick))
-        self._container.mux(self._stream.encode(picture))
+        self._duration = max(1, round(frame.duration / self._plan.tick))
+        self._encode(picture, tick, self._duration)
         if self._others is not None:
             self._others.copy(until=frame.pts)
+
+    def _encode(self, picture: av.VideoFrame, tick: int, duration: int) -> None:
+        picture.time_base, picture.pts = self._plan.tick, tick
+        picture.duration = duration
+        self._mux(self._stream.encode(picture))
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -288,21 +233,65 @@ class VideoWriter:
         traceback: TracebackType | None,
     ) -> None:
         with self._undo:
-            if kind is not None:
-                return
-            packets = self._stream.encode(None)
-            if packets:
-                # MP4 adds durations up in the order of decoding, where the last packet is seldom
-                # the last frame; the sum has to reach to that frame's end.
-                packets[-1].duration = self._duration
-            self._container.mux(packets)
+            if kind is None:
+                self._finish()
+
+    @property
+    def broken(self) -> int:
+        """Packets of sound and subtitles that could not be read or written, and are left out."""
+        return self._others.broken if self._others is not None else 0
+
+    def _finish(self) -> None:
+        """Write what is left, close the file and give it its name.
+
+        Raises:
+            OSError: the file could not be closed; what was written is kept, and the message tells
+                under which name.
+        """
+        packets = self._stream.encode(None)
+        if packets:
+            # MP4 adds durations up in the order of decoding, where the last packet is seldom
+            # the last frame; the sum has to reach to that frame's end.
+            packets[-1].duration = self._duration
+        try:
+            self._mux(packets)
+            self._copy_rest()
+            self._container.close()
+            if self._partial is not None and self._phone_tags:
+                phone_tags.rename_second_date(self._partial.path)
+        except (FFmpegError, OSError, ValueError) as error:
+            if self._partial is None:
+                raise
+            raise OSError(
+                f"{self.path} could not be finished: {getattr(error, 'strerror', None) or error}. "
+                f"What was written is kept as {self._partial.keep()}."
+            ) from error
+        if self._partial is not None:
+            self._partial.commit()
+
+    def _copy_rest(self) -> None:
+        """Copy what is left of the other streams; the pictures are kept if that fails."""
+        try:
             if self._others is not None:
                 self._others.copy()
-            self._container.close()
-            if self._partial is not None:
-                if self._phone_tags:
-                    phone_tags.rename_second_date(self._partial.path)
-                self._partial.commit()
+        except (FFmpegError, OSError, ValueError, ArithmeticError) as error:
+            logger.warning(
+                "%s: sound and subtitles end early (%s).", self.path,
+                getattr(error, "strerror", None) or error,
+            )  # fmt: skip
+
+    def _mux(self, packets: list[Packet]) -> None:
+        """Write packets of the video.
+
+        FFmpeg writes the packets of all streams in the order of their times. An error that it
+        gives for one of these can be that of another stream's packet, which waited.
+        """
+        for packet in packets:
+            try:
+                self._container.mux_one(packet)
+            except (ArgumentError, InvalidDataError):
+                if self._others is None or not self._others.blame():
+                    raise
 
     def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
         """The partial file, or standard output, opened for FFmpeg."""
@@ -312,7 +301,7 @@ class VideoWriter:
         if self._phone_tags:
             options["movflags"] += "+use_metadata_tags"
         container = av.open(
-            "pipe:1" if self._partial is None else str(self._partial.path),
+            "pipe:1" if self._partial is None else file_url(self._partial.path),
             "w",
             format=self._plan.muxer,
             options=options,
@@ -333,15 +322,23 @@ class VideoWriter:
             return picture
         return from_rgb(frame.pixels, self._plan.pixel_format, self._plan.tags)
 
-    def _add_video(self) -> VideoStream:
+    @contextlib.contextmanager
+    def _empty_file(self) -> Iterator[OutputContainer]:
+        """A file in memory with the video stream and no frame, to try what the container takes."""
+        # "+faststart" moves parts of a file, which needs a name.
+        options = {k: v for k, v in self._plan.container_options.items() if k != "movflags"}
+        with av.open(io.BytesIO(), "w", format=self._plan.muxer, options=options) as empty:
+            self._add_video(empty)
+            empty.start_encoding()
+            yield empty
+
+    def _add_video(self, container: OutputContainer) -> VideoStream:
         info, plan, encoder = self.info, self._plan, ENCODERS[self._plan.encoder]
         if info.hdr is not None and encoder.matroska is not None:
             with hdr.template(encoder.matroska, info.width, info.height, info.hdr) as template:
-                stream = self._container.add_stream_from_template(
-                    template.streams.video[0], opaque=False
-                )
+                stream = container.add_stream_from_template(template.streams.video[0], opaque=False)
         else:
-            stream = self._container.add_stream(plan.encoder, rate=info.rate)
+            stream = container.add_stream(plan.encoder, rate=info.rate)
         stream = cast(VideoStream, stream)
         context = stream.codec_context
         context.options = plan.options
@@ -357,7 +354,7 @@ class VideoWriter:
             cast(Any, context).chroma_sample_location = plan.tags.siting
         if self._plan.container.one_rate:
             context.max_b_frames = 0  # AVI has no room for the order that they come in
-        if encoder.codec == "hevc" and plan.muxer in _MOV_LIKE:
+        if encoder.codec == "hevc" and plan.muxer in MOV_LIKE:
             context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
         if info.display_matrix is not None:
             stream.set_display_matrix(info.display_matrix)
@@ -402,9 +399,3 @@ def _close(container: OutputContainer) -> None:
     """Close what is to be thrown away, or is closed already."""
     with contextlib.suppress(FFmpegError, ValueError):
         container.close()
-
-
-def _ticks_per_second(time_base: Fraction) -> int:
-    """A number of ticks that makes every multiple of ``time_base`` whole, or nanoseconds."""
-    ticks = time_base.denominator
-    return min(ticks * max(1, math.ceil(_FEWEST_TICKS / ticks)), _MOST_TICKS)

@@ -28,6 +28,7 @@ from av.filter.context import FilterContext
 from PIL import Image, UnidentifiedImageError
 
 from flavr_jax.partial import Partial
+from flavr_jax.video.files.names import file_url
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, from_rgb
 from flavr_jax.video.pixels.layout import Layout
@@ -144,7 +145,7 @@ class GifWriter:
         options = {"loop": str(_gif_loop(self.info.plays)), "final_delay": str(delay)}
         with (
             av.open(self._file, "r", format="nut") as waiting,
-            av.open(str(self._partial.path), "w", format="gif", options=options) as output,
+            av.open(file_url(self._partial.path), "w", format="gif", options=options) as output,
         ):
             stream = output.add_stream("gif", rate=100)
             stream.width, stream.height, stream.pix_fmt = self.info.width, self.info.height, "pal8"

@@ -18,6 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 from jaxtyping import Float
 
 from flavr_jax.typing import Frame
+from flavr_jax.video.files.names import ONE_FILE, file_url
 
 __all__ = ["displayed", "encoded", "from_linear", "linear_of_display", "read", "to_linear", "write"]
 
@@ -68,7 +69,7 @@ def read(path: Path) -> Float[np.ndarray, "height width channel"]:
         ValueError: it is not an EXR that FFmpeg reads.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(file_url(path), options=ONE_FILE) as container:
             frame = next(container.decode(video=0))
     except (FFmpegError, StopIteration) as error:
         if isinstance(error, OSError):

@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from PIL import Image
 
 from flavr_jax.typing import Frame
+from flavr_jax.video.files.names import ONE_FILE, file_url
 from flavr_jax.video.pixels.colour import SRGB, to_rgb
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills import exr
@@ -65,7 +66,7 @@ def read_header(path: Path) -> ImageHeader:
     """
     try:
         if path.suffix.lower() == ".exr":
-            with av.open(str(path)) as container:
+            with av.open(file_url(path), options=ONE_FILE) as container:
                 stream = container.streams.video[0]
                 return ImageHeader(stream.width, stream.height)
         with Image.open(path) as image:
@@ -120,7 +121,7 @@ def _read_16_bits(path: Path) -> Frame | None:
     if path.suffix.lower() == ".png" and header[_PNG_DEPTH:] != b"\x10":
         return None
     try:
-        with av.open(str(path)) as container:
+        with av.open(file_url(path), options=ONE_FILE) as container:
             frame = next(container.decode(video=0))
     except (FFmpegError, StopIteration):
         return None

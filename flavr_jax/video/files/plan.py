@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is decided of a video file before it exists: encoder, pixel format, tags, ticks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+from flavr_jax.video.files.encoders import Encoding, check_encoder, options_of
+from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
+from flavr_jax.video.frames import ClipInfo
+from flavr_jax.video.pixels.colour import Colour
+from flavr_jax.video.pixels.layout import Layout
+
+__all__ = ["MOV_LIKE", "Plan"]
+
+MOV_LIKE = ("mp4", "mov")
+# MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
+_FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is decided before a file exists.
+
+    Attributes:
+        container: the kind of file.
+        encoder: as FFmpeg calls it.
+        options: of the encoder.
+        pixel_format: how pictures are stored.
+        tags: the colour tags.
+        kept: what pictures hold whose values mean the same in the file; None for no pictures.
+        tick: pts are multiples of it, in seconds.
+        plays: how often an animation is shown, 0 for without end.
+    """
+
+    container: Container
+    encoder: str
+    options: dict[str, str]
+    pixel_format: str
+    tags: Colour
+    kept: Layout | None
+    tick: Fraction
+    plays: int = 0
+
+    @classmethod
+    def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> Plan:
+        """For an output of this name.
+
+        Raises:
+            ValueError: the container cannot hold the codec, or the encoder does not work here.
+        """
+        container, layout = container_of(name), Layout.of(info.pixel_format)
+        encoder = encoder_for(name, encoding, layout)
+        check_encoder(encoder)
+        options = options_of(encoder, encoding, info.hdr)
+        if encoder == "libvpx-vp9" and layout.alpha:
+            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
+            options["lag-in-frames"] = "0"
+        size = (info.width, info.height)
+        pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
+        tags = info.colour.stored_in(pixel_format, info.height)
+        same = (tags.matrix, tags.levels) == (info.colour.matrix, info.colour.levels)
+        kept = Layout.of(pixel_format) if same or layout.kind == "rgb" else None
+        tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
+        if container.one_rate:
+            tick = 1 / info.rate
+        plays = min(info.plays or 0, 65535)
+        return cls(container, encoder, options, pixel_format, tags, kept, tick, plays)
+
+    @property
+    def muxer(self) -> str:
+        """FFmpeg's name of the file's format."""
+        return "rawvideo" if self.encoder == "rawvideo" else self.container.muxer
+
+    @property
+    def container_options(self) -> dict[str, str]:
+        """FFmpeg's options for the file."""
+        if self.muxer in MOV_LIKE:
+            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
+            return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
+        # Y4M of more than 8 bits wants to be asked twice.
+        return {"strict": "-1", **({"loop": str(self.plays)} if self.muxer == "webp" else {})}
+
+
+def _ticks_per_second(time_base: Fraction) -> int:
+    """A number of ticks that makes every multiple of ``time_base`` whole, or nanoseconds."""
+    ticks = time_base.denominator
+    return min(ticks * max(1, math.ceil(_FEWEST_TICKS / ticks)), _MOST_TICKS)
