@@ -37,9 +37,9 @@ class Options:
     By default the clip keeps its duration and its audio, and gets 8 times the frame rate.
     """
 
-    input: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")] = None
+    input: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[INPUT]")] = None
     """Video file, folder of images, or - to read a pipe. Without it, the bundled sample clip."""
-    target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")] = None
+    target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OUTPUT]")] = None
     """The same as --output."""
     output: str | None = None
     """Where the result goes. A name that ends in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m

@@ -17,7 +17,7 @@ from rich.console import Console
 from flavr_jax import checkpoint, cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.quantization import calibration, choice, clips, report
-from flavr_jax.quantization.choice import Choice, Limits
+from flavr_jax.quantization.choice import Limits, Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def main(options: Options) -> None:
     extremes = clips.extremes(config.n_inputs, options.clips.crop)
     windows = [*(each.inputs for each in examples), *extremes]
     magnitudes = calibration.largest_magnitudes(config, params, windows)
-    chosen = choice.choose(
+    selection = choice.choose(
         config,
         magnitudes,
         calibration.psnr_losses(config, params, examples),
@@ -100,14 +100,16 @@ def main(options: Options) -> None:
         track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
     )
     # A file has no width of its own, and 80 columns would break names apart.
-    Console(width=None if sys.stdout.isatty() else 120).print(report.table(chosen))
-    if not chosen.scales:
+    Console(width=None if sys.stdout.isatty() else 120).print(report.table(selection))
+    if not selection.scales:
         raise ValueError(
             "no feature map can be stored in 8 bits within a loss of "
             f"{options.limits.mean_loss} dB on average and {options.limits.worst_loss} dB on the "
             "worst clip; allow more, or use bf16."
         )
-    quantization = checkpoint.Quantization(chosen.scales, _provenance(options, examples, chosen))
+    quantization = checkpoint.Quantization(
+        selection.scales, _provenance(options, examples, selection)
+    )
     if adds:
         checkpoint.add_quantization(options.output, quantization)
     else:
@@ -120,9 +122,9 @@ def main(options: Options) -> None:
             overwrite=options.overwrite,
         )
     print(
-        f"{options.output}: {len(chosen.scales)} of {len(chosen.maps)} feature maps and "
-        f"{chosen.share:.0%} of the products in 8 bits; lost {chosen.chosen.mean:.4f} dB on "
-        f"average, {chosen.chosen.worst:.4f} on the worst clip."
+        f"{options.output}: {len(selection.scales)} of {len(selection.maps)} feature maps and "
+        f"{selection.share:.0%} of the products in 8 bits; lost {selection.chosen.mean:.4f} dB on "
+        f"average, {selection.chosen.worst:.4f} on the worst clip."
     )
 
 
@@ -135,7 +137,7 @@ def _maps_in_8_bits(path: Path) -> dict[str, float]:
 
 
 def _provenance(
-    options: Options, examples: list[clips.Example], chosen: Choice
+    options: Options, examples: list[clips.Example], selection: Selection
 ) -> dict[str, object]:
     """Return plain values that say how the scales were made."""
     of_clips = bool(options.clips.calibration)
@@ -148,7 +150,7 @@ def _provenance(
         "like": None if options.like is None else str(options.like),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
-        **report.as_json(chosen),
+        **report.as_json(selection),
     }
 
 

@@ -114,6 +114,7 @@ class Interpolator:
         """
         batch = windows.shape[0]
         rows = jnp.asarray(windows, jnp.float32)
+        # Every batch size is a program of its own; few sizes mean few compilations.
         rows = jnp.pad(rows, ((0, _bucket(batch) - batch), *((0, 0),) * 4))
         return _predict(self.config, self._params, rows)[:batch]
 
@@ -143,6 +144,7 @@ class Interpolator:
             else:
                 grey = np.repeat(rows[..., 3:], 3, axis=-1)
                 alpha, alpha_finite = _between(self.config, self._params, grey, factor)
+                # The three channels differ by the network's errors; green counts most to the eye.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         return Computation(made[:intervals], finite[:intervals], self.precision)
@@ -215,8 +217,10 @@ def _between(
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
+    # A network that makes eighths makes quarters too: every second of its frames.
     step = config.factor // factor
     outputs = _predict(config, params, windows)[:, step - 1 :: step]
+    # Before clipping, which turns infinity into white, and rounding, which turns NaN into black.
     finite = jnp.isfinite(outputs).all(axis=(1, 2, 3, 4))
     return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype), finite
 

@@ -29,8 +29,11 @@ from flavr_jax.video.frames import TimedFrame
 __all__ = ["Network", "Node", "fill"]
 
 _MOST_WAITING = 8
-"""Runs that may wait behind a computation. Without a limit, a long stretch where no frame is wanted
-would be read into memory before the computation is fetched."""
+"""Groups that may wait behind a computation.
+
+Without a limit, a long stretch where no frame is wanted would be read into memory before the
+computation is fetched.
+"""
 
 
 @runtime_checkable
@@ -89,7 +92,7 @@ class _Interval:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class _Group:
     """Consecutive nodes that are handed on together.
 
     Attributes:
@@ -119,22 +122,23 @@ def fill(
         NonFiniteError: the network predicted NaN or infinity; the message names the output frame.
     """
     nodes = iter(nodes)
-    started: deque[tuple[_Run, ArrayLike | None]] = deque()
+    started: deque[tuple[_Group, ArrayLike | None]] = deque()
     computing = 0
     for first in nodes:
         rest = () if first.ends_shot else _until_cut(nodes)
         reach = Fraction(0) if last else _reach(network, factor)
         intervals = _intervals(itertools.chain([first], rest), network, factor, reach)
-        for run in _runs(intervals, batch):
-            made = network.between(np.stack(run.frames), factor) if run.frames else None
-            started.append((run, made))
+        for group in _groups(intervals, batch):
+            made = network.between(np.stack(group.frames), factor) if group.frames else None
+            started.append((group, made))
             computing += made is not None
+            # One computation stays on the device while its predecessor is encoded on the host.
             while computing > 1 or len(started) > _MOST_WAITING:
-                run, made = started.popleft()
+                group, made = started.popleft()
                 computing -= made is not None
-                yield from _finish(run, made, factor)
-    for run, made in started:
-        yield from _finish(run, made, factor)
+                yield from _finish(group, made, factor)
+    for group, made in started:
+        yield from _finish(group, made, factor)
 
 
 def _until_cut(nodes: Iterator[Node]) -> Iterator[Node]:
@@ -179,6 +183,7 @@ def _intervals(
         window.append(frame)
         if len(window) < before + 2 + after:
             continue
+        # `extend` reads ahead for the window, so the nodes that may need this one are here already.
         close = range(max(0, index - around), min(len(near), index + around + 1))
         needed = any(_needs(near[other], index - other, factor, reach) for other in close)
         yield _Interval(near[index], tuple(window), needed)
@@ -202,48 +207,50 @@ def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
     )
 
 
-def _runs(intervals: Iterable[_Interval], batch: int) -> Iterator[_Run]:
-    """Group up to ``batch`` consecutive intervals that are needed; others are runs of their own."""
+def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
+    """Group up to ``batch`` consecutive intervals that are needed; others stay alone."""
     needed: list[_Interval] = []
     for interval in intervals:
         if interval.needed:
             needed.append(interval)
         if needed and (len(needed) == batch or not interval.needed):
-            yield _run_of(needed)
+            yield _group_of(needed)
             needed = []
         if not interval.needed:
-            yield _Run([interval.node], [])
+            yield _Group([interval.node], [])
     # The last interval of a shot is never needed, so none is left over here.
 
 
-def _run_of(intervals: list[_Interval]) -> _Run:
-    """Return one run for consecutive intervals, whose windows overlap in all but one frame."""
+def _group_of(intervals: list[_Interval]) -> _Group:
+    """Return one group for consecutive intervals, whose windows overlap in all but one frame."""
     frames = [*intervals[0].window, *(each.window[-1] for each in intervals[1:])]
-    return _Run([each.node for each in intervals], frames)
+    return _Group([each.node for each in intervals], frames)
 
 
-def _finish(run: _Run, made: ArrayLike | None, factor: int) -> Iterator[Node]:
-    """Wait for a run's computation, and yield its nodes with those inside their intervals."""
+def _finish(group: _Group, made: ArrayLike | None, factor: int) -> Iterator[Node]:
+    """Wait for a group's computation, and yield its nodes with those inside their intervals."""
     if made is None:
-        yield from run.nodes
+        yield from group.nodes
         return
     try:
         frames = np.asarray(made)
     except NonFiniteError as error:
-        raise NonFiniteError(_name_of_frame(run, error.interval), error.cause) from None
-    for node, between in zip(run.nodes, frames):
+        raise NonFiniteError(_name_of_frame(group, error.interval), error.cause) from None
+    for node, between in zip(group.nodes, frames):
         wanted: list[list[Request]] = [[] for _ in range(factor)]
         for wish in node.wanted:
+            # The place inside the interval becomes a part of it, and the place inside that part.
             part, position = divmod(wish.position * factor, 1)
             wanted[part].append(dataclasses.replace(wish, position=position))
         yield Node(node.frame, wanted[0])
         for pixels, wishes in zip(between, wanted[1:]):
+            # A made frame has no times of its own; the requests carry them.
             yield Node(TimedFrame(pixels, Fraction(0), Fraction(0)), wishes)
 
 
-def _name_of_frame(run: _Run, interval: int) -> str:
-    """Return words for the first output frame that is made in an interval of a run, or after it."""
-    for node in run.nodes[interval:]:
+def _name_of_frame(group: _Group, interval: int) -> str:
+    """Return words for the first output frame that is made in this interval or a later one."""
+    for node in group.nodes[interval:]:
         for wish in node.wanted:
             if wish.position > 0:
                 return f"frame {wish.number} of the output, at {float(wish.pts):.3f} s,"

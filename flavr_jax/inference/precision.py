@@ -105,6 +105,7 @@ def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
     """Return why some convolution has no 8-bit kernel on this device; None if all have one."""
     packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
+    # Traced without computing: which kernel each convolution gets, and why not the fast one.
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
         if "mosaic_gpu" in choice.refused:
             return choice.refused["mosaic_gpu"]

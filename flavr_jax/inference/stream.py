@@ -152,6 +152,7 @@ def _grid(network: Network, options: Options) -> Grid:
     """Return the times that may be made: the factor's, or finer ones for fps and dedup."""
     levels = network.passes(options.timing.factor) if options.timing.fps is None else []
     if options.timing.fps is not None or options.dedup:
+        # Frames may be due anywhere inside an interval, so go as fine as the limit allows.
         levels = [network.factor] * math.ceil(math.log(_FINEST, network.factor))
     return Grid(tuple(levels), options.largest_error if options.exact_times else None)
 

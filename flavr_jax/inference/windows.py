@@ -31,7 +31,7 @@ def _duplicate(end: list[Frame], step: int) -> Frame:
 
 def _extrapolate(end: list[Frame], step: int) -> Frame:
     if len(end) == 1:
-        return end[0]
+        return end[0]  # one frame does not change, so there is nothing to continue
     first, second = end[0].astype(np.float32), end[1].astype(np.float32)
     most = np.iinfo(end[0].dtype).max
     return np.clip(np.rint(first + step * (first - second)), 0, most).astype(end[0].dtype)

@@ -16,7 +16,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import quantized
 from flavr_jax.quantization.calibration import Measure, PsnrLoss
 
-__all__ = ["Choice", "Limits", "MapChoice", "choose"]
+__all__ = ["Limits", "MapSelection", "Selection", "choose"]
 
 # Worth of a map whose readers multiply in 16 bits anyway, as a share of all multiplications: less
 # memory is read and written.
@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class MapChoice:
+class MapSelection:
     """The choice for one feature map.
 
     Attributes:
@@ -68,7 +68,7 @@ class MapChoice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Selection:
     """A choice of feature maps, and the measurements that it rests on.
 
     Attributes:
@@ -78,7 +78,7 @@ class Choice:
         share: of the multiplications in 3-D convolutions, the share done in 8 bits.
     """
 
-    maps: tuple[MapChoice, ...]
+    maps: tuple[MapSelection, ...]
     everything: PsnrLoss | None
     chosen: PsnrLoss
     share: float
@@ -97,7 +97,7 @@ def choose(
     *,
     like: Collection[str] | None = None,
     track: Track = iter,
-) -> Choice:
+) -> Selection:
     """Choose the feature maps to store in 8 bits.
 
     Args:
@@ -123,7 +123,7 @@ def choose(
     if kept := {name: scale for name, scale in scales.items() if name in (like or ())}:
         chosen = measure(kept)
         if limits.used_by(chosen) <= 1:
-            return _choice(config, magnitudes, scales, kept, chosen)
+            return _selection(config, magnitudes, scales, kept, chosen)
     everything = measure(scales)
     alone = {name: measure({name: scales[name]}) for name in track(scales)}
     kept, chosen = dict(scales), everything
@@ -137,10 +137,10 @@ def choose(
         loss = measure(more)
         if limits.used_by(loss) <= 1:
             kept, chosen = more, loss
-    return _choice(config, magnitudes, scales, kept, chosen, alone, everything)
+    return _selection(config, magnitudes, scales, kept, chosen, alone, everything)
 
 
-def _choice(
+def _selection(
     config: ModelConfig,
     magnitudes: Mapping[str, float],
     scales: Mapping[str, float],
@@ -148,12 +148,12 @@ def _choice(
     chosen: PsnrLoss,
     alone: Mapping[str, PsnrLoss] | None = None,
     everything: PsnrLoss | None = None,
-) -> Choice:
+) -> Selection:
     maps = (
-        MapChoice(name, magnitudes[name], scale, alone[name] if alone else None, name in kept)
+        MapSelection(name, magnitudes[name], scale, alone[name] if alone else None, name in kept)
         for name, scale in scales.items()
     )
-    return Choice(tuple(maps), everything, chosen, _share(config, kept))
+    return Selection(tuple(maps), everything, chosen, _share(config, kept))
 
 
 def _reduced(
