@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the benchmark: each precision is as far from float32 as it should be."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,9 +9,12 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import comparison, presentation
 
 
+CONFIG = ModelConfig(width=8, n_outputs=2)
+
+
 @pytest.fixture(scope="module")
 def case():
-    return comparison.NetworkCase(ModelConfig(width=8, n_outputs=2), 1, 64, 64)
+    return comparison.NetworkCase(CONFIG, 1, 64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +54,35 @@ def test_the_error_is_relative_to_what_the_network_adds_to_its_base(base):
 
 
 def test_a_named_implementation_that_cannot_run_is_an_error():
-    case = comparison.NetworkCase(ModelConfig(width=32), 1, 32, 32, check=False)
+    case = comparison.NetworkCase(ModelConfig(width=4), 1, 16, 16, check=False)
     with pytest.raises(NotImplementedError, match="mosaic_gpu"):
         comparison.compile_jax(case, [("mosaic_gpu", "bf16")])
 
 
-def test_without_a_check_a_row_has_no_error():
-    case = comparison.NetworkCase(ModelConfig(width=4), 1, 32, 32, check=False)
-    (program,) = comparison.compile_jax(case, [("xla", "fp32")])
-    row = comparison.run_jax(case, program, 2)
+def test_without_a_check_a_row_has_no_error(programs):
+    case = comparison.NetworkCase(CONFIG, 1, 64, 64, check=False)
+    assert case.expected is None
+    row = comparison.run_jax(case, programs[0], 2)
     assert row.error is None
     assert "error" not in presentation.line(row)
     assert presentation.figures(row)["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")]
+)
+def test_parameters_are_converted_once_before_anything_is_timed(precision, dtype):
+    case = comparison.NetworkCase(ModelConfig(width=4), 1, 16, 16, check=False)
+    found = case.parameters(precision, "xla")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {dtype}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(case.params)} == {"float32"}
+
+
+def test_two_cases_of_one_kind_have_the_same_network_and_windows():
+    one, other = (
+        comparison.NetworkCase(ModelConfig(width=4), 2, 16, 24, check=False) for _ in range(2)
+    )
+    assert one.windows.shape == (2, 4, 16, 24, 3)
+    np.testing.assert_array_equal(one.windows, other.windows)
+    for a, b in zip(*map(jax.tree.leaves, (one.params, other.params)), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.util
+import os
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import compilation
 
 NOTES = """\
@@ -27,3 +32,49 @@ def test_without_cudas_compiler_the_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OSError, match=r"pip install --no-deps .*nvidia-cuda-nvcc"):
         compilation.prepare(tmp_path)
+
+
+def test_a_kernel_without_spills_or_resources_has_none(tmp_path):
+    (tmp_path / "gate.ptxas").write_text("ptxas info    : Used 40 registers, used 1 barriers\n")
+    (tmp_path / "gate.resources.txt").write_text("Resources()")
+    assert compilation.read_notes(tmp_path / "gate.ptxas") == compilation.CompiledKernel(
+        "gate", registers=40, spilled=0, serialised=0, shared_memory=0
+    )
+
+
+def test_jax_is_told_where_the_compiler_is_and_where_reports_go(tmp_path, monkeypatch):
+    tools = tmp_path / "nvidia" / "cu13" / "bin"
+    tools.mkdir(parents=True)
+    (tools / "ptxas").touch()
+    places = [str(tmp_path / "elsewhere"), str(tmp_path / "nvidia")]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=places)
+    )
+    for name in ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "MOSAIC_GPU_DUMP_TO"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    before = jax.config.jax_platforms
+    try:
+        compilation.prepare(tmp_path / "dump")
+        assert jax.config.jax_platforms == "cpu"
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert (tmp_path / "dump").is_dir()
+    assert os.environ["MOSAIC_GPU_DUMP_TO"] == str(tmp_path / "dump")
+    assert os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] == "1"
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--mine",
+        f"--xla_gpu_cuda_data_dir={tmp_path / 'nvidia' / 'cu13'}",
+    ]
+    assert os.environ["PATH"] == f"/usr/bin{os.pathsep}{tools}"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", jnp.bfloat16), ("fp16", jnp.float16), ("fp8", jnp.bfloat16)]
+)
+def test_the_kernels_parameters_have_the_type_of_the_precision(precision, dtype):
+    shapes = compilation.shapes_of(ModelConfig(width=32), precision)
+    assert shapes["out"]["kernel"].dtype == dtype
+    leaves = [leaf.dtype for leaf in jax.tree.leaves(shapes)]
+    assert (jnp.float8_e4m3fn in leaves) == (precision == "fp8")

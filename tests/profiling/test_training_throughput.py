@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flavr_jax.config import ModelConfig
@@ -50,6 +52,50 @@ def test_both_kinds_of_steps_are_timed_on_batches_of_their_own(tmp_path, monkeyp
     assert len(read) == 1 + 3 + 9
     assert len(set(read)) > 1
     assert len(taken) == 4 + len(read)
+
+
+def test_the_textures_move_by_four_and_eight_pixels_and_compress_as_photographs_do(tmp_path):
+    (clip,) = training_throughput.write_clips(tmp_path, "png", count=1)
+    first, second = (clip.read(number) for number in range(2))
+    np.testing.assert_array_equal(second[:-4, :-8], first[4:, 8:])
+    # PNG takes 3 to 5 of 8 bits a channel for photographs; noise would take all of them.
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.png")) / 7
+    assert 0.35 < size / first.size < 0.75
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_benchmarks_batch_is_of_the_size_of_the_case(devices):
+    case = TrainingCase(ModelConfig(width=4, n_outputs=3), devices, batch=2, crop=16)
+    batch = training_throughput._noise(case)
+    assert batch.inputs.shape == (2 * devices, 4, 16, 16, 3)
+    assert batch.targets.shape == (2 * devices, 3, 16, 16, 3)
+    assert batch.weights.all()
+    for one, other in zip(batch, training_throughput._noise(case), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert training_throughput._inputs(case, (), 0).batch_size == 2 * devices
+
+
+def test_a_round_is_as_long_as_was_asked_and_the_median_counts(monkeypatch):
+    now, steps = [0.0], []
+    durations = iter([5.0] + [0.1] * 3 + [0.1] * 10 + [0.3] * 10 + [0.2] * 10)
+
+    def step():
+        steps.append(next(durations))
+        now[0] += steps[-1]
+
+    monkeypatch.setattr(training_throughput.time, "perf_counter", lambda: now[0])
+    # One step that sets up, three that tell how many make a second, three rounds of ten.
+    found = training_throughput._rounds(step, lambda: None, 1.0)
+    assert len(steps) == 1 + 3 + 30
+    assert found == pytest.approx(0.2)
+
+
+def test_a_measurement_is_json_with_what_follows_from_it():
+    case = TrainingCase(ModelConfig(), devices=2, batch=24)
+    found = json.loads(json.dumps(Measurement("flavr_jax", case, 0.1, 0.103, 1.0).figures()))
+    assert found["case"]["devices"] == 2
+    assert found["windows_per_second"] == pytest.approx(480)
+    assert found["reading_cost"] == pytest.approx(0.03)
 
 
 def test_a_case_that_does_not_fit_is_left_out_and_named(monkeypatch, caplog):
