@@ -193,7 +193,7 @@ def decode(data: bytes, *, where: str = "an image") -> Picture:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{where} has more than 8 bits a channel; convert it to 8.")
             return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{where} cannot be read as an image: {error}.") from error
 
 

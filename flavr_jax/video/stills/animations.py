@@ -230,7 +230,7 @@ def _gif_loop(plays: int | None) -> int:
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         image = Image.open(path, formats=["WEBP"])
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a WebP that can be read.") from error
     with image:
         yield image

@@ -7,7 +7,9 @@ only in grey, and those of floating point.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +60,24 @@ class ImageHeader:
         return self.width, self.height
 
 
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of Pillow and FFmpeg into one that names the image."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds, some of its own, some by accident
+        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
+
+
 def read_header(path: Path) -> ImageHeader:
     """Return the size and tags of an image.
 
     Raises:
         ValueError: it cannot be read as an image.
     """
-    try:
+    with _explained(path):
         if path.suffix.lower() == ".exr":
             with av.open(file_url(path), options=ONE_FILE) as container:
                 stream = container.streams.video[0]
@@ -74,8 +87,6 @@ def read_header(path: Path) -> ImageHeader:
             if image.format == "TIFF" and tags.swaps_sides:
                 width, height = height, width  # Pillow turns this format, and no other
             return ImageHeader(width, height, tags)
-    except (OSError, ValueError, SyntaxError, FFmpegError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
 
 
 def read_image(path: Path, tags: ImageTags) -> Frame:
@@ -93,13 +104,11 @@ def read_image(path: Path, tags: ImageTags) -> Frame:
         return exr.from_linear(exr.read(path))
     if suffix in (".png", ".tif", ".tiff") and (deep := _read_16_bits(path)) is not None:
         return deep
-    try:
+    with _explained(path):
         mode = imageio.immeta(path, plugin="pillow", index=0)["mode"]
         # CMYK has four channels too, but the last is no alpha.
         as_mode = "RGB" if mode == "CMYK" else None
         pixels = imageio.imread(path, plugin="pillow", index=0, mode=as_mode)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     elif pixels.dtype not in (np.uint8, np.uint16):

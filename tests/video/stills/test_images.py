@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import struct
+import zlib
 from fractions import Fraction
 
 import imageio.v3 as imageio
@@ -107,6 +109,17 @@ def test_an_unreadable_image_is_named(tmp_path):
     imageio.imwrite(tmp_path / "a.png", flat(1))
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "jpg"])
+def test_an_image_that_claims_a_huge_size_is_named(tmp_path, suffix):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+    path = tmp_path / f"huge.{suffix}"
+    path.write_bytes(png + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
+    with pytest.raises(ValueError, match=r"huge\.\w+ cannot be read as an image"):
         ImageFolder(tmp_path)
 
 
