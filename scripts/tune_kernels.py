@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 import sys
 
 import jax
@@ -15,20 +16,21 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import comparison, compilation, presentation
+from pallas_kernels.core import device
 from pallas_kernels.hopper import tune
 from pallas_kernels.hopper.conv import config as tile_config
-from pallas_kernels.hopper.geometry import Work
+from pallas_kernels.hopper.geometry import ConvShape
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Time several tile sizes for every convolution of a network on this GPU.
 
-    The fastest go to pallas_kernels/tuned, where the kernels find them.
+    The fastest go to pallas_kernels/tuned/DEVICE.json, from which the kernels read them.
     """
 
     model: Preset = "flavr_2x"
-    """Whose convolutions."""
+    """Network whose convolutions are measured."""
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (256, 448))
     """Heights and widths in pixels, multiples of 8."""
     batch: int = 1
@@ -36,53 +38,53 @@ class Options:
     precision: compilation.OfKernels = "bf16"
     """What the network computes in."""
     tries: int = 8
-    """Tile sizes a convolution, those that the cost model likes best."""
+    """Tile sizes to measure per convolution, the ones of the lowest estimated cost."""
     processes: int = 8
-    """That compile side by side; one at a time uses the GPU."""
-    device: str = "nvidia_h200"
-    """The table's name."""
+    """Processes that compile side by side; one at a time uses the GPU."""
     missing: bool = False
-    """Only convolutions that the table does not have."""
+    """Measure only convolutions that the table does not have."""
     dry: bool = False
     """Write nothing."""
 
 
 def main(options: Options) -> None:
-    """Print a line a try, and write the table."""
+    """Print a line a try, and write the table of the device at hand."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
     environment = presentation.environment()
     print(environment, flush=True)
     config = PRESETS[options.model]
-    wanted = dict.fromkeys(work for size in options.sizes for work in works(config, options, *size))
+    table = device.table_name()
+    wanted = dict.fromkeys(conv for size in options.sizes for conv in convs(config, options, *size))
     if options.missing:
-        wanted = {
-            work: None for work in wanted if work.key not in tile_config.tuned(options.device)
-        }
+        wanted = {conv: None for conv in wanted if conv.key not in tile_config.tuned(table)}
     best = {}
-    for work, found in tune.measure_all(
+    for conv, found in tune.measure_all(
         list(wanted),
         options.tries,
         dtype=comparison.TYPES[options.precision],
         processes=options.processes,
     ):
-        print(work.key)
+        print(conv.key)
         for measurement in found:
             print(
                 f"  {measurement.milliseconds:.4f} ms, error {measurement.error:.1e}, "
                 f"{measurement.config}",
                 flush=True,
             )
-        best[work.key] = found[0].config
+        best[conv.key] = found[0].config
     if not options.dry:
-        tune.save(options.device, best, " ".join(["python", *sys.argv]), environment)
+        command = shlex.join(["python", "scripts/tune_kernels.py", *sys.argv[1:]])
+        tune.save(table, best, command, environment)
 
 
-def works(config: ModelConfig, options: Options, height: int, width: int) -> list[Work]:
+def convs(config: ModelConfig, options: Options, height: int, width: int) -> list[ConvShape]:
     """The convolutions of one call."""
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
-    return tile_config.recorded(apply, compilation.shapes_of(config, options.precision), windows)
+    return tile_config.record_convs(
+        apply, compilation.shapes_of(config, options.precision), windows
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -12,16 +10,17 @@ from jaxtyping import Float
 
 from pallas_kernels.conv2d import mosaic_gpu, reference, xla
 from pallas_kernels.core import dispatch
-from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.arguments import Conv2dArguments, Padding, on_arrays
+from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.core.epilogue import Activation
-from pallas_kernels.core.feature_map import Inputs, as_maps, check_channels, on_values
+from pallas_kernels.core.feature_map import FeatureMap, Inputs, as_maps, check_channels
 
 __all__ = ["conv2d"]
 
-IMPLEMENTATIONS: Implementations = {
+IMPLEMENTATIONS: dict[Implementation, Candidate[Conv2dArguments, FeatureMap]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.conv2d, mosaic_gpu.why_not),
-    "xla": Candidate(on_values(xla.conv2d)),
-    "reference": Candidate(on_values(reference.conv2d)),
+    "xla": Candidate(on_arrays(xla.conv2d)),
+    "reference": Candidate(on_arrays(reference.conv2d)),
 }
 
 
@@ -30,7 +29,7 @@ def conv2d(
     kernel: Float[Array, "kh kw in_channel channel"],
     bias: Float[Array, " channel"] | None = None,
     *,
-    padding: Literal["zeros", "reflect"] = "zeros",
+    padding: Padding = "zeros",
     activation: Activation = None,
     out_dtype: DTypeLike | None = None,
     implementation: Implementation | None = None,
@@ -43,7 +42,7 @@ def conv2d(
         bias: one value an output channel.
         padding: zeros, or the image mirrored about its border pixels.
         activation: applied last.
-        out_dtype: of the result; the inputs' type where not given.
+        out_dtype: of the result, to which sums are rounded once; by default the inputs' type.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Raises:
@@ -61,8 +60,12 @@ def conv2d(
             f"images of {maps[0].values.shape[1:3]} pixels cannot be mirrored by {reach}; "
             f"they must be larger than {reach} in height and width."
         )
-    dtype = maps[0].values.dtype if out_dtype is None else jnp.dtype(out_dtype)
-    result = dispatch.call(
-        "conv2d", IMPLEMENTATIONS, implementation, maps, kernel, bias, padding, activation, dtype
+    arguments = Conv2dArguments(
+        inputs=maps,
+        kernel=kernel,
+        bias=bias,
+        padding=padding,
+        activation=activation,
+        out_dtype=jnp.dtype(maps[0].values.dtype if out_dtype is None else out_dtype),
     )
-    return result.values.astype(dtype)
+    return dispatch.call("conv2d", IMPLEMENTATIONS, implementation, arguments).values

@@ -2,72 +2,77 @@
 """conv2d on Hopper's tensor cores: an implicit matrix product over clips of one frame.
 
 Few output channels would leave most of a tensor core idle. So where there are few, the horizontal
-taps fall into groups, each with output channels of its own; what comes out is shifted and added up.
+taps fall into groups, each with output channels of its own; the groups' sums are then shifted and
+added up.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Float, Float32
 
 from pallas_kernels.conv2d import reference
+from pallas_kernels.core.arguments import Conv2dArguments, Padding
 from pallas_kernels.core.epilogue import Activation, finish
 from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.hopper import launch
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
 from pallas_kernels.hopper.geometry import Geometry
-from pallas_kernels.hopper.gradients import differentiable
+from pallas_kernels.hopper.gradients import Gemm, Parameters, differentiable
 
 __all__ = ["conv2d", "why_not"]
 
 _FEW_CHANNELS = 32
-_COLUMNS = 64  # of a product that few channels are made into: more would cost memory traffic
+_MAX_GROUPED = 64  # output channels of all groups: more would cost memory traffic
+_MULTIPLE = 16  # of output channels, which the kernel needs; the rest is zeros
 
 
-def why_not(inputs: tuple[FeatureMap, ...], kernel: Array, *_: Any) -> str | None:
+def why_not(arguments: Conv2dArguments) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
-    return launch.why_not(inputs, kernel, channels=[x.values.shape[-1] for x in inputs])
+    channels = [x.values.shape[-1] for x in arguments.inputs]
+    return launch.why_not(arguments.inputs, arguments.kernel, channels=channels)
 
 
-def conv2d(
-    inputs: tuple[FeatureMap, ...],
-    kernel: Array,
-    bias: Array | None,
-    padding: str,
-    activation: Activation,
-    out_dtype: Any,
-) -> FeatureMap:
-    """See :func:`pallas_kernels.conv2d`, whose gradient ``_gradients.py`` has."""
-    kh, kw, _, channels = kernel.shape
+def conv2d(arguments: Conv2dArguments) -> FeatureMap:
+    """See :func:`pallas_kernels.conv2d`; its gradient is in ``hopper/gradients.py``."""
+    padding, activation, out_dtype = (
+        arguments.padding, arguments.activation, arguments.out_dtype,
+    )  # fmt: skip
+    kh, kw, _, channels = arguments.kernel.shape
     low = None if padding == "reflect" else (kh // 2, kw // 2)
 
-    def forward(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
-        arrays = tuple(x.values for x in inputs)
+    def forward(given: Parameters) -> FeatureMap:
+        arrays = tuple(x.values for x in given.inputs)
         if kw > 1 and channels <= _FEW_CHANNELS:
-            sums = _shifted_sums(arrays, kernel, padding)
-            return FeatureMap(finish(sums, bias, activation=activation).astype(out_dtype))
+            sums = _shifted_sums(arrays, given.unquantized, padding)
+            finished = finish(sums, given.bias, activation=activation)
+            return FeatureMap(finished.astype(out_dtype))
         if padding == "reflect":
-            arrays = tuple(reference.pad(x, kernel, "reflect") for x in arrays)
-        return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
+            arrays = tuple(reference.pad(x, given.unquantized, "reflect") for x in arrays)
+        return FeatureMap(
+            _convolve(arrays, given.unquantized, given.bias, activation, out_dtype, low=low)
+        )
 
     prepare = functools.partial(_as_gemm, padding=padding)
 
-    def in_training(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
+    def in_training(given: Parameters) -> FeatureMap:
         # The backward pass needs the mirrored picture anyway.
-        arrays = tuple(x.values[:, 0] for x in prepare(inputs, kernel)[0])
-        return FeatureMap(_convolve(arrays, kernel, bias, activation, out_dtype, low=low))
+        arrays = tuple(x.values[:, 0] for x in prepare(given.inputs, given.unquantized).inputs)
+        return FeatureMap(
+            _convolve(arrays, given.unquantized, given.bias, activation, out_dtype, low=low)
+        )
 
     run = differentiable(forward, prepare, activation, in_training=in_training)
-    return run(inputs, kernel, bias, None)
+    return run(Parameters(arguments.inputs, arguments.kernel, arguments.bias))
 
 
 def _as_gemm(
-    inputs: tuple[FeatureMap, ...], kernel: Array, padding: str
-) -> tuple[tuple[FeatureMap, ...], Array, Geometry, tuple[int, int, int]]:
-    """Inputs, kernel, geometry and output size for :func:`implicit_gemm`."""
+    inputs: tuple[FeatureMap, ...], kernel: Float[Array, "kh kw depth channel"], padding: Padding
+) -> Gemm:
+    """The convolution as :func:`implicit_gemm` runs it: over clips of one frame."""
     kh, kw, _, channels = kernel.shape
     _, height, width, _ = inputs[0].values.shape
     low = (0, kh // 2, kw // 2)
@@ -75,16 +80,18 @@ def _as_gemm(
     if padding == "reflect":
         low = (0, 0, 0)
         arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
-    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % 16)))
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % _MULTIPLE)))
     clips = tuple(FeatureMap(x[:, None]) for x in arrays)
-    return clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width)
+    return Gemm(clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width))
 
 
-def _mirrored(x: Array, *reach: int) -> Array:
-    """``x`` with so many more rows and columns on each side, mirrored.
+def _mirrored(
+    x: Float[Array, "batch height width channel"], *reach: int
+) -> Float[Array, "batch padded_height padded_width channel"]:
+    """``x`` with ``reach`` more rows and columns on each side, mirrored.
 
-    As a sum of three for each axis: that is one pass of XLA's, also backwards. To join the borders
-    to the picture would be one an axis.
+    Computed as a sum of three padded arrays for each axis, which XLA fuses into one pass, also
+    backwards; concatenation would take a pass for each axis.
     """
     for axis, count in enumerate(reach, 1):
         size = x.shape[axis]
@@ -96,28 +103,34 @@ def _mirrored(x: Array, *reach: int) -> Array:
 
 
 def _between(x: Array, axis: int, before: int, after: int) -> Array:
-    """``x`` between so many zeros along an axis."""
+    """``x`` with zeros before and after it along an axis."""
     return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
 def _convolve(
-    arrays: tuple[Array, ...],
-    kernel: Array,
-    bias: Array | None,
+    arrays: tuple[Float[Array, "batch in_height in_width _"], ...],
+    kernel: Float[Array, "kh kw depth channel"],
+    bias: Float[Array, " channel"] | None,
     activation: Activation,
-    out_dtype: Any,
+    out_dtype: jnp.dtype,
     *,
     low: tuple[int, int] | None,
-) -> Array:
-    """The convolution of padded images; with ``low``, of images as large as the output.
+) -> Float[Array, "batch height width channel"]:
+    """The convolution by the kernel.
 
-    Then so many rows and columns of zeros count as lying before their first ones.
+    Args:
+        arrays: padded images; with ``low``, images as large as the output.
+        kernel: of the convolution.
+        bias: of the convolution.
+        activation: applied last.
+        out_dtype: of the output.
+        low: rows and columns of zeros that the images count as having before their first ones.
     """
     kh, kw, _, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
     if low is None:
         height, width, low = height - kh + 1, width - kw + 1, (0, 0)
-    missing = -channels % 16
+    missing = -channels % _MULTIPLE
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
     if bias is not None:
         bias = jnp.pad(bias, (0, missing))
@@ -133,23 +146,27 @@ def _convolve(
     return output[:, 0, :, :, :channels]
 
 
-def _shifted_sums(arrays: tuple[Array, ...], kernel: Array, padding: str) -> Array:
-    """The convolution's float32 sums: groups of horizontal taps apart, shifted and added up."""
+def _shifted_sums(
+    arrays: tuple[Float[Array, "batch height width _"], ...],
+    kernel: Float[Array, "kh kw depth channel"],
+    padding: Padding,
+) -> Float32[Array, "batch height width channel"]:
+    """The convolution's sums: groups of horizontal taps apart, shifted and added up."""
     kh, kw, depth, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
     if height < kh or width < kw:
         arrays = tuple(reference.pad(x, kernel, padding) for x in arrays)
-        return _convolve(arrays, kernel, None, None, jnp.float32, low=None)
+        return _convolve(arrays, kernel, None, None, jnp.dtype("float32"), low=None)
     taps = _taps_together(kw, channels)
     groups = -(-kw // taps)
-    # Taps that a group lacks come first, and its last one is the pixel itself: so all sums that
-    # the picture's inside needs lie in the picture.
+    # The first group is filled up with zeros in front, and the last tap of a group is the pixel
+    # itself. So all sums that the inside of the picture needs lie in the picture.
     lacking = groups * taps - kw
     apart = jnp.pad(kernel, ((0, 0), (lacking, 0), (0, 0), (0, 0)))
     apart = apart.reshape(kh, groups, taps, depth, channels).transpose(0, 2, 3, 4, 1)
-    # A channel's groups lie side by side: frames made of the channels are read in long pieces.
+    # A channel's groups lie side by side: frames made of the channels are read in long runs.
     apart = apart.reshape(kh, taps, depth, channels * groups)
-    sums = _convolve(arrays, apart, None, None, jnp.float32, low=(kh // 2, taps - 1))
+    sums = _convolve(arrays, apart, None, None, jnp.dtype("float32"), low=(kh // 2, taps - 1))
     sums = sums.reshape(*sums.shape[:3], channels, groups)
     # A single tap's sums of the mirrored picture are its mirrored sums.
     mode = "reflect" if taps == 1 and padding == "reflect" else "constant"
@@ -163,16 +180,20 @@ def _shifted_sums(arrays: tuple[Array, ...], kernel: Array, padding: str) -> Arr
 
 
 def _taps_together(kw: int, channels: int) -> int:
-    """Horizontal taps in a group: as few as columns allow."""
-    return -(-kw // max(1, _COLUMNS // channels))
+    """Horizontal taps in a group: as few as :data:`_MAX_GROUPED` channels allow."""
+    return -(-kw // max(1, _MAX_GROUPED // channels))
 
 
 def _with_borders(
-    sums: Array, axis: int, arrays: tuple[Array, ...], kernel: Array, padding: str
-) -> Array:
-    """``sums`` with those at both ends of an axis from strips of the pictures, padded as asked.
+    sums: Float32[Array, "batch height width channel"],
+    axis: int,
+    arrays: tuple[Float[Array, "batch height width _"], ...],
+    kernel: Float[Array, "kh kw depth channel"],
+    padding: Padding,
+) -> Float32[Array, "batch height width channel"]:
+    """``sums`` with both ends of an axis replaced by convolutions of padded strips.
 
-    To pad the pictures would copy them.
+    Strips, because padding the whole pictures would copy them.
     """
     reach, size = kernel.shape[axis - 1] // 2, sums.shape[axis]
     if reach == 0:
@@ -182,7 +203,7 @@ def _with_borders(
         jnp.concatenate([cut(x, 0, 2 * reach), cut(x, size - 2 * reach, size)]) for x in arrays
     )
     strips = tuple(reference.pad(x, kernel, padding) for x in both_ends)
-    found = _convolve(strips, kernel, None, None, jnp.float32, low=None)
+    found = _convolve(strips, kernel, None, None, jnp.dtype("float32"), low=None)
     before, after = jnp.split(found, 2)
     parts = cut(before, 0, reach), cut(sums, reach, size - reach), cut(after, reach, 2 * reach)
     return jnp.concatenate(parts, axis=axis)

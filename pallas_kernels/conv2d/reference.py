@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Float
 
+from pallas_kernels.core.arguments import Padding
 from pallas_kernels.core.epilogue import Activation, finish
 
 __all__ = ["conv2d", "pad"]
 
 
-def pad(x: Array, kernel: Array, padding: str) -> Array:
+def pad(
+    x: Float[Array, "batch height width channel"], kernel: Float[Array, "..."], padding: Padding
+) -> Float[Array, "batch padded_height padded_width channel"]:
     """``x`` with ``kernel // 2`` more pixels on each side, zeros or mirrored."""
     kh, kw = kernel.shape[:2]
     mode = "reflect" if padding == "reflect" else "constant"
@@ -22,8 +26,9 @@ def conv2d(
     inputs: tuple[Array, ...],
     kernel: Array,
     bias: Array | None,
-    padding: str,
+    padding: Padding,
     activation: Activation,
+    out_dtype: jnp.dtype,
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
     sums = lax.conv_general_dilated(
@@ -32,5 +37,6 @@ def conv2d(
         window_strides=(1, 1),
         padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=out_dtype,
     )
-    return finish(sums, bias, activation=activation)
+    return finish(sums, bias, activation=activation).astype(out_dtype)

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels.conv3d import mosaic_gpu, reference, xla
 from pallas_kernels.core import dispatch
-from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.arguments import Conv3dArguments, ConvArguments, on_arrays
+from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.core.feature_map import (
     FeatureMap,
@@ -19,31 +20,34 @@ from pallas_kernels.core.feature_map import (
     as_maps,
     check_channels,
     for_kernel,
-    on_values,
 )
 from pallas_kernels.core.fp8 import QuantizedKernel
 
 __all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
 
 PackedKernel: TypeAlias = xla.TapsAtPoints
-"""What :func:`pack_kernel` makes of a kernel that every call would rearrange otherwise."""
+"""A kernel that :func:`pack_kernel` has rearranged once, so that no call has to."""
+
+SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
 
 
-def unless_packed(why_not: Callable[..., str | None] | None = None) -> Callable[..., str | None]:
+def unless_packed(
+    why_not: Callable[[SomeArguments], str | None] | None = None,
+) -> Callable[[SomeArguments], str | None]:
     """``why_not`` of an implementation that takes kernels only as they are."""
 
-    def check(inputs: Any, kernel: Any, *arguments: Any) -> str | None:
-        if isinstance(kernel, PackedKernel):
+    def check(arguments: SomeArguments) -> str | None:
+        if isinstance(arguments.kernel, PackedKernel):
             return "the kernel was packed for XLA on a CPU"
-        return why_not(inputs, kernel, *arguments) if why_not else None
+        return why_not(arguments) if why_not else None
 
     return check
 
 
-IMPLEMENTATIONS: Implementations = {
+IMPLEMENTATIONS: dict[Implementation, Candidate[Conv3dArguments, FeatureMap]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.conv3d, unless_packed(mosaic_gpu.why_not)),
-    "xla": Candidate(on_values(xla.conv3d)),
-    "reference": Candidate(on_values(reference.conv3d), unless_packed()),
+    "xla": Candidate(on_arrays(xla.conv3d)),
+    "reference": Candidate(on_arrays(reference.conv3d), unless_packed()),
 }
 
 
@@ -65,16 +69,17 @@ def conv3d(
     Args:
         inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature maps
             that is convolved as if joined along the channels.
-        kernel: odd sizes in height and width, and in time if that is padded; correlation, as in
-            every neural network. It may be packed.
+        kernel: odd sizes in height and width, and in time if that is padded; it is not flipped, as
+            usual in neural networks. It may be packed or quantised.
         bias: one value an output channel.
         stride: (1, 1, 1) or (1, 2, 2); a stride of 2 halves the size, rounded up.
-        pad_time: whether to pad time as well, so that as many frames come out as go in; otherwise
-            ``kt − 1`` fewer do.
+        pad_time: whether to pad time as well, so that the output has as many frames as the input;
+            otherwise it has ``kt − 1`` fewer.
         scale: one factor a sample and output channel.
         residual: added after the scale; of the output's shape.
         activation: applied last.
-        with_totals: add up the output's channels where that comes for free, for a gate to come.
+        with_totals: also return channel totals where they come for free; a gated convolution of
+            the output then reads it once less.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Returns:
@@ -85,35 +90,44 @@ def conv3d(
         NotImplementedError: the implementation that was named cannot run here.
     """
     maps = as_maps(inputs)
-    check_channels(maps, kernel, rank=5)
+    _check(maps, kernel, stride, pad_time)
+    maps, residual = for_kernel(maps, residual, kernel)
+    arguments = Conv3dArguments(
+        inputs=maps,
+        kernel=kernel,
+        bias=bias,
+        stride=stride,
+        pad_time=pad_time,
+        scale=scale,
+        residual=residual,
+        activation=activation,
+        with_totals=with_totals,
+    )
+    return dispatch.call("conv3d", IMPLEMENTATIONS, implementation, arguments)
+
+
+def _check(
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array | PackedKernel | QuantizedKernel,
+    stride: tuple[int, int, int],
+    pad_time: bool,
+) -> None:
+    """Raise the ValueErrors of :func:`conv3d`."""
+    check_channels(inputs, kernel, rank=5)
     padded = kernel.shape[0 if pad_time else 1 : 3]
     if any(size % 2 == 0 for size in padded):
         raise ValueError(
             f"the kernel spans {kernel.shape[:3]}; sizes must be odd, so that a padding of "
             "kernel // 2 keeps the frame's size."
         )
-    if not pad_time and kernel.shape[0] > maps[0].values.shape[1]:
+    frames = inputs[0].values.shape[1]
+    if not pad_time and kernel.shape[0] > frames:
         raise ValueError(
-            f"the kernel spans {kernel.shape[0]} frames, but the inputs have only "
-            f"{maps[0].values.shape[1]}; use a shorter one or `pad_time`."
+            f"the kernel spans {kernel.shape[0]} frames, but the inputs have only {frames}; use a "
+            "shorter one or `pad_time`."
         )
     if stride not in ((1, 1, 1), (1, 2, 2)):
         raise ValueError(f"`stride` is {stride}; (1, 1, 1) and (1, 2, 2) are supported.")
-    maps, residual = for_kernel(maps, residual, kernel)
-    return dispatch.call(
-        "conv3d",
-        IMPLEMENTATIONS,
-        implementation,
-        maps,
-        kernel,
-        bias,
-        stride,
-        pad_time,
-        scale,
-        residual,
-        activation,
-        with_totals,
-    )
 
 
 def pack_kernel(
@@ -122,17 +136,17 @@ def pack_kernel(
     *,
     implementation: Implementation | None = None,
 ) -> Float[Array, "kt kh kw in_channel channel"] | PackedKernel:
-    """A kernel in the form that calls on this device multiply by: once, rather than in each call.
+    """Rearrange a kernel as calls on this device need it: once, rather than in each call.
 
-    For :func:`conv3d` with temporal padding, ``gated_conv3d`` and ``gated_conv3d_transpose``. Not
-    inside ``jit``: it is meant for parameters that stay as they are.
+    For :func:`conv3d` with temporal padding, ``gated_conv3d`` and ``gated_conv3d_transpose``, and
+    for parameters that do not change; call it outside of ``jit``.
 
     Args:
         kernel: of any of these operations.
-        frames: how many the inputs will have.
-        implementation: which the calls will name.
+        frames: number of frames of the inputs to come.
+        implementation: the name that the calls will give.
 
     Returns:
-        The kernel itself, where calls take it as it is.
+        A packed kernel, or the kernel itself if there is nothing to rearrange.
     """
     return xla.pack_kernel(kernel, frames) if implementation in (None, "xla") else kernel

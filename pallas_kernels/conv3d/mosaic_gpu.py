@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv3d on Hopper's tensor cores: an implicit matrix product (see ``_implicit_gemm.py``).
+"""conv3d on Hopper's tensor cores: an implicit matrix product (``hopper/conv/kernel.py``).
 
 A strided convolution of few channels (the stem: 3) first becomes one of stride 1 over 2×2 blocks of
 pixels, whose channels fill a row of the tensor cores' operands.
@@ -9,79 +9,73 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from pallas_kernels.conv3d import xla
-from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.arguments import Conv3dArguments
 from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.core.fp8 import QuantizedKernel
 from pallas_kernels.hopper import launch
 from pallas_kernels.hopper.geometry import Geometry
-from pallas_kernels.hopper.gradients import differentiable, differentiable_scaled
+from pallas_kernels.hopper.gradients import (
+    Factors,
+    Gemm,
+    Parameters,
+    differentiable,
+    differentiable_scaled,
+)
 
 __all__ = ["conv3d", "why_not"]
 
-_FEW_CHANNELS = 4  # of which 2×2 blocks fill the 16 channels of a product
+_MIN_DEPTH = 16  # input channels of one WGMMA of 16 bits
+_FEW_CHANNELS = _MIN_DEPTH // 4  # 2×2 blocks of these fill it
 
 
-def why_not(
-    inputs: tuple[FeatureMap, ...],
-    kernel: Array | QuantizedKernel,
-    bias: Array | None,
-    stride: tuple[int, int, int],
-    *_: Any,
-) -> str | None:
+def why_not(arguments: Conv3dArguments) -> str | None:
     """Why this cannot run here on these arguments; None if it can."""
-    few = stride[1] == 2 and kernel.shape[3] <= _FEW_CHANNELS
-    return launch.why_not(inputs, kernel, channels=kernel.shape[4:] if few else None)
+    kernel = arguments.kernel
+    few = arguments.stride[1] == 2 and kernel.shape[3] <= _FEW_CHANNELS
+    return launch.why_not(arguments.inputs, kernel, channels=kernel.shape[4:] if few else None)
 
 
-def conv3d(
-    inputs: tuple[FeatureMap, ...],
-    kernel: Array | QuantizedKernel,
-    bias: Array | None,
-    stride: tuple[int, int, int],
-    pad_time: bool,
-    scale: Array | None,
-    residual: FeatureMap | None,
-    activation: Activation,
-    with_totals: bool,
-) -> FeatureMap:
-    """See :func:`pallas_kernels.conv3d`, whose gradient ``_gradients.py`` has."""
+def conv3d(arguments: Conv3dArguments) -> FeatureMap:
+    """See :func:`pallas_kernels.conv3d`; its gradient is in ``hopper/gradients.py``."""
+    prepare = functools.partial(_as_gemm, stride=arguments.stride, pad_time=arguments.pad_time)
+    activation = arguments.activation
 
-    def forward(inputs: Any, kernel: Any, bias: Any, scale: Any, residual: Any) -> FeatureMap:
-        inputs, kernel, geometry, size = _as_gemm(inputs, kernel, stride, pad_time)
-        scale, offset = launch.scale_and_offset(scale, bias)
+    def forward(given: Parameters) -> FeatureMap:
+        assert not isinstance(given.factors, tuple)
+        scale, offset = launch.scale_and_offset(given.factors, given.bias)
         return launch.convolve(
-            inputs,
-            kernel,
-            geometry,
-            size,
+            prepare(given.inputs, given.kernel),
             scale=scale,
             offset=offset,
-            residual=residual,
+            residual=given.residual,
             activation=activation,
-            totals=with_totals,
+            totals=arguments.with_totals,
         )
 
-    if isinstance(kernel, QuantizedKernel):
-        return forward(inputs, kernel, bias, scale, residual)
-    prepare = functools.partial(_as_gemm, stride=stride, pad_time=pad_time)
-    if scale is None:
-
-        def plain(inputs: Any, kernel: Any, bias: Any, residual: Any) -> FeatureMap:
-            return forward(inputs, kernel, bias, None, residual)
-
-        return differentiable(plain, prepare, activation)(inputs, kernel, bias, residual)
-
-    def scale_of(_: Array, scale: Array) -> Array:
+    def scale_of(_: Array, scale: Factors) -> Array:
+        assert not isinstance(scale, tuple)
         return scale.astype(jnp.float32)
 
-    run = differentiable_scaled(forward, prepare, scale_of, activation)
-    return run(inputs, kernel, bias, scale, residual)
+    if isinstance(arguments.kernel, QuantizedKernel):
+        run = forward  # e4m3 has no gradient
+    elif arguments.scale is None:
+        run = differentiable(forward, prepare, activation)
+    else:
+        run = differentiable_scaled(forward, prepare, scale_of, activation)
+    return run(
+        Parameters(
+            arguments.inputs,
+            arguments.kernel,
+            arguments.bias,
+            arguments.scale,
+            arguments.residual,
+        )
+    )
 
 
 def _as_gemm(
@@ -89,28 +83,39 @@ def _as_gemm(
     kernel: Array | QuantizedKernel,
     stride: tuple[int, int, int],
     pad_time: bool,
-) -> tuple[tuple[FeatureMap, ...], Array | QuantizedKernel, Geometry, tuple[int, int, int]]:
-    """Inputs, kernel, geometry and output size for :func:`launch.convolve`."""
+) -> Gemm:
+    """The convolution as :func:`implicit_gemm` runs it."""
     kt, kh, kw, depth, _ = kernel.shape
     _, time, height, width, _ = inputs[0].values.shape
     low = (kt // 2 if pad_time else 0, kh // 2, kw // 2)
     frames = time if pad_time else time - kt + 1
     if stride[1] == 1:
-        return inputs, kernel, Geometry((kt, kh, kw), low), (frames, height, width)
+        return Gemm(inputs, kernel, Geometry((kt, kh, kw), low), (frames, height, width))
     size = (frames, -(-height // 2), -(-width // 2))
     if depth <= _FEW_CHANNELS:
-        arrays = tuple(x.values for x in inputs)
-        plain = kernel.values if isinstance(kernel, QuantizedKernel) else kernel
-        arrays, plain, padding = xla.space_to_depth(arrays, plain)
-        missing = 16 - plain.shape[3]
-        arrays = (jnp.pad(x, ((0, 0),) * 4 + ((0, missing),)) for x in arrays)
-        plain = jnp.pad(plain, ((0, 0),) * 3 + ((0, missing), (0, 0)))
-        kt, kh, kw = plain.shape[:3]
-        geometry = Geometry((kt, kh, kw), (low[0], padding[0][0], padding[1][0]))
-        if isinstance(kernel, QuantizedKernel):
-            plain = dataclasses.replace(kernel, values=plain)
-        return tuple(map(FeatureMap, arrays)), plain, geometry, size
+        return _blocks_as_gemm(inputs, kernel, low[0], size)
+    # The strided view pairs rows and columns, so there must be an even number of them.
     odd = ((0, 0), (0, 0), (0, height % 2), (0, width % 2), (0, 0))
     if height % 2 or width % 2:
         inputs = tuple(x._replace(values=jnp.pad(x.values, odd)) for x in inputs)
-    return inputs, kernel, Geometry((kt, kh, kw), low, stride=2), size
+    return Gemm(inputs, kernel, Geometry((kt, kh, kw), low, stride=2), size)
+
+
+def _blocks_as_gemm(
+    inputs: tuple[FeatureMap, ...],
+    kernel: Array | QuantizedKernel,
+    low_time: int,
+    size: tuple[int, int, int],
+) -> Gemm:
+    """A strided convolution of few channels, as one of stride 1 over 2×2 blocks of pixels."""
+    arrays = tuple(x.values for x in inputs)
+    weights = kernel.values if isinstance(kernel, QuantizedKernel) else kernel
+    arrays, weights, padding = xla.space_to_depth(arrays, weights)
+    missing = _MIN_DEPTH - weights.shape[3]
+    arrays = (jnp.pad(x, ((0, 0),) * 4 + ((0, missing),)) for x in arrays)
+    weights = jnp.pad(weights, ((0, 0),) * 3 + ((0, missing), (0, 0)))
+    kt, kh, kw = weights.shape[:3]
+    geometry = Geometry((kt, kh, kw), (low_time, padding[0][0], padding[1][0]))
+    if isinstance(kernel, QuantizedKernel):
+        weights = dataclasses.replace(kernel, values=weights)
+    return Gemm(tuple(map(FeatureMap, arrays)), weights, geometry, size)

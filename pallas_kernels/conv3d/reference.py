@@ -14,12 +14,13 @@ __all__ = ["conv3d"]
 def conv3d(
     inputs: tuple[Array, ...],
     kernel: Array,
-    bias: Array | None,
-    stride: tuple[int, int, int],
-    pad_time: bool,
-    scale: Array | None,
-    residual: Array | None,
-    activation: Activation,
+    bias: Array | None = None,
+    *,
+    stride: tuple[int, int, int] = (1, 1, 1),
+    pad_time: bool = True,
+    scale: Array | None = None,
+    residual: Array | None = None,
+    activation: Activation = None,
 ) -> Array:
     """See :func:`pallas_kernels.conv3d`."""
     kt, kh, kw = kernel.shape[:3]

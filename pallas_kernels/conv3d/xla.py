@@ -3,8 +3,8 @@
 
 The frames under the kernel's temporal taps are stacked along the channels, so one 2-D convolution
 sums over time as well. Output frames whose taps all lie inside the clip share one call; those at
-the clip's ends get a call of their own with only the taps that meet a frame, which saves the
-sixth of the products (at 4 frames) that would multiply zero padding.
+the clip's ends get a call of their own with only the taps that meet a frame. At 4 frames that saves
+the sixth of the products that would multiply zero padding.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ def pack_kernel(kernel: Array, frames: int) -> Array | TapsAtPoints:
     """See :func:`pallas_kernels.pack_kernel`."""
     if kernel.shape[3] < FEW_CHANNELS or not winograd.suits(frames, kernel):
         return kernel
-    return winograd.at_points(np.asarray(kernel))  # NumPy: nothing to compile
+    return winograd.at_points(np.asarray(kernel))  # NumPy, as there is nothing to compile
 
 
 def conv3d(
     inputs: tuple[Array, ...],
     kernel: Array | TapsAtPoints,
-    bias: Array | None,
-    stride: tuple[int, int, int],
-    pad_time: bool,
-    scale: Array | None,
-    residual: Array | None,
-    activation: Activation,
+    bias: Array | None = None,
+    *,
+    stride: tuple[int, int, int] = (1, 1, 1),
+    pad_time: bool = True,
+    scale: Array | None = None,
+    residual: Array | None = None,
+    activation: Activation = None,
 ) -> Array:
     """See :func:`pallas_kernels.conv3d`."""
     kt, kh, kw = kernel.shape[:3]
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
     if isinstance(kernel, TapsAtPoints):
         if not pad_time:
-            raise ValueError("a packed kernel pads time; pass it as it was, or use `pad_time`.")
+            raise ValueError("the kernel was packed for `pad_time`; use that, or pass it unpacked.")
         sums = conv_frames(inputs, kernel, stride[1:], padding)
         return finish(sums, bias, scale, residual, activation)
     if not pad_time and (kh, kw) == (1, 1) and stride[1] == 1:
@@ -95,7 +96,7 @@ def _conv_run(
     stride: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> Array:
-    """``count`` output frames, the n-th from input frames first + n, … under ``taps``."""
+    """Compute ``count`` output frames; frame n reads input frames from first + n on."""
     kt, kh, kw, _, channels = taps.shape
     stack = [x[:, first + t : first + t + count] for t in range(kt) for x in inputs]
     joined = stack[0] if len(stack) == 1 else jnp.concatenate(stack, axis=-1)
@@ -111,7 +112,7 @@ def _conv_run(
 
 
 def _over_time(inputs: tuple[Array, ...], kernel: Array) -> Array:
-    """A kernel that spans time alone, unpadded: a matrix product a tap, and nothing is joined."""
+    """A 1×1 kernel over unpadded time: a matrix product a tap and input; nothing is joined."""
     count = inputs[0].shape[1] - kernel.shape[0] + 1
     sums, start = None, 0
     for x in inputs:

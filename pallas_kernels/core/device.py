@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the device can do: the only place that asks it.
+"""The default device and its limits; no other module asks for them.
 
 Two things can stand in for a Hopper GPU: :func:`interpret` runs kernels step by step on the host,
 and :func:`assume_hopper` lets a machine without one lower kernels for it.
@@ -15,21 +15,17 @@ from typing import Literal, TypeAlias
 import jax
 
 __all__ = [
-    "SHARED_MEMORY",
-    "assume_hopper",
-    "interpret",
-    "interpreting",
-    "is_cpu",
-    "processors",
+    "SMEM_BYTES", "assume_hopper", "interpret", "interpreting", "is_cpu", "sm_count", "table_name",
     "why_not",
-]
+]  # fmt: skip
 
 StandIn: TypeAlias = Literal["interpret", "assume"] | None
 
-SHARED_MEMORY = 232_448
-"""Bytes of shared memory that one thread block can have on Hopper."""
+SMEM_BYTES = 232_448
+"""Shared memory that one thread block can have on Hopper: 227 KiB."""
 
-_HOPPER_PROCESSORS = 132  # of the H100 SXM and the H200
+_STAND_IN_SM_COUNT = 132  # of the H100 SXM and the H200
+_STAND_IN_TABLE = "nvidia_h200"
 
 _stand_in: contextvars.ContextVar[StandIn] = contextvars.ContextVar("stand_in", default=None)
 
@@ -55,12 +51,12 @@ def assume_hopper() -> Generator[None, None, None]:
 
 
 def interpreting() -> bool:
-    """Whether kernels are to run in the interpreter."""
+    """Return whether kernels run in the interpreter."""
     return _stand_in.get() == "interpret"
 
 
 def is_cpu() -> bool:
-    """Whether XLA compiles for a CPU: also in the interpreter, not where a GPU is assumed."""
+    """Return whether XLA compiles for a CPU, which the interpreter does, too."""
     return _stand_in.get() != "assume" and jax.default_backend() == "cpu"
 
 
@@ -79,12 +75,19 @@ def why_not() -> str | None:
     return None
 
 
-def processors() -> int:
+def sm_count() -> int:
     """Streaming multiprocessors of the GPU that kernels are built for."""
     if _stand_in.get() == "interpret":
-        return 2  # enough to share the work
+        return 2  # the fewest that have to share tiles
     count = None if _stand_in.get() else getattr(jax.devices()[0], "core_count", None)
-    return count or _HOPPER_PROCESSORS
+    return count or _STAND_IN_SM_COUNT
+
+
+def table_name() -> str:
+    """Name of the default device in file names: ``nvidia_h200`` for an "NVIDIA H200"."""
+    if _stand_in.get() is not None:
+        return _STAND_IN_TABLE
+    return "_".join(jax.devices()[0].device_kind.lower().split())
 
 
 def _device_name() -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a call finds its implementation: a name is that one or an error, None the first that works.
+"""Choice of an implementation: a name is that one or an error, None the first that works.
 
 :func:`explain` tells what the choice was and why, for one operation or a whole network.
 """
@@ -9,42 +9,52 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 
-__all__ = ["Candidate", "Choice", "Implementation", "Implementations", "call", "explain"]
+__all__ = ["Arguments", "Candidate", "Choice", "Implementation", "call", "explain"]
 
 Implementation: TypeAlias = Literal["mosaic_gpu", "xla", "reference"]
 """``mosaic_gpu``: Pallas kernels for Hopper GPUs; ``xla``: formulated for XLA's fast paths, runs
 everywhere; ``reference``: the definition, one lax call each."""
 
 
+@runtime_checkable
+class Arguments(Protocol):
+    """Arguments of an operation: a frozen dataclass with a field for each of them."""
+
+    @property
+    def operands(self) -> tuple[Any, Any]:
+        """The first input and the kernel, arrays or trees of them, for :func:`explain`."""
+        ...
+
+
+SomeArguments = TypeVar("SomeArguments", bound=Arguments)
+Result = TypeVar("Result")
+
+
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class Candidate(Generic[SomeArguments, Result]):
     """One implementation of an operation.
 
     Attributes:
-        run: takes the operation's arguments in its own order.
-        why_not: of the same arguments; why it cannot run them, or None if it can.
+        run: computes the operation.
+        why_not: why it cannot run on these arguments here, or None if it can.
     """
 
-    run: Callable[..., Any]
-    why_not: Callable[..., str | None] | None = None
-
-
-Implementations: TypeAlias = Mapping[Implementation, Candidate]
-"""An operation's implementations, the fastest first."""
+    run: Callable[[SomeArguments], Result]
+    why_not: Callable[[SomeArguments], str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What one call of an operation ran on.
+    """The implementation that one call of an operation ran on.
 
     Attributes:
         operation: its name.
         shapes: of the first input and the kernel, in short.
-        implementation: what was chosen.
+        implementation: that was chosen.
         refused: why each faster one was not.
     """
 
@@ -65,11 +75,17 @@ _choices: contextvars.ContextVar[list[Choice] | None] = contextvars.ContextVar(
 
 def call(
     operation: str,
-    implementations: Implementations,
+    implementations: Mapping[Implementation, Candidate[SomeArguments, Result]],
     name: Implementation | None,
-    *arguments: Any,
-) -> Any:
-    """Run ``operation`` on ``arguments`` with the implementation called ``name``.
+    arguments: SomeArguments,
+) -> Result:
+    """Run ``operation`` with the implementation called ``name``.
+
+    Args:
+        operation: its name, for messages.
+        implementations: of the operation, the fastest first.
+        name: of one of them, or None for the first that can run.
+        arguments: of the call.
 
     Raises:
         ValueError: no implementation has that name.
@@ -77,19 +93,20 @@ def call(
     """
     if name is not None and name not in implementations:
         raise ValueError(
-            f"`implementation` is {name!r}, but {operation} has {', '.join(implementations)}; "
-            "use one of these or None."
+            f"`implementation` is {name!r}, but {operation} has only "
+            f"{' and '.join(implementations)}; use one of these, or None for the fastest."
         )
     refused: dict[Implementation, str] = {}
     names: Iterable[Implementation] = implementations if name is None else [name]
     for candidate_name in names:
         candidate = implementations[candidate_name]
-        why_not = candidate.why_not(*arguments) if candidate.why_not else None
+        why_not = candidate.why_not(arguments) if candidate.why_not else None
         if why_not is None:
             choices = _choices.get()
             if choices is not None:
-                choices.append(Choice(operation, _shapes(arguments), candidate_name, refused))
-            return candidate.run(*arguments)
+                shapes = _shapes(arguments.operands)
+                choices.append(Choice(operation, shapes, candidate_name, refused))
+            return candidate.run(arguments)
         refused[candidate_name] = why_not
     reasons = "; ".join(f"{refusing}: {why}" for refusing, why in refused.items())
     raise NotImplementedError(
@@ -98,8 +115,8 @@ def call(
     )
 
 
-def explain(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Choice, ...]:
-    """Which implementation each operation inside ``function(*arguments)`` takes here, and why.
+def explain(function: Callable[..., object], *arguments: Any, **options: Any) -> tuple[Choice, ...]:
+    """Tell which implementation each operation inside ``function(*arguments)`` takes, and why.
 
     Nothing is computed; arrays may be ``jax.ShapeDtypeStruct``.
     """
@@ -111,9 +128,7 @@ def explain(function: Callable[..., Any], *arguments: Any, **options: Any) -> tu
         _choices.reset(token)
 
 
-def _shapes(arguments: tuple[Any, ...]) -> str:
-    """Of the first input and of the kernel."""
-    first, kernel, *_ = (jax.tree.leaves(argument)[0] for argument in arguments[:2])
-    return " ".join(
-        f"{array.dtype}[{','.join(map(str, array.shape))}]" for array in (first, kernel)
-    )
+def _shapes(operands: tuple[Any, Any]) -> str:
+    """Types and shapes of the first array of each operand."""
+    arrays = (jax.tree.leaves(operand)[0] for operand in operands)
+    return " ".join(f"{array.dtype}[{','.join(map(str, array.shape))}]" for array in arrays)

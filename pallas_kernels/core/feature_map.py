@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from pallas_kernels.core.fp8 import QuantizedKernel
 
-__all__ = ["FeatureMap", "Inputs", "as_maps", "check_channels", "for_kernel", "on_values"]
+__all__ = ["AnyKernel", "FeatureMap", "Inputs", "as_map", "as_maps", "check_channels", "for_kernel"]
 
 
 class FeatureMap(NamedTuple):
@@ -21,18 +21,18 @@ class FeatureMap(NamedTuple):
 
     Attributes:
         values: ``[batch, time, height, width, channel]``.
-        totals: float32 ``[batch, time, spot, channel]``, sums over parts of height and width,
-            however many, if the kernel that wrote the values added them up. They follow from the
-            values, so no gradient passes through them.
-        scale: float32, what a unit of the values and totals is worth; None for 1.
+        totals: float32 ``[batch, time, partial, channel]``: each frame's channel totals as any
+            number of partial sums over parts of height and width, if the kernel that wrote the
+            values added them up. They follow from the values, so no gradient passes through them.
+        scale: float32, the worth of one unit of the values and totals; None for 1.
     """
 
     values: Float[Array, "batch time height width channel"]
-    totals: Float[Array, "batch time spot channel"] | None = None
-    scale: Float[Array, ""] | None = None
+    totals: Float32[Array, "batch time partial channel"] | None = None
+    scale: Float32[Array, ""] | None = None
 
     def in_units(self, dtype: DTypeLike = jnp.bfloat16) -> FeatureMap:
-        """The same without a scale: values of ``dtype``, if there was one."""
+        """The same map without a scale: in ``dtype`` if there was one, else as it is."""
         if self.scale is None:
             return self
         values = self.values.astype(jnp.float32) * self.scale
@@ -50,63 +50,61 @@ Inputs: TypeAlias = (
 """One array or feature map, or several that count as one joined along its channels."""
 
 
+@runtime_checkable
+class AnyKernel(Protocol):
+    """A kernel ``[…, in_channel, channel]``: an array, packed, or quantised."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis, in that order."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        ...
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type that it multiplies in."""
+        ...
+
+
+def as_map(x: Array | FeatureMap) -> FeatureMap:
+    """An array as a feature map without totals; a feature map as it is."""
+    return x if isinstance(x, FeatureMap) else FeatureMap(x)
+
+
 def as_maps(inputs: Inputs) -> tuple[FeatureMap, ...]:
     """The inputs as feature maps, also when there is only one."""
     if isinstance(inputs, FeatureMap) or not isinstance(inputs, tuple):
         inputs = (inputs,)
-    return tuple(x if isinstance(x, FeatureMap) else FeatureMap(x) for x in inputs)
-
-
-def on_values(function: Callable[..., Array]) -> Callable[..., FeatureMap]:
-    """A function of arrays as one of feature maps; it knows no totals and ignores the request.
-
-    With a quantised kernel it computes in float32.
-    """
-
-    def run(inputs: tuple[FeatureMap, ...], kernel: Any, *arguments: Any) -> FeatureMap:
-        *rest, _ = arguments
-        arrays = [x.values for x in inputs]
-        if not isinstance(kernel, QuantizedKernel):
-            rest = (x.values if isinstance(x, FeatureMap) else x for x in rest)
-            return FeatureMap(function(tuple(arrays), kernel, *rest))
-        wide = tuple(x.astype(jnp.float32) for x in arrays)
-        output = function(wide, kernel.in_float32, *map(_in_float32, rest))
-        return FeatureMap(kernel.store(output), scale=kernel.out_scale)
-
-    return run
-
-
-def _in_float32(argument: Any) -> Any:
-    """Of an operation: arrays and feature maps as float32 arrays, everything else as it is."""
-    if isinstance(argument, FeatureMap):
-        argument = argument.in_units(jnp.float32).values
-    return argument.astype(jnp.float32) if isinstance(argument, Array) else argument
+    return tuple(map(as_map, inputs))
 
 
 def for_kernel(
-    inputs: tuple[FeatureMap, ...], residual: Array | FeatureMap | None, kernel: Any
+    inputs: tuple[FeatureMap, ...], residual: Array | FeatureMap | None, kernel: AnyKernel
 ) -> tuple[tuple[FeatureMap, ...], FeatureMap | None]:
     """Inputs and residual in the type that the kernel multiplies.
 
     Raises:
         ValueError: the kernel multiplies in 8 bits, and one of them is not stored in them.
     """
-    if residual is not None and not isinstance(residual, FeatureMap):
-        residual = FeatureMap(residual)
+    added = None if residual is None else as_map(residual)
     if not isinstance(kernel, QuantizedKernel) or kernel.scales is None:
         maps = tuple(x.in_units(kernel.dtype) for x in inputs)
-        return maps, None if residual is None else residual.in_units(kernel.dtype)
-    for x in (*inputs, *(() if residual is None else (residual,))):
+        return maps, None if added is None else added.in_units(kernel.dtype)
+    for x in (*inputs, *(() if added is None else (added,))):
         if x.values.dtype != kernel.dtype:
             raise ValueError(
                 f"the kernel multiplies in {kernel.dtype}, but an input or the residual is "
                 f"{x.values.dtype}; quantise it without `in_scales`, or store them all in 8 bits."
             )
-    return inputs, residual
+    return inputs, added
 
 
-def check_channels(inputs: tuple[FeatureMap, ...], kernel: Any, rank: int) -> None:
-    """Raises a ValueError where the inputs do not fit ``kernel`` ([…, in, out], or packed)."""
+def check_channels(inputs: tuple[FeatureMap, ...], kernel: AnyKernel, rank: int) -> None:
+    """Raise a ValueError where the inputs do not fit ``kernel`` ([…, in, out], or packed)."""
     arrays = [x.values for x in inputs]
     for x in arrays:
         if x.ndim != rank or x.shape[:-1] != arrays[0].shape[:-1]:

@@ -6,21 +6,50 @@ Kalluri et al. 2020, section 3.2, https://arxiv.org/abs/2012.08512.
 
 from __future__ import annotations
 
+import dataclasses
+
 from jax import Array
 from jaxtyping import Float
 
 from pallas_kernels.core import dispatch
-from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.gate import reference
 
 __all__ = ["gate"]
 
-# One reduction and one fused pass is already what XLA makes of the definition. A gate after a
-# convolution costs no pass at all in `gated_conv3d`.
-IMPLEMENTATIONS: Implementations = {
-    "xla": Candidate(reference.gate),
-    "reference": Candidate(reference.gate),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateArguments:
+    """Arguments of :func:`gate`."""
+
+    x: Float[Array, "batch time height width channel"]
+    kernel: Float[Array, "channel channel"]
+    bias: Float[Array, " channel"]
+    residual: Float[Array, "batch time height width channel"] | None
+    activation: Activation
+
+    @property
+    def operands(self) -> tuple[Array, Array]:
+        """The input and the kernel."""
+        return self.x, self.kernel
+
+
+def _reference(arguments: GateArguments) -> Array:
+    return reference.gate(
+        arguments.x,
+        arguments.kernel,
+        arguments.bias,
+        residual=arguments.residual,
+        activation=arguments.activation,
+    )
+
+
+# XLA makes one reduction and one fused pass of the definition, which no kernel would beat. A gate
+# after a convolution costs no pass at all in `gated_conv3d`.
+IMPLEMENTATIONS: dict[Implementation, Candidate[GateArguments, Array]] = {
+    "xla": Candidate(_reference),
+    "reference": Candidate(_reference),
 }
 
 
@@ -35,9 +64,20 @@ def gate(
 ) -> Float[Array, "batch time height width channel"]:
     """``activation(x · sigmoid(mean(x) @ kernel + bias) + residual)``.
 
-    The mean is taken per sample and channel over time, height and width, in float32. Mosaic GPU
-    kernels fuse the gate into the convolution before it; alone it runs on XLA, also where they
-    were asked for.
+    The mean is taken per sample and channel over time, height and width, in float32.
+
+    Args:
+        x: ``[batch, time, height, width, channel]``.
+        kernel: ``[channel, channel]``, from means to gates.
+        bias: ``[channel]``, of the gates.
+        residual: of the shape of ``x``, added after the gate.
+        activation: applied last.
+        implementation: "xla", "reference" or None; there is no kernel for a gate alone.
+
+    Raises:
+        ValueError: the gate has no implementation of that name, such as "mosaic_gpu".
     """
-    name = "xla" if implementation == "mosaic_gpu" else implementation
-    return dispatch.call("gate", IMPLEMENTATIONS, name, x, kernel, bias, residual, activation)
+    arguments = GateArguments(
+        x=x, kernel=kernel, bias=bias, residual=residual, activation=activation
+    )
+    return dispatch.call("gate", IMPLEMENTATIONS, implementation, arguments)

@@ -22,5 +22,5 @@ def gated_conv3d(
     activation: Activation,
 ) -> Array:
     """See :func:`pallas_kernels.gated_conv3d`."""
-    x = reference.conv3d(inputs, kernel, bias, (1, 1, 1), True, None, None, None)
-    return gate(x, gate_kernel, gate_bias, residual, activation)
+    x = reference.conv3d(inputs, kernel, bias)
+    return gate(x, gate_kernel, gate_bias, residual=residual, activation=activation)

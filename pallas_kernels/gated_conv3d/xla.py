@@ -23,5 +23,5 @@ def gated_conv3d(
     activation: Activation,
 ) -> Array:
     """See :func:`pallas_kernels.gated_conv3d`."""
-    x = xla.conv3d(inputs, kernel, bias, (1, 1, 1), True, None, None, None)
-    return gate(x, gate_kernel, gate_bias, residual, activation)
+    x = xla.conv3d(inputs, kernel, bias)
+    return gate(x, gate_kernel, gate_bias, residual=residual, activation=activation)

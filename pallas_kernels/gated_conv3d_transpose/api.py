@@ -8,25 +8,20 @@ from jaxtyping import Float
 
 from pallas_kernels.conv3d.api import PackedKernel, unless_packed
 from pallas_kernels.core import dispatch
-from pallas_kernels.core.dispatch import Candidate, Implementation, Implementations
+from pallas_kernels.core.arguments import GatedArguments, on_arrays
+from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.core.epilogue import Activation
-from pallas_kernels.core.feature_map import (
-    FeatureMap,
-    Inputs,
-    as_maps,
-    check_channels,
-    for_kernel,
-    on_values,
-)
+from pallas_kernels.core.feature_map import FeatureMap, Inputs
 from pallas_kernels.core.fp8 import QuantizedKernel
+from pallas_kernels.gated_conv3d.api import gated_arguments
 from pallas_kernels.gated_conv3d_transpose import mosaic_gpu, reference, xla
 
 __all__ = ["gated_conv3d_transpose"]
 
-IMPLEMENTATIONS: Implementations = {
+IMPLEMENTATIONS: dict[Implementation, Candidate[GatedArguments, FeatureMap]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.gated_conv3d_transpose, unless_packed(mosaic_gpu.why_not)),
-    "xla": Candidate(on_values(xla.gated_conv3d_transpose)),
-    "reference": Candidate(on_values(reference.gated_conv3d_transpose), unless_packed()),
+    "xla": Candidate(on_arrays(xla.gated_conv3d_transpose)),
+    "reference": Candidate(on_arrays(reference.gated_conv3d_transpose), unless_packed()),
 }
 
 
@@ -47,7 +42,8 @@ def gated_conv3d_transpose(
 
     Args:
         inputs: ``[batch, time, height, width, channel]`` arrays or feature maps, one or a tuple to
-            be joined along channels. Inputs that know their totals spare a pass over them.
+            be joined along channels. Inputs that know their totals are
+            read once less.
         kernel: the kernel of the equivalent convolution over the input with zeros between its
             pixels. PyTorch's ``ConvTranspose3d`` weight is this one with its taps reversed along
             time, height and width.
@@ -65,20 +61,9 @@ def gated_conv3d_transpose(
         ValueError: for a kernel of another size, or channels that do not fit.
         NotImplementedError: the implementation that was named cannot run here.
     """
-    maps = as_maps(inputs)
-    check_channels(maps, kernel, rank=5)
+    arguments = gated_arguments(
+        inputs, kernel, bias, (gate_kernel, gate_bias), None, activation, with_totals
+    )
     if kernel.shape[:3] != (3, 4, 4):
         raise ValueError(f"the kernel spans {kernel.shape[:3]}; only (3, 4, 4) is supported.")
-    maps, _ = for_kernel(maps, None, kernel)
-    return dispatch.call(
-        "gated_conv3d_transpose",
-        IMPLEMENTATIONS,
-        implementation,
-        maps,
-        kernel,
-        bias,
-        gate_kernel,
-        gate_bias,
-        activation,
-        with_totals,
-    )
+    return dispatch.call("gated_conv3d_transpose", IMPLEMENTATIONS, implementation, arguments)

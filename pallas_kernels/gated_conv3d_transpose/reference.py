@@ -18,11 +18,12 @@ def gated_conv3d_transpose(
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,
+    residual: Array | None,
     activation: Activation,
 ) -> Array:
     """See :func:`pallas_kernels.gated_conv3d_transpose`."""
     x = conv3d_transpose(inputs, kernel, bias)
-    return gate(x, gate_kernel, gate_bias, None, activation)
+    return gate(x, gate_kernel, gate_bias, residual=residual, activation=activation)
 
 
 def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | None) -> Array:

@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution in numbers: which pixels meet which weights, and how many of them there are."""
+"""A convolution in numbers: which input pixels meet which weights, and how many there are."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
-from jax import lax
+from pallas_kernels.hopper.primitives import Scalar, divide
 
-__all__ = ["MARGIN", "Geometry", "Work", "divide"]
+__all__ = ["INTERPRETER_MARGIN", "ConvShape", "Geometry"]
 
-MARGIN = 8
-"""Pixels around pictures in the interpreter: more than any kernel reaches."""
+INTERPRETER_MARGIN = 8
+"""Pixels of zeros around pictures in the interpreter, which has no out-of-bounds TMA copies.
 
-
-def divide(number: Any, by: int) -> tuple[Any, Any]:
-    """Quotient and remainder of numbers that are not negative, in a kernel or outside.
-
-    There, // and % would also look at signs, which takes long to lower and some time to run.
-    """
-    if isinstance(number, int):
-        return divmod(number, by)
-    divisor = lax.full_like(number, by)
-    return lax.div(number, divisor), lax.rem(number, divisor)
+More than any kernel reaches (7 taps reach 3), and a multiple of every stride.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Geometry:
         low: frames of zeros before the clip, rows above the picture and columns left of it.
         stride: 1, or 2 for an output of half the height and width.
         phases: 1, or 2 for a transposed convolution, which doubles height and width: output pixel
-            2·y + p of phase p meets every second tap, from p on.
+            2·y + p, of phase p, meets every second tap from p on.
     """
 
     kernel: tuple[int, int, int]
@@ -44,10 +35,11 @@ class Geometry:
     phases: int = 1
 
     @property
-    def taps(self) -> tuple[int, ...]:
-        """Vertical taps that read the same box, each a row further down, of loads in turn.
+    def row_taps(self) -> tuple[int, ...]:
+        """Vertical taps that read one halo tile, each a row lower; a number per row phase.
 
-        At stride 2 a box has every second row: taps 0, 2, … read one, taps 1, 3, … another one.
+        A halo tile has the rows that all its vertical taps reach, so it is copied once for all of
+        them. At stride 2 it has every second row: taps 0, 2, … read one, taps 1, 3, … another.
         """
         kh = self.kernel[1]
         if self.stride == 1:
@@ -55,52 +47,66 @@ class Geometry:
         return tuple(len(range(first, kh, 2)) for first in range(min(2, kh)))
 
     @property
-    def loads(self) -> int:
-        """Boxes of the input a channel chunk: for each horizontal tap as many as :attr:`taps`."""
-        return self.kernel[2] // self.phases * len(self.taps)
+    def halo_tiles(self) -> int:
+        """Halo tiles per chunk of channels: for each horizontal tap one per row phase."""
+        return self.kernel[2] // self.phases * len(self.row_taps)
 
     @property
-    def steps(self) -> int:
-        """Pieces of the weights a channel chunk: one a tap."""
-        return self.kernel[2] // self.phases * sum(self.taps)
+    def spatial_taps(self) -> int:
+        """Weight tiles per chunk of channels: one a tap in height and width."""
+        return self.kernel[2] // self.phases * sum(self.row_taps)
 
-    def box(self, load: Any, phase: tuple[Any, Any]) -> tuple[Any, Any, Any, Any]:
-        """Row and column of a load's box from the tile's, and the stride's row and column phase."""
+    def halo_origin(
+        self, halo_tile: Scalar, phase: tuple[Scalar, Scalar]
+    ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        """Where a halo tile begins.
+
+        Args:
+            halo_tile: its number, below :attr:`halo_tiles`.
+            phase: of the output pixels, in height and width; (0, 0) if not transposed.
+
+        Returns:
+            Row and column relative to the output tile, then the row and column phase of the
+            strided view; (0, 0) at stride 1.
+        """
         if self.stride == 1:
-            return phase[0] - self.low[1], load + phase[1] - self.low[2], 0, 0
-        # Lifted by an even number, so that no number is negative.
-        column, row = divide(load, len(self.taps))
-        row, row_phase = divide(row - self.low[1] + MARGIN, 2)
-        column, column_phase = divide(column - self.low[2] + MARGIN, 2)
-        half = MARGIN // 2
+            return phase[0] - self.low[1], halo_tile + phase[1] - self.low[2], 0, 0
+        # Tap k reads input pixel 2·y + k − low, that is, row (k − low) // 2 of phase (k − low) % 2.
+        # `divide` needs numbers ≥ 0: the even margin is added first and half of it taken off after.
+        column, row = divide(halo_tile, len(self.row_taps))
+        row, row_phase = divide(row - self.low[1] + INTERPRETER_MARGIN, 2)
+        column, column_phase = divide(column - self.low[2] + INTERPRETER_MARGIN, 2)
+        half = INTERPRETER_MARGIN // 2
         return row - half, column - half, row_phase, column_phase
 
-    def tap(self, load: Any, tap: Any, phase: tuple[Any, Any]) -> Any:
-        """Which of the kernel's height × width taps the weights come from."""
+    def tap_index(self, halo_tile: Scalar, row_tap: Scalar, phase: tuple[Scalar, Scalar]) -> Scalar:
+        """Index of a tap in the kernel's flattened height × width."""
         if self.stride == 1:
-            row, column = self.phases * tap + phase[0], self.phases * load + phase[1]
+            # Phase p of a transposed convolution meets taps p, p + 2, …
+            row, column = self.phases * row_tap + phase[0], self.phases * halo_tile + phase[1]
         else:
-            column, row = divide(load, len(self.taps))
-            row += 2 * tap
+            # Halo tiles count row phases fastest, so that neighbours share L2 lines.
+            column, row = divide(halo_tile, len(self.row_taps))
+            row += 2 * row_tap
         return row * self.kernel[2] + column
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """One convolution: what tile sizes depend on.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvShape:
+    """Everything about one convolution that tile sizes depend on.
 
     Attributes:
         geometry: which pixels meet which weights.
         batch: samples.
         in_time: frames of the input.
         time: frames of the output.
-        height: of the output; for a transposed convolution of one of its phases.
+        height: of the output; for a transposed convolution, of one of its phases.
         width: likewise.
-        in_channels: of each input.
+        in_channels: of each input; they count as joined.
         channels: of the output.
         out_bytes: of an output value.
         in_bytes: of a value of inputs and weights.
-        residual: whether something of 8 bits is added; it comes in boxes as the inputs do.
+        residual: whether an 8-bit residual is added; it comes through the ring of inputs.
     """
 
     geometry: Geometry
@@ -117,7 +123,7 @@ class Work:
 
     @property
     def key(self) -> str:
-        """The name of this work in the tables of measured sizes."""
+        """Name of this convolution in the tables of measured tile sizes."""
         geometry = self.geometry
         kernel = "x".join(map(str, geometry.kernel))
         size = f"{self.batch}x{self.in_time}-{self.time}x{self.height}x{self.width}"
@@ -135,32 +141,33 @@ class Work:
 
     @property
     def products(self) -> float:
-        """Products a pixel and output channel, those with zeros included."""
+        """Multiplications per output value, those with zero padding included."""
         return self.depth * math.prod(self.geometry.kernel) / self.geometry.phases**2
 
-    def meeting_taps(self, frame: int) -> int:
-        """Temporal taps of an output frame that meet frames of the clip, not zeros."""
+    def temporal_taps_met(self, frame: int) -> int:
+        """Temporal taps of an output frame that meet frames of the clip, not zero padding."""
         low, taps = self.geometry.low[0], self.geometry.kernel[0]
         return min(taps, self.in_time + low - frame) - max(0, low - frame)
 
     @property
-    def alike(self) -> tuple[tuple[int, ...], ...]:
-        """Output frames that take equally long together, the longest first."""
-        lengths = sorted({self.meeting_taps(frame) for frame in range(self.time)}, reverse=True)
+    def frames_by_cost(self) -> tuple[tuple[int, ...], ...]:
+        """Output frames grouped by how many temporal taps they meet, the most first."""
+        counts = [self.temporal_taps_met(frame) for frame in range(self.time)]
         return tuple(
-            tuple(frame for frame in range(self.time) if self.meeting_taps(frame) == length)
-            for length in lengths
+            tuple(frame for frame, count in enumerate(counts) if count == shared)
+            for shared in sorted(set(counts), reverse=True)
         )
 
-    def chunk(self, channels: int) -> int:
-        """Input channels a step, for tiles of so many output channels.
+    def tile_k(self, tile_n: int) -> int:
+        """Input channels of one step, for tiles of ``tile_n`` output channels.
 
-        As many as one swizzled row of inputs and of weights holds; and of what is added and of
-        the output, which is stored as it is added.
+        A chunk must divide every input, so that none straddles two of them. It fills at most one
+        swizzled row (128 bytes) of inputs and weights. A residual is read and added in the same
+        chunks in which the output is stored, so with one it must suit both.
         """
         sizes = [*self.in_channels, 128 // self.in_bytes]
         if self.in_bytes == 2 or self.residual:
-            sizes.append(channels)
+            sizes.append(tile_n)
         if self.residual:
             sizes.append(128 // self.out_bytes)
-        return min(size & -size for size in sizes)
+        return min(size & -size for size in sizes)  # the largest power of two that divides it

@@ -3,22 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Float32
 
 from pallas_kernels.core import device
+from pallas_kernels.core.arguments import GatedArguments
 from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.core.fp8 import QuantizedKernel
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
 from pallas_kernels.hopper.gate.kernel import gate_ahead
-from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import (
+    Gemm,
+    Parameters,
+    differentiable_scaled,
+    gate_scale,
+)
 
-__all__ = ["convolve", "gate", "scale_and_offset", "why_not"]
+__all__ = ["convolve", "gate", "gated", "scale_and_offset", "why_not"]
 
 _LARGEST_KERNEL = 7
+_TYPES = {"bfloat16", "float16", "float8_e4m3fn"}
 
 
 def why_not(
@@ -32,13 +40,13 @@ def why_not(
     Args:
         inputs: the operation's inputs.
         kernel: ``[…, in_channel, channel]``.
-        channels: those that have to fill rows; by default the inputs' and the output's.
+        channels: counts that have to fill swizzled rows; by default the inputs' and the output's.
     """
     reason = device.why_not()
     if reason is not None:
         return reason
     dtypes = {jnp.dtype(x.dtype).name for x in (*(x.values for x in inputs), kernel)}
-    if len(dtypes) > 1 or not dtypes <= {"bfloat16", "float16", "float8_e4m3fn"}:
+    if len(dtypes) > 1 or not dtypes <= _TYPES:
         return (
             "it needs bfloat16, float16 or float8_e4m3fn throughout, and got "
             f"{' and '.join(sorted(dtypes))}"
@@ -46,6 +54,7 @@ def why_not(
     if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
         return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
     counts = list(channels or (*(x.values.shape[-1] for x in inputs), kernel.shape[-1]))
+    # The narrowest swizzle is 32 bytes: 16 values of 16 bits, 32 of 8.
     multiple = 32 if isinstance(kernel, QuantizedKernel) else 16
     if any(count % multiple for count in counts):
         return f"it needs channels in multiples of {multiple}, and got {counts}"
@@ -53,21 +62,21 @@ def why_not(
 
 
 def convolve(
-    inputs: tuple[FeatureMap, ...],
-    kernel: Array | QuantizedKernel,
-    geometry: Geometry,
-    size: tuple[int, int, int],
+    gemm: Gemm,
     *,
-    scale: Array | None = None,
-    offset: Array | None = None,
+    scale: Float32[Array, "samples channel"] | None = None,
+    offset: Float32[Array, "_ channel"] | None = None,
     residual: FeatureMap | None = None,
     activation: Activation = None,
     totals: bool = False,
 ) -> FeatureMap:
     """``activation(conv(inputs) · scale + offset + residual)``; see :func:`implicit_gemm`."""
+    kernel = gemm.weights
     out_dtype, out_scale, residual_scale = None, None, None
     if isinstance(kernel, QuantizedKernel):
-        # Sums are of products of stored numbers, and what is stored is in units of its own.
+        # Sums are of products of stored numbers, and the output is stored in units of its own; so
+        # both scales go into the epilogue's factors. It works for any activation here, as all of
+        # them satisfy f(a · x) = a · f(x) for a > 0.
         out_dtype, out_scale = kernel.out_dtype, kernel.out_scale
         unit = 1.0 if out_scale is None else 1 / out_scale
         factors = jnp.broadcast_to(unit, kernel.shape[-1:])
@@ -78,10 +87,10 @@ def convolve(
         if residual is not None:
             residual_scale = jnp.float32(unit if residual.scale is None else unit * residual.scale)
     values, sums = implicit_gemm(
-        tuple(x.values for x in inputs),
+        tuple(x.values for x in gemm.inputs),
         kernel.values if isinstance(kernel, QuantizedKernel) else kernel,
-        geometry,
-        size,
+        gemm.geometry,
+        gemm.size,
         scale=scale,
         offset=offset,
         residual=None if residual is None else residual.values,
@@ -93,26 +102,70 @@ def convolve(
     return FeatureMap(values, sums, out_scale)
 
 
+def gated(
+    arguments: GatedArguments,
+    prepare: Callable[[tuple[FeatureMap, ...], Array | QuantizedKernel], Gemm],
+) -> FeatureMap:
+    """A gated convolution in one pass, with a gradient.
+
+    The gate's scale follows from sums over the input (``gate/kernel.py``), so it is known before
+    the convolution runs. It goes into the epilogue with bias, residual and activation, and the
+    output is written once.
+
+    Args:
+        arguments: of the operation.
+        prepare: the convolution in it.
+    """
+
+    def forward(given: Parameters) -> FeatureMap:
+        gemm = prepare(given.inputs, given.kernel)
+        assert isinstance(given.factors, tuple)
+        scale, offset = gate(
+            given.inputs, given.kernel, given.bias, given.factors, phases=gemm.geometry.phases
+        )
+        return convolve(
+            gemm,
+            scale=scale,
+            offset=offset,
+            residual=given.residual,
+            activation=arguments.activation,
+            totals=arguments.with_totals,
+        )
+
+    given = Parameters(
+        arguments.inputs,
+        arguments.kernel,
+        arguments.bias,
+        (arguments.gate_kernel, arguments.gate_bias),
+        arguments.residual,
+    )
+    if isinstance(arguments.kernel, QuantizedKernel):
+        return forward(given)  # e4m3 has no gradient
+    return differentiable_scaled(forward, prepare, gate_scale, arguments.activation)(given)
+
+
 def gate(
     inputs: tuple[FeatureMap, ...],
     kernel: Array | QuantizedKernel,
-    bias: Array | None,
-    gate: tuple[Array, Array],
+    bias: Float[Array, " channel"] | None,
+    gate: tuple[Float[Array, "channel channel"], Float[Array, " channel"]],
     *,
     phases: int = 1,
-) -> tuple[Array, Array]:
+) -> tuple[Float32[Array, "batch channel"], Float32[Array, "batch channel"]]:
     """Scale and offset of a convolution that is gated, from sums over its inputs."""
     totals = tuple(
         x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
     arrays = tuple(x.values for x in inputs)
-    plain = kernel.plain if isinstance(kernel, QuantizedKernel) else kernel
-    affine = gate_ahead(arrays, totals, plain, bias, gate, phases=phases)
+    weights = kernel.in_16_bits if isinstance(kernel, QuantizedKernel) else kernel
+    affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases)
     return affine[:, 0], affine[:, 1]
 
 
-def scale_and_offset(scale: Array | None, bias: Array | None) -> tuple[Array | None, Array | None]:
+def scale_and_offset(
+    scale: Float[Array, "batch channel"] | None, bias: Float[Array, " channel"] | None
+) -> tuple[Float32[Array, "batch channel"] | None, Float32[Array, "_ channel"] | None]:
     """``(sums + bias) · scale`` as ``sums · scale + offset``, in float32."""
     if scale is not None:
         scale = scale.astype(jnp.float32)

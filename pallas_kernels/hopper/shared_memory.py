@@ -1,82 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes of pixels in shared memory: the copy engine's view and the tensor cores' view of one place.
+"""Tiles of pixels in shared memory: one place, seen by the copy engine and by the tensor cores.
 
-The copy engine (TMA) fetches a box ``[frames, rows, columns, channels]`` that may start and end
-outside the picture, where it reads zeros and writes nothing. The tensor cores want a matrix of
-pixels × channels in tiles of 8 rows. When one pixel's channels are exactly as wide as the swizzle
-(64 of 2 bytes: 128 bytes), both are the same bytes: a swizzle moves 16-byte pieces within 8
-consecutive pixels only, and tiles of 8 × 64 follow each other as the pixels do.
+The copy engine (TMA) copies a box ``[frames, rows, columns, channels]`` that may start or end
+outside the picture, where it reads zeros and writes nothing. The tensor cores (WGMMA) want a matrix
+of pixels × channels in core tiles of 8 rows. When one pixel's channels are exactly as wide as the
+swizzle (64 of 2 bytes: 128 bytes), both are the same bytes: a swizzle permutes 16-byte pieces
+within 8 consecutive pixels only, and core tiles of 8 × 64 follow each other as the pixels do.
 
 The two views are a ``plgpu.RefUnion``. Its documentation promises nothing about how views that
 overlap relate; on an H200 (jax 0.11.2) they are the same bytes, and the GPU tests check it. The
-interpreter keeps them apart and knows no copies that leave the picture, so there a box is copied
+interpreter keeps them apart and has no copies that leave the picture, so there a tile is copied
 row by row into the matrix view, from a picture with a margin.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
+from jaxtyping import Shaped
 
-__all__ = ["Boxes", "swizzled", "tiled"]
+from pallas_kernels.hopper.primitives import Barrier, Index, Ref, Scalar, copy_in, copy_out
 
-Index = Callable[[Any, Any], tuple[Any, ...]]
-"""From frames and rows (slices or numbers) to an index of the picture in global memory."""
+__all__ = ["TileRing", "Views", "swizzled", "tiled"]
+
+PictureIndex: TypeAlias = Callable[[Index, Index], tuple[Index, ...]]
+"""From frames and rows to the whole index of a picture in global memory."""
+
+Stage: TypeAlias = Scalar | tuple[Scalar, ...]
+"""Index of a stage, with one number per axis of the rings."""
+
+
+class Views(NamedTuple):
+    """The two views of a ring's memory."""
+
+    tma: Shaped[Ref, "*stages frames rows columns channels"]
+    mma: Shaped[Ref, "*stages pixels channels"]
 
 
 def swizzled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
-    """The transforms of memory whose innermost rows of ``channels`` are swizzled."""
+    """Transforms of memory whose innermost rows of ``channels`` are swizzled.
+
+    Without a swizzle, 8 rows of a core tile would start in the same bank of shared memory.
+    """
     transform: Any = plgpu.SwizzleTransform
     return (transform(channels * jnp.dtype(dtype).itemsize),)
 
 
 def tiled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
-    """The transforms of a matrix operand: tiles of 8 × ``channels``, swizzled."""
+    """Transforms of a WGMMA operand: core tiles of 8 × ``channels``, swizzled."""
     transform: Any = plgpu.TilingTransform
     return (transform((8, channels)), *swizzled(channels, dtype))
 
 
-@dataclasses.dataclass(frozen=True)
-class Boxes:
-    """A ring (or several) of boxes in shared memory.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileRing:
+    """A ring (or several) of tiles of pixels in shared memory.
 
     Attributes:
-        slots: how many boxes there are, along one or more axes.
-        frames: of a box.
-        rows: of a box.
-        columns: of a box; a multiple of 8.
-        channels: of a box; as wide as a swizzle: 32, 64 or 128 bytes.
+        stages: how many tiles there are, along one or more axes.
+        frames: of a tile.
+        rows: of a tile, the halo included.
+        columns: of a tile; a multiple of 8, the rows of a core tile.
+        channels: of a tile; as wide as a swizzle: 32, 64 or 128 bytes.
         dtype: of the values.
         interpret: whether the interpreter runs the kernel.
     """
 
-    slots: tuple[int, ...]
+    stages: tuple[int, ...]
     frames: int
     rows: int
     columns: int
     channels: int
-    dtype: Any
+    dtype: jnp.dtype
     interpret: bool
 
     @property
-    def memory(self) -> plgpu.RefUnion:
-        """Scratch memory: a pair of references, to the boxes and to the matrices."""
+    def smem(self) -> plgpu.RefUnion:
+        """Scratch memory, which a kernel receives as the two references of :class:`Views`."""
         box = (self.frames, self.rows, self.columns)
         pixels = self.frames * self.rows * self.columns
         return plgpu.RefUnion(
             plgpu.SMEM(
-                (*self.slots, *box, self.channels),
+                (*self.stages, *box, self.channels),
                 self.dtype,
                 transforms=swizzled(self.channels, self.dtype),
             ),
             plgpu.SMEM(
-                (*self.slots, pixels, self.channels),
+                (*self.stages, pixels, self.channels),
                 self.dtype,
                 transforms=tiled(self.channels, self.dtype),
             ),
@@ -84,45 +100,48 @@ class Boxes:
 
     @property
     def arrivals(self) -> int:
-        """How often a barrier hears of one box."""
+        """Arrivals at a full barrier per tile: one a copy."""
         return self.frames * self.rows if self.interpret else 1
 
     def load(
-        self, picture: Any, index: Index, frame: Any, row: Any, memory: Any, slot: Any, barrier: Any
+        self,
+        picture: Ref,
+        index: PictureIndex,
+        origin: tuple[Scalar, Scalar],
+        views: Views,
+        stage: Stage,
+        full: Barrier,
     ) -> None:
-        """Start copying the box at ``frame`` and ``row`` into slot; ``barrier`` hears of it."""
-        boxes, matrices = memory
+        """Start copying the tile at ``origin`` (frame, row) into a stage; ``full`` counts it."""
         if not self.interpret:
-            box = index(self._frames_at(frame), pl.ds(row, self.rows))
-            plgpu.copy_gmem_to_smem(picture.at[box], boxes.at[slot], barrier)
+            box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
+            copy_in(picture.at[box], views.tma.at[stage], full)
             return
-        for f in range(self.frames):
-            for r in range(self.rows):
-                line = self._line(f, r)
-                source = picture.at[index(frame + f, row + r)]
-                plgpu.copy_gmem_to_smem(source, matrices.at[(*_tuple(slot), line)], barrier)
+        for frame, row, pixels in self._rows(stage):
+            copy_in(
+                picture.at[index(origin[0] + frame, origin[1] + row)], views.mma.at[pixels], full
+            )
 
     def store(
-        self, memory: Any, slot: Any, picture: Any, index: Index, frame: Any, row: Any
+        self,
+        views: Views,
+        stage: Stage,
+        picture: Ref,
+        index: PictureIndex,
+        origin: tuple[Scalar, Scalar],
     ) -> None:
-        """Start copying slot to the box at ``frame`` and ``row`` of the picture."""
-        boxes, matrices = memory
+        """Start copying a stage to the tile at ``origin`` (frame, row) of the picture."""
         if not self.interpret:
-            box = index(self._frames_at(frame), pl.ds(row, self.rows))
-            plgpu.copy_smem_to_gmem(boxes.at[slot], picture.at[box])
+            box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
+            copy_out(views.tma.at[stage], picture.at[box])
             return
-        for f in range(self.frames):
-            for r in range(self.rows):
-                line = self._line(f, r)
-                target = picture.at[index(frame + f, row + r)]
-                plgpu.copy_smem_to_gmem(matrices.at[(*_tuple(slot), line)], target)
+        for frame, row, pixels in self._rows(stage):
+            copy_out(views.mma.at[pixels], picture.at[index(origin[0] + frame, origin[1] + row)])
 
-    def _frames_at(self, frame: Any) -> Any:
-        return pl.ds(frame, self.frames)
-
-    def _line(self, frame: int, row: int) -> Any:
-        return pl.ds((frame * self.rows + row) * self.columns, self.columns)
-
-
-def _tuple(slot: Any) -> tuple[Any, ...]:
-    return slot if isinstance(slot, tuple) else (slot,)
+    def _rows(self, stage: Stage) -> Iterator[tuple[int, int, tuple[Index, ...]]]:
+        """Every row of a tile: frame, row, and its pixels' index in the matrix view."""
+        at = stage if isinstance(stage, tuple) else (stage,)
+        for frame in range(self.frames):
+            for row in range(self.rows):
+                first = (frame * self.rows + row) * self.columns  # pixels are row-major
+                yield frame, row, (*at, pl.ds(first, self.columns))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures tile sizes on the device at hand, for the tables that ``_tuning.py`` reads."""
+"""Measures tile sizes on the device at hand, for the tables that ``conv/config.py`` reads."""
 
 from __future__ import annotations
 
@@ -14,34 +14,52 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float32, Shaped
 
 from pallas_kernels.core import device
 from pallas_kernels.core.fp8 import E4M3
 from pallas_kernels.hopper.conv.config import TABLES, Config, candidates, cost
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
-from pallas_kernels.hopper.geometry import Work
+from pallas_kernels.hopper.geometry import ConvShape
 
 __all__ = ["Measurement", "measure", "measure_all", "save", "shortlist"]
 
-_LAUNCHES = 8  # a program: launching costs as much as a small convolution
-_PROGRAMS = 6  # in a row, for the same reason
+_LAUNCHES = 8  # of the kernel in one program: calling it costs as much as a small convolution
+_PROGRAMS = 6  # started in a row, for the same reason
 
-_turn: AbstractContextManager[Any] = contextlib.nullcontext()  # of one process on the GPU
+# Held by the process that measures; several compile side by side.
+_gpu_lock: AbstractContextManager[Any] = contextlib.nullcontext()
+
+
+class _Operands(NamedTuple):
+    """Random data for one convolution, with an offset for each launch.
+
+    The offsets differ, so that XLA cannot merge launches that would compute the same.
+    """
+
+    inputs: tuple[Shaped[Array, "batch time height width _"], ...]
+    weights: Shaped[Array, "kt kh kw _ _"]
+    residual: Shaped[Array, "batch time height width channel"] | None
+    offsets: Float32[Array, "launches 1 channel"]
+
+
+Program: TypeAlias = Callable[[_Operands], list[Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One config on one piece of work.
+    """One config on one convolution.
 
     Attributes:
         config: tile and rings.
-        milliseconds: a launch, median.
-        error: of the output, relative to the first config's: not 0 means a bug.
+        milliseconds: of a launch, median.
+        error: of the output, relative to the first config's; anything but 0 means a bug.
     """
 
     config: Config
@@ -49,79 +67,76 @@ class Measurement:
     error: float
 
 
-def shortlist(work: Work, count: int) -> list[Config]:
+def shortlist(conv: ConvShape, count: int) -> list[Config]:
     """The ``count`` configs of the lowest estimated cost."""
-    ranked = sorted(candidates(work), key=lambda config: cost(work, config, device.processors()))
+    ranked = sorted(candidates(conv), key=lambda config: cost(conv, config, device.sm_count()))
     return ranked[:count]
 
 
 def measure_all(
-    works: Sequence[Work], tries: int, *, dtype: Any = jnp.bfloat16, processes: int = 1
-) -> Iterator[tuple[Work, list[Measurement]]]:
-    """Measure every work's shortlist of ``tries``, as :func:`measure` does.
+    convs: Sequence[ConvShape], tries: int, *, dtype: DTypeLike = jnp.bfloat16, processes: int = 1
+) -> Iterator[tuple[ConvShape, list[Measurement]]]:
+    """Measure every convolution's shortlist of ``tries``, as :func:`measure` does.
 
-    Several processes compile side by side and take turns on the GPU; each must leave memory on it
-    to the others (``XLA_PYTHON_CLIENT_PREALLOCATE=false``).
+    Several processes compile side by side and use the GPU one at a time; each must leave memory on
+    it to the others (``XLA_PYTHON_CLIENT_PREALLOCATE=false``).
     """
     run = functools.partial(_measure_shortlist, tries=tries, dtype=dtype)
     if processes == 1:
-        yield from zip(works, map(run, works))
+        yield from zip(convs, map(run, convs))
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, broken
     with concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_take_turns, initargs=(context.Lock(),)
+        processes, mp_context=context, initializer=_share_gpu, initargs=(context.Lock(),)
     ) as pool:
-        yield from zip(works, pool.map(run, works))
+        yield from zip(convs, pool.map(run, convs))
 
 
-def _take_turns(lock: AbstractContextManager[Any]) -> None:
-    global _turn
-    _turn = lock
+def _share_gpu(lock: AbstractContextManager[Any]) -> None:
+    global _gpu_lock
+    _gpu_lock = lock
 
 
-def _measure_shortlist(work: Work, tries: int, dtype: Any) -> list[Measurement]:
-    return measure(work, shortlist(work, tries), dtype=dtype)
+def _measure_shortlist(conv: ConvShape, tries: int, dtype: DTypeLike) -> list[Measurement]:
+    return measure(conv, shortlist(conv, tries), dtype=dtype)
 
 
 def measure(
-    work: Work,
+    conv: ConvShape,
     configs: Iterable[Config],
     *,
-    dtype: Any = jnp.bfloat16,
+    dtype: DTypeLike = jnp.bfloat16,
     repeats: int = 15,
     threads: int = 8,
 ) -> list[Measurement]:
     """Time configs on random data, the fastest first; compilation runs on ``threads`` threads."""
     configs = list(configs)
-    with _turn:
-        arguments = jax.block_until_ready(_arguments(work, dtype))
+    with _gpu_lock:
+        operands = jax.block_until_ready(_operands(conv, dtype))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        # Each thread sees what this one stands in for (`_device`).
+        # Threads do not inherit context variables, which hold a stand-in for the device.
         contexts = [contextvars.copy_context() for _ in configs]
         started = [
-            pool.submit(context.run, _compile, work, config, arguments, dtype)
+            pool.submit(context.run, _compile, conv, config, operands, dtype)
             for context, config in zip(contexts, configs)
         ]
         programs = [future.result() for future in started]
-    with _turn:
-        found = _time(configs, programs, arguments, repeats)
+    with _gpu_lock:
+        found = _time(configs, programs, operands, repeats)
     return sorted(found, key=lambda measurement: measurement.milliseconds)
 
 
 def _time(
-    configs: list[Config],
-    programs: list[Callable[..., Any]],
-    arguments: tuple[Any, ...],
-    repeats: int,
+    configs: list[Config], programs: list[Program], operands: _Operands, repeats: int
 ) -> list[Measurement]:
     found: list[Measurement] = []
     expected: Array | None = None
     for config, program in zip(configs, programs):
-        outputs = jax.block_until_ready(program(*arguments))
+        outputs = jax.block_until_ready(program(operands))
         times = []
         for _ in range(repeats):
             before = time.perf_counter()
-            jax.block_until_ready([program(*arguments) for _ in range(_PROGRAMS)])
+            jax.block_until_ready([program(operands) for _ in range(_PROGRAMS)])
             times.append(1e3 * (time.perf_counter() - before) / (_LAUNCHES * _PROGRAMS))
         output = outputs[-1].astype(jnp.float32)
         expected = output if expected is None else expected
@@ -130,61 +145,81 @@ def _time(
     return found
 
 
-def save(device: str, best: dict[str, Config], command: str, environment: str) -> None:
-    """Add the best configs, by :attr:`Work.key`, to a device's table."""
-    path = TABLES / f"{device}.json"
-    table = json.loads(path.read_text())["configs"] if path.exists() else {}
-    table |= {key: dataclasses.asdict(config) for key, config in best.items()}
-    path.parent.mkdir(exist_ok=True)
-    content = {
-        "measured_by": command,
-        "environment": environment,
-        "configs": dict(sorted(table.items())),
+def save(table: str, best: dict[str, Config], command: str, environment: str) -> None:
+    """Add the best configs, by :attr:`ConvShape.key`, to a device's table.
+
+    Earlier ones for other convolutions stay, and so do the command and environment that each was
+    measured by: ``runs`` lists these, and every config has its run's number.
+    """
+    path = TABLES / f"{table}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"runs": [], "configs": {}}
+    entries = {
+        **content["configs"],
+        **{key: {"run": -1, **dataclasses.asdict(config)} for key, config in best.items()},
     }
+    # Runs without a config left go; the numbers of the others follow.
+    kept = sorted({entry["run"] for entry in entries.values()} - {-1})
+    runs = [content["runs"][run] for run in kept]
+    numbers = {run: number for number, run in enumerate([*kept, -1])}
+    entries = {key: {**entry, "run": numbers[entry["run"]]} for key, entry in entries.items()}
+    if best:
+        runs.append({"command": command, "environment": environment})
+    path.parent.mkdir(exist_ok=True)
+    # A fresh name: nothing that another process writes, or a user has there, is overwritten.
     partial = path.with_suffix(f".partial-{time.time_ns()}.json")
     with partial.open("x") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
+        file.write(_as_json(runs, dict(sorted(entries.items()))))
     partial.replace(path)
 
 
-def _arguments(work: Work, dtype: Any) -> tuple[Any, ...]:
-    """Inputs, weights, residual, and an offset a launch, so that no two launches are the same."""
-    keys = iter(jax.random.split(jax.random.key(0), len(work.in_channels) + 3))
-    kind = dtype if work.in_bytes == 2 else E4M3
+def _as_json(runs: list[dict[str, str]], entries: dict[str, dict[str, Any]]) -> str:
+    """A table with one line a run and config, so that a change of one is a change of one line."""
+    of_runs = ",\n  ".join(map(json.dumps, runs))
+    configs = ",\n  ".join(
+        f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()
+    )
+    return f'{{\n "runs": [\n  {of_runs}\n ],\n "configs": {{\n  {configs}\n }}\n}}\n'
+
+
+def _operands(conv: ConvShape, dtype: DTypeLike) -> _Operands:
+    """Normally distributed data: zeros would draw less power, and so run faster."""
+    keys = iter(jax.random.split(jax.random.key(0), len(conv.in_channels) + 3))
+    kind = dtype if conv.in_bytes == 2 else E4M3
 
     def draw(*shape: int) -> Array:
         return jax.random.normal(next(keys), shape, jnp.float32).astype(kind)
 
-    size = tuple(work.geometry.stride * pixels for pixels in (work.height, work.width))
-    inputs = tuple(draw(work.batch, work.in_time, *size, channels) for channels in work.in_channels)
-    ends = (work.depth, work.channels) if work.in_bytes == 2 else (work.channels, work.depth)
-    weights = draw(*work.geometry.kernel, *ends)
+    size = tuple(conv.geometry.stride * pixels for pixels in (conv.height, conv.width))
+    inputs = tuple(draw(conv.batch, conv.in_time, *size, channels) for channels in conv.in_channels)
+    ends = (conv.depth, conv.channels) if conv.in_bytes == 2 else (conv.channels, conv.depth)
+    weights = draw(*conv.geometry.kernel, *ends)
     residual = None
-    if work.residual:
-        residual = draw(work.batch, work.time, work.height, work.width, work.channels)
-    offsets = jax.random.normal(next(keys), (_LAUNCHES, 1, work.channels), jnp.float32)
-    return inputs, weights, residual, offsets
+    if conv.residual:
+        residual = draw(conv.batch, conv.time, conv.height, conv.width, conv.channels)
+    offsets = jax.random.normal(next(keys), (_LAUNCHES, 1, conv.channels), jnp.float32)
+    return _Operands(inputs, weights, residual, offsets)
 
 
-def _compile(
-    work: Work, config: Config, arguments: tuple[Any, ...], dtype: Any
-) -> Callable[..., Any]:
+def _compile(conv: ConvShape, config: Config, operands: _Operands, dtype: DTypeLike) -> Program:
     run = functools.partial(
         implicit_gemm,
-        geometry=work.geometry,
-        size=(work.time, work.height, work.width),
+        geometry=conv.geometry,
+        size=(conv.time, conv.height, conv.width),
         config=config,
-        totals=work.out_bytes <= 2,
-        out_dtype={1: E4M3, 2: dtype, 4: jnp.float32}[work.out_bytes],
-        residual_scale=jnp.float32(1) if work.residual else None,
+        totals=conv.out_bytes <= 2,
+        out_dtype={1: E4M3, 2: dtype, 4: jnp.float32}[conv.out_bytes],
+        residual_scale=jnp.float32(1) if conv.residual else None,
     )
-    # Sums of many products of 8 bits would all be too large to be stored.
-    scale = jnp.full((1, work.channels), work.products**-0.5)
+    # Unscaled sums of many products would all be clipped in 8 bits, and compare equal.
+    scale = jnp.full((1, conv.channels), conv.products**-0.5)
 
-    def launches(inputs: Any, weights: Array, residual: Any, offsets: Array) -> list[Array]:
+    def launches(operands: _Operands) -> list[Array]:
         return [
-            run(inputs, weights, residual=residual, scale=scale, offset=offset)[0]
-            for offset in offsets
-        ]
+            run(
+                operands.inputs, operands.weights, residual=operands.residual, scale=scale,
+                offset=offset,
+            )[0]
+            for offset in operands.offsets
+        ]  # fmt: skip
 
-    return jax.jit(launches).lower(*arguments).compile()
+    return jax.jit(launches).lower(operands).compile()

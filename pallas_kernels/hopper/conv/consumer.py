@@ -1,120 +1,169 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A multiplying warpgroup of a convolution: all products of its share of a tile."""
+"""A consumer of a convolution: a warpgroup that multiplies its part of every tile."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Bool
 
 from pallas_kernels.hopper.conv.epilogue import finish_tile
 from pallas_kernels.hopper.conv.problem import Problem
 from pallas_kernels.hopper.conv.tiles import (
     Refs,
     Tile,
-    meeting_taps,
     mirrored,
-    next_slot,
-    previous_slot,
-    taps_in_turn,
+    next_stage,
+    previous_stage,
+    row_taps_of,
+    temporal_taps_of,
+)
+from pallas_kernels.hopper.primitives import (
+    Accumulator,
+    Ref,
+    Scalar,
+    arrive,
+    copy_in,
+    wait,
+    wait_for_stores,
+    wgmma,
+    wgmma_wait,
 )
 
-__all__ = ["multiply_tiles"]
+__all__ = ["consume"]
 
 
-def multiply_tiles(problem: Problem, refs: Refs, share: Any, place: Any, warpgroup: Any) -> None:
-    """A multiplying warpgroup: its pixels of every tile of this block."""
+class _Stages(NamedTuple):
+    """The next stage of each ring."""
+
+    inputs: Scalar
+    weights: Scalar
+
+
+class _Step(NamedTuple):
+    """Vertical tap and row phase of the next step, and the stages that it reads."""
+
+    row_tap: Scalar
+    row_phase: Scalar
+    stages: _Stages
+
+
+def consume(
+    problem: Problem,
+    refs: Refs,
+    tile_count: Scalar,
+    tile_of: Callable[[Scalar], Tile],
+    warpgroup: Scalar,
+) -> None:
+    """Compute this warpgroup's part of the ``tile_count`` tiles of this thread block."""
     config = problem.config
-    rows, columns = problem.share, config.channels
-    if config.weights_left:
-        rows, columns = columns, rows
-    accumulator = plgpu.WGMMAAccumulatorRef((rows, columns), jnp.float32)
+    m, n = problem.warpgroup_m, config.tile_n
+    accumulator = plgpu.WGMMAAccumulatorRef((n, m) if config.swap_ab else (m, n), jnp.float32)
 
-    def multiply_tile(turn: Any, slots: Any) -> Any:
-        tile = place(turn)
+    def consume_tile(number: Scalar, stages: _Stages) -> _Stages:
+        tile = tile_of(number)
         if refs.affine is not None:
+            # Arrives during the main loop; the epilogue waits for it.
             row = 0 if refs.affine.shape[0] == 1 else tile.sample
-            plgpu.copy_gmem_to_smem(
-                refs.affine.at[row, :, pl.ds(tile.channel, config.channels)],
-                refs.affine_memory.at[warpgroup],
+            copy_in(
+                refs.affine.at[row, :, pl.ds(tile.channel, config.tile_n)],
+                refs.affine_smem.at[warpgroup],
                 refs.affine_full.at[warpgroup],
             )
 
-        def run(*accumulators: Any) -> Any:
-            box, piece = _multiply(problem, refs, tile, warpgroup, accumulators, slots)
-            sums = [accumulator[...] for accumulator in accumulators]
-            _release(problem, refs, box, piece, both=True)
-            return finish_tile(problem, refs, tile, warpgroup, sums, box), piece
+        def run(*accumulators: Accumulator) -> _Stages:
+            after = _multiply(problem, refs, tile, warpgroup, accumulators, stages)
+            sums = [accumulator[...] for accumulator in accumulators]  # waits for the last products
+            _release(problem, refs, after, input_too=True)
+            inputs = finish_tile(problem, refs, tile, warpgroup, sums, after.inputs)
+            return after._replace(inputs=inputs)
 
-        return pl.run_scoped(run, *[accumulator] * problem.frames_each)
+        # An accumulator a frame, zeroed for each tile.
+        return pl.run_scoped(run, *[accumulator] * problem.warpgroup_frames)
 
-    lax.fori_loop(0, share, multiply_tile, (jnp.int32(0), jnp.int32(0)))
-    plgpu.wait_smem_to_gmem(0)
+    lax.fori_loop(0, tile_count, consume_tile, _Stages(jnp.int32(0), jnp.int32(0)))
+    wait_for_stores(0)  # shared memory is gone when the thread block ends
 
 
-def _release(problem: Problem, refs: Refs, box: Any, piece: Any, *, both: Any) -> None:
-    """Give back the slots before these: the weights', and the input's if ``both``."""
+def _release(
+    problem: Problem, refs: Refs, after: _Stages, *, input_too: bool | Bool[Array, ""]
+) -> None:
+    """Mark the stages before these as empty: of the weights, and of the input if ``input_too``."""
     config = problem.config
-    plgpu.barrier_arrive(refs.weight_empty.at[previous_slot(piece, config.weight_slots)])
+    arrive(refs.weight_empty.at[previous_stage(after.weights, config.weight_stages)])
 
-    def release_box() -> None:
-        plgpu.barrier_arrive(refs.input_empty.at[previous_slot(box, config.input_slots)])
+    def release_input() -> None:
+        arrive(refs.input_empty.at[previous_stage(after.inputs, config.input_stages)])
 
-    if both is True:
-        release_box()
+    if input_too is True:
+        release_input()
     else:
-        pl.when(both)(release_box)
+        pl.when(input_too)(release_input)
 
 
 def _multiply(
     problem: Problem,
     refs: Refs,
     tile: Tile,
-    warpgroup: Any,
-    accumulators: tuple[Any, ...],
-    slots: tuple[Any, Any],
-) -> tuple[Any, Any]:
-    """All products of a tile; returns the slots that come next."""
-    config, geometry = problem.config, problem.work.geometry
-    _, matrices = refs.input_memory
-    frame_pixels = problem.box_rows * config.columns
-    first, end = meeting_taps(problem, tile)
-    chunks = problem.work.depth // problem.chunk
-    steps = (end - first) * chunks * geometry.steps
-    first_tap, _ = problem.temporal_taps
+    warpgroup: Scalar,
+    accumulators: tuple[Accumulator, ...],
+    stages: _Stages,
+) -> _Stages:
+    """Add up all products of a tile, and return the stages that come next."""
+    config, geometry = problem.config, problem.conv.geometry
+    first, end = temporal_taps_of(problem, tile)
+    steps = (end - first) * (problem.conv.depth // problem.tile_k) * geometry.spatial_taps
 
-    def step(number: Any, carry: Any) -> Any:
-        tap, turn, box, piece = carry
-        pl.when(tap == 0)(functools.partial(plgpu.barrier_wait, refs.input_full.at[box]))
-        plgpu.barrier_wait(refs.weight_full.at[piece])
-        start = tap * config.columns
-        if not config.split_frames:
-            start += warpgroup * problem.share
-        for temporal_tap, frame, source in problem.pairs:
-            if config.split_frames:
-                temporal_tap = mirrored(warpgroup, temporal_tap, geometry.kernel[0])
-                source = mirrored(warpgroup, source, problem.work.time)
-            pixels = matrices.at[box, pl.ds(start + source * frame_pixels, problem.share)]
-            weights = refs.weight_memory.at[piece, temporal_tap - first_tap]
-            if problem.rows_are_channels != config.weights_left:
-                weights = weights.transpose((1, 0))
-            if config.weights_left:
-                operands = weights, pixels.transpose((1, 0))
-            else:
-                operands = pixels, weights
-            plgpu.wgmma(accumulators[frame], *operands)
-        # All but this step's products are done, so the last step's slots are free.
-        plgpu.wgmma_wait(len(problem.pairs))
-        pl.when(number > 0)(functools.partial(_release, problem, refs, box, piece, both=tap == 0))
-        last = tap == taps_in_turn(geometry, turn) - 1
-        box = jnp.where(last, next_slot(box, config.input_slots), box)
-        turn = jnp.where(last, next_slot(turn, len(geometry.taps)), turn)
-        return jnp.where(last, 0, tap + 1), turn, box, next_slot(piece, config.weight_slots)
+    def multiply_step(number: Scalar, step: _Step) -> _Step:
+        row_tap, row_phase, stages = step
+        # Vertical taps share a halo tile, so only the first one waits for it.
+        pl.when(row_tap == 0)(functools.partial(wait, refs.input_full.at[stages.inputs]))
+        wait(refs.weight_full.at[stages.weights])
+        for temporal_tap, frame, source in problem.frame_products:
+            a, b = _operands(problem, refs, warpgroup, step, temporal_tap, source)
+            wgmma(accumulators[frame], a, b)
+        # One step's products stay in flight, so that the tensor cores never run dry. Those of the
+        # step before are done: its stages are free, the halo tile's if this step has a new one.
+        wgmma_wait(len(problem.frame_products))
+        release = functools.partial(_release, problem, refs, stages, input_too=row_tap == 0)
+        pl.when(number > 0)(release)
+        last = row_tap == row_taps_of(geometry, row_phase) - 1
+        return _Step(
+            jnp.where(last, 0, row_tap + 1),
+            jnp.where(last, next_stage(row_phase, len(geometry.row_taps)), row_phase),
+            _Stages(
+                jnp.where(last, next_stage(stages.inputs, config.input_stages), stages.inputs),
+                next_stage(stages.weights, config.weight_stages),
+            ),
+        )
 
     zero = jnp.int32(0)
-    _, _, box, piece = lax.fori_loop(0, steps, step, (zero, zero, *slots))
-    return box, piece
+    return lax.fori_loop(0, steps, multiply_step, _Step(zero, zero, stages)).stages
+
+
+def _operands(
+    problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, temporal_tap: int, source: int
+) -> tuple[Ref, Ref]:
+    """Operands A and B of one product: of an input frame (``source``) and a temporal tap."""
+    config = problem.config
+    # Tap r of a column of the kernel reads the halo tile from its r-th row on.
+    start = step.row_tap * config.tile_w
+    if not config.split_frames:
+        start += warpgroup * problem.warpgroup_m
+    tap, frame = temporal_tap, source
+    if config.split_frames:
+        tap = mirrored(warpgroup, temporal_tap, problem.conv.geometry.kernel[0])
+        frame = mirrored(warpgroup, source, problem.conv.time)
+    start += frame * problem.halo_rows * config.tile_w
+    pixels = refs.input_smem.mma.at[step.stages.inputs, pl.ds(start, problem.warpgroup_m)]
+    weights = refs.weight_smem.at[step.stages.weights, tap - problem.temporal_taps[0]]
+    # WGMMA wants A as [m, k] and B as [k, n]; a transposed view only changes the descriptor.
+    if problem.weights_k_major != config.swap_ab:
+        weights = weights.transpose((1, 0))
+    return (weights, pixels.transpose((1, 0))) if config.swap_ab else (pixels, weights)

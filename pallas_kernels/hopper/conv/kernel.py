@@ -2,61 +2,80 @@
 """Convolutions over time, height and width as one matrix product, on Hopper's tensor cores.
 
 One kernel serves every convolution here: 3×3×3 and 1×1×1, strides of 1 and 2, and the transposed
-convolution as four phases. A thread block owns a tile: a patch of output pixels × some output
-channels, of all frames of a clip (``frames`` = time: each input frame that is fetched serves up to
-three output frames, and products with the temporal zero padding are left out) or of one frame.
-It walks over the input in steps, one spatial tap and up to 64 channels each:
+convolution as four phases. A thread block computes tiles of ``tile_m`` output pixels × ``tile_n``
+output channels, of one frame or of all frames of a clip (each input frame that is fetched then
+serves up to three output frames, and products with temporal zero padding are left out). It walks
+over the input in steps of one spatial tap and ``tile_k`` channels:
 
-- Two warpgroups multiply (``_multiplying.py``): pixels × channels of the input times channels ×
-  output channels of the weights, or the same transposed where there are few output channels, into
-  float32 accumulators in registers. A third one only copies (``_copying.py``), ahead of them,
-  through two rings of shared memory: boxes of the input, and pieces of the weights.
-- The taps above and below a pixel are the same box, read from another row. So a 3×3 kernel takes
-  three boxes, one for each horizontal shift, not nine.
-- Blocks are persistent: each walks over its share of the tiles (``_tiles.py``), and the copying
-  runs ahead across tiles.
+- The producer, one warpgroup, copies ahead through two rings of shared memory: halo tiles of the
+  input, and tiles of the weights (``producer.py``).
+- Two consumers multiply (``consumer.py``): pixels × channels of the input times channels × output
+  channels of the weights, or the same transposed (``swap_ab``) where there are few output channels,
+  into float32 accumulators in registers.
+- The taps above and below a pixel read the same halo tile from another row. So a 3×3 kernel copies
+  three halo tiles, one for each horizontal tap, not nine.
+- Blocks are persistent, one an SM: each walks over its tiles (``tiles.py``), and the producer runs
+  ahead across tiles, so that one tile's epilogue hides the next one's copies.
 
-The end of a tile (``_finishing.py``) scales, shifts, adds the residual, applies the activation and,
-if asked, adds up each channel over the tile's pixels, which is what a gate needs to know (see
-``_gate_kernel.py``).
+The epilogue (``epilogue.py``) scales, adds offset and residual, applies the activation and, if
+asked, adds up each channel over the tile's pixels, from which a gate is computed
+(``hopper/gate/kernel.py``).
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
+from jaxtyping import Float, Float32, Shaped
 
 from pallas_kernels.core import device, jax_versions
 from pallas_kernels.core.epilogue import Activation
-from pallas_kernels.hopper.conv.config import Config, choose
-from pallas_kernels.hopper.conv.consumer import multiply_tiles
-from pallas_kernels.hopper.conv.problem import MULTIPLIERS, Problem
-from pallas_kernels.hopper.conv.producer import copy_ahead
-from pallas_kernels.hopper.conv.tiles import Refs, Tile, place_of, scratch
-from pallas_kernels.hopper.geometry import MARGIN, Geometry, Work, divide
+from pallas_kernels.hopper.conv.config import CONSUMERS, Config, choose
+from pallas_kernels.hopper.conv.consumer import consume
+from pallas_kernels.hopper.conv.problem import Problem
+from pallas_kernels.hopper.conv.producer import produce
+from pallas_kernels.hopper.conv.tiles import Refs, Tile, scratch, tile_at
+from pallas_kernels.hopper.geometry import INTERPRETER_MARGIN, ConvShape, Geometry
+from pallas_kernels.hopper.primitives import Ref, Scalar, divide
+from pallas_kernels.hopper.shared_memory import Views
 
 __all__ = ["implicit_gemm"]
 
+# 65,536 registers of an SM over 3 warpgroups of 128 threads. The producer only starts copies; the
+# consumers hold up to 128 sums a thread and what the epilogue needs beside them.
+_PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 40, 232
+
+
+class _Operands(NamedTuple):
+    """What the kernel reads, as it lies in global memory."""
+
+    inputs: tuple[Shaped[Array, "frames *size channels"], ...]
+    weights: Shaped[Array, "kt taps_x_depth channels"]
+    affine: Float32[Array, "samples factors channels"] | None
+    residual: Shaped[Array, "frames height width channels"] | None
+
 
 def implicit_gemm(
-    inputs: tuple[Array, ...],
-    weights: Array,
+    inputs: tuple[Shaped[Array, "batch in_time in_height in_width _"], ...],
+    weights: Shaped[Array, "kt kh kw _ _"],
     geometry: Geometry,
     size: tuple[int, int, int],
     *,
-    scale: Array | None = None,
-    offset: Array | None = None,
-    residual: Array | None = None,
-    residual_scale: Array | None = None,
+    scale: Float32[Array, "samples channel"] | None = None,
+    offset: Float32[Array, "samples_or_1 channel"] | None = None,
+    residual: Shaped[Array, "batch time height width channel"] | None = None,
+    residual_scale: Float[Array, ""] | None = None,
     activation: Activation = None,
     totals: bool = False,
-    out_dtype: Any = None,
+    out_dtype: DTypeLike | None = None,
     config: Config | None = None,
 ) -> tuple[Array, Array | None]:
     """``activation(conv(inputs) · scale + offset + residual)`` and its channel totals.
@@ -69,60 +88,67 @@ def implicit_gemm(
         geometry: kernel, padding, stride and phases.
         size: time, height and width of the output; of one phase for a transposed convolution.
             Input beyond the end counts as zero.
-        scale: float32 ``[batch, out_channel]``.
+        scale: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         residual: of the output's shape and the inputs' type.
-        residual_scale: a number, by which the residual is multiplied; where scale or offset is
-            given.
+        residual_scale: factor of the residual; needs a scale or an offset.
         activation: applied last.
         totals: whether to return the totals.
         out_dtype: of the output; the inputs' where not given.
         config: tile and rings; chosen by :mod:`pallas_kernels.hopper.conv.config` where not given.
 
     Returns:
-        The output, and float32 ``[batch, time, spot, out_channel]``, its sums over parts of height
-        and width, or None.
+        The output, and float32 ``[batch, time, partial, out_channel]``, its sums over parts of
+        height and width, or None.
     """
-    batch, in_time = inputs[0].shape[:2]
-    channels = weights.shape[-1]
-    in_channels = tuple(x.shape[-1] for x in inputs)
-    out_dtype = jnp.dtype(out_dtype or inputs[0].dtype)
-    in_bytes = jnp.dtype(inputs[0].dtype).itemsize
-    if in_bytes == 1:
-        channels = weights.shape[-2]
-    sizes = in_channels, channels, out_dtype.itemsize, in_bytes
-    work = Work(geometry, batch, in_time, *size, *sizes, residual is not None and in_bytes == 1)
-    if config is None:
-        config = choose(work, device.processors())
-    problem = Problem(
-        work,
-        config,
-        inputs[0].dtype,
-        out_dtype,
-        activation,
-        residual is not None,
-        totals,
-        device.interpreting(),
-        2 if residual_scale is None else 3,
+    dtype = jnp.dtype(inputs[0].dtype)
+    out_dtype = dtype if out_dtype is None else jnp.dtype(out_dtype)
+    k_major = dtype.itemsize == 1
+    conv = ConvShape(
+        geometry=geometry,
+        batch=inputs[0].shape[0],
+        in_time=inputs[0].shape[1],
+        time=size[0],
+        height=size[1],
+        width=size[2],
+        in_channels=tuple(x.shape[-1] for x in inputs),
+        channels=weights.shape[-2 if k_major else -1],
+        out_bytes=out_dtype.itemsize,
+        in_bytes=dtype.itemsize,
+        residual=residual is not None and k_major,
     )
-    arguments = (
+    problem = Problem(
+        conv=conv,
+        config=config or choose(conv, device.sm_count()),
+        dtype=dtype,
+        out_dtype=out_dtype,
+        activation=activation,
+        residual=residual is not None,
+        totals=totals,
+        interpret=device.interpreting(),
+        factors=2 if residual_scale is None else 3,
+    )
+    operands = _Operands(
         tuple(_picture(problem, x, geometry.stride) for x in inputs),
         weights.reshape(weights.shape[0], -1, weights.shape[-1]),
         _affine(scale, offset, residual_scale),
         None if residual is None else _picture(problem, residual, 1),
     )
-    output, sums = _launch(problem, arguments)
-    time, height, width = (size[0], *(geometry.phases * n for n in size[1:]))
-    output = output.reshape(batch, time, -1, geometry.phases * problem.padded_size[1], channels)
+    output, sums = _launch(problem, operands)
+    _, height, width = (geometry.phases * count for count in size)
+    padded_width = geometry.phases * problem.padded_size[1]
+    output = output.reshape(conv.batch, conv.time, -1, padded_width, conv.channels)
     if sums is not None:
-        sums = sums.reshape(batch, time, -1, channels)
+        sums = sums.reshape(conv.batch, conv.time, -1, conv.channels)
     return output[:, :, :height, :width], sums
 
 
 def _affine(
-    scale: Array | None, offset: Array | None, residual_scale: Array | None
-) -> Array | None:
-    """All factors as one array, which is one copy: float32 ``[batch or 1, 2 or 3, channel]``."""
+    scale: Float32[Array, "samples channel"] | None,
+    offset: Float32[Array, "samples_or_1 channel"] | None,
+    residual_scale: Float[Array, ""] | None,
+) -> Float32[Array, "_ factors channel"] | None:
+    """All factors as one array, which takes one copy: ``[batch or 1, 2 or 3, channel]``."""
     if scale is None and offset is None:
         assert residual_scale is None
         return None
@@ -135,14 +161,20 @@ def _affine(
     return jnp.stack(rows, axis=1)
 
 
-def _picture(problem: Problem, x: Array, stride: int) -> Array:
-    """Frames in a row, with a stride's phases on axes of their own: at most 5 axes, for TMA."""
+def _picture(
+    problem: Problem, x: Shaped[Array, "batch time height width channel"], stride: int
+) -> Shaped[Array, "frames *view channels"]:
+    """Frames in a row, with the phases of a stride apart: a copy then has no gaps in its columns.
+
+    The phases of rows get an axis; those of columns are blocks of channels, because TMA descriptors
+    have at most 5 axes.
+    """
     batch, time, height, width, channels = x.shape
     if problem.interpret:
         config = problem.config
         rows, columns = (
-            (MARGIN, MARGIN + stride * config.rows),
-            (MARGIN, MARGIN + stride * config.columns),
+            (INTERPRETER_MARGIN, INTERPRETER_MARGIN + stride * tile)
+            for tile in (config.tile_h, config.tile_w)
         )
         x = jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
         height, width = x.shape[2:4]
@@ -151,53 +183,57 @@ def _picture(problem: Problem, x: Array, stride: int) -> Array:
     return x.reshape(batch * time, height // 2, 2, width // 2, 2 * channels)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
-def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array | None]:
-    """Run the kernel; the output's phases are still on axes of their own."""
-    work = problem.work
-    geometry, frames = work.geometry, work.batch * work.time
+def _out_types(problem: Problem) -> list[jax.ShapeDtypeStruct]:
+    """The output, phases apart as in :func:`_picture`, and the totals if there are any."""
+    conv, frames = problem.conv, problem.conv.batch * problem.conv.time
     height, width = problem.padded_size
-    phases = geometry.phases
-    shape = (frames, height, width, work.channels)
-    if phases == 2:
-        shape = (frames, height, 2, width, 2 * work.channels)
-    out_type = [jax.ShapeDtypeStruct(shape, problem.out_dtype)]
+    shape = (frames, height, width, conv.channels)
+    if conv.geometry.phases == 2:
+        shape = (frames, height, 2, width, 2 * conv.channels)
+    types = [jax.ShapeDtypeStruct(shape, problem.out_dtype)]
     if problem.totals:
-        out_type.append(jax.ShapeDtypeStruct((frames, problem.spots, work.channels), jnp.float32))
-    given, tree = jax.tree.flatten(arguments)
-    tiles = functools.reduce(lambda a, b: a * b, problem.grid)
-    blocks = min(device.processors(), tiles)
+        shape = (frames, problem.partial_sums, conv.channels)
+        types.append(jax.ShapeDtypeStruct(shape, jnp.float32))
+    return types
 
-    def body(*refs: Any) -> None:
-        refs, outputs = refs[: len(given)], list(refs[len(given) :])
-        inputs, weights, affine, residual = jax.tree.unflatten(tree, refs)
-        output = outputs.pop(0)
-        totals = outputs.pop(0) if problem.totals else None
-        memory = Refs(inputs, weights, affine, residual, output, totals, *outputs)
+
+@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+def _launch(
+    problem: Problem, operands: _Operands
+) -> tuple[Shaped[Array, "..."], Float32[Array, "frames partials channels"] | None]:
+    """Run the kernel; the output's phases are still apart."""
+    arrays, tree = jax.tree.flatten(operands)
+    tiles = math.prod(problem.grid)
+    blocks = min(device.sm_count(), tiles)
+
+    def body(*references: Ref) -> None:
+        given, others = references[: len(arrays)], references[len(arrays) :]
+        refs = _as_refs(problem, jax.tree.unflatten(tree, given), others)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-        share, _ = divide(tiles - block + blocks - 1, blocks)
+        # Tiles block, block + blocks, …: neighbours in number run at the same time (see `tile_at`).
+        tile_count, _ = divide(tiles - block + blocks - 1, blocks)
 
-        def place(turn: Any) -> Tile:
-            return place_of(problem, block + turn * blocks)
+        def tile_of(number: Scalar) -> Tile:
+            return tile_at(problem, block + number * blocks)
 
-        @pl.when(warpgroup == MULTIPLIERS)
-        def _copy() -> None:
-            plgpu.set_max_registers(40, action="decrease")
-            copy_ahead(problem, memory, share, place)
+        @pl.when(warpgroup == CONSUMERS)
+        def _produce() -> None:
+            plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
+            produce(problem, refs, tile_count, tile_of)
 
-        @pl.when(warpgroup < MULTIPLIERS)
-        def _multiply() -> None:
-            plgpu.set_max_registers(232, action="increase")
-            multiply_tiles(problem, memory, share, place, warpgroup)
+        @pl.when(warpgroup < CONSUMERS)
+        def _consume() -> None:
+            plgpu.set_max_registers(_CONSUMER_REGISTERS, action="increase")
+            consume(problem, refs, tile_count, tile_of, warpgroup)
 
     body.__name__ = problem.name
     kernel = plgpu.kernel(
         body,
-        out_type=out_type,
+        out_type=_out_types(problem),
         scratch_types=scratch(problem),
         grid=(blocks,),
         grid_names=("block",),
-        num_threads=MULTIPLIERS + 1,
+        num_threads=CONSUMERS + 1,
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -207,5 +243,17 @@ def _launch(problem: Problem, arguments: tuple[Any, ...]) -> tuple[Array, Array 
         ),
         interpret=jax_versions.interpreter() if problem.interpret else None,
     )
-    outputs = kernel(*given)
+    outputs = kernel(*arrays)
     return outputs[0], outputs[1] if problem.totals else None
+
+
+def _as_refs(
+    problem: Problem,
+    operands: tuple[tuple[Ref, ...], Ref, Ref | None, Ref | None],
+    others: tuple[Ref, ...],
+) -> Refs:
+    """Name the references of a kernel: operands, then outputs and scratch in Pallas's order."""
+    output, *rest = others
+    totals = rest.pop(0) if problem.totals else None
+    inputs, weights, stores, *rest = rest
+    return Refs(*operands, output, totals, Views(*inputs), weights, Views(*stores), *rest)

@@ -4,42 +4,38 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels.core.epilogue import Activation
-from pallas_kernels.hopper.conv.config import Config
-from pallas_kernels.hopper.geometry import Work
-from pallas_kernels.hopper.shared_memory import Boxes
+from pallas_kernels.hopper.conv.config import CONSUMERS, Config
+from pallas_kernels.hopper.geometry import ConvShape
+from pallas_kernels.hopper.shared_memory import TileRing
 
-__all__ = ["MULTIPLIERS", "Problem"]
-
-MULTIPLIERS = 2
-"""Warpgroups of a thread block that multiply; the one after them copies."""
+__all__ = ["Problem"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """Everything about a launch that is known when it is compiled.
 
     Attributes:
-        work: the convolution.
+        conv: the convolution.
         config: tile and rings.
         dtype: of inputs, weights and residual: bfloat16, float16 or float8_e4m3fn.
         out_dtype: of the output.
         activation: applied last.
-        residual: whether something is added to the sums.
+        residual: whether a residual is added to the sums.
         totals: whether to add up the output's channels.
         interpret: whether the interpreter runs it.
         factors: rows of the epilogue's factors: scale, offset and, for a residual, its scale.
     """
 
-    work: Work
+    conv: ConvShape
     config: Config
-    dtype: Any
-    out_dtype: Any
+    dtype: jnp.dtype
+    out_dtype: jnp.dtype
     activation: Activation
     residual: bool
     totals: bool
@@ -48,162 +44,162 @@ class Problem:
 
     def __post_init__(self) -> None:
         config = self.config
-        assert config.frames == 1 or config.frames == self.work.time == self.work.in_time
-        assert config.rows % 2 == config.columns % 8 == 0
-        assert self.work.channels % config.channels == 0
-        assert self.chunk * self.work.in_bytes >= 32
-        assert self.stores % config.store_slots == 0
-        assert self.store_chunk * jnp.dtype(self.out_dtype).itemsize <= 128
+        assert config.tile_t == 1 or config.tile_t == self.conv.time == self.conv.in_time
+        assert config.tile_h % CONSUMERS == config.tile_w % 8 == 0
+        assert self.conv.channels % config.tile_n == 0
+        assert self.tile_k * self.conv.in_bytes >= 32
+        assert self.stores % config.store_stages == 0
+        assert self.store_n * self.out_dtype.itemsize <= 128
         assert self.factors == 2 or self.residual
-        if config.weights_left:
-            assert self.store_chunk % 64 == 0
-            low, taps = self.work.geometry.low[0], self.work.geometry.kernel[0]
+        if config.swap_ab:
+            assert self.store_n % 64 == 0
+            # The second consumer mirrors the first in time, so padding must be symmetric.
+            low, taps = self.conv.geometry.low[0], self.conv.geometry.kernel[0]
             assert not config.split_frames or 2 * low == taps - 1
 
     @property
     def name(self) -> str:
-        """What a profiler shows."""
-        work, geometry = self.work, self.work.geometry
+        """Name in a profiler's trace."""
+        conv, geometry = self.conv, self.conv.geometry
         kernel = "x".join(map(str, geometry.kernel))
         kind = "transposed" if geometry.phases == 2 else f"stride{geometry.stride}"
-        return f"conv_{kernel}_{kind}_{work.depth}_to_{work.channels}_at_{work.height}x{work.width}"
+        return f"conv_{kernel}_{kind}_{conv.depth}_to_{conv.channels}_at_{conv.height}x{conv.width}"
 
     @property
-    def resident(self) -> bool:
-        """Whether a tile spans the clip."""
-        return self.config.frames == self.work.time == self.work.in_time
+    def spans_clip(self) -> bool:
+        """True if a tile has all frames of the clip."""
+        return self.config.tile_t == self.conv.time == self.conv.in_time
 
     @property
-    def chunk(self) -> int:
-        """Input channels a step."""
-        return self.work.chunk(self.config.channels)
+    def tile_k(self) -> int:
+        """Input channels of a step."""
+        return self.conv.tile_k(self.config.tile_n)
 
     @property
-    def rows_are_channels(self) -> bool:
-        """Whether weights lie as output × input channels, as 8-bit products want them."""
-        return self.work.in_bytes == 1
+    def weights_k_major(self) -> bool:
+        """True if weights are stored ``[out, in]``: WGMMA takes 8-bit operands only K-major."""
+        return self.conv.in_bytes == 1
 
     @property
-    def store_chunk(self) -> int:
-        """Output channels that are stored at a time; of a residual, as many as a box holds."""
-        size = self.config.channels
-        size = min(size & -size, 128 // jnp.dtype(self.out_dtype).itemsize)
-        return self.chunk if self.residual else size
+    def store_n(self) -> int:
+        """Output channels stored at a time; with a residual, as many as a stage holds of it."""
+        size = self.config.tile_n
+        size = min(size & -size, 128 // self.out_dtype.itemsize)  # one swizzled row of 128 bytes
+        return self.tile_k if self.residual else size
 
     @property
     def stores(self) -> int:
-        """Stores a tile and warpgroup."""
-        return self.config.frames * self.config.channels // self.store_chunk
+        """Stores per tile and consumer."""
+        return self.config.tile_t * self.config.tile_n // self.store_n
 
     @property
-    def frames_each(self) -> int:
-        """Output frames of a tile that one warpgroup multiplies."""
-        return self.config.frames // (MULTIPLIERS if self.config.split_frames else 1)
+    def warpgroup_frames(self) -> int:
+        """Output frames of a tile that one consumer computes."""
+        return self.config.tile_t // (CONSUMERS if self.config.split_frames else 1)
 
     @property
-    def share(self) -> int:
-        """Pixels of a tile, per frame, that one warpgroup multiplies."""
-        pixels = self.config.rows * self.config.columns
-        return pixels if self.config.split_frames else pixels // MULTIPLIERS
+    def warpgroup_m(self) -> int:
+        """Pixels of a tile, per frame, that one consumer computes."""
+        return self.config.tile_m // (1 if self.config.split_frames else CONSUMERS)
 
     @property
-    def parts(self) -> int:
-        """Boxes of a frame that one warpgroup stores."""
-        return MULTIPLIERS if self.config.split_frames else 1
+    def blocks_per_frame(self) -> int:
+        """Blocks of ``tile_h / 2`` rows in which one consumer stores a frame."""
+        return CONSUMERS if self.config.split_frames else 1
 
     @property
-    def box_rows(self) -> int:
-        """Rows of an input box."""
-        return self.config.rows + max(self.work.geometry.taps) - 1
+    def halo_rows(self) -> int:
+        """Rows of a halo tile: those of the output and what the vertical taps reach beyond."""
+        return self.config.tile_h + max(self.conv.geometry.row_taps) - 1
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Tiles: batch, rows, columns, phases, frames, channels."""
         config = self.config
         return (
-            self.work.batch,
-            pl.cdiv(self.work.height, config.rows),
-            pl.cdiv(self.work.width, config.columns),
-            self.work.geometry.phases**2,
-            self.work.time // config.frames,
-            self.work.channels // config.channels,
+            self.conv.batch,
+            pl.cdiv(self.conv.height, config.tile_h),
+            pl.cdiv(self.conv.width, config.tile_w),
+            self.conv.geometry.phases**2,
+            self.conv.time // config.tile_t,
+            self.conv.channels // config.tile_n,
         )
 
     @property
     def frame_order(self) -> tuple[tuple[int, ...], ...]:
-        """Frames that tiles begin with: first those that take long, so that all blocks end alike.
+        """Frames that tiles begin with, in groups, the most expensive first: blocks then end alike.
 
-        Tiles go round the blocks. Were frames simply counted, 132 blocks and 4 frames would give
-        some blocks only frames in the middle of the clip, which meet more frames.
+        Tiles go round the thread blocks. Were frames simply counted, 132 blocks and 4 frames would
+        give some blocks only frames in the middle of the clip, which meet more temporal taps.
         """
-        return self.work.alike if self.config.frames == 1 else ((0,),)
+        return self.conv.frames_by_cost if self.config.tile_t == 1 else ((0,),)
 
     @property
     def padded_size(self) -> tuple[int, int]:
         """Height and width that are stored: in the interpreter, tiles are stored whole."""
         if not self.interpret:
-            return self.work.height, self.work.width
-        return self.grid[1] * self.config.rows, self.grid[2] * self.config.columns
+            return self.conv.height, self.conv.width
+        return self.grid[1] * self.config.tile_h, self.grid[2] * self.config.tile_w
 
     @property
-    def spots(self) -> int:
+    def partial_sums(self) -> int:
         """Partial sums of each frame's channels."""
         _, rows, columns, phases, _, _ = self.grid
-        return rows * columns * phases * self.spots_a_tile
+        return rows * columns * phases * self.partial_sums_per_tile
 
     @property
-    def spots_a_tile(self) -> int:
-        """Partial sums of a frame and tile."""
-        return 1 if self.config.split_frames else MULTIPLIERS
+    def partial_sums_per_tile(self) -> int:
+        """Partial sums per frame and tile: one for each consumer that has pixels of the frame."""
+        return 1 if self.config.split_frames else CONSUMERS
 
     @property
-    def pairs(self) -> tuple[tuple[int, int, int], ...]:
-        """Temporal tap, output frame and input frame of the products that a step makes.
+    def frame_products(self) -> tuple[tuple[int, int, int], ...]:
+        """Temporal tap, output frame and input frame of the products of one step.
 
-        Where the warpgroups share out the frames, of the first warpgroup; the second one's are the
-        same ones backwards in time.
+        Where consumers split the frames, these are the first one's; the second one has the same
+        ones mirrored in time.
         """
-        return self._pairs(self.frames_each)
+        return self._frame_products(self.warpgroup_frames)
 
-    def _pairs(self, frames: int) -> tuple[tuple[int, int, int], ...]:
-        if not self.resident:
-            return ((0, 0, 0),)
-        low = self.work.geometry.low[0]
+    def _frame_products(self, frames: int) -> tuple[tuple[int, int, int], ...]:
+        if not self.spans_clip:
+            return ((0, 0, 0),)  # the loop over steps counts temporal taps as well
+        low = self.conv.geometry.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
-            for tap in range(self.work.geometry.kernel[0])
+            for tap in range(self.conv.geometry.kernel[0])
             for frame in range(frames)
-            if 0 <= frame + tap - low < self.work.time
+            if 0 <= frame + tap - low < self.conv.time  # products with zero padding are left out
         )
 
     @property
     def temporal_taps(self) -> tuple[int, int]:
-        """The first temporal tap that a step multiplies, and how many there are."""
-        taps = [tap for tap, _, _ in self._pairs(self.config.frames)]
+        """First temporal tap of a tile of the weights, and how many it has."""
+        taps = [tap for tap, _, _ in self._frame_products(self.config.tile_t)]
         return min(taps), max(taps) - min(taps) + 1
 
     @property
-    def input_boxes(self) -> Boxes:
-        """The ring of inputs."""
-        return Boxes(
-            (self.config.input_slots,),
-            self.config.frames,
-            self.box_rows,
-            self.config.columns,
-            self.chunk,
-            self.dtype,
-            self.interpret,
+    def input_ring(self) -> TileRing:
+        """Halo tiles of the input, and of a residual."""
+        return TileRing(
+            stages=(self.config.input_stages,),
+            frames=self.config.tile_t,
+            rows=self.halo_rows,
+            columns=self.config.tile_w,
+            channels=self.tile_k,
+            dtype=self.dtype,
+            interpret=self.interpret,
         )
 
     @property
-    def output_boxes(self) -> Boxes:
-        """Where each multiplying warpgroup puts what it stores."""
-        return Boxes(
-            (MULTIPLIERS, self.config.store_slots),
-            1,
-            self.config.rows // MULTIPLIERS,
-            self.config.columns,
-            self.store_chunk,
-            self.out_dtype,
-            self.interpret,
+    def store_ring(self) -> TileRing:
+        """Output on its way to global memory, a ring for each consumer."""
+        return TileRing(
+            stages=(CONSUMERS, self.config.store_stages),
+            frames=1,
+            rows=self.config.tile_h // CONSUMERS,
+            columns=self.config.tile_w,
+            channels=self.store_n,
+            dtype=self.out_dtype,
+            interpret=self.interpret,
         )

@@ -1,142 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copying warpgroup of a convolution: it fills the rings, ahead of those that multiply."""
+"""The producer of a convolution: one warpgroup that keeps the rings full, ahead of the consumers.
+
+One thread starts a TMA copy and needs few registers, so the producer gives its own to the consumers
+and runs ahead of them as far as the rings are deep, across tiles.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Shaped
 
 from pallas_kernels.hopper.conv.problem import Problem
-from pallas_kernels.hopper.conv.tiles import Refs, Tile, meeting_taps, next_slot, taps_in_turn
-from pallas_kernels.hopper.geometry import MARGIN, divide
+from pallas_kernels.hopper.conv.tiles import (
+    Refs,
+    Tile,
+    next_stage,
+    row_taps_of,
+    temporal_taps_of,
+)
+from pallas_kernels.hopper.geometry import INTERPRETER_MARGIN
+from pallas_kernels.hopper.primitives import Barrier, Index, Ref, Scalar, copy_in, divide, wait
 
-__all__ = ["copy_ahead"]
+__all__ = ["produce"]
 
 
-def copy_ahead(problem: Problem, refs: Refs, share: Any, place: Any) -> None:
-    """The copying warpgroup: fill the rings with what all tiles of this block will need."""
+class _Position(NamedTuple):
+    """How far the producer is: the next stage of each ring, and how many it has filled."""
+
+    input_stage: Scalar
+    inputs: Scalar
+    weight_stage: Scalar
+    weights: Scalar
+
+
+class _Source(NamedTuple):
+    """One of the inputs that count as joined, and the channels that lie before it."""
+
+    picture: Shaped[Ref, "frames height width channels"]
+    channels: int
+    before: int
+
+
+class _Step(NamedTuple):
+    """What one halo tile is for: temporal tap, first input channel, its number among the taps."""
+
+    temporal_tap: Scalar
+    channel: Scalar
+    halo_tile: Scalar
+
+
+def produce(
+    problem: Problem, refs: Refs, tile_count: Scalar, tile_of: Callable[[Scalar], Tile]
+) -> None:
+    """Fill the rings with what the ``tile_count`` tiles of this thread block need."""
     config = problem.config
 
-    def copy_tile(turn: Any, carry: Any) -> Any:
-        tile = place(turn)
-        first, end = meeting_taps(problem, tile)
-        depth = 0
-        for source, channels in zip(refs.inputs, problem.work.in_channels):
-            load = functools.partial(
-                _copy_box, problem, refs, tile, first, (source, channels, depth)
-            )
-            count = (end - first) * (channels // problem.chunk) * problem.work.geometry.loads
-            carry = lax.fori_loop(0, count, load, carry)
-            depth += channels
+    def produce_tile(number: Scalar, position: _Position) -> _Position:
+        tile = tile_of(number)
+        first, end = temporal_taps_of(problem, tile)
+        before = 0
+        for picture, channels in zip(refs.inputs, problem.conv.in_channels):
+            source = _Source(picture, channels, before)
+            load = functools.partial(_produce_step, problem, refs, tile, first, source)
+            chunks = channels // problem.tile_k
+            steps = (end - first) * chunks * problem.conv.geometry.halo_tiles
+            position = lax.fori_loop(0, steps, load, position)
+            before += channels
         if refs.residual is not None:
-            for channel in range(0, config.channels, problem.store_chunk):
-                carry = _copy_residual(problem, refs, tile, channel, carry)
-        return carry
+            # The epilogue reads it last, so it is copied last, through the same ring.
+            for channel in range(0, config.tile_n, problem.store_n):
+                position = _produce_residual(problem, refs, tile, channel, position)
+        return position
 
     zero = jnp.int32(0)
-    _, boxes, _, pieces = lax.fori_loop(0, share, copy_tile, (zero, zero, zero, zero))
-    # Every phase of a barrier has to be seen before the kernel ends; a slot that was never filled
-    # has none.
-    for count, slots, empty in (
-        (boxes, config.input_slots, refs.input_empty),
-        (pieces, config.weight_slots, refs.weight_empty),
+    start = _Position(zero, zero, zero, zero)
+    position = lax.fori_loop(0, tile_count, produce_tile, start)
+    # A kernel must not end while a barrier has a phase that no one waited for. Stages that were
+    # never filled have none.
+    for count, stages, empty in (
+        (position.inputs, config.input_stages, refs.input_empty),
+        (position.weights, config.weight_stages, refs.weight_empty),
     ):
-        for slot in range(slots):
-            pl.when(count > slot)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
+        for stage in range(stages):
+            pl.when(count > stage)(functools.partial(wait, empty.at[stage]))
 
 
-def _copy_box(
+def _produce_step(
     problem: Problem,
     refs: Refs,
     tile: Tile,
-    first_tap: Any,
-    source: tuple[Any, int, int],
-    number: Any,
-    carry: Any,
-) -> Any:
-    """One box of the input, then the weights that multiply it, each as its slot becomes free."""
-    config, geometry, chunk = problem.config, problem.work.geometry, problem.chunk
-    picture, in_channels, depth = source
-    box_slot, boxes, piece_slot, pieces = carry
-    number, load = divide(number, geometry.loads)
-    chunks = in_channels // chunk
-    frame = tile.sample * problem.work.in_time
-    if problem.resident:
-        temporal_tap, channel = problem.temporal_taps[0], number * chunk
+    first_tap: Scalar,
+    source: _Source,
+    number: Scalar,
+    position: _Position,
+) -> _Position:
+    """Copy one halo tile, then the tiles of the weights that multiply it."""
+    geometry = problem.conv.geometry
+    # Halo tiles of one chunk of channels follow each other: they overlap, and meet in L2.
+    number, halo_tile = divide(number, geometry.halo_tiles)
+    if problem.spans_clip:
+        step = _Step(problem.temporal_taps[0], number * problem.tile_k, halo_tile)
     else:
-        temporal_tap, channel = divide(number, chunks)
-        temporal_tap, channel = first_tap + temporal_tap, channel * chunk
-        frame += tile.frame + temporal_tap - geometry.low[0]
-    row, column, row_phase, column_phase = geometry.box(load, tile.phase)
-    margin = MARGIN // geometry.stride if problem.interpret else 0
-    columns = pl.ds(tile.column + column + margin, config.columns)
-    channels = pl.ds(column_phase * in_channels + channel, chunk)
+        temporal_tap, chunk = divide(number, source.channels // problem.tile_k)
+        step = _Step(first_tap + temporal_tap, chunk * problem.tile_k, halo_tile)
+    position = _produce_halo_tile(problem, refs, tile, source, step, position)
+    load = functools.partial(_produce_weights, problem, refs, tile, source.before, step)
+    row_taps = row_taps_of(geometry, divide(halo_tile, len(geometry.row_taps))[1])
+    return lax.fori_loop(0, row_taps, load, position)
 
-    def index(frames: Any, rows: Any) -> tuple[Any, ...]:
+
+def _produce_halo_tile(
+    problem: Problem, refs: Refs, tile: Tile, source: _Source, step: _Step, position: _Position
+) -> _Position:
+    """Copy a halo tile as soon as its stage is free."""
+    geometry = problem.conv.geometry
+    frame = tile.sample * problem.conv.in_time
+    if not problem.spans_clip:
+        frame += tile.frame + step.temporal_tap - geometry.low[0]
+    row, column, row_phase, column_phase = geometry.halo_origin(step.halo_tile, tile.phase)
+    margin = INTERPRETER_MARGIN // geometry.stride if problem.interpret else 0
+    columns = pl.ds(tile.column + column + margin, problem.config.tile_w)
+    # At stride 2 a row has pairs of pixels, whose channels lie one after the other.
+    channels = pl.ds(column_phase * source.channels + step.channel, problem.tile_k)
+
+    def index(frames: Index, rows: Index) -> tuple[Index, ...]:
         if geometry.stride == 1:
             return frames, rows, columns, channels
         return frames, rows, row_phase, columns, channels
 
-    _wait_if_used(boxes, config.input_slots, refs.input_empty.at[box_slot])
-    problem.input_boxes.load(
-        picture,
+    stage, stages = position.input_stage, problem.config.input_stages
+    _wait_until_empty(position.inputs, stages, refs.input_empty.at[stage])
+    problem.input_ring.load(
+        source.picture,
         index,
-        frame,
-        tile.row + row + margin,
-        refs.input_memory,
-        box_slot,
-        refs.input_full.at[box_slot],
+        (frame, tile.row + row + margin),
+        refs.input_smem,
+        stage,
+        refs.input_full.at[stage],
     )
+    return position._replace(input_stage=next_stage(stage, stages), inputs=position.inputs + 1)
 
-    def copy_weights(tap: Any, carry: Any) -> Any:
-        slot, pieces = carry
-        _wait_if_used(pieces, config.weight_slots, refs.weight_empty.at[slot])
-        place = geometry.tap(load, tap, tile.phase)
-        inputs = pl.ds(place * problem.work.depth + depth + channel, chunk)
-        outputs = pl.ds(tile.channel, config.channels)
-        if problem.rows_are_channels:
-            inputs = pl.ds(depth + channel, chunk)
-            outputs = pl.ds(place * problem.work.channels + tile.channel, config.channels)
-        plgpu.copy_gmem_to_smem(
-            refs.weights.at[
-                pl.ds(temporal_tap, problem.temporal_taps[1]),
-                *((outputs, inputs) if problem.rows_are_channels else (inputs, outputs)),
-            ],
-            refs.weight_memory.at[slot],
-            refs.weight_full.at[slot],
+
+def _produce_weights(
+    problem: Problem,
+    refs: Refs,
+    tile: Tile,
+    before: int,
+    step: _Step,
+    row_tap: Scalar,
+    position: _Position,
+) -> _Position:
+    """Copy the weights of one tap as soon as their stage is free."""
+    stage, stages = position.weight_stage, problem.config.weight_stages
+    tap = problem.conv.geometry.tap_index(step.halo_tile, row_tap, tile.phase)
+    # Weights are [kt, tap · in, out] or, K-major, [kt, tap · out, in].
+    channel = before + step.channel
+    if problem.weights_k_major:
+        tile_of_tap = (
+            pl.ds(tap * problem.conv.channels + tile.channel, problem.config.tile_n),
+            pl.ds(channel, problem.tile_k),
         )
-        return next_slot(slot, config.weight_slots), pieces + 1
+    else:
+        tile_of_tap = (
+            pl.ds(tap * problem.conv.depth + channel, problem.tile_k),
+            pl.ds(tile.channel, problem.config.tile_n),
+        )
+    _wait_until_empty(position.weights, stages, refs.weight_empty.at[stage])
+    copy_in(
+        refs.weights.at[pl.ds(step.temporal_tap, problem.temporal_taps[1]), *tile_of_tap],
+        refs.weight_smem.at[stage],
+        refs.weight_full.at[stage],
+    )
+    return position._replace(weight_stage=next_stage(stage, stages), weights=position.weights + 1)
 
-    taps = taps_in_turn(geometry, divide(load, len(geometry.taps))[1])
-    piece_slot, pieces = lax.fori_loop(0, taps, copy_weights, (piece_slot, pieces))
-    return next_slot(box_slot, config.input_slots), boxes + 1, piece_slot, pieces
 
-
-def _copy_residual(problem: Problem, refs: Refs, tile: Tile, channel: int, carry: Any) -> Any:
-    """What is added to a tile's sums, through the ring of inputs: it is there in time."""
-    config = problem.config
-    slot, boxes, *pieces = carry
-    margin = MARGIN if problem.interpret else 0
-    columns = pl.ds(tile.column + margin, config.columns)
-    channels = pl.ds(tile.channel + channel, problem.store_chunk)
-    _wait_if_used(boxes, config.input_slots, refs.input_empty.at[slot])
-    problem.input_boxes.load(
+def _produce_residual(
+    problem: Problem, refs: Refs, tile: Tile, channel: int, position: _Position
+) -> _Position:
+    """Copy ``store_n`` channels of the residual into the next stage of the input ring."""
+    assert refs.residual is not None
+    margin = INTERPRETER_MARGIN if problem.interpret else 0
+    columns = pl.ds(tile.column + margin, problem.config.tile_w)
+    channels = pl.ds(tile.channel + channel, problem.store_n)
+    stage, stages = position.input_stage, problem.config.input_stages
+    _wait_until_empty(position.inputs, stages, refs.input_empty.at[stage])
+    problem.input_ring.load(
         refs.residual,
         lambda frames, rows: (frames, rows, columns, channels),
-        tile.sample * problem.work.time + tile.frame,
-        tile.row + margin,
-        refs.input_memory,
-        slot,
-        refs.input_full.at[slot],
+        (tile.sample * problem.conv.time + tile.frame, tile.row + margin),
+        refs.input_smem,
+        stage,
+        refs.input_full.at[stage],
     )
-    return next_slot(slot, config.input_slots), boxes + 1, *pieces
+    return position._replace(input_stage=next_stage(stage, stages), inputs=position.inputs + 1)
 
 
-def _wait_if_used(count: Any, slots: int, empty: Any) -> None:
-    """Wait until a slot is free, which it is at first."""
-    pl.when(count >= slots)(functools.partial(plgpu.barrier_wait, empty))
+def _wait_until_empty(filled: Scalar, stages: int, empty: Barrier) -> None:
+    """Wait until the consumers have released a stage; on the first round nobody has used it."""
+    pl.when(filled >= stages)(functools.partial(wait, empty))

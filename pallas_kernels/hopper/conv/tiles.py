@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the warpgroups of a convolution share: memory, where a tile begins, slots of a ring."""
+"""What the warpgroups of a convolution share: memory, the order of tiles, stages of a ring."""
 
 from __future__ import annotations
 
@@ -8,130 +8,156 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Shaped
 
-from pallas_kernels.hopper.conv.problem import MULTIPLIERS, Problem
-from pallas_kernels.hopper.geometry import Geometry, divide
-from pallas_kernels.hopper.shared_memory import tiled
+from pallas_kernels.hopper.conv.config import CONSUMERS
+from pallas_kernels.hopper.conv.problem import Problem
+from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.primitives import Barrier, Ref, Scalar, divide
+from pallas_kernels.hopper.shared_memory import Views, tiled
 
 __all__ = [
-    "Refs", "Tile", "meeting_taps", "mirrored", "next_slot", "place_of", "previous_slot", "scratch",
-    "taps_in_turn",
+    "Refs", "Tile", "mirrored", "next_stage", "previous_stage", "row_taps_of", "scratch",
+    "temporal_taps_of", "tile_at",
 ]  # fmt: skip
 
-_REDUCTION_FLOATS = 256  # a warpgroup's scratch for adding up channels
+_REDUCTION_FLOATS = 256  # scratch of one warpgroup that adds up channels
 
 
 class Refs(NamedTuple):
-    """The kernel's memory: global first, then shared."""
+    """The kernel's memory: global first, then shared, then barriers.
 
-    inputs: tuple[Any, ...]
-    weights: Any
-    affine: Any
-    residual: Any
-    output: Any
-    totals: Any
-    input_memory: Any
-    weight_memory: Any
-    output_memory: Any
-    affine_memory: Any
-    reduction_memory: Any
-    input_full: Any
-    input_empty: Any
-    weight_full: Any
-    weight_empty: Any
-    affine_full: Any
+    ``full`` barriers complete when a copy has arrived, ``empty`` ones when all consumers are done.
+    """
+
+    inputs: tuple[Shaped[Ref, "frames height width channels"], ...]
+    weights: Shaped[Ref, "kt taps_x_depth channels"]
+    affine: Shaped[Ref, "samples factors channels"] | None
+    residual: Shaped[Ref, "frames height width channels"] | None
+    output: Shaped[Ref, "frames height width channels"]
+    totals: Shaped[Ref, "frames partials channels"] | None
+    input_smem: Views
+    weight_smem: Shaped[Ref, "stages kt k n"]
+    store_smem: Views
+    affine_smem: Shaped[Ref, "consumers factors n"]
+    reduction_smem: Shaped[Ref, "consumers floats"]
+    input_full: Shaped[Barrier, " stages"]
+    input_empty: Shaped[Barrier, " stages"]
+    weight_full: Shaped[Barrier, " stages"]
+    weight_empty: Shaped[Barrier, " stages"]
+    affine_full: Shaped[Barrier, " consumers"]
 
 
 class Tile(NamedTuple):
-    """Where a tile begins."""
+    """Where a tile begins, and which of a frame's partial sums is its first."""
 
-    sample: Any
-    row: Any
-    column: Any
-    phase: tuple[Any, Any]
-    frame: Any
-    channel: Any
-    spot: Any
+    sample: Scalar
+    row: Scalar
+    column: Scalar
+    phase: tuple[Scalar, Scalar]
+    frame: Scalar
+    channel: Scalar
+    partial_sum: Scalar
 
 
 def scratch(problem: Problem) -> list[Any]:
-    """Rings, staging and barriers, in the order of :class:`Refs`."""
+    """Shared memory and barriers, in the order of :class:`Refs`."""
     config = problem.config
     _, taps = problem.temporal_taps
-    piece = (problem.chunk, config.channels)
-    weights = (config.weight_slots, taps, *(piece[::-1] if problem.rows_are_channels else piece))
-    full, empty = (
-        functools.partial(plgpu.Barrier, num_arrivals=1),
-        functools.partial(plgpu.Barrier, num_arrivals=MULTIPLIERS),
-    )
+    k_by_n = (problem.tile_k, config.tile_n)
+    weights = (config.weight_stages, taps, *(k_by_n[::-1] if problem.weights_k_major else k_by_n))
+    # TMA arrives once a copy; a stage is empty when every consumer has said so.
+    full = functools.partial(plgpu.Barrier, num_arrivals=1)
+    empty = functools.partial(plgpu.Barrier, num_arrivals=CONSUMERS)
     return [
-        problem.input_boxes.memory,
-        plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.chunk, problem.dtype)),
-        problem.output_boxes.memory,
-        plgpu.SMEM((MULTIPLIERS, problem.factors, config.channels), jnp.float32),
-        plgpu.SMEM((MULTIPLIERS, _REDUCTION_FLOATS), jnp.float32),
-        plgpu.Barrier(num_arrivals=problem.input_boxes.arrivals, num_barriers=config.input_slots),
-        empty(num_barriers=config.input_slots),
-        full(num_barriers=config.weight_slots),
-        empty(num_barriers=config.weight_slots),
-        full(num_barriers=MULTIPLIERS),
+        problem.input_ring.smem,
+        plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.tile_k, problem.dtype)),
+        problem.store_ring.smem,
+        # Each consumer has its own copy: it may be a tile ahead of the other.
+        plgpu.SMEM((CONSUMERS, problem.factors, config.tile_n), jnp.float32),
+        plgpu.SMEM((CONSUMERS, _REDUCTION_FLOATS), jnp.float32),
+        plgpu.Barrier(num_arrivals=problem.input_ring.arrivals, num_barriers=config.input_stages),
+        empty(num_barriers=config.input_stages),
+        full(num_barriers=config.weight_stages),
+        empty(num_barriers=config.weight_stages),
+        full(num_barriers=CONSUMERS),
     ]
 
 
-def place_of(problem: Problem, number: Any) -> Tile:
-    """The tile of a number; neighbours in number share inputs, to meet in the L2 cache."""
+def tile_at(problem: Problem, number: Scalar) -> Tile:
+    """The tile of a number.
+
+    Channels count fastest, then phases, then columns: tiles of neighbouring numbers run at the same
+    time and read the same inputs, which then come from the L2 cache.
+    """
     batch, rows, columns, phases, _, channels = problem.grid
     config = problem.config
-    (place, channel), frame, start = divide(number, channels), 0, 0
-    rest = place
-    for frames in problem.frame_order:
-        inside = place - start
-        first, step = frames[0], frames[-1] - frames[0]  # frames alike: neighbours or both ends
-        quotient, remainder = divide(inside, len(frames))
-        here = first + remainder * (step // max(1, len(frames) - 1))
-        frame = jnp.where(inside >= 0, here, frame)
-        rest = jnp.where(inside >= 0, quotient, rest)
-        start += batch * rows * columns * phases * len(frames)
+    place, channel = divide(number, channels)
+    frame, rest = _frame_of(problem, place, batch * rows * columns * phases)
     rest, phase = divide(rest, phases)
     rest, column = divide(rest, columns)
     sample, row = divide(rest, rows)
     return Tile(
         sample,
-        row * config.rows,
-        column * config.columns,
+        row * config.tile_h,
+        column * config.tile_w,
         divide(phase, 2),
         frame,
-        channel * config.channels,
-        ((row * columns + column) * phases + phase) * problem.spots_a_tile,
+        channel * config.tile_n,
+        ((row * columns + column) * phases + phase) * problem.partial_sums_per_tile,
     )
 
 
-def meeting_taps(problem: Problem, tile: Tile) -> tuple[Any, Any]:
-    """First temporal tap that meets a frame of the clip, and the end; one pass if resident."""
-    if problem.resident:
+def _frame_of(problem: Problem, place: Scalar, places: int) -> tuple[Scalar, Scalar]:
+    """Frame of a tile, and its number among the ``places`` of that frame.
+
+    Groups of equally expensive frames follow each other; within one, frames count fastest. The
+    group is selected without a branch, as a thread block cannot look up a table in registers.
+    """
+    frame, rest, start = 0, place, 0
+    for frames in problem.frame_order:
+        inside = place - start
+        # A group is either a run of neighbours or both ends of the clip: an arithmetic series.
+        first, step = frames[0], (frames[-1] - frames[0]) // max(1, len(frames) - 1)
+        quotient, remainder = divide(inside, len(frames))
+        frame = jnp.where(inside >= 0, first + remainder * step, frame)
+        rest = jnp.where(inside >= 0, quotient, rest)
+        start += places * len(frames)
+    return frame, rest
+
+
+def temporal_taps_of(problem: Problem, tile: Tile) -> tuple[Scalar, Scalar]:
+    """First temporal tap that meets a frame of the clip, and the end.
+
+    A tile that spans the clip takes one pass, in which it multiplies all temporal taps.
+    """
+    if problem.spans_clip:
         return 0, 1
-    work = problem.work
-    low, taps = work.geometry.low[0], work.geometry.kernel[0]
+    conv = problem.conv
+    low, taps = conv.geometry.low[0], conv.geometry.kernel[0]
     first = jnp.maximum(0, low - tile.frame)
-    return first, jnp.minimum(taps, work.in_time + low - tile.frame)
+    return first, jnp.minimum(taps, conv.in_time + low - tile.frame)
 
 
-def next_slot(slot: Any, slots: int) -> Any:
-    """The ring's stage after ``slot``."""
-    return jnp.where(slot == slots - 1, 0, slot + 1)
+def next_stage(stage: Scalar, stages: int) -> Scalar:
+    """The ring's stage after ``stage``; cheaper than a remainder, as no number is divided."""
+    return jnp.where(stage == stages - 1, 0, stage + 1)
 
 
-def previous_slot(slot: Any, slots: int) -> Any:
-    """The ring's stage before ``slot``."""
-    return jnp.where(slot == 0, slots - 1, slot - 1)
+def previous_stage(stage: Scalar, stages: int) -> Scalar:
+    """The ring's stage before ``stage``."""
+    return jnp.where(stage == 0, stages - 1, stage - 1)
 
 
-def taps_in_turn(geometry: Geometry, turn: Any) -> Any:
-    """Vertical taps of the load whose turn it is, of one or two that alternate."""
-    first, *others = geometry.taps
-    return jnp.where(turn == 0, first, others[0]) if others else first
+def row_taps_of(geometry: Geometry, row_phase: Scalar) -> Scalar:
+    """Vertical taps that read a halo tile of this row phase (0, or 0 and 1 in turn)."""
+    first, *others = geometry.row_taps
+    return jnp.where(row_phase == 0, first, others[0]) if others else first
 
 
-def mirrored(warpgroup: Any, number: int, count: int) -> Any:
-    """Frames and temporal taps of the second warpgroup count from the end."""
+def mirrored(warpgroup: Scalar, number: int, count: int) -> Scalar:
+    """A frame or temporal tap of the first consumer; for the second one counted from the end.
+
+    Both then run the same code with equally many products, as the clip's ends are symmetric.
+    """
     return jnp.where(warpgroup == 0, number, count - 1 - number)

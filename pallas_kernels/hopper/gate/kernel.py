@@ -4,92 +4,114 @@
 A gate scales each channel by a function of all channels' global means. The mean is linear in the
 convolution's input: each tap of the kernel sums the whole picture except the rows, columns and
 frames that it cannot reach. So it follows from each frame's channel totals, which the kernel that
-wrote the frame has added up on the way, and from sums over the frame's border. The gate's scale is
+wrote the frame has added up already, and from sums over the frame's border. The gate's scale is
 then known before the convolution runs, and goes into its epilogue.
 
 XLA would make ten kernels of it, each of them short and waiting for the one before. Here
 
-1. the frames' totals, border rows and columns are added up, in parts that need no loop: a thread
-   block asks the copy engine for up to 512 lines of 32 channels at once, and adds what comes;
+1. the frames' totals, border rows and columns are added up, in partial sums that need no loop: a
+   thread block starts copies of up to 512 rows of 32 channels at once, and adds up what arrives;
 2. each tap's sums are formed from them and multiplied by the weights, 64 input channels of one
    temporal tap × 32 output channels a thread block;
 3. these are added up to the mean; the gate's matrix, the sigmoid and the convolution's bias follow.
 
-Lines beyond the end arrive as zeros. No block waits for another.
+Rows beyond the end arrive as zeros. No block waits for another.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
+from jaxtyping import Float, Float32, Shaped
 
 from pallas_kernels.core import device
 from pallas_kernels.core.jax_versions import as_float32, interpreter, load, store
-from pallas_kernels.hopper.gate.problem import LINES, GateProblem, Strips
-from pallas_kernels.hopper.geometry import divide
+from pallas_kernels.hopper.gate.problem import TILE_M, GateProblem, RowSum
+from pallas_kernels.hopper.primitives import Barrier, Index, Ref, Scalar, copy_in, divide, wait
 from pallas_kernels.hopper.shared_memory import swizzled, tiled
 
 __all__ = ["gate_ahead"]
 
-_ALONG_LINES = plgpu.Layout.WGMMA.reduce(1)  # one value a line of a tile
-_ALONG_COLUMNS = plgpu.Layout.WGMMA.reduce(0)
-# Which border row or column a tap leaves out: 0 the first one, 1 the last one, None neither.
+# Vectors in the register layout of a matrix that one warpgroup holds: one value a row, or a column.
+_PER_ROW = plgpu.Layout.WGMMA.reduce(1)
+_PER_COLUMN = plgpu.Layout.WGMMA.reduce(0)
+# Border row or column that each tap leaves out: 0 the first one, 1 the last one, None neither. The
+# first of 3 taps reads one pixel before its output, so it never reads the last row.
 _LEFT_OUT: dict[int, tuple[int | None, ...]] = {
     1: (None,),
     3: (1, None, 0),
     4: (1, None, None, 0),
 }
 
+_Source: TypeAlias = Callable[[Scalar, Index], Ref]
+"""From an edge (0 for the first row or column, 1 for the last one) and rows to what is added up."""
+
+
+class _Sources(NamedTuple):
+    """Where a frame's sums come from."""
+
+    rows: tuple[_Source, _Source, _Source]
+    corners: _Source
+
+
+class _SumMemory(NamedTuple):
+    """Shared memory of the first kernel, for totals (float32) and pixels (16 bits)."""
+
+    totals: Ref
+    pixels: Ref
+    barriers: tuple[Barrier, Barrier, Barrier]
+
 
 def gate_ahead(
-    inputs: tuple[Array, ...],
-    totals: tuple[Array, ...],
-    kernel: Array,
-    bias: Array | None,
-    gate: tuple[Array, Array],
+    inputs: tuple[Float[Array, "batch time height width _"], ...],
+    totals: tuple[Float32[Array, "batch time _ _"], ...],
+    kernel: Float[Array, "kt kh kw in_channel channel"],
+    bias: Float[Array, " channel"] | None,
+    gate: tuple[Float[Array, "channel channel"], Float[Array, " channel"]],
     *,
     phases: int = 1,
-) -> Array:
+) -> Float32[Array, "batch 2 channel"]:
     """Scale and offset of a gated convolution, from sums over its input.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` of one 16-bit type, joined along channels,
-            of which each has a multiple of 16.
-        totals: of each input: float32 ``[batch, time, spots, channel]``, partial sums over height
-            and width, however many.
-        kernel: ``[kt, kh, kw, channel, out_channel]`` of the inputs' type at stride 1 with zero
-            padding: 1 or 3 taps along each axis; for a transposed convolution (``phases`` = 2) 4 in
-            height and width.
+        inputs: ``[batch, time, height, width, channel]`` of one type, joined along channels, of
+            which each has a multiple of 16.
+        totals: of each input: float32 ``[batch, time, partial, channel]``, partial sums over
+            height and width, however many.
+        kernel: ``[kt, kh, kw, channel, out_channel]`` of 16 bits, at stride 1 with zero padding: 1
+            or 3 taps along each axis; for a transposed convolution (``phases`` = 2) 4 in height and
+            width.
         bias: ``[out_channel]`` or None.
         gate: matrix ``[out_channel, out_channel]`` and ``[out_channel]``.
         phases: 1, or 2 for a transposed convolution that doubles height and width.
 
     Returns:
-        float32 ``[batch, 2, out_channel]``: by what the convolution's sums are multiplied, and what
-        is then added to them.
+        float32 ``[batch, 2, out_channel]``: the factor of the convolution's sums, and what is then
+        added to them.
     """
     batch, time, height, width, _ = inputs[0].shape
     kt, kh, kw, depth, channels = kernel.shape
     problem = GateProblem(
-        batch,
-        time,
-        height,
-        width,
-        max(total.shape[2] for total in totals),
-        tuple(x.shape[-1] for x in inputs),
-        channels,
-        (kt, kh, kw),
-        phases,
-        jnp.dtype(inputs[0].dtype),
-        jnp.dtype(kernel.dtype),
-        device.interpreting(),
+        batch=batch,
+        time=time,
+        height=height,
+        width=width,
+        partials=max(total.shape[2] for total in totals),
+        in_channels=tuple(x.shape[-1] for x in inputs),
+        channels=channels,
+        kernel=(kt, kh, kw),
+        phases=phases,
+        in_dtype=jnp.dtype(inputs[0].dtype),
+        dtype=jnp.dtype(kernel.dtype),
+        interpret=device.interpreting(),
     )
     frames = tuple(x.reshape(-1, *x.shape[2:]) for x in (*inputs, *totals))
     weights = kernel.reshape(kt * kh * kw, depth, channels)
@@ -99,14 +121,15 @@ def gate_ahead(
 @functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
 def _launch(
     problem: GateProblem,
-    frames: tuple[Array, ...],
-    weights: Array,
-    bias: Array | None,
-    matrix: Array,
-    shift: Array,
-) -> Array:
+    frames: tuple[Float[Array, "frames ..."], ...],
+    weights: Float[Array, "taps depth channels"],
+    bias: Float[Array, " channels"] | None,
+    matrix: Float[Array, "channels channels"],
+    shift: Float[Array, " channels"],
+) -> Float32[Array, "batch 2 channels"]:
     sums = _add_up(problem, frames)
-    if any(size % LINES for size in problem.in_channels):
+    if any(size % TILE_M for size in problem.in_channels):
+        # Each input starts at a multiple of 64 channels, so that no tile straddles two of them.
         ends = [sum(problem.in_channels[:i]) for i in range(1, len(problem.in_channels))]
         sums = jnp.concatenate([_padded(x) for x in jnp.split(sums, ends, axis=-1)], axis=-1)
     products = _padded(_multiply(problem, sums, weights))
@@ -114,16 +137,18 @@ def _launch(
     return _finish(problem, products, matrix, shift, biases)
 
 
-def _padded(x: Array) -> Array:
+def _padded(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes padded"]:
     """With zeros up to a multiple of 64 channels."""
-    missing = -x.shape[-1] % LINES
+    missing = -x.shape[-1] % TILE_M
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing))) if missing else x
 
 
-def _kernel(problem: GateProblem, body: Any, name: str, **options: Any) -> Any:
+def _kernel(
+    problem: GateProblem, body: Callable[..., None], name: str, **options: Any
+) -> Callable[..., list[Array]]:
     """A kernel of one warpgroup a thread block."""
     body.__name__ = name
-    return plgpu.kernel(
+    kernel: Any = plgpu.kernel(
         body,
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -131,47 +156,55 @@ def _kernel(problem: GateProblem, body: Any, name: str, **options: Any) -> Any:
         interpret=interpreter() if problem.interpret else None,
         **options,
     )
+    return kernel
 
 
-def _add_up(problem: GateProblem, frames: tuple[Array, ...]) -> Array:
-    """Sums over parts of the totals and borders: float32 ``[frame, part, channel]``."""
-    inputs, width, strips = len(problem.in_channels), problem.summed, problem.strips
-    count, parts, depth = frames[0].shape[0], problem.parts[-1].stop, sum(problem.in_channels)
+def _add_up(
+    problem: GateProblem, frames: tuple[Float[Array, "frames ..."], ...]
+) -> Float32[Array, "frames partials depth"]:
+    """First kernel: partial sums of the totals and borders, ``[frame, partial, channel]``."""
+    inputs, sum_n, row_sums = len(problem.in_channels), problem.sum_n, problem.row_sums
+    partials, depth = problem.sum_ranges[-1].stop, sum(problem.in_channels)
 
-    def body(*refs: Any) -> None:
+    def body(*refs: Ref) -> None:
         pictures, totals = refs[:inputs], refs[inputs : 2 * inputs]
-        sums, *memory = refs[2 * inputs :]
-        frame, piece, part = map(lax.axis_index, names)
-        target = sums.at[frame, part, pl.ds(piece * width, width)]
+        sums, wide, narrow, *barriers = refs[2 * inputs :]
+        memory = _SumMemory(wide, narrow, (barriers[0], barriers[1], barriers[2]))
+        frame, chunk, partial = map(lax.axis_index, names)
+        target = sums.at[frame, partial, pl.ds(chunk * sum_n, sum_n)]
+        # The chunk belongs to one input; which one is known only when the kernel runs.
         start = 0
         for picture, total, size in zip(pictures, totals, problem.in_channels):
-            channels = pl.ds(piece * width - start, width)
+            channels = pl.ds(chunk * sum_n - start, sum_n)
             sources = _sources(problem, picture.at[frame], total.at[frame], channels)
-            here = (piece * width >= start) & (piece * width < start + size)
-            _add_part(problem, sources, memory, (here, part), target)
+            here = (chunk * sum_n >= start) & (chunk * sum_n < start + size)
+            _add_rows(problem, sources.rows, memory, (here, partial), target)
+            _copy_corner(problem, sources.corners, (here, partial), target)
             start += size
 
-    names = ("frame", "piece", "part")
+    names = ("frame", "chunk", "partial")
+    pixel_tiles = max(row_sum.tiles for row_sum in row_sums[1:])
     kernel = _kernel(
         problem,
         body,
         f"sums_of_{depth}_at_{problem.height}x{problem.width}",
-        out_type=[jax.ShapeDtypeStruct((count, parts, depth), jnp.float32)],
+        out_type=[jax.ShapeDtypeStruct((frames[0].shape[0], partials, depth), jnp.float32)],
         scratch_types=[
-            _tiles(problem, strips[0].tiles, jnp.float32),
-            _tiles(problem, max(strip.tiles for strip in strips[1:]), problem.in_dtype),
-            *(plgpu.Barrier(num_arrivals=strip.tiles) for strip in strips),
+            _tiles(problem, row_sums[0].tiles, jnp.float32),
+            _tiles(problem, pixel_tiles, problem.in_dtype),
+            # All copies of a sum are in flight together, so one barrier counts them all.
+            *(plgpu.Barrier(num_arrivals=row_sum.tiles) for row_sum in row_sums),
         ],
-        grid=(count, depth // width, parts),
+        grid=(frames[0].shape[0], depth // sum_n, partials),
         grid_names=names,
     )
     return kernel(*frames)[0]
 
 
-def _tiles(problem: GateProblem, count: int, dtype: Any) -> Any:
-    """Shared memory of tiles: as the copy engine sees them, and as matrices (see ``_boxes.py``)."""
-    width = problem.summed
-    shape = (count, LINES, width)
+def _tiles(problem: GateProblem, count: int, dtype: DTypeLike) -> Any:
+    """Shared memory of tiles: as TMA sees them, and as matrices (see ``shared_memory.py``)."""
+    width = problem.sum_n
+    shape = (count, TILE_M, width)
     if problem.interpret:  # which would keep the two apart
         return plgpu.SMEM(shape, dtype)
     return plgpu.RefUnion(
@@ -181,132 +214,161 @@ def _tiles(problem: GateProblem, count: int, dtype: Any) -> Any:
 
 
 def _sources(
-    problem: GateProblem, picture: Any, totals: Any, channels: Any
-) -> tuple[Callable[[Any, Any], Any], ...]:
-    """Lines of totals, of the first and last row, of the first and last column; and corners."""
+    problem: GateProblem,
+    picture: Shaped[Ref, "height width channels"],
+    totals: Shaped[Ref, "partials channels"],
+    channels: Index,
+) -> _Sources:
+    """What is added up of one frame."""
     bottom, right = problem.height - 1, problem.width - 1
-    return (
-        lambda _, lines: totals.at[lines, channels],
-        lambda edge, lines: picture.at[edge * bottom, lines, channels],
-        lambda edge, lines: picture.at[lines, edge * right, channels],
+    return _Sources(
+        (
+            lambda _, rows: totals.at[rows, channels],
+            lambda edge, rows: picture.at[edge * bottom, rows, channels],
+            lambda edge, rows: picture.at[rows, edge * right, channels],
+        ),
         lambda edge, corner: picture.at[edge * bottom, corner * right, channels],
     )
 
 
-def _add_part(
+def _add_rows(
     problem: GateProblem,
-    sources: tuple[Callable[[Any, Any], Any], ...],
-    memory: list[Any],
-    place: tuple[Any, Any],
-    target: Any,
+    sources: tuple[_Source, _Source, _Source],
+    memory: _SumMemory,
+    place: tuple[Array, Scalar],
+    target: Shaped[Ref, " channels"],
 ) -> None:
-    """Add up what a thread block has to, if it is ``here``, of this input."""
-    here, part = place
-    wide, narrow, *barriers = memory
-    *of_lines, of_corners = sources
+    """Add up the rows of this block's partial sum, if it is ``here``, of this input."""
+    here, partial = place
     first = 0
-    for i, (strip, source) in enumerate(zip(problem.strips, of_lines)):
-        end = first + strip.parts * (1 if i == 0 else 2)
+    for i, (row_sum, source) in enumerate(zip(problem.row_sums, sources)):
+        end = first + row_sum.blocks * (1 if i == 0 else 2)  # of both edges
 
-        @pl.when(here & (part >= first) & (part < end))
-        def _(i: int = i, strip: Strips = strip, source: Any = source, first: int = first) -> None:
-            edge, number = divide(part - first, strip.parts)
-            tiles = narrow if i else wide
-            boxes, matrices = (tiles, tiles) if problem.interpret else tiles
-            for tile in range(strip.tiles):
-                lines = pl.ds((number * strip.tiles + tile) * LINES, LINES)
-                plgpu.copy_gmem_to_smem(source(edge, lines), boxes.at[tile], barriers[i])
-            plgpu.barrier_wait(barriers[i])
-            values = [as_float32(matrices[tile]) for tile in range(strip.tiles)]
+        @pl.when(here & (partial >= first) & (partial < end))
+        def _(
+            row_sum: RowSum = row_sum, source: _Source = source, i: int = i, first: int = first
+        ) -> None:
+            edge, number = divide(partial - first, row_sum.blocks)
+            tiles = memory.pixels if i else memory.totals
+            tma, matrices = (tiles, tiles) if problem.interpret else tiles
+            for tile in range(row_sum.tiles):
+                rows = pl.ds((number * row_sum.tiles + tile) * TILE_M, TILE_M)
+                copy_in(source(edge, rows), tma.at[tile], memory.barriers[i])
+            wait(memory.barriers[i])
+            values = [as_float32(matrices[tile]) for tile in range(row_sum.tiles)]
             store(target, jnp.sum(functools.reduce(jnp.add, values), axis=0))
 
         first = end
 
-    @pl.when(here & (part >= first))
+
+def _copy_corner(
+    problem: GateProblem,
+    corners: _Source,
+    place: tuple[Array, Scalar],
+    target: Shaped[Ref, " channels"],
+) -> None:
+    """Copy the pixel of a corner, if this block's partial sum is one: the last four are."""
+    here, partial = place
+    first = problem.sum_ranges[5].start
+
+    @pl.when(here & (partial >= first))
     def _() -> None:
-        corner = of_corners(*divide(part - first, 2))
-        store(target, as_float32(load(corner, _ALONG_COLUMNS)))
+        corner = corners(*divide(partial - first, 2))
+        store(target, as_float32(load(corner, _PER_COLUMN)))
 
 
-def _multiply(problem: GateProblem, sums: Array, weights: Array) -> Array:
-    """Each tap's sums times its weights, of 64 input channels and a temporal tap each.
-
-    float32 ``[batch, 64 input channels · temporal tap, out_channel]``.
-    """
+def _multiply(
+    problem: GateProblem,
+    sums: Float32[Array, "frames partials padded_depth"],
+    weights: Float[Array, "taps depth channels"],
+) -> Float32[Array, "batch k_tiles_x_kt channels"]:
+    """Second kernel: each tap's sums times its weights, per 64 input channels and temporal tap."""
     kt, kh, kw = problem.kernel
-    width = problem.taken
-    pieces = sum(problem.slices)
+    tile_n, k_tiles = problem.tile_n, sum(problem.k_tiles)
 
-    def body(sums: Any, weights: Any, products: Any, memory: Any, barrier: Any) -> None:
-        sample, piece, temporal, column = map(lax.axis_index, names)
-        columns = pl.ds(column * width, width)
+    def body(
+        sums: Shaped[Ref, "frames partials padded_depth"],
+        weights: Shaped[Ref, "taps depth channels"],
+        products: Shaped[Ref, "batch k_tiles_x_kt channels"],
+        smem: Shaped[Ref, "spatial_taps k n"],
+        barrier: Barrier,
+    ) -> None:
+        sample, k_tile, temporal, column = map(lax.axis_index, names)
+        columns = pl.ds(column * tile_n, tile_n)
+        rows = pl.ds(_first_channel(problem, k_tile), TILE_M)
         for tap in range(kh * kw):
-            place = temporal * kh * kw + tap, pl.ds(_first_channel(problem, piece), LINES), columns
-            plgpu.copy_gmem_to_smem(weights.at[place], memory.at[tap], barrier)
-        taps = _tap_sums(problem, sums, sample, piece, temporal)
-        plgpu.barrier_wait(barrier)
+            copy_in(weights.at[temporal * kh * kw + tap, rows, columns], smem.at[tap], barrier)
+        taps = _tap_sums(problem, sums, sample, k_tile, temporal)  # while the weights arrive
+        wait(barrier)
         product = jnp.float32(0)
         for tap, values in enumerate(taps):
-            values = lax.broadcast_in_dim(values, (LINES, width), (0,))
-            product += values * memory[tap].astype(jnp.float32)
-        store(products.at[sample, piece * kt + temporal, columns], jnp.sum(product, axis=0))
+            values = lax.broadcast_in_dim(values, (TILE_M, tile_n), (0,))
+            product += values * smem[tap].astype(jnp.float32)
+        store(products.at[sample, k_tile * kt + temporal, columns], jnp.sum(product, axis=0))
 
-    names = ("sample", "piece", "tap", "column")
-    shape = (problem.batch, pieces * kt, problem.channels)
+    names = ("sample", "k_tile", "tap", "column")
+    shape = (problem.batch, k_tiles * kt, problem.channels)
+    tile = (kh * kw, TILE_M, tile_n)
     kernel = _kernel(
         problem,
         body,
         f"means_of_{problem.channels}",
         out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
         scratch_types=[
-            plgpu.SMEM(
-                (kh * kw, LINES, width), problem.dtype, transforms=tiled(width, problem.dtype)
-            ),
+            plgpu.SMEM(tile, problem.dtype, transforms=tiled(tile_n, problem.dtype)),
             plgpu.Barrier(num_arrivals=kh * kw),
         ],
-        grid=(problem.batch, pieces, kt, problem.channels // width),
+        grid=(problem.batch, k_tiles, kt, problem.channels // tile_n),
         grid_names=names,
     )
     return kernel(sums, weights)[0]
 
 
-def _first_channel(problem: GateProblem, piece: Any) -> Any:
-    """Of 64 channels: which they are in the weights, where no zeros are between the inputs."""
+def _first_channel(problem: GateProblem, k_tile: Scalar) -> Scalar:
+    """First channel of a k tile in the weights, which have no padding between the inputs.
+
+    Rows beyond an input's end are multiplied by sums that are zero.
+    """
     start, missing = 0, 0
-    channel = piece * LINES
-    for slices, size in zip(problem.slices[:-1], problem.in_channels):
-        start, missing = start + slices, missing + slices * LINES - size
-        channel = jnp.where(piece >= start, piece * LINES - missing, channel)
+    channel = k_tile * TILE_M
+    for tiles, size in zip(problem.k_tiles[:-1], problem.in_channels):
+        start, missing = start + tiles, missing + tiles * TILE_M - size
+        channel = jnp.where(k_tile >= start, k_tile * TILE_M - missing, channel)
     return channel
 
 
 def _tap_sums(
-    problem: GateProblem, sums: Any, sample: Any, piece: Any, temporal: Any
-) -> list[Array]:
-    """What each tap meets in 64 channels of the frames that its temporal tap reaches, added up."""
-    lines = pl.ds(piece * LINES, LINES)
-    quantities = [jnp.float32(0)] * len(problem.parts)
+    problem: GateProblem,
+    sums: Shaped[Ref, "frames partials padded_depth"],
+    sample: Scalar,
+    k_tile: Scalar,
+    temporal: Scalar,
+) -> list[Float32[Array, " k"]]:
+    """The sum over all input pixels that each spatial tap reads, of 64 channels.
+
+    Inclusion and exclusion: the frame's total, less the row and the column that the tap leaves out,
+    plus the corner that both contain.
+    """
+    rows = pl.ds(k_tile * TILE_M, TILE_M)
+    quantities = [jnp.float32(0)] * len(problem.sum_ranges)
     for frame in range(problem.time):
         target = frame - temporal + problem.kernel[0] // 2
+        # No branch: the temporal tap is known only when the kernel runs.
         reached = jnp.where((target >= 0) & (target < problem.time), 1.0, 0.0)
-        for i, parts in enumerate(problem.parts):
-            for part in parts:
-                values = load(sums.at[sample * problem.time + frame, part, lines], _ALONG_LINES)
+        for i, partials in enumerate(problem.sum_ranges):
+            for partial in partials:
+                values = load(sums.at[sample * problem.time + frame, partial, rows], _PER_ROW)
                 quantities[i] += values * reached
-    total, rows, columns, corners = (
-        quantities[0],
-        quantities[1:3],
-        quantities[3:5],
-        (quantities[5:7], quantities[7:9]),
-    )
+    total, top, bottom, left, right, *corners = quantities
+    border_rows, border_columns, corners = (top, bottom), (left, right), (corners[:2], corners[2:])
     taps = []
     for row in _LEFT_OUT[problem.kernel[1]]:
         for column in _LEFT_OUT[problem.kernel[2]]:
             value = total
             if row is not None:
-                value = value - rows[row]
+                value = value - border_rows[row]
             if column is not None:
-                value = value - columns[column]
+                value = value - border_columns[column]
             if row is not None and column is not None:
                 value = value + corners[row][column]
             taps.append(value)
@@ -314,57 +376,74 @@ def _tap_sums(
 
 
 def _finish(
-    problem: GateProblem, products: Array, matrix: Array, shift: Array, bias: tuple[Array, ...]
-) -> Array:
-    """From products to scale and offset: float32 ``[batch, 2, out_channel]``."""
-    width, tiles = problem.taken, pl.cdiv(problem.channels, LINES)
+    problem: GateProblem,
+    products: Float32[Array, "batch k_tiles_x_kt padded"],
+    matrix: Float[Array, "channels channels"],
+    shift: Float[Array, " channels"],
+    bias: tuple[Float[Array, " padded"], ...],
+) -> Float32[Array, "batch 2 channels"]:
+    """Third kernel: the mean, the gate's matrix and sigmoid; scale and offset."""
+    tile_n, tiles = problem.tile_n, pl.cdiv(problem.channels, TILE_M)
 
-    def body(products: Any, matrix: Any, shift: Any, *refs: Any) -> None:
-        *bias, affine, memory, barrier = refs
+    def body(
+        products: Shaped[Ref, "batch k_tiles_x_kt padded"],
+        matrix: Shaped[Ref, "channels channels"],
+        shift: Shaped[Ref, " channels"],
+        *refs: Ref,
+    ) -> None:
+        *bias, affine, smem, barrier = refs
         sample, column = map(lax.axis_index, names)
-        columns = pl.ds(column * width, width)
+        columns = pl.ds(column * tile_n, tile_n)
 
         @functools.partial(lax.fori_loop, 0, tiles, init_val=None)
-        def _(tile: Any, _: None) -> None:
-            source = matrix.at[pl.ds(tile * LINES, LINES), columns]
-            plgpu.copy_gmem_to_smem(source, memory.at[tile], barrier)
+        def _(tile: Scalar, _: None) -> None:
+            rows = pl.ds(tile * TILE_M, TILE_M)
+            copy_in(matrix.at[rows, columns], smem.at[tile], barrier)
 
+        # While the matrix arrives. Every block computes all means: cheaper than a fourth kernel.
         means = [_mean(problem, products.at[sample], bias, tile) for tile in range(tiles)]
-        plgpu.barrier_wait(barrier)
+        wait(barrier)
         product = jnp.float32(0)
         for tile, mean in enumerate(means):
-            mean = lax.broadcast_in_dim(mean, (LINES, width), (0,))
-            product += mean * memory[tile].astype(jnp.float32)
-        shift, *bias = (
-            load(ref.at[columns], _ALONG_COLUMNS).astype(jnp.float32) for ref in (shift, *bias)
+            mean = lax.broadcast_in_dim(mean, (TILE_M, tile_n), (0,))
+            product += mean * smem[tile].astype(jnp.float32)
+        shifts, *biases = (
+            load(ref.at[columns], _PER_COLUMN).astype(jnp.float32) for ref in (shift, *bias)
         )
-        scale = 1 / (1 + jnp.exp(-(jnp.sum(product, axis=0) + shift)))
+        scale = 1 / (1 + jnp.exp(-(jnp.sum(product, axis=0) + shifts)))
         store(affine.at[sample, 0, columns], scale)
-        store(affine.at[sample, 1, columns], scale * (bias[0] if bias else 0.0))
+        # (sums + bias) · scale = sums · scale + bias · scale
+        store(affine.at[sample, 1, columns], scale * (biases[0] if biases else 0.0))
 
     names = ("sample", "column")
-    shape = (problem.batch, 2, problem.channels)
+    tile = (tiles, TILE_M, tile_n)
     kernel = _kernel(
         problem,
         body,
         f"gate_of_{problem.channels}",
-        out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
+        out_type=[jax.ShapeDtypeStruct((problem.batch, 2, problem.channels), jnp.float32)],
         scratch_types=[
-            plgpu.SMEM((tiles, LINES, width), matrix.dtype, transforms=tiled(width, matrix.dtype)),
+            plgpu.SMEM(tile, matrix.dtype, transforms=tiled(tile_n, matrix.dtype)),
             plgpu.Barrier(num_arrivals=tiles),
         ],
-        grid=(problem.batch, problem.channels // width),
+        grid=(problem.batch, problem.channels // tile_n),
         grid_names=names,
     )
     return kernel(products, matrix, shift, *bias)[0]
 
 
-def _mean(problem: GateProblem, products: Any, bias: list[Any], tile: int) -> Array:
-    """The means of 64 output channels."""
-    lines = pl.ds(tile * LINES, LINES)
+def _mean(
+    problem: GateProblem,
+    products: Shaped[Ref, "k_tiles_x_kt padded"],
+    bias: list[Ref],
+    tile: int,
+) -> Float32[Array, " m"]:
+    """Means of the convolution's output, bias included, of 64 output channels."""
+    rows = pl.ds(tile * TILE_M, TILE_M)
+    # Of a transposed convolution, the sums are over the pixels of all four phases.
     pixels = problem.time * problem.height * problem.width * problem.phases**2
     mean = jnp.float32(0)
-    for part in range(products.shape[0]):
-        mean += load(products.at[part, lines], _ALONG_LINES)
+    for partial in range(products.shape[0]):
+        mean += load(products.at[partial, rows], _PER_ROW)
     mean = mean * (1 / pixels)
-    return mean + load(bias[0].at[lines], _ALONG_LINES).astype(jnp.float32) if bias else mean
+    return mean + load(bias[0].at[rows], _PER_ROW).astype(jnp.float32) if bias else mean

@@ -1,39 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launches that make a gate: everything that is known when they are compiled."""
+"""The launches that compute a gate: everything that is known when they are compiled."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-__all__ = ["LINES", "GateProblem", "Strips"]
+__all__ = ["TILE_M", "GateProblem", "RowSum"]
 
-LINES = 64
-"""Of a tile: what a warpgroup holds of a matrix."""
+TILE_M = 64
+"""Rows of a tile: those of the register layout that one warpgroup holds a matrix in."""
 
-_TILES = 8  # a thread block adds up at most
+_MAX_TILES = 8
+"""Tiles that a thread block adds up: what fits shared memory, and can be in flight at once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Strips:
-    """Lines that are added up, in so many parts of so many tiles."""
+class RowSum:
+    """A sum over ``rows`` rows of channels, split over thread blocks."""
 
-    lines: int
+    rows: int
 
     @property
-    def parts(self) -> int:
-        """Blocks that a frame's lines are split over."""
-        return pl.cdiv(pl.cdiv(self.lines, LINES), _TILES)
+    def blocks(self) -> int:
+        """Thread blocks that the rows are split over, each with a partial sum of its own."""
+        return pl.cdiv(pl.cdiv(self.rows, TILE_M), _MAX_TILES)
 
     @property
     def tiles(self) -> int:
-        """Tiles of lines in each block."""
-        return pl.cdiv(pl.cdiv(self.lines, LINES), self.parts)
+        """Tiles of rows in each block."""
+        return pl.cdiv(pl.cdiv(self.rows, TILE_M), self.blocks)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GateProblem:
     """Everything that is known when the kernels are compiled.
 
@@ -42,7 +43,7 @@ class GateProblem:
         time: frames of a sample.
         height: of the input.
         width: of the input.
-        spots: partial sums of a frame's totals, the most of any input.
+        partials: partial sums in a frame's totals, the most of any input.
         in_channels: of each input.
         channels: of the output.
         kernel: taps in time, height and width.
@@ -56,39 +57,39 @@ class GateProblem:
     time: int
     height: int
     width: int
-    spots: int
+    partials: int
     in_channels: tuple[int, ...]
     channels: int
     kernel: tuple[int, int, int]
     phases: int
-    in_dtype: Any
-    dtype: Any
+    in_dtype: jnp.dtype
+    dtype: jnp.dtype
     interpret: bool
 
     @property
-    def strips(self) -> tuple[Strips, Strips, Strips]:
-        """The lines of totals, of a border row, and of a border column."""
-        return Strips(self.spots), Strips(self.width), Strips(self.height)
+    def row_sums(self) -> tuple[RowSum, RowSum, RowSum]:
+        """The sums of a frame: of its totals, of a border row, of a border column."""
+        return RowSum(self.partials), RowSum(self.width), RowSum(self.height)
 
     @property
-    def parts(self) -> tuple[range, ...]:
-        """Which parts belong to the total, two rows, two columns and four corners."""
-        total, row, column = (strip.parts for strip in self.strips)
+    def sum_ranges(self) -> tuple[range, ...]:
+        """Indices of the partial sums of the total, two rows, two columns and four corners."""
+        total, row, column = (row_sum.blocks for row_sum in self.row_sums)
         sizes = (total, row, row, column, column, 1, 1, 1, 1)
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return tuple(range(end - size, end) for end, size in zip(ends, sizes))
 
     @property
-    def summed(self) -> int:
-        """Input channels that a block adds up: as many float32 as a swizzle holds."""
+    def sum_n(self) -> int:
+        """Channels that a block adds up: as many float32 as a swizzle of 128 bytes holds."""
         return min(32, *(size & -size for size in self.in_channels))
 
     @property
-    def slices(self) -> tuple[int, ...]:
-        """Of each input: how many times 64 channels there are, rounded up."""
-        return tuple(pl.cdiv(size, LINES) for size in self.in_channels)
+    def k_tiles(self) -> tuple[int, ...]:
+        """Tiles of 64 channels that each input takes, the last one padded."""
+        return tuple(pl.cdiv(size, TILE_M) for size in self.in_channels)
 
     @property
-    def taken(self) -> int:
-        """Output channels that a block takes on; few, for many blocks."""
+    def tile_n(self) -> int:
+        """Output channels of a block; few, so that there are blocks for all SMs."""
         return min(32, self.channels & -self.channels)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution's gradient with respect to its kernel: by a kernel of its own, or for XLA.
+"""A convolution's gradient with respect to its kernel: by a kernel of its own, or by XLA.
 
-The kernel (``_weight_kernel.py``) multiplies 64 channels by 64. Where there are 32, two neighbours
-in width count as one pixel of 64: of the products of neighbours with neighbours, taps take those
-that are as far apart as they are.
+The kernel (``kernel.py``) multiplies 64 channels by 64. Where there are 32, two neighbouring
+columns count as one pixel of 64 channels: of the products of pairs with pairs, a tap takes those of
+columns that are as far apart as it reaches.
 
-XLA takes what the kernel cannot, as one 2-D convolution: 3-D ones of 16 bits it runs with channels
-outermost, which moves every array twice, and it tries out each convolution of another shape when it
-compiles. The 2-D convolution is over the channels of all frames, of which the pairs of frames that
-a tap in time joins are kept, or over those of the frames under the taps.
+XLA takes what the kernel cannot, as one 2-D convolution. 3-D ones of 16 bits it runs with channels
+outermost, which moves every array twice, and it tries algorithms for each new shape of a
+convolution when it compiles. The 2-D convolution joins all frames along the channels and keeps the
+pairs of frames that a temporal tap connects, or joins the frames under the taps.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jaxtyping import Float, Float32
 
 from pallas_kernels.core import device
 from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 from pallas_kernels.hopper.geometry import Geometry
-from pallas_kernels.hopper.weight_gradient.kernel import CHANNELS, MOST_FRAMES, weight_sums
+from pallas_kernels.hopper.weight_gradient.kernel import CHANNELS, MAX_FRAMES, weight_sums
 
 __all__ = ["weight_gradient"]
 
-# With so few, or as few on average, more channels make up for products that no tap joins (measured
-# on an H200 with cuDNN 9).
+# With so few channels on (geometric) average, and so few frames, wider matrices make up for
+# products that no tap takes (measured on an H200 with cuDNN 9).
 _FEW_CHANNELS = 64
-_MOST_PAIRED = 4
+_FEW_FRAMES = 4
 
 
-def weight_gradient(inputs: tuple[Array, ...], gradient: Array, geometry: Geometry) -> Array:
+def weight_gradient(
+    inputs: tuple[Float[Array, "batch in_time in_height in_width _"], ...],
+    gradient: Float[Array, "batch time height width channel"],
+    geometry: Geometry,
+) -> Float32[Array, "kt kh kw in_channel channel"]:
     """The gradient of :func:`implicit_gemm`'s weights, float32.
 
     Args:
@@ -47,92 +52,107 @@ def weight_gradient(inputs: tuple[Array, ...], gradient: Array, geometry: Geomet
     if not _has_kernel(gradient) or any(x.shape[-1] % CHANNELS for x in inputs):
         inputs = (jnp.concatenate(inputs, axis=-1),)
     if geometry.phases == 1:
-        found = [_of_strided(x, gradient, geometry) for x in inputs]
+        found = [_untransposed(x, gradient, geometry) for x in inputs]
         return jnp.concatenate(found, axis=3)
-    # The output of a transposed convolution is what the strided one, its transpose, reads.
+    # A transposed convolution is the transpose of a strided one, which reads its output and writes
+    # its input. So input and gradient change places, and the taps are flipped.
     low = tuple(
         size - 1 - scale * before
         for size, scale, before in zip(geometry.kernel, (1, 2, 2), geometry.low)
     )
-    back = Geometry(geometry.kernel, (low[0], low[1], low[2]), stride=2)
-    found = [_of_strided(gradient, x, back)[::-1, ::-1, ::-1] for x in inputs]
+    strided = Geometry(geometry.kernel, (low[0], low[1], low[2]), stride=2)
+    found = [_untransposed(gradient, x, strided)[::-1, ::-1, ::-1] for x in inputs]
     return jnp.swapaxes(jnp.concatenate(found, axis=4), 3, 4)
 
 
 def _has_kernel(gradient: Array) -> bool:
-    """Whether there is a kernel for this device and type."""
+    """True if the kernel runs on this device and type."""
     return CAN_TRANSPOSE and device.why_not() is None and gradient.dtype.itemsize == 2
 
 
-def _of_strided(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of a convolution that is not transposed."""
+def _untransposed(
+    x: Float[Array, "batch in_time in_height in_width depth"],
+    gradient: Float[Array, "batch time height width channel"],
+    geometry: Geometry,
+) -> Float32[Array, "kt kh kw depth channel"]:
+    """The gradient for a convolution that is not transposed."""
     if _has_kernel(gradient):
-        suited = _for_kernel(x, gradient, geometry)
-        if suited is not None:
-            return suited()
+        by_kernel = _by_kernel(x, gradient, geometry)
+        if by_kernel is not None:
+            return by_kernel()
     frames, few = x.shape[1], x.shape[-1] * gradient.shape[-1] <= _FEW_CHANNELS**2
-    if few and geometry.kernel[0] > 1 and frames <= _MOST_PAIRED:
+    if few and geometry.kernel[0] > 1 and frames <= _FEW_FRAMES:
         return _with_all_frames(x, gradient, geometry)
     return _with_frames_under_taps(x, gradient, geometry)
 
 
-def _for_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Array] | None:
-    """The gradient by the kernel, or None where that cannot run."""
+def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Array] | None:
+    """A function that runs the kernel, or None where that cannot compute this gradient."""
     (kt, *taps), (_, *low), stride = geometry.kernel, geometry.low, geometry.stride
     depth, channels = x.shape[-1], gradient.shape[-1]
-    if x.shape[1] != gradient.shape[1] or x.shape[1] > MOST_FRAMES or kt > 3:
+    # Tiles span the clip, and the sums of more than 3 temporal taps would not fit the registers.
+    if x.shape[1] != gradient.shape[1] or x.shape[1] > MAX_FRAMES or kt > 3:
         return None
     if stride == 2:
         fits = 2 * depth % CHANNELS == channels % CHANNELS == 0
         usual = taps in ([3, 3], [4, 4]) and low == [1, 1]
-        return functools.partial(_met_twice, x, gradient, geometry) if fits and usual else None
+        run = functools.partial(_strided_by_pairs, x, gradient, geometry)
+        return run if fits and usual else None
     if taps != [3, 3]:
         return None
     if depth % CHANNELS == channels % CHANNELS == 0:
         return functools.partial(weight_sums, x, gradient, geometry.kernel, geometry.low, 1)
     fits = 2 * depth % CHANNELS == 2 * channels % CHANNELS == x.shape[3] % 2 == 0
-    return (
-        functools.partial(_of_neighbours, x, gradient, geometry) if fits and low[1] == 1 else None
-    )
+    run = functools.partial(_by_pairs, x, gradient, geometry)
+    return run if fits and low[1] == 1 else None
 
 
-def _neighbours(x: Array) -> Array:
-    """Two neighbours in width as one pixel of twice the channels."""
+def _column_pairs(
+    x: Float[Array, "batch time height width channel"],
+) -> Float[Array, "batch time height pairs two_channels"]:
+    """Two neighbouring columns as one pixel of twice the channels."""
     return x.reshape(*x.shape[:3], x.shape[3] // 2, 2 * x.shape[4])
 
 
-def _met_twice(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of stride 2, from neighbours in width of the input: tap 2 · t + n − 1 is neighbour n of t."""
+def _strided_by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
+    """The gradient at stride 2, where pairs of the input's columns are columns of stride 1.
+
+    Tap 2·t + n − 1 in width is column n of the pair that tap t reads.
+    """
     (kt, kh, kw), channels = geometry.kernel, (x.shape[-1], gradient.shape[-1])
     # Four taps in height, so that both phases of rows have two.
     taps = (kt, 4, kw // 2 + 1)
-    sums = weight_sums(_neighbours(x), gradient, taps, geometry.low, 2)
+    sums = weight_sums(_column_pairs(x), gradient, taps, geometry.low, 2)
     return sums.reshape(kt, 4, 2 * taps[2], *channels)[:, :kh, 1 : 1 + kw]
 
 
-def _of_neighbours(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Of three taps in width, from neighbours of both."""
+def _by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
+    """The gradient at stride 1 and three taps in width, from pairs of columns of both."""
     kt, kh, kw = geometry.kernel
-    both = _neighbours(x), _neighbours(gradient)
-    sums = weight_sums(*both, geometry.kernel, geometry.low, 1)
+    pairs = _column_pairs(x), _column_pairs(gradient)
+    sums = weight_sums(*pairs, geometry.kernel, geometry.low, 1)
     sums = sums.reshape(kt, kh, kw, 2, x.shape[-1], 2, gradient.shape[-1])
-    return jnp.stack([_of_tap(sums, tap + 1) for tap in range(kw)], axis=2)
+    return jnp.stack([_tap_of_pairs(sums, tap + 1) for tap in range(kw)], axis=2)
 
 
-def _of_tap(sums: Array, apart: int) -> Array:
-    """The products of pixels that are so far apart, of ``[…, tap, 2, channel, 2, channel]``.
+def _tap_of_pairs(
+    sums: Float[Array, "*axes tap 2 in_channel 2 channel"], distance: int
+) -> Float[Array, "*axes in_channel channel"]:
+    """Sum of the products of columns that are ``distance`` apart.
 
-    Of tap t, neighbours n of the input and m of the gradient are 2 · t + n − m apart.
+    Under tap t of the pairs, column n of the input and column m of the gradient are 2·t + n − m
+    apart.
     """
-    places = (((apart - n + m) / 2, n, m) for n in (0, 1) for m in (0, 1))
+    places = (((distance - n + m) / 2, n, m) for n in (0, 1) for m in (0, 1))
     met = [sums[..., int(tap), n, :, m, :] for tap, n, m in places if tap == int(tap)]
     return functools.reduce(jnp.add, met)
 
 
 def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Every frame of the input with every one of the output; a tap takes the pairs that it joins.
+    """Multiply every frame of the input by every frame of the gradient.
 
-    float32 ``[*kernel, channel, out_channel]``.
+    A temporal tap takes the sum over the pairs of frames that it connects. float32
+    ``[*kernel, channel, out_channel]``.
     """
     taps, first = geometry.kernel[0], geometry.low[0]
     times = x.shape[1], gradient.shape[1]
@@ -150,19 +170,21 @@ def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
     return jnp.stack([of_tap(tap) for tap in range(taps)]).astype(jnp.float32)
 
 
-def _frames_in_channels(x: Array) -> Array:
+def _frames_in_channels(
+    x: Float[Array, "batch time height width channel"],
+) -> Float[Array, "batch height width time_x_channel"]:
     batch, time, height, width, channels = x.shape
     return jnp.moveaxis(x, 1, 3).reshape(batch, height, width, time * channels)
 
 
 def _with_frames_under_taps(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Every frame of the output with the frames that its taps meet, which may be zeros.
+    """Multiply every frame of the gradient by the frames under its temporal taps, zeros included.
 
     float32 ``[*kernel, channel, out_channel]``.
     """
     taps, first = geometry.kernel[0], geometry.low[0]
     batch, time, *size, channels = gradient.shape
-    high = time + taps - 1 - first - x.shape[1]
+    high = taps - 1 - first + time - x.shape[1]
     x = jnp.pad(x, ((0, 0), (first, high), *((0, 0),) * 3))
     stack = jnp.concatenate([x[:, tap : tap + time] for tap in range(taps)], axis=-1)
     found = _over_space(
@@ -174,8 +196,12 @@ def _with_frames_under_taps(x: Array, gradient: Array, geometry: Geometry) -> Ar
     return jnp.moveaxis(found, 2, 0).astype(jnp.float32)
 
 
-def _over_space(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient of a 2-D kernel: ``[kh, kw, channel, out_channel]``."""
+def _over_space(
+    x: Float[Array, "images in_height in_width depth"],
+    gradient: Float[Array, "images height width channel"],
+    geometry: Geometry,
+) -> Float[Array, "kh kw depth channel"]:
+    """The gradient of a 2-D kernel."""
     _, *size = geometry.kernel
     stride, shape = geometry.stride, (x.shape[-1], gradient.shape[-1])
     if size == [1, 1]:
@@ -187,14 +213,17 @@ def _over_space(x: Array, gradient: Array, geometry: Geometry) -> Array:
     low = geometry.low[1:]
     even = x.shape[2] % 2 == gradient.shape[2] % 2 == 0
     if even and stride == 1 and size[1] > 1 and max(shape) <= _FEW_CHANNELS // 2:
-        return _over_neighbours(x, gradient, (size[0], size[1]), low)
+        return _over_pairs(x, gradient, (size[0], size[1]), low)
     return _over_pixels(x, gradient, (size[0], size[1]), low, stride)
 
 
-def _over_neighbours(
-    x: Array, gradient: Array, size: tuple[int, int], low: tuple[int, int]
-) -> Array:
-    """As :func:`_over_pixels`, of neighbours in width: tensor cores like 64 channels, not 32."""
+def _over_pairs(
+    x: Float[Array, "images in_height in_width depth"],
+    gradient: Float[Array, "images height width channel"],
+    size: tuple[int, int],
+    low: tuple[int, int],
+) -> Float[Array, "kh kw depth channel"]:
+    """The gradient of a 2-D kernel from pairs of columns: tensor cores run best on 64 channels."""
     before = (low[1] + 1) // 2
     shift = 2 * before - low[1]
     taps = (size[1] + shift) // 2 + 1
@@ -203,13 +232,17 @@ def _over_neighbours(
     )
     sums = _over_pixels(wide, wide_gradient, (size[0], taps), (low[0], before), 1)
     sums = sums.reshape(size[0], taps, 2, x.shape[-1], 2, gradient.shape[-1])
-    return jnp.stack([_of_tap(sums, tap + shift) for tap in range(size[1])], axis=1)
+    return jnp.stack([_tap_of_pairs(sums, tap + shift) for tap in range(size[1])], axis=1)
 
 
 def _over_pixels(
-    x: Array, gradient: Array, size: tuple[int, int], low: tuple[int, int], stride: int
-) -> Array:
-    """The gradient of a 2-D kernel: ``[kh, kw, channel, out_channel]``."""
+    x: Float[Array, "images in_height in_width depth"],
+    gradient: Float[Array, "images height width channel"],
+    size: tuple[int, int],
+    low: tuple[int, int],
+    stride: int,
+) -> Float[Array, "kh kw depth channel"]:
+    """The gradient of a 2-D kernel, as the transpose of its convolution."""
     shape = (*size, x.shape[-1], gradient.shape[-1])
     padding = [
         (before, (many - 1) * stride + taps - before - have)

@@ -2,14 +2,16 @@
 """A convolution's gradient with respect to its kernel, on Hopper's tensor cores.
 
 For every tap it is a matrix product over all pixels: channels of the input × pixels times pixels ×
-channels of the output's gradient. A thread block owns 64 channels of either and one column of the
-kernel's taps. It walks over its share of the tiles, which span the clip:
+channels of the output's gradient. A thread block computes 64 channels of either, for one column of
+the kernel's taps, over its part of the pixels (split-K):
 
-- One warpgroup copies two boxes a tile, of the input and of the gradient, ahead of the others.
-- The others multiply, one a tap in height, which reads the same box from another row. The sums of
-  all its taps in time stay in registers until the last tile.
+- The producer copies two tiles a step, of the input with its halo and of the gradient. They span
+  the clip, so that every temporal tap finds its frames in them.
+- The consumers multiply, one for each vertical tap, which reads the same halo tile from another
+  row. The sums of all temporal taps stay in registers until the last step.
 
-Blocks that share the tiles of the same channels store their sums apart, and XLA adds them up.
+Blocks that split the pixels of the same channels store partial sums, and XLA adds them up: without
+atomics, runs repeat bitwise.
 """
 
 from __future__ import annotations
@@ -17,39 +19,57 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Float32, Shaped
 
 from pallas_kernels.core import device, jax_versions
-from pallas_kernels.hopper.conv.tiles import next_slot, previous_slot
-from pallas_kernels.hopper.geometry import MARGIN, divide
-from pallas_kernels.hopper.shared_memory import Boxes
+from pallas_kernels.hopper.conv.tiles import next_stage, previous_stage
+from pallas_kernels.hopper.geometry import INTERPRETER_MARGIN
+from pallas_kernels.hopper.primitives import (
+    Accumulator,
+    Barrier,
+    Index,
+    Ref,
+    Scalar,
+    arrive,
+    divide,
+    wait,
+    wgmma,
+    wgmma_wait,
+)
+from pallas_kernels.hopper.shared_memory import TileRing, Views
 
-__all__ = ["CHANNELS", "MOST_FRAMES", "weight_sums"]
+__all__ = ["CHANNELS", "MAX_FRAMES", "WeightProblem", "weight_sums"]
 
 CHANNELS = 64
-"""Of an operand, or a multiple: the widest swizzle, and the rows of the tensor cores' products."""
+"""Channels of a tile: the widest swizzle of 16-bit values, and the rows of a WGMMA."""
 
-MOST_FRAMES = 4
-"""Of a clip: a tile spans it."""
+MAX_FRAMES = 4
+"""Frames of a clip at most: with more, fewer than three stages of tiles that span it would fit."""
 
-_ROWS, _COLUMNS = 8, 8
-_MOST_SLOTS = 4
-_BEGINNING_AND_END = 3  # of a block, in tiles: until the first is there, and storing the sums
+_TILE_H, _TILE_W = 8, 8
+_MAX_STAGES = 4
+_FIXED_STEPS = 3  # a block's cost beside its steps: the first copies, and storing the sums
+_RESERVED = 4096  # bytes of shared memory for barriers
+
+_PRODUCER_REGISTERS = 40
+# 64 × 64 sums take 32 registers a thread and temporal tap; four warpgroups share 65,536.
+_CONSUMER_REGISTERS = {2: 232, 3: 152}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightProblem:
     """A launch: everything that is known when it is compiled.
 
     Attributes:
         kernel: taps in time, height and width.
-        low: frames before the clip, rows above and columns left of the picture.
+        low: frames of zeros before the clip, rows above and columns left of the picture.
         row_stride: 1 or 2; in width it is 1.
         batch: samples.
         time: frames of both.
@@ -58,7 +78,7 @@ class WeightProblem:
         depth: channels of the input.
         channels: of the gradient.
         dtype: of both.
-        processors: of the GPU.
+        sm_count: of the GPU.
         interpret: whether the interpreter runs it.
     """
 
@@ -71,40 +91,48 @@ class WeightProblem:
     width: int
     depth: int
     channels: int
-    dtype: Any
-    processors: int
+    dtype: jnp.dtype
+    sm_count: int
     interpret: bool
 
     @property
-    def multipliers(self) -> int:
-        """Warpgroups that multiply: one a tap in height that reads the same box."""
+    def name(self) -> str:
+        """Name in a profiler's trace."""
+        return (
+            f"weights_{'x'.join(map(str, self.kernel))}_stride{self.row_stride}"
+            f"_{self.depth}_to_{self.channels}_at_{self.height}x{self.width}"
+        )
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that multiply: one for each vertical tap that reads the same halo tile."""
         return self.kernel[1] // self.row_stride
 
     @property
-    def units(self) -> tuple[int, int, int]:
-        """Blocks of channels of the input, of the gradient, and boxes."""
-        boxes = self.kernel[2] * self.row_stride
-        return self.depth // CHANNELS, self.channels // CHANNELS, boxes
+    def output_tiles(self) -> tuple[int, int, int]:
+        """Tiles of the result: channels of the input, of the gradient, and halo tiles."""
+        halo_tiles = self.kernel[2] * self.row_stride
+        return self.depth // CHANNELS, self.channels // CHANNELS, halo_tiles
 
     @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Samples, rows and columns of tiles."""
-        return self.batch, pl.cdiv(self.height, _ROWS), pl.cdiv(self.width, _COLUMNS)
+    def pixel_tiles(self) -> tuple[int, int, int]:
+        """Samples, rows and columns of tiles of pixels."""
+        return self.batch, pl.cdiv(self.height, _TILE_H), pl.cdiv(self.width, _TILE_W)
 
     @property
-    def splits(self) -> int:
-        """Blocks that share the tiles of a unit: so many that all processors end alike."""
-        units, tiles = math.prod(self.units), math.prod(self.tiles)
+    def split_k(self) -> int:
+        """Blocks that split the pixels of an output tile: so many that all SMs end alike."""
+        outputs, pixels = math.prod(self.output_tiles), math.prod(self.pixel_tiles)
 
         def cost(splits: int) -> int:
-            turns = pl.cdiv(units * splits, self.processors)
-            return turns * (pl.cdiv(tiles, splits) + _BEGINNING_AND_END)
+            rounds = pl.cdiv(outputs * splits, self.sm_count)
+            return rounds * (pl.cdiv(pixels, splits) + _FIXED_STEPS)
 
-        return min(range(1, min(tiles, self.processors) + 1), key=cost)
+        return min(range(1, min(pixels, self.sm_count) + 1), key=cost)
 
     @property
-    def pairs(self) -> tuple[tuple[int, int, int], ...]:
-        """Tap in time, frame of the gradient and frame of the input that meet."""
+    def frame_products(self) -> tuple[tuple[int, int, int], ...]:
+        """Temporal tap, frame of the gradient and frame of the input that meet."""
         low = self.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
@@ -114,36 +142,64 @@ class WeightProblem:
         )
 
     @property
-    def slots(self) -> int:
-        """Of the ring: as many as fit."""
-        rows = 2 * _ROWS + self.multipliers - 1
-        size = self.time * rows * _COLUMNS * CHANNELS * self.dtype.itemsize
-        return min(_MOST_SLOTS, (device.SHARED_MEMORY - 4096) // size)
+    def stages(self) -> int:
+        """Stages of both rings: as many as fit shared memory."""
+        rows = 2 * _TILE_H + self.consumers - 1
+        size = self.time * rows * _TILE_W * CHANNELS * self.dtype.itemsize
+        return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
 
     @property
-    def boxes(self) -> tuple[Boxes, Boxes]:
-        """Of the input, with the rows that its taps reach, and of the gradient."""
-        rows = _ROWS + self.multipliers - 1, _ROWS
-        near, far = (
-            Boxes((self.slots,), self.time, count, _COLUMNS, CHANNELS, self.dtype, self.interpret)
-            for count in rows
+    def input_ring(self) -> TileRing:
+        """Tiles of the input, with the rows that the vertical taps reach."""
+        return self._ring(_TILE_H + self.consumers - 1)
+
+    @property
+    def gradient_ring(self) -> TileRing:
+        """Tiles of the gradient, without a halo."""
+        return self._ring(_TILE_H)
+
+    def _ring(self, rows: int) -> TileRing:
+        return TileRing(
+            stages=(self.stages,),
+            frames=self.time,
+            rows=rows,
+            columns=_TILE_W,
+            channels=CHANNELS,
+            dtype=self.dtype,
+            interpret=self.interpret,
         )
-        return near, far
+
+
+class _Memory(NamedTuple):
+    """Both rings; a pair of barriers a stage serves the two of them."""
+
+    inputs: Views
+    gradients: Views
+    full: Shaped[Barrier, " stages"]
+    empty: Shaped[Barrier, " stages"]
+
+
+class _Part(NamedTuple):
+    """What a thread block computes: every ``split_k``-th tile of pixels from ``first`` on."""
+
+    output_tile: Scalar
+    first: Scalar
+    steps: Scalar
 
 
 def weight_sums(
-    x: Array,
-    gradient: Array,
+    x: Shaped[Array, "batch time _ _ depth"],
+    gradient: Shaped[Array, "batch time height width channels"],
     kernel: tuple[int, int, int],
     low: tuple[int, int, int],
     row_stride: int,
-) -> Array:
+) -> Float32[Array, "kt kh kw depth channels"]:
     """The gradient of a convolution's kernel.
 
     Args:
         x: ``[batch, time, height, width, channel]``, 16-bit, of up to 4 frames and a multiple of 64
-            channels; its height even where every second row is met.
-        gradient: likewise, of as many frames.
+            channels; at a row stride of 2 its height must be even.
+        gradient: of the output, likewise, with as many frames.
         kernel: taps in time, height and width; for each phase of rows 2 or 3 in height.
         low: frames of zeros before the clip, rows above the picture and columns left of it.
         row_stride: of the convolution in height; in width it is 1.
@@ -153,70 +209,94 @@ def weight_sums(
     """
     batch, time, height, width, channels = gradient.shape
     problem = WeightProblem(
-        kernel, low, row_stride, batch, time, height, width, x.shape[-1], channels,
-        jnp.dtype(x.dtype), device.processors(), device.interpreting(),
-    )  # fmt: skip
+        kernel=kernel,
+        low=low,
+        row_stride=row_stride,
+        batch=batch,
+        time=time,
+        height=height,
+        width=width,
+        depth=x.shape[-1],
+        channels=channels,
+        dtype=jnp.dtype(x.dtype),
+        sm_count=device.sm_count(),
+        interpret=device.interpreting(),
+    )
     return _launch(problem, _picture(problem, x, row_stride), _picture(problem, gradient, 1))
 
 
-def _picture(problem: WeightProblem, x: Array, stride: int) -> Array:
+def _picture(
+    problem: WeightProblem, x: Shaped[Array, "batch time height width channels"], stride: int
+) -> Shaped[Array, "frames *view channels"]:
     """Frames in a row, with the phases of rows on an axis of their own."""
     batch, time, height, width, channels = x.shape
     if problem.interpret:
-        edge = (MARGIN, MARGIN + stride * _ROWS), (MARGIN, MARGIN + _COLUMNS)
-        x = jnp.pad(x, ((0, 0), (0, 0), *edge, (0, 0)))
+        margin = INTERPRETER_MARGIN
+        edges = (margin, margin + stride * _TILE_H), (margin, margin + _TILE_W)
+        x = jnp.pad(x, ((0, 0), (0, 0), *edges, (0, 0)))
         height, width = x.shape[2:4]
     if stride == 1:
         return x.reshape(batch * time, height, width, channels)
     return x.reshape(batch * time, height // 2, 2, width, channels)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _launch(problem: WeightProblem, x: Array, gradient: Array) -> Array:
-    multipliers, splits, units = problem.multipliers, problem.splits, problem.units
-    taps = problem.kernel[0]
-    count, tiles = math.prod(units), math.prod(problem.tiles)
-    near, far = problem.boxes
-    shape = (splits, count, multipliers, taps, CHANNELS, CHANNELS)
+@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+def _launch(
+    problem: WeightProblem,
+    x: Shaped[Array, "frames *view depth"],
+    gradient: Shaped[Array, "frames height width channels"],
+) -> Float32[Array, "kt kh kw depth channels"]:
+    consumers, splits, taps = problem.consumers, problem.split_k, problem.kernel[0]
+    outputs, pixel_tiles = math.prod(problem.output_tiles), math.prod(problem.pixel_tiles)
+    shape = (splits, outputs, consumers, taps, CHANNELS, CHANNELS)
 
-    def body(x: Any, gradient: Any, sums: Any, *memory: Any) -> None:
+    def body(
+        x: Shaped[Ref, "frames *view depth"],
+        gradient: Shaped[Ref, "frames height width channels"],
+        sums: Shaped[Ref, "splits outputs consumers kt 64 64"],
+        inputs: Ref,
+        gradients: Ref,
+        full: Shaped[Barrier, " stages"],
+        empty: Shaped[Barrier, " stages"],
+    ) -> None:
+        memory = _Memory(Views(*inputs), Views(*gradients), full, empty)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-        split, unit = divide(block, count)
-        share, _ = divide(tiles - split + splits - 1, splits)
+        split, output_tile = divide(block, outputs)
+        steps, _ = divide(pixel_tiles - split + splits - 1, splits)
+        part = _Part(output_tile, split, steps)
 
-        @pl.when(warpgroup == multipliers)
-        def _copy() -> None:
-            plgpu.set_max_registers(40, action="decrease")
-            _copy_ahead(problem, (x, gradient), memory, unit, split, share)
+        @pl.when(warpgroup == consumers)
+        def _produce_all() -> None:
+            plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
+            _produce(problem, (x, gradient), memory, part)
 
-        @pl.when(warpgroup < multipliers)
-        def _multiply() -> None:
-            plgpu.set_max_registers(152 if multipliers == 3 else 232, action="increase")
+        @pl.when(warpgroup < consumers)
+        def _consume_all() -> None:
+            plgpu.set_max_registers(_CONSUMER_REGISTERS.get(consumers, 232), action="increase")
             accumulator = plgpu.WGMMAAccumulatorRef((CHANNELS, CHANNELS), jnp.float32)
 
-            def run(*accumulators: Any) -> None:
-                _multiply_all(problem, memory, warpgroup, accumulators, share)
+            def run(*accumulators: Accumulator) -> None:
+                _consume(problem, memory, warpgroup, accumulators, steps)
                 for tap, each in enumerate(accumulators):
-                    jax_versions.store(sums.at[split, unit, warpgroup, tap], each[...])
+                    target = sums.at[split, output_tile, warpgroup, tap]
+                    jax_versions.store(target, each[...])
 
             pl.run_scoped(run, *[accumulator] * taps)
 
-    body.__name__ = (
-        f"weights_{'x'.join(map(str, problem.kernel))}_stride{problem.row_stride}"
-        f"_{problem.depth}_to_{problem.channels}_at_{problem.height}x{problem.width}"
-    )
+    body.__name__ = problem.name
+    near, far = problem.input_ring, problem.gradient_ring
     kernel = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
         scratch_types=[
-            near.memory,
-            far.memory,
-            plgpu.Barrier(num_arrivals=near.arrivals + far.arrivals, num_barriers=problem.slots),
-            plgpu.Barrier(num_arrivals=multipliers, num_barriers=problem.slots),
+            near.smem,
+            far.smem,
+            plgpu.Barrier(num_arrivals=near.arrivals + far.arrivals, num_barriers=problem.stages),
+            plgpu.Barrier(num_arrivals=consumers, num_barriers=problem.stages),
         ],
-        grid=(splits * count,),
+        grid=(splits * outputs,),
         grid_names=("block",),
-        num_threads=multipliers + 1,
+        num_threads=consumers + 1,
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -224,87 +304,100 @@ def _launch(problem: WeightProblem, x: Array, gradient: Array) -> Array:
         interpret=jax_versions.interpreter() if problem.interpret else None,
     )
     (sums,) = kernel(x, gradient)
-    # [block of channels, block of channels, column, phase of rows, row, time, channel, channel]
-    sums = sums.sum(axis=0).reshape(
-        *units[:2], problem.kernel[2], problem.row_stride, multipliers, taps, CHANNELS, CHANNELS
-    )
+    return _as_kernel(problem, sums.sum(axis=0))
+
+
+def _as_kernel(
+    problem: WeightProblem, sums: Float32[Array, "outputs consumers kt 64 64"]
+) -> Float32[Array, "kt kh kw depth channels"]:
+    """The tiles of the result, put where they belong."""
+    # [depth tile, channel tile, column tap, row phase, row tap, temporal tap, depth, channel];
+    # vertical tap = 2 · row tap + row phase at a stride of 2.
+    sums = sums.reshape(
+        *problem.output_tiles[:2], problem.kernel[2], problem.row_stride, problem.consumers,
+        problem.kernel[0], CHANNELS, CHANNELS,
+    )  # fmt: skip
     sums = sums.transpose(5, 4, 3, 2, 0, 6, 1, 7)
     return sums.reshape(*problem.kernel, problem.depth, problem.channels)
 
 
-def _copy_ahead(
+def _produce(
     problem: WeightProblem,
-    pictures: tuple[Any, Any],
-    memory: Any,
-    unit: Any,
-    split: Any,
-    share: Any,
+    pictures: tuple[Shaped[Ref, "frames *view depth"], Shaped[Ref, "frames height width channels"]],
+    memory: _Memory,
+    part: _Part,
 ) -> None:
-    """The copying warpgroup: both boxes of every tile."""
-    near, far = problem.boxes
-    near_memory, far_memory, full, empty = memory
-    _, outer, loads = problem.units
-    unit, load = divide(unit, loads)
-    of_input, of_gradient = divide(unit, outer)
-    column_by, phase = divide(load, problem.row_stride)
-    # Lifted by an even number, so that no number is negative.
-    row_by, phase = divide(phase - problem.low[1] + MARGIN, problem.row_stride)
-    row_by -= MARGIN // problem.row_stride
+    """The producer: both tiles of every step."""
+    x, gradient = pictures
+    _, channel_tiles, halo_tiles = problem.output_tiles
+    output_tile, halo_tile = divide(part.output_tile, halo_tiles)
+    depth_tile, channel_tile = divide(output_tile, channel_tiles)
+    column_by, phase = divide(halo_tile, problem.row_stride)
     column_by -= problem.low[2]
-    near_channels = pl.ds(of_input * CHANNELS, CHANNELS)
-    far_channels = pl.ds(of_gradient * CHANNELS, CHANNELS)
-    margin = MARGIN if problem.interpret else 0
-    row_by += margin // problem.row_stride
+    # As in `Geometry.halo_origin`: the even margin keeps numbers from being negative.
+    row_by, phase = divide(phase - problem.low[1] + INTERPRETER_MARGIN, problem.row_stride)
+    margin = INTERPRETER_MARGIN if problem.interpret else 0
+    row_by += (margin - INTERPRETER_MARGIN) // problem.row_stride
+    near_channels = pl.ds(depth_tile * CHANNELS, CHANNELS)
+    far_channels = pl.ds(channel_tile * CHANNELS, CHANNELS)
 
-    def copy(turn: Any, slot: Any) -> Any:
-        number, column = divide(split + turn * problem.splits, problem.tiles[2])
-        sample, row = divide(number, problem.tiles[1])
-        row, column, frame = row * _ROWS, column * _COLUMNS, sample * problem.time
-        pl.when(turn >= problem.slots)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
-        near_columns = pl.ds(column + column_by + margin, _COLUMNS)
-        far_columns = pl.ds(column + margin, _COLUMNS)
+    def produce_step(step: Scalar, stage: Scalar) -> Scalar:
+        number = part.first + step * problem.split_k
+        number, column = divide(number, problem.pixel_tiles[2])
+        sample, row = divide(number, problem.pixel_tiles[1])
+        row, column, frame = row * _TILE_H, column * _TILE_W, sample * problem.time
+        near_columns = pl.ds(column + column_by + margin, _TILE_W)
+        far_columns = pl.ds(column + margin, _TILE_W)
 
-        def near_index(frames: Any, rows: Any) -> tuple[Any, ...]:
+        def near_index(frames: Index, rows: Index) -> tuple[Index, ...]:
             if problem.row_stride == 1:
                 return frames, rows, near_columns, near_channels
             return frames, rows, phase, near_columns, near_channels
 
-        def far_index(frames: Any, rows: Any) -> tuple[Any, ...]:
+        def far_index(frames: Index, rows: Index) -> tuple[Index, ...]:
             return frames, rows, far_columns, far_channels
 
-        barrier = full.at[slot]
-        x, gradient = pictures
-        near.load(x, near_index, frame, row + row_by, near_memory, slot, barrier)
-        far.load(gradient, far_index, frame, row + margin, far_memory, slot, barrier)
-        return next_slot(slot, problem.slots)
+        # On the first round, nobody has used the stage.
+        pl.when(step >= problem.stages)(functools.partial(wait, memory.empty.at[stage]))
+        full, origin = memory.full.at[stage], (frame, row + row_by)
+        problem.input_ring.load(x, near_index, origin, memory.inputs, stage, full)
+        origin = frame, row + margin
+        problem.gradient_ring.load(gradient, far_index, origin, memory.gradients, stage, full)
+        return next_stage(stage, problem.stages)
 
-    lax.fori_loop(0, share, copy, jnp.int32(0))
-    for slot in range(problem.slots):  # every phase of a barrier has to be seen
-        pl.when(share > slot)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
+    lax.fori_loop(0, part.steps, produce_step, jnp.int32(0))
+    # A kernel must not end while a barrier has a phase that no one waited for.
+    for stage in range(problem.stages):
+        pl.when(part.steps > stage)(functools.partial(wait, memory.empty.at[stage]))
 
 
-def _multiply_all(
-    problem: WeightProblem, memory: Any, warpgroup: Any, accumulators: tuple[Any, ...], share: Any
+def _consume(
+    problem: WeightProblem,
+    memory: _Memory,
+    warpgroup: Scalar,
+    accumulators: tuple[Accumulator, ...],
+    steps: Scalar,
 ) -> None:
-    """A multiplying warpgroup: its tap's products of every tile."""
-    (_, near), (_, far), full, empty = memory
-    pixels = _ROWS * _COLUMNS
-    box = (_ROWS + problem.multipliers - 1) * _COLUMNS
+    """A consumer: the products of its vertical tap, of every step."""
+    pixels = _TILE_H * _TILE_W
+    halo_pixels = problem.input_ring.rows * _TILE_W
 
-    def release(slot: Any) -> None:
-        plgpu.barrier_arrive(empty.at[previous_slot(slot, problem.slots)])
+    def release(stage: Scalar) -> None:
+        arrive(memory.empty.at[previous_stage(stage, problem.stages)])
 
-    def multiply(turn: Any, slot: Any) -> Any:
-        plgpu.barrier_wait(full.at[slot])
-        for tap, frame, source in problem.pairs:
-            start = source * box + warpgroup * _COLUMNS
-            shifted = near.at[slot, pl.ds(start, pixels)]
-            plain = far.at[slot, pl.ds(frame * pixels, pixels)]
-            plgpu.wgmma(accumulators[tap], shifted.transpose((1, 0)), plain)
-        plgpu.wgmma_wait(len(problem.pairs))
-        pl.when(turn > 0)(functools.partial(release, slot))
-        return next_slot(slot, problem.slots)
+    def consume_step(step: Scalar, stage: Scalar) -> Scalar:
+        wait(memory.full.at[stage])
+        for tap, frame, source in problem.frame_products:
+            # Vertical tap r reads the halo tile from its r-th row on.
+            start = source * halo_pixels + warpgroup * _TILE_W
+            shifted = memory.inputs.mma.at[stage, pl.ds(start, pixels)]
+            plain = memory.gradients.mma.at[stage, pl.ds(frame * pixels, pixels)]
+            wgmma(accumulators[tap], shifted.transpose((1, 0)), plain)
+        # This step's products stay in flight; the step before is done, so its stage is free.
+        wgmma_wait(len(problem.frame_products))
+        pl.when(step > 0)(functools.partial(release, stage))
+        return next_stage(stage, problem.stages)
 
-    slot = lax.fori_loop(0, share, multiply, jnp.int32(0))
-    plgpu.wgmma_wait(0)
-    release(slot)
+    stage = lax.fori_loop(0, steps, consume_step, jnp.int32(0))
+    wgmma_wait(0)
+    release(stage)

@@ -18,8 +18,8 @@ from pallas_kernels.hopper import launch
 from pallas_kernels.hopper.conv import config as configs
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
 from pallas_kernels.hopper.conv.problem import Problem
-from pallas_kernels.hopper.conv.tiles import place_of
-from pallas_kernels.hopper.geometry import Geometry, Work
+from pallas_kernels.hopper.conv.tiles import tile_at
+from pallas_kernels.hopper.geometry import ConvShape, Geometry
 from tests.pallas_kernels.oracles import (
     assert_close,
     draw,
@@ -77,8 +77,8 @@ def test_conv3d_scales_adds_and_activates_in_one_go(dtype, time, size, pixels, s
 @pytest.mark.parametrize(
     ("time", "pixels", "config"),
     [
-        (4, (17, 9), configs.Config(16, 8, 64, 4, weights_left=True)),  # a clip's halves
-        (3, (5, 9), configs.Config(8, 16, 64, 1, store_slots=1, weights_left=True)),
+        (4, (17, 9), configs.Config(16, 8, 64, 4, swap_ab=True)),  # a clip's halves
+        (3, (5, 9), configs.Config(8, 16, 64, 1, store_stages=1, swap_ab=True)),
         (4, (5, 9), configs.Config(8, 16, 64, 1)),
     ],
 )
@@ -107,11 +107,27 @@ def test_either_operand_can_be_the_weights(time, pixels, config):
 
 
 def test_every_tile_has_a_number_and_the_long_ones_come_first():
-    work = Work(Geometry((3, 3, 3), (1, 1, 1)), 2, 4, 4, 20, 30, (16,), 32)
-    problem = Problem(
-        work, configs.Config(8, 16, 16, 1), jnp.bfloat16, jnp.bfloat16, None, False, True, False
+    conv = ConvShape(
+        geometry=Geometry((3, 3, 3), (1, 1, 1)),
+        batch=2,
+        in_time=4,
+        time=4,
+        height=20,
+        width=30,
+        in_channels=(16,),
+        channels=32,
     )
-    tiles = [place_of(problem, number) for number in range(2 * 3 * 2 * 4 * 2)]
+    problem = Problem(
+        conv=conv,
+        config=configs.Config(8, 16, 16, 1),
+        dtype=jnp.dtype("bfloat16"),
+        out_dtype=jnp.dtype("bfloat16"),
+        activation=None,
+        residual=False,
+        totals=True,
+        interpret=False,
+    )
+    tiles = [tile_at(problem, number) for number in range(2 * 3 * 2 * 4 * 2)]
     places = [tuple(int(n) for n in (t.sample, t.row, t.column, t.frame, t.channel)) for t in tiles]
     assert set(places) == {
         (sample, row, column, frame, channel)
@@ -283,7 +299,7 @@ def test_explain_tells_choices_apart_by_device():
     assert (there.implementation, there.refused) == ("mosaic_gpu", {})
 
 
-def works():
+def network_convs():
     """Every size class of the network: from tiny maps to 4K, one to eight samples."""
     for batch, height, width in ((1, 2, 2), (1, 32, 56), (8, 128, 224), (1, 1080, 1920)):
         for depth, channels in ((16, 16), (64, 64), (48, 96), (512, 512), (128, 32)):
@@ -293,34 +309,52 @@ def works():
                 Geometry((1, 1, 1), (0, 0, 0), stride=2),
                 Geometry((3, 4, 4), (1, 1, 1), phases=2),
             ):
-                yield Work(geometry, batch, 4, 4, height, width, (depth,), channels)
+                yield ConvShape(
+                    geometry=geometry,
+                    batch=batch,
+                    in_time=4,
+                    time=4,
+                    height=height,
+                    width=width,
+                    in_channels=(depth,),
+                    channels=channels,
+                )
 
 
-@pytest.mark.parametrize("work", list(works()), ids=lambda work: work.key)
-def test_chosen_tiles_fit_the_device(work):
-    config = configs.choose(work, 132)
-    pixels = config.rows * config.columns
+@pytest.mark.parametrize("conv", list(network_convs()), ids=lambda conv: conv.key)
+def test_chosen_tiles_fit_the_device(conv):
+    config = configs.choose(conv, 132)
+    pixels = config.tile_h * config.tile_w
     assert pixels % 128 == 0  # two warpgroups of 64 rows
-    assert config.columns % 8 == 0
-    assert work.channels % config.channels == 0
-    assert pixels // 2 * config.channels * config.frames <= 128 * 128  # registers for the sums
-    chunk = min(size & -size for size in (*work.in_channels, config.channels, 64))
-    geometry = work.geometry
+    assert config.tile_w % 8 == 0
+    assert conv.channels % config.tile_n == 0
+    assert pixels // 2 * config.tile_n * config.tile_t <= 128 * 128  # registers for the sums
+    chunk = min(size & -size for size in (*conv.in_channels, config.tile_n, 64))
+    geometry = conv.geometry
     vertical = 1 if geometry.stride == 2 else geometry.kernel[1] // geometry.phases
-    box = config.frames * (config.rows + vertical - 1) * config.columns * chunk * 2
-    piece = (geometry.kernel[0] if config.frames > 1 else 1) * chunk * config.channels * 2
-    store = min(config.channels & -config.channels, 64)
-    staged = pixels * store * 2 * config.store_slots
-    rings = config.input_slots * box + config.weight_slots * piece
-    affine = 2 * 2 * 4 * config.channels
-    assert rings + staged + affine + 2 * 1024 + 256 <= device.SHARED_MEMORY
-    assert (config.frames * config.channels // store) % config.store_slots == 0
+    box = config.tile_t * (config.tile_h + vertical - 1) * config.tile_w * chunk * 2
+    piece = (geometry.kernel[0] if config.tile_t > 1 else 1) * chunk * config.tile_n * 2
+    store = min(config.tile_n & -config.tile_n, 64)
+    staged = pixels * store * 2 * config.store_stages
+    rings = config.input_stages * box + config.weight_stages * piece
+    affine = 2 * 2 * 4 * config.tile_n
+    assert rings + staged + affine + 2 * 1024 + 256 <= device.SMEM_BYTES
+    assert (config.tile_t * config.tile_n // store) % config.store_stages == 0
 
 
 def test_channels_that_cannot_be_tiled_are_refused():
-    work = Work(Geometry((1, 1, 1), (0, 0, 0)), 1, 1, 1, 8, 8, (16,), 24)
+    conv = ConvShape(
+        geometry=Geometry((1, 1, 1), (0, 0, 0)),
+        batch=1,
+        in_time=1,
+        time=1,
+        height=8,
+        width=8,
+        in_channels=(16,),
+        channels=24,
+    )
     with pytest.raises(ValueError, match="multiples of 16"):
-        configs.choose(work, 132)
+        configs.choose(conv, 132)
 
 
 def test_scale_and_offset_are_the_biased_scaling():

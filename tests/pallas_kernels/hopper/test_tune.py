@@ -9,10 +9,19 @@ import pytest
 import pallas_kernels as pk
 from pallas_kernels.hopper import tune
 from pallas_kernels.hopper.conv import config as configs
-from pallas_kernels.hopper.geometry import Geometry, Work
+from pallas_kernels.hopper.geometry import ConvShape, Geometry
 from tests.pallas_kernels.oracles import needs_interpreter
 
-WORK = Work(Geometry((1, 3, 3), (0, 1, 1)), 1, 1, 1, 3, 8, (16,), 16)
+CONV = ConvShape(
+    geometry=Geometry((1, 3, 3), (0, 1, 1)),
+    batch=1,
+    in_time=1,
+    time=1,
+    height=3,
+    width=8,
+    in_channels=(16,),
+    channels=16,
+)
 
 
 @pytest.fixture
@@ -29,9 +38,9 @@ def test_all_tiles_compute_the_same_and_come_back_fastest_first(monkeypatch):
     monkeypatch.setattr(tune, "_LAUNCHES", 1)
     monkeypatch.setattr(tune, "_PROGRAMS", 1)
     with pk.interpret():
-        configs = tune.shortlist(WORK, 2)
-        [(work, found)] = tune.measure_all([WORK], 2)
-    assert work == WORK
+        configs = tune.shortlist(CONV, 2)
+        [(conv, found)] = tune.measure_all([CONV], 2)
+    assert conv == CONV
     assert {measurement.config for measurement in found} == set(configs)
     assert len(set(configs)) == 2
     times = [measurement.milliseconds for measurement in found]
@@ -40,18 +49,19 @@ def test_all_tiles_compute_the_same_and_come_back_fastest_first(monkeypatch):
 
 
 def test_measured_sizes_are_used_and_earlier_ones_kept(tables):
-    config = configs.Config(32, 8, 16, 1, input_slots=3)
-    assert configs.choose(WORK, 132) != config
+    config = configs.Config(32, 8, 16, 1, input_stages=3)
+    assert configs.choose(CONV, 132) != config
     tune.save("nvidia_h200", {"other": config}, "first", "a GPU")
-    tune.save("nvidia_h200", {WORK.key: config}, "second", "a GPU")
+    tune.save("nvidia_h200", {CONV.key: config}, "second", "a GPU")
     configs.tuned.cache_clear()
-    assert configs.choose(WORK, 132) == config
+    assert configs.choose(CONV, 132) == config
     table = json.loads((tables / "nvidia_h200.json").read_text())
-    assert set(table["configs"]) == {"other", WORK.key}
-    assert table["measured_by"] == "second"
+    assert set(table["configs"]) == {"other", CONV.key}
+    runs = [entry["run"] for entry in (table["configs"]["other"], table["configs"][CONV.key])]
+    assert [table["runs"][run]["command"] for run in runs] == ["first", "second"]
 
 
-def test_the_work_of_a_function_is_recorded_once_each():
+def test_the_convolutions_of_a_function_are_recorded_once_each():
     x = jnp.zeros((1, 2, 8, 8, 16), jnp.bfloat16)
     kernel = jnp.zeros((3, 3, 3, 16, 16), jnp.bfloat16)
 
@@ -60,6 +70,15 @@ def test_the_work_of_a_function_is_recorded_once_each():
         return pk.conv3d(x, kernel, implementation="mosaic_gpu").values
 
     with pk.assume_hopper():
-        assert configs.recorded(twice, x, kernel) == [
-            Work(Geometry((3, 3, 3), (1, 1, 1)), 1, 2, 2, 8, 8, (16,), 16)
+        assert configs.record_convs(twice, x, kernel) == [
+            ConvShape(
+                geometry=Geometry((3, 3, 3), (1, 1, 1)),
+                batch=1,
+                in_time=2,
+                time=2,
+                height=8,
+                width=8,
+                in_channels=(16,),
+                channels=16,
+            )
         ]

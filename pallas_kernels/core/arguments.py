@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of the convolutions, one frozen dataclass each, and their use by array functions.
+
+Dispatch hands one object to whichever implementation it chooses, so no argument can be lost or
+change places on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.feature_map import AnyKernel, FeatureMap
+from pallas_kernels.core.fp8 import QuantizedKernel
+
+__all__ = [
+    "Conv2dArguments", "Conv3dArguments", "ConvArguments", "GatedArguments", "Padding", "on_arrays",
+]  # fmt: skip
+
+Padding: TypeAlias = Literal["zeros", "reflect"]
+"""Border of an image: zeros, or the image mirrored about its border pixels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvArguments:
+    """Arguments that all convolutions share.
+
+    Attributes:
+        inputs: feature maps that count as one joined along the channels.
+        kernel: ``[*size, in_channel, channel]``, as it is, packed, or quantised.
+        bias: ``[channel]``.
+        activation: applied last.
+    """
+
+    inputs: tuple[FeatureMap, ...]
+    kernel: Any  # AnyKernel; implementations narrow it to the kinds that they take
+    bias: Float[Array, " channel"] | None
+    activation: Activation
+
+    @property
+    def operands(self) -> tuple[Array, AnyKernel]:
+        """The first input's values and the kernel."""
+        return self.inputs[0].values, self.kernel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv2dArguments(ConvArguments):
+    """Arguments of ``conv2d``.
+
+    Attributes:
+        padding: see :data:`Padding`.
+        out_dtype: of the output, in which sums are kept up to the end.
+    """
+
+    padding: Padding
+    out_dtype: jnp.dtype
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv3dArguments(ConvArguments):
+    """Arguments of ``conv3d``.
+
+    Attributes:
+        stride: (1, 1, 1) or (1, 2, 2).
+        pad_time: whether to pad time as well.
+        scale: ``[batch, channel]``, after the bias.
+        residual: added after the scale.
+        with_totals: whether channel totals are wanted where they come for free.
+    """
+
+    stride: tuple[int, int, int]
+    pad_time: bool
+    scale: Float[Array, "batch channel"] | None
+    residual: FeatureMap | None
+    with_totals: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedArguments(ConvArguments):
+    """Arguments of ``gated_conv3d`` and ``gated_conv3d_transpose``.
+
+    Attributes:
+        gate_kernel: ``[channel, channel]``.
+        gate_bias: ``[channel]``.
+        residual: added after the gate; always None for the transposed convolution.
+        with_totals: whether channel totals are wanted where they come for free.
+    """
+
+    gate_kernel: Float[Array, "channel channel"]
+    gate_bias: Float[Array, " channel"]
+    residual: FeatureMap | None
+    with_totals: bool
+
+
+SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
+
+
+def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], FeatureMap]:
+    """A function of arrays as an implementation: it takes every argument by its name.
+
+    Only ``with_totals`` is left out, as such a function adds up nothing. With a quantised kernel it
+    computes in float32, and the output is then stored as the kernel says.
+    """
+
+    def run(arguments: SomeArguments) -> FeatureMap:
+        fields = {
+            field.name: getattr(arguments, field.name)
+            for field in dataclasses.fields(arguments)
+            if field.name != "with_totals"
+        }
+        kernel = fields["kernel"]
+        if not isinstance(kernel, QuantizedKernel):
+            fields = {name: _as_array(value) for name, value in fields.items()}
+            fields["inputs"] = tuple(map(_as_array, arguments.inputs))
+            return FeatureMap(function(**fields))
+        fields = {name: _in_float32(value) for name, value in fields.items()}
+        # The kernel multiplies stored numbers: the scales of the inputs are folded into it.
+        fields["inputs"] = tuple(x.values.astype(jnp.float32) for x in arguments.inputs)
+        fields["kernel"] = kernel.in_float32
+        return FeatureMap(kernel.store(function(**fields)), scale=kernel.out_scale)
+
+    return run
+
+
+def _as_array(value: Any) -> Any:
+    """The values of a feature map; everything else as it is."""
+    return value.values if isinstance(value, FeatureMap) else value
+
+
+def _in_float32(value: Any) -> Any:
+    """Arrays and feature maps as float32 arrays; everything else as it is."""
+    if isinstance(value, FeatureMap):
+        value = value.in_units(jnp.float32).values
+    return value.astype(jnp.float32) if isinstance(value, Array) else value
