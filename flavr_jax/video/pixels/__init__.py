@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stored pixel means: layout, colour, HDR and orientation."""
+"""The meaning of stored pixels: layout, colour, HDR metadata and orientation."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between a stream's pictures and RGB, by one rule in both directions.
+"""Conversion between a stream's pictures and RGB, each direction the exact inverse of the other.
 
-Frames that pass through keep their stored values; frames that are made have been RGB. So that the
-two do not flicker when they alternate, the way out is the exact inverse of the way in: chroma is
-interpolated linearly, and reduced again by the filters that undo just that (horizontally those of
-the LeGall 5/3 wavelet). swscale would not do: measured there and back, its full-range chroma comes
-out half a level low, its 12-bit luma seven levels high, and 4:2:0 chroma blurred.
+Original frames keep their stored values, and made frames have been RGB. If the conversion back were
+not exact, the two would flicker as they alternate. Chroma is interpolated linearly on the way in,
+and on the way out reduced by the filter that undoes this (at co-sited samples the analysis filter
+of the LeGall 5/3 wavelet). swscale is not exact enough: measured there and back, its full-range
+chroma is half a level too low, its 12-bit luma seven levels too high, and 4:2:0 chroma is blurred.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ __all__ = [
 ]
 
 RGB, UNTAGGED = 0, 2
-# H.273 matrix → luma's share of red and blue: BT.709, FCC, BT.601 (two tags), SMPTE 240M,
+# H.273 matrix → weights of red and blue in luma: BT.709, FCC, BT.601 (two tags), SMPTE 240M,
 # BT.2020 (two tags).
 _WEIGHTS = {
     1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 6: (0.299, 0.114),
     7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593),
 }  # fmt: skip
 _BT709, _BT601 = 1, 5
-# FFmpeg's chroma locations whose chroma lies on a luma column, and on a luma row; the bottom ones
-# are rare enough to be taken for the middle.
+# FFmpeg's AVChromaLocation with chroma samples on a luma column, and on a luma row. The rare bottom
+# locations are treated as the middle.
 _ON_COLUMN, _ON_ROW = (0, 1, 3, 5), (3, 4)
 _EXACT = (
     Interpolation.BICUBIC
@@ -62,13 +62,13 @@ class Colour:
     """A stream's colour tags, as FFmpeg and ITU-T H.273 number them.
 
     Attributes:
-        matrix: how RGB becomes YUV; 0 is RGB itself, 2 untagged.
-        levels: 0 untagged, 1 limited (16 to 235), 2 full (0 to 255).
+        matrix: the matrix from RGB to YUV; 0 is RGB itself, 2 is untagged.
+        levels: 0 is untagged, 1 limited (16 to 235), 2 full (0 to 255).
         primaries: 2 is untagged.
         transfer: 2 is untagged.
-        siting: where chroma samples lie, as FFmpeg's AVChromaLocation; 0 is untagged.
-        headroom: the RGB that this becomes has room for what limited levels leave below black and
-            above white, which cameras use: 0 to 255 are levels 0 to 255, not 16 to 235.
+        siting: position of chroma samples, as FFmpeg's AVChromaLocation; 0 is untagged.
+        headroom: whether RGB 0 to 255 stands for levels 0 to 255 of limited-range video, in place
+            of 16 to 235. Cameras use the levels below black and above white.
     """
 
     matrix: int = UNTAGGED
@@ -80,7 +80,7 @@ class Colour:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Colour:
-        """The tags of a decoded frame; untagged grey is full range, as FFmpeg has it."""
+        """Return the tags of a decoded frame; untagged grey is full range, as in FFmpeg."""
         kind, levels = Layout.of(frame.format.name).kind, int(frame.color_range)
         if frame.format.name.startswith("yuvj") or (kind == "grey" and not levels):
             levels = int(ColorRange.JPEG)
@@ -93,24 +93,23 @@ class Colour:
         )
 
     def with_headroom(self) -> Colour:
-        """The same with headroom, where levels are limited."""
+        """Return these tags with headroom, if levels are limited."""
         limited = self.levels != ColorRange.JPEG and self.matrix != RGB
         return dataclasses.replace(self, headroom=limited)
 
     def matrix_used(self, height: int) -> int:
-        """The matrix to convert by.
+        """Return the matrix to convert with.
 
-        A missing or unknown one is BT.709 from 720 lines on and BT.601 below, as players assume;
-        RGB that is to become YUV follows the same rule.
+        A missing or unknown matrix is BT.709 from 720 lines on and BT.601 below, as players
+        assume. RGB that is converted to YUV follows the same rule.
         """
         return self.matrix if self.matrix in _WEIGHTS else (_BT709 if height >= 720 else _BT601)
 
     def stored_in(self, pixel_format: str, height: int) -> Colour:
-        """The tags for a stream of this pixel format that ``from_rgb`` fills.
+        """Return the tags for a stream of this pixel format that ``from_rgb`` fills.
 
-        Tags are kept, and what was untagged stays so: a player then guesses for the result what
-        it guessed for the source. A matrix that is not known here stays too: the one used in its
-        place is used both ways.
+        Tags are kept, and untagged stays untagged: a player then guesses the same for the result
+        as for the source. An unknown matrix is kept too, since its replacement is used both ways.
         """
         if Layout.of(pixel_format).kind == "rgb":
             return dataclasses.replace(self, matrix=RGB, levels=int(ColorRange.JPEG))
@@ -121,11 +120,14 @@ class Colour:
 
 
 SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
-"""What images without tags are in."""
+"""The tags of images that have none."""
 
 
 def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
-    """The pixels of a decoded frame as RGB or RGBA: 8-bit, or 16-bit where it has more."""
+    """Return a decoded frame as RGB or RGBA [height, width, channel].
+
+    Pixels are uint8, or uint16 if the frame has more than 8 bits.
+    """
     layout = Layout.of(frame.format.name)
     if frame.format.name in ("rgb24", "rgba", "rgb48le", "rgba64le"):
         return frame.to_ndarray()
@@ -136,9 +138,9 @@ def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
 
 
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
-    """A frame to encode, converted as ``to_rgb`` would read it back.
+    """Return a frame to encode, which ``to_rgb`` would read back as ``pixels``.
 
-    Alpha is added (opaque) or dropped as the pixel format asks for.
+    An opaque alpha channel is added, or alpha is dropped, if the pixel format asks for it.
     """
     height, width = pixels.shape[:2]
     planar = Layout.of(pixel_format).planar
@@ -157,7 +159,7 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
 
 
 def standard(pixels: Frame, colour: Colour) -> Frame:
-    """RGB or RGBA as displays and image files want it, without headroom."""
+    """Return RGB or RGBA without headroom, as displays and image files need it."""
     if not colour.headroom:
         return pixels
     form = {(3, 1): "rgb24", (4, 1): "rgba", (3, 2): "rgb48le", (4, 2): "rgba64le"}
@@ -165,7 +167,7 @@ def standard(pixels: Frame, colour: Colour) -> Frame:
 
 
 def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
-    """The same samples in another pixel format of the same content, or the closest to it."""
+    """Return the same samples in another pixel format of the same content, or the closest one."""
     if frame.format.name == pixel_format:
         return frame
     if frame.format.name.replace("yuvj", "yuv") == pixel_format.replace("yuvj", "yuv"):
@@ -174,7 +176,7 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
         for target, source in zip(copy.planes, frame.planes, strict=True):
             samples(target, layout)[:] = samples(source, layout)
         return copy
-    # Equal levels and matrix on both sides: nothing but the packing changes.
+    # With equal levels and matrix on both sides, swscale changes nothing but the packing.
     full = Layout.of(pixel_format).kind == "rgb"
     levels = ColorRange.JPEG if full else ColorRange.MPEG
     return frame.reformat(
@@ -187,7 +189,15 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """What a conversion is compiled for; matrix, levels and depth are numbers that it is given."""
+    """The static part of a conversion, which it is compiled for.
+
+    Matrix, levels and depth are arguments, so that few programs serve all combinations.
+
+    Attributes:
+        layout: of the planes, with the depth of the arrays that hold them.
+        on_column: whether chroma samples lie on a luma column, not between two.
+        on_row: likewise for rows.
+    """
 
     layout: Layout
     on_column: bool
@@ -195,10 +205,16 @@ class _Form:
 
 
 class _Numbers(NamedTuple):
-    """Luma's share of red and blue, and levels.
+    """Weights of the matrix, and levels of the samples.
 
-    They are those of RGB's 0 and of no chroma, the spans from RGB's 0 to 1 and between the extremes
-    of chroma, and the highest of all.
+    Attributes:
+        kr: weight of red in luma.
+        kb: weight of blue in luma.
+        black: luma of RGB 0.
+        middle: chroma of grey.
+        luma: levels from RGB 0 to RGB 1.
+        chroma: levels between the extremes of chroma.
+        top: the highest level that a sample can hold.
     """
 
     kr: float
@@ -211,11 +227,13 @@ class _Numbers(NamedTuple):
 
 
 def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbers]:
+    """Return the static and the numeric part of a conversion."""
     layout = Layout.of(planar)
     scale, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
     full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
     black, luma, chroma = (0.0, top, top) if full else (16 * scale, 219 * scale, 224 * scale)
     if colour.headroom:
+        # RGB 0 to 1 spans 255 levels then; black lies 16/219 of the luma span lower.
         wider = 255 / 219
         black, luma, chroma = black - luma * 16 / 219, luma * wider, chroma * wider
     kr, kb = _WEIGHTS[colour.matrix_used(height)]
@@ -229,7 +247,7 @@ def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbe
 
 
 def _host() -> jax.Device | None:  # pyright: ignore[reportInvalidTypeForm]
-    """The processor: decoding and encoding happen there, and the network keeps the GPU busy."""
+    """Return the CPU: decoding and encoding happen there, and the network keeps the GPU busy."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # a JAX_PLATFORMS without cpu
@@ -237,7 +255,7 @@ def _host() -> jax.Device | None:  # pyright: ignore[reportInvalidTypeForm]
 
 
 def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
-    """A plane's samples [height, width], to read and to write."""
+    """Return a view of a plane's samples [height, width], to read and to write."""
     kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]
@@ -247,6 +265,7 @@ def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
 def _decode(
     planes: tuple[Array, ...], numbers: _Numbers, form: _Form, size: tuple[int, int]
 ) -> Array:
+    """Return planes as RGB or RGBA of ``size`` (height, width)."""
     layout = form.layout
     colours = [plane.astype(jnp.float32) for plane in planes]
     alpha = [colours.pop() / numbers.top] if layout.alpha else []
@@ -257,9 +276,11 @@ def _decode(
         red = green = blue = luma
         if layout.kind == "yuv":
             difference = [(plane - numbers.middle) / numbers.chroma for plane in colours[1:]]
+            # Rows first here and columns first in _encode: the inverse runs backwards.
             for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
                 if layout.chroma[1 - axis]:
                     difference = [_finer(plane, axis, on_sample) for plane in difference]
+            # Chroma of odd sizes is rounded up, so that one row or column too many comes out.
             cb, cr = (plane[: size[0], : size[1]] for plane in difference)
             red = luma + 2 * (1 - numbers.kr) * cr
             blue = luma + 2 * (1 - numbers.kb) * cb
@@ -272,6 +293,7 @@ def _decode(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
+    """Return RGB or RGBA as the planes of a layout, rounded and clipped."""
     layout = form.layout
     most = 255 if pixels.dtype == jnp.uint8 else 65535
     red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
@@ -293,10 +315,10 @@ def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
 
 
 def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Twice the samples along an axis, interpolated linearly.
+    """Return twice the samples along an axis, interpolated linearly.
 
-    ``on_sample``: every other new sample lies on an old one; otherwise old ones lie in the middle
-    between two new ones.
+    With ``on_sample``, every other new sample lies on an old one; otherwise each old sample lies in
+    the middle between two new ones.
     """
     before, after = _shifted(plane, axis, -1), _shifted(plane, axis, 1)
     if on_sample:
@@ -309,7 +331,8 @@ def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
 
 
 def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Half the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
+    """Return half the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
+    # Filters of unit gain whose product with the interpolation is 1 at the sample, 0 elsewhere.
     taps = (-1, 2, 6, 2, -1) if on_sample else (0, -2, 6, 6, -2)
     padding = [(0, 0)] * plane.ndim
     padding[axis] = (2, 2 + plane.shape[axis] % 2)
@@ -324,7 +347,7 @@ def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
 
 
 def _shifted(plane: Array, axis: int, step: int) -> Array:
-    """Each sample's neighbour ``step`` samples on; beyond the border, the border's."""
+    """Return each sample's neighbour ``step`` samples further; borders repeat."""
     padding = [(0, 0)] * plane.ndim
     padding[axis] = (max(0, -step), max(0, step))
     start = max(0, step)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static HDR metadata: the display that a film was graded on, and how bright it gets.
+"""Static HDR metadata: the display that a film was graded on, and how bright the film gets.
 
-PyAV reads it off frames but has no way to set it on an output. Encoders whose bitstream carries
-it take it as a parameter. For the others it has to be in the container, and PyAV takes over a
-container's metadata from a stream that serves as a template; so a Matroska header with nothing
-but one such stream is made for it here.
+PyAV reads the metadata from frames but cannot set it on an output. Encoders whose bitstream carries
+it take it as a parameter. For the other encoders it belongs into the container. PyAV copies a
+container's metadata only from a stream that serves as a template, so this module builds a Matroska
+header with nothing but one such stream.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from av.container import InputContainer
 
 __all__ = ["StaticHDR", "template"]
 
-# libavutil's AVMasteringDisplayMetadata: ten rationals, and which of them count.
+# libavutil's AVMasteringDisplayMetadata: ten rationals, then two flags: has primaries, luminance.
 _RATIONALS = struct.Struct("=20i2i")
 _MOVING = ("DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DOVI_RPU_BUFFER")
-_LIGHT = struct.Struct("=2I")
+_LIGHT = struct.Struct("=2I")  # AVContentLightMetadata: MaxCLL, MaxFALL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class StaticHDR:
     """SMPTE ST 2086 and CTA-861.3 metadata.
 
     Attributes:
-        mastering: x, y of red, green, blue and white, then the least and the greatest luminance
-            in cd/m²; or None.
-        light: greatest light level of a pixel and of a frame's average in cd/m²; or None.
+        mastering: chromaticities x, y of red, green, blue and white, then the least and the
+            greatest luminance in cd/m²; None if unknown.
+        light: greatest light level of a pixel and of a frame's average in cd/m²; None if unknown.
     """
 
     mastering: tuple[float, ...] | None = None
@@ -39,7 +39,7 @@ class StaticHDR:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> StaticHDR | None:
-        """What a decoded frame says, or None."""
+        """Return the metadata of a decoded frame, or None."""
         try:
             display = frame.side_data.get("MASTERING_DISPLAY_METADATA")
             light = frame.side_data.get("CONTENT_LIGHT_LEVEL")
@@ -51,14 +51,17 @@ class StaticHDR:
 
     @staticmethod
     def moving(frame: av.VideoFrame) -> bool:
-        """Whether a frame has metadata that changes from frame to frame: HDR10+, Dolby Vision."""
+        """Return whether a frame has dynamic metadata: HDR10+ or Dolby Vision."""
         try:
             return any(frame.side_data.get(name) for name in _MOVING)
         except ValueError:  # as above
             return False
 
     def parameters(self, encoder: str) -> list[str]:
-        """For an encoder's own parameter string; empty where the container has to carry it."""
+        """Return the metadata as an encoder's own parameters.
+
+        The list is empty for encoders whose bitstream cannot carry it.
+        """
         if encoder not in _NAMES:
             return []
         display_name, light_name, scale = _NAMES[encoder]
@@ -73,7 +76,8 @@ class StaticHDR:
         return found
 
 
-# Encoder → its names for both, and the units of chromaticity and of luminance and their decimals.
+# Encoder → its names of both parameters, and its units: those of chromaticity, those of luminance,
+# and the decimals to write.
 _NAMES = {
     "libx264": ("mastering-display", "cll", (50_000, 10_000, 0)),
     "libx265": ("master-display", "max-cll", (50_000, 10_000, 0)),
@@ -82,6 +86,7 @@ _NAMES = {
 
 
 def _mastering(data: bytes) -> tuple[float, ...] | None:
+    """Return the numbers of libavutil's structure; None if a part of them is missing."""
     *numbers, has_primaries, has_luminance = _RATIONALS.unpack_from(data)
     if not (has_primaries and has_luminance):
         return None
@@ -89,18 +94,20 @@ def _mastering(data: bytes) -> tuple[float, ...] | None:
 
 
 def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContainer:
-    """An opened file that holds one video stream with this metadata, and no frames.
+    """Return an opened Matroska file that holds one video stream with this metadata, and no frames.
 
     Args:
         codec: Matroska's name of the codec, such as ``V_VP9``.
-        width: of the frames.
-        height: likewise.
+        width: of the frames, in pixels.
+        height: of the frames, in pixels.
         hdr: the metadata.
     """
+    # The numbers are identifiers of RFC 9559 (Matroska), for instance 55BC: MaxCLL.
     light, mastering = b"", b""
     if hdr.light is not None:
         light = _element("55BC", hdr.light[0]) + _element("55BD", hdr.light[1])
     if hdr.mastering is not None:
+        # Matroska puts the greatest luminance before the least.
         values = [*hdr.mastering[:8], hdr.mastering[9], hdr.mastering[8]]
         parts = [_element(f"{0x55D1 + n:X}", float(value)) for n, value in enumerate(values)]
         mastering = _element("55D0", b"".join(parts))
@@ -118,7 +125,7 @@ def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContai
 
 
 def _element(identifier: str, payload: bytes | str | int | float) -> bytes:
-    """An EBML element: its identifier in hexadecimal, its length in eight bytes, its payload."""
+    """Return an EBML element: identifier (given in hexadecimal), length in eight bytes, payload."""
     if isinstance(payload, int):
         payload = payload.to_bytes(max(1, (payload.bit_length() + 7) // 8), "big")
     elif isinstance(payload, float):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pixel format holds: depth, chroma resolution, alpha.
+"""The content of a pixel format: depth, chroma resolution, alpha.
 
 FFmpeg has two hundred pixel formats, but they hold one of three kinds of picture; the rest is
-packing. Each has a planar format of the same content, which is what colours are converted in.
+packing. For each there is a planar format of the same content, in which colours are converted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import av
 __all__ = ["Layout"]
 
 Kind = Literal["rgb", "yuv", "grey"]
+# Powers of two by which chroma is coarser (horizontally, vertically) → its name.
 _CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (0, 1): "440"}
+# Bits for which FFmpeg has a planar format, by the stem of its name.
 _DEPTHS = {
     "yuv420": (8, 9, 10, 12, 14, 16), "yuv422": (8, 9, 10, 12, 14, 16),
     "yuv444": (8, 9, 10, 12, 14, 16), "yuv440": (8, 10, 12),
@@ -30,7 +32,7 @@ class Layout:
 
     Attributes:
         kind: RGB, luma with chroma, or luma alone.
-        bits: of each channel.
+        bits: depth of each channel.
         alpha: whether there is an alpha channel.
         chroma: by how many powers of two chroma is coarser, horizontally and vertically.
     """
@@ -42,10 +44,12 @@ class Layout:
 
     @classmethod
     def of(cls, pixel_format: str) -> Layout:
-        """What FFmpeg's pixel format of this name holds."""
+        """Return the content of FFmpeg's pixel format of this name."""
+        # Subsampling is read off the chroma size of a picture of 64×64.
         form = av.VideoFormat(pixel_format, 64, 64)
         alpha = form.has_palette or any(part.is_alpha for part in form.components)
         bits = max((part.bits for part in form.components), default=8)
+        # FFmpeg decodes palettes to RGB; XYZ of digital cinema has three full channels, too.
         if form.is_rgb or form.has_palette or pixel_format.startswith("xyz"):
             return cls("rgb", bits, alpha)
         if len(form.components) - alpha < 3:
@@ -55,10 +59,10 @@ class Layout:
 
     @property
     def planar(self) -> str:
-        """The planar format of this content, or the smallest that holds it.
+        """Name of the planar format of this content, or of the smallest that holds it.
 
-        Grey with alpha is kept as RGB, quarter-width chroma as full chroma, and floating point as
-        16 bits.
+        Grey with alpha becomes RGB, chroma of a quarter of the width becomes full chroma, and
+        floating point becomes 16 bits.
         """
         if self.kind == "rgb" or (self.kind == "grey" and self.alpha):
             stem, tail = ("gbra", "p") if self.alpha else ("gbr", "p")
@@ -66,12 +70,12 @@ class Layout:
             stem, tail = "gray", ""
         else:
             stem, tail = f"yuv{'a' * self.alpha}{_CHROMA.get(self.chroma, '444')}", "p"
-            if stem not in _DEPTHS:
+            if stem not in _DEPTHS:  # 4:4:0 with alpha
                 stem = "yuva444"
         bits = next((depth for depth in _DEPTHS[stem] if depth >= self.bits), 16)
         return f"{stem}{tail}" if bits == 8 else f"{stem}{tail}{bits}le"
 
     @property
     def pixel_bits(self) -> Literal[8, 16]:
-        """Bits of a channel of the RGB pixels that this becomes."""
+        """Bits of each channel of the RGB pixels that this is converted to."""
         return 8 if self.bits <= 8 else 16

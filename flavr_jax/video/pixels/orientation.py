@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that are stored turned or mirrored, as phones do.
+"""Pictures that are stored turned or mirrored, as phones store them.
 
-Where the output can say so too, nothing is turned. Elsewhere planes are turned as they are, so
-that pictures keep their values.
+If the output can hold a display matrix, nothing is turned. Otherwise whole planes are turned, so
+that pictures keep their stored values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from flavr_jax.video.pixels.layout import Layout
 __all__ = ["display_matrix", "inverse", "turned", "upright", "upright_info"]
 
 _MATRIX = struct.Struct("=9i")
+# FFmpeg writes a, b, c, d as 16.16 fixed point and w as 2.30.
 _UNTURNED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # FFmpeg's chroma locations with rows and columns swapped: left becomes top.
 _SWAPPED_SITING = {1: 4, 4: 1}
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    """How to turn a decoded frame to show it, or None for as it is."""
+    """Return a decoded frame's display matrix, nine integers; None if it is shown as stored."""
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18 refuses frames with side data that it has no name for
@@ -36,10 +37,11 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
 
 
 def upright_info(info: ClipInfo) -> ClipInfo:
-    """What is known of a clip once its pictures are turned."""
+    """Return the facts of a clip after its pictures have been turned upright."""
     matrix = info.display_matrix
     if matrix is None or matrix[0]:
         return dataclasses.replace(info, display_matrix=None)
+    # A quarter turn exchanges rows and columns, for chroma samples and for pixel shapes as well.
     siting = _SWAPPED_SITING.get(info.colour.siting, info.colour.siting)
     return dataclasses.replace(
         info,
@@ -53,7 +55,7 @@ def upright_info(info: ClipInfo) -> ClipInfo:
 
 
 def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
-    """A frame as it is shown; angles between quarter turns are ignored."""
+    """Return a frame as it is shown; angles between quarter turns are ignored."""
     original = frame.original
     return dataclasses.replace(
         frame,
@@ -80,6 +82,7 @@ def turned(matrix: tuple[int, ...], pixels: np.ndarray) -> np.ndarray:
 
 
 def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFrame | None:
+    """Return a picture with its planes turned, or None for packed formats, which have no planes."""
     layout = Layout.of(frame.format.name)
     if frame.format.name.replace("yuvj", "yuv") != layout.planar:
         return None
@@ -89,12 +92,13 @@ def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFra
     for target, source in zip(result.planes, frame.planes, strict=True):
         samples(target, layout)[:] = turned(matrix, samples(source, layout))
     if isinstance(frame.opaque, Origin):
+        # Without its path: a copy of the source's file would not be turned.
         result.opaque = Origin(frame.opaque.index)
     return result
 
 
 def _turned_format(pixel_format: str) -> str:
-    """A pixel format with its chroma subsampled along the other axis."""
+    """Return a pixel format whose chroma is subsampled along the other axis."""
     layout = Layout.of(pixel_format)
     if layout.chroma[0] == layout.chroma[1]:
         return pixel_format

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of images, OpenEXR, and animated GIF and WebP."""
+"""Images and animations as clips, and clips as images and animations."""

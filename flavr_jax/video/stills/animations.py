@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Animated GIF out and animated WebP in; the other two ways are those of any video.
+"""Writing GIF and reading animated WebP; reading GIF and writing WebP work as for any video.
 
 A GIF has 256 colours. One palette is chosen for the whole clip, because a palette for each frame
 would make still areas flicker; so the frames wait, losslessly compressed, in an unnamed temporary
@@ -38,8 +38,8 @@ __all__ = ["GifWriter", "WebPReader", "plays_of_gif"]
 
 logger = logging.getLogger(__name__)
 
-_TICK = Fraction(1, 100)
-# Browsers show a frame of one tick for ten.
+_TICK = Fraction(1, 100)  # seconds
+# In ticks: browsers show a frame of one tick for ten.
 _SHORTEST = 2
 _PATTERN = "dither=bayer:bayer_scale=3:diff_mode=rectangle"
 _DIFFUSED = "dither=floyd_steinberg:diff_mode=none"
@@ -47,17 +47,17 @@ _GIF_HEAD = 1 << 16  # bytes: colours and comments may precede the block that sa
 
 
 class GifWriter:
-    """A GIF; frames that come sooner than 20 ms after another are left out.
+    """Writes a GIF, without the frames that come sooner than 20 ms after another.
 
     It repeats as often as ``info.plays`` says, and without end where that says nothing.
     """
 
     def __init__(self, path: Path, info: ClipInfo, *, overwrite: bool = False) -> None:
-        """Prepare the file.
+        """Create the partial file.
 
         Args:
-            path: of the file.
-            info: of the frames to come.
+            path: the GIF.
+            info: facts of the frames to come.
             overwrite: whether ``path`` may exist.
 
         Raises:
@@ -81,7 +81,7 @@ class GifWriter:
         self._end, self._count, self._rounded = 0, 0, False
 
     def write(self, frame: TimedFrame) -> None:
-        """Add a frame, unless it comes too soon; pts increase."""
+        """Add a frame, unless it comes too soon; pts have to increase."""
         tick = round(frame.pts / _TICK)
         self._count += 1
         self._rounded |= tick * _TICK != frame.pts
@@ -169,10 +169,10 @@ class GifWriter:
 
 
 class WebPReader:
-    """An animated WebP, through Pillow: FFmpeg reads them only in its newest version."""
+    """Reads an animated WebP through Pillow, because only new versions of FFmpeg can."""
 
     def __init__(self, path: Path) -> None:
-        """Look at the file.
+        """Read the file's header.
 
         Raises:
             OSError: it is missing or cannot be read.
@@ -242,7 +242,7 @@ def _buffer(graph: Graph, width: int, height: int) -> FilterContext:
 
 
 def _graph(info: ClipInfo, filters: list[tuple[str, str]]) -> Graph:
-    """Pictures in, through filters one after the other, and out."""
+    """Return a graph that sends pictures through filters, one after the other."""
     graph = Graph()
     nodes = [graph.add(name, arguments) for name, arguments in filters]
     graph.link_nodes(_buffer(graph, info.width, info.height), *nodes, graph.add("buffersink"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made frames among dithered originals: the same dots, so that the texture does not pulse.
 
-A GIF of a photograph consists of dots in a few colours. A network averages the dots away; shown by
-turns, dotted and smooth frames flicker at half the frame rate. So made frames are dithered by error
-diffusion in the originals' own colours, and where nothing moves they get the originals' dots.
+A GIF of a photograph consists of dots in a few colours. A network averages the dots away, and when
+dotted and smooth frames alternate, they flicker. So made frames are dithered by error diffusion in the
+originals' own colours, and where nothing moves they get the originals' dots.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _SAME = 16  # the most levels of 255 by which a network changes what stands stil
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PalettePicture:
-    """A picture of a GIF.
+    """A frame of a GIF.
 
     Attributes:
-        indices: its colours as numbers of the palette.
-        pixels: its colours before, in BGRA, where they are needed.
-        original: whether it is the source's.
+        indices: the picture in numbers of the palette.
+        pixels: the picture before that, in BGRA; None where it is not needed.
+        original: whether it comes from the source.
     """
 
     indices: av.VideoFrame
@@ -41,9 +41,10 @@ class PalettePicture:
 
 
 def with_still_dots(pictures: Iterable[PalettePicture]) -> Iterator[PalettePicture]:
-    """Yield the pictures, the made ones with the originals' dots where nothing moves.
+    """Yield the pictures; made ones get the originals' dots where nothing moves.
 
-    Diffusion carries the errors of what moves into what stands still, where they would swarm.
+    Error diffusion carries rounding errors from moving parts into still ones, whose dots would
+    change from frame to frame.
     """
     before: PalettePicture | None = None
     made: list[PalettePicture] = []
@@ -62,7 +63,13 @@ def with_still_dots(pictures: Iterable[PalettePicture]) -> Iterator[PalettePictu
 
 
 def _copy_dots(source: PalettePicture, target: PalettePicture, where: np.ndarray) -> None:
-    """Copy the colours of a picture into another where both show nearly the same."""
+    """Copy the palette numbers of a picture into another where both had nearly equal colours.
+
+    Args:
+        source: an original.
+        target: a made picture.
+        where: dots that stand still from the original to the next.
+    """
     if source.pixels is None or target.pixels is None:
         return
     apart = np.abs(source.pixels.astype(np.int16) - target.pixels).max(axis=-1)
@@ -77,7 +84,8 @@ def _copy_dots(source: PalettePicture, target: PalettePicture, where: np.ndarray
 
 
 def is_dithered(pixels: Frame) -> bool:
-    """Return whether a picture is made of dots in the colours of a palette."""
+    """Return whether a picture has few colours, mixed as dots."""
+    # One number for each colour, so that colours compare in one step.
     dots = pixels.reshape(-1, pixels.shape[-1]).astype(np.uint64)
     codes = (dots << (np.arange(dots.shape[-1], dtype=np.uint64) * 16)).sum(axis=-1)
     if np.unique(codes).size > _COLOURS or min(pixels.shape[:2]) < 3:

@@ -124,7 +124,7 @@ def read_image(path: Path, tags: ImageTags) -> Frame:
 
 
 def _read_16_bits(path: Path) -> Frame | None:
-    """Return an image of more than 8 bits, through FFmpeg; None for others, which Pillow reads."""
+    """Return an image of more than 8 bits, through FFmpeg; None for images that Pillow reads."""
     with path.open("rb") as file:
         header = file.read(_PNG_DEPTH + 1)
     if path.suffix.lower() == ".png" and header[_PNG_DEPTH:] != b"\x10":
@@ -166,7 +166,7 @@ def write_image(path: Path, kind: str, pixels: Frame, tags: ImageTags) -> None:
 
 
 def _write_16_bits(path: Path, kind: str, pixels: Frame) -> None:
-    order = "be" if kind == "png" else "le"
+    order = "be" if kind == "png" else "le"  # the orders that FFmpeg's encoders take
     stem = "rgba64" if pixels.shape[2] == 4 else "rgb48"
     frame = av.VideoFrame.from_ndarray(pixels, f"{stem}le").reformat(format=stem + order)
     options = {"compression_level": "3"} if kind == "png" else {"compression_algo": "lzw"}

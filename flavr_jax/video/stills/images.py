@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of images as clips, both ways.
+"""Folders of images as clips, and clips as folders of images.
 
 Orientation, colour profile, size, depth and alpha are those of the first image, for originals and
 for the images made between them.
@@ -43,23 +43,27 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".exr")
 _FORMATS = {(3, 8): "rgb24", (4, 8): "rgba", (3, 16): "rgb48le", (4, 16): "rgba64le"}
-_PQ_AND_HLG = (16, 18)
+_PQ_AND_HLG = (16, 18)  # transfer curves, as H.273 numbers them
 
 
 class ImageFolder:
-    """The images of a folder as a clip, in natural order: ``2.png`` comes before ``10.png``.
+    """Reads the images of a folder in natural order: ``2.png`` comes before ``10.png``.
 
-    Other files are ignored, grey becomes RGB. Size, depth and whether there is alpha are those of
-    the first image; another size is an error, the others are fitted, with a line where it loses
-    something. EXR images are linear light; here they are ACEScct, ``info.pixel_format`` being
-    one of floats.
+    Other files are ignored. Grey becomes RGB. The first image decides size, depth and alpha: an
+    image of another size is an error; another depth, or alpha where the first has none, is
+    converted, with a warning if that loses something. EXR images are linear light; their pixels
+    are ACEScct here, and ``info.pixel_format`` is one of floating point.
     """
 
     def __init__(self, path: Path, *, rate: Fraction = Fraction(24)) -> None:
-        """Look through the folder; ``rate`` is what an image sequence cannot say itself.
+        """Read the headers of all images and the pixels of the first.
+
+        Args:
+            path: the folder.
+            rate: frames per second, which images do not tell.
 
         Raises:
-            ValueError: no images, an unreadable one, or images of several sizes.
+            ValueError: there are no images, images of several sizes, or one that is unreadable.
         """
         self.paths = sorted(
             (
@@ -117,7 +121,7 @@ class ImageFolder:
 
 
 class ImageFolderWriter:
-    """A folder of images, ``frame_000001.png`` and on; their times are not kept.
+    """Writes a folder of images from ``frame_000001.png`` on, without their times.
 
     An original that comes from a file of the same kind is copied as that file.
     """
@@ -130,12 +134,12 @@ class ImageFolderWriter:
         encoding: Encoding = Encoding(),
         overwrite: bool = False,
     ) -> None:
-        """Prepare the folder.
+        """Create the partial folder.
 
         Args:
-            path: of the folder.
-            info: of the frames to come.
-            encoding: the kind of images.
+            path: the folder.
+            info: facts of the frames to come.
+            encoding: tells the kind of images.
             overwrite: whether ``path`` may exist.
 
         Raises:
@@ -198,12 +202,12 @@ def kind_of_output(info: ClipInfo, encoding: Encoding) -> str:
 
 
 def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
-    """A frame for outputs that have no headroom."""
+    """Return a frame for outputs without headroom."""
     return dataclasses.replace(frame, pixels=standard(frame.pixels, colour))
 
 
 def is_linear(info: ClipInfo) -> bool:
-    """Whether frames are the ACEScct of linear light."""
+    """Return whether a clip's frames are ACEScct that stands for linear light."""
     return info.pixel_format in ("gbrpf32le", "gbrapf32le")
 
 
@@ -224,12 +228,12 @@ def _check_only_ours(path: Path) -> None:
 
 
 def displayed(frame: TimedFrame) -> TimedFrame:
-    """A frame of linear light as sRGB, for outputs that end at white."""
+    """Return a frame of linear light as sRGB, for outputs that cannot exceed white."""
     return dataclasses.replace(frame, pixels=exr.displayed(frame.pixels), original=None)
 
 
 def _natural(name: str) -> list[str | int]:
-    """A sorting key in which runs of digits count as numbers."""
+    """Return a sorting key in which runs of digits count as numbers."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
@@ -239,7 +243,7 @@ def _times(size: tuple[int, int]) -> str:
 
 
 def _shown_alike(pixels: Frame, tags: ImageTags, target: ImageTags) -> tuple[np.ndarray, set[str]]:
-    """Return pixels that look under the tags of a clip as under their own, and what is lost."""
+    """Return pixels that look the same under the clip's tags, and a line for each loss."""
     lost = set()
     if not tags.same_colours(target):
         made = converted(pixels, tags.profile, target.profile)
@@ -253,14 +257,14 @@ def _shown_alike(pixels: Frame, tags: ImageTags, target: ImageTags) -> tuple[np.
 
 
 def _fitted(pixels: Frame, target: Layout) -> tuple[Frame, set[str]]:
-    """Pixels in the depth and with the alpha of a clip, and what is lost by that."""
+    """Return pixels in the depth and with the alpha of a clip, and a line for each loss."""
     lost = set()
     kind = np.dtype(np.uint8 if target.bits == 8 else np.uint16)
     if pixels.dtype.itemsize > kind.itemsize:
         lost.add("16 bits are reduced to the 8 of the first image.")
         pixels = eight_bits(pixels)
     elif pixels.dtype.itemsize < kind.itemsize:
-        pixels = pixels.astype(np.uint16) * np.uint16(257)
+        pixels = pixels.astype(np.uint16) * np.uint16(257)  # 255 becomes 65535
     if target.alpha and pixels.shape[2] == 3:
         opaque = np.full((*pixels.shape[:2], 1), np.iinfo(kind).max, kind)
         pixels = np.concatenate([pixels, opaque], axis=-1)
