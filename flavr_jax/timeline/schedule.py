@@ -55,9 +55,8 @@ class OutputTiming:
         factor: parts that each interval is split into; in slow motion also how many times as long
             the output takes.
         fps: frames per second of the output, at a constant rate; None follows from ``factor``.
-        slow_motion: stretch time by ``factor``, from zero on as sound and subtitles are; otherwise
-            the clip keeps its times. Either way the last frame is shown for as long as in the
-            input.
+        slow_motion: stretch time by ``factor``, from zero on as sound and subtitles are, the last
+            frame included; otherwise the clip keeps its times and its end.
     """
 
     factor: int = 8
@@ -120,7 +119,7 @@ class Clock:
         else:
             moments = self._ticks(self._first, self._stretched(pts), 1 / self.timing.fps)
         self._last, self._duration = pts, duration
-        self.end = self._stretched(pts) + duration
+        self.end = self._stretched(pts + duration)
         return moments
 
     def finish(self) -> Iterator[Moment]:
@@ -128,7 +127,8 @@ class Clock:
         if self._first is None:
             return iter(())
         if self.timing.fps is None:
-            return iter([Moment(self._last, self._stretched(self._last), self._duration)])
+            duration = self._stretched(self._duration)
+            return iter([Moment(self._last, self._stretched(self._last), duration)])
         return self._ticks(self._first, self.end, 1 / self.timing.fps)
 
     def _stretched(self, time: Fraction) -> Fraction:
@@ -359,8 +359,8 @@ def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:
             rate = rate.limit_denominator(1000)
         return dataclasses.replace(info, rate=rate, time_base=tick, frame_count=count)
     if info.frame_count:
-        frames = (info.frame_count - 1) * timing.stretch + 1
-        count = max(1, round(frames * timing.fps / info.rate))
+        seconds = info.frame_count * timing.stretch / info.rate
+        count = max(1, round(seconds * timing.fps))
     # The coarsest ticks that both a start of the input and whole output frames fall on.
     step = 1 / timing.fps
     tick = Fraction(

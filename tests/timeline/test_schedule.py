@@ -96,7 +96,9 @@ def test_a_clip_may_begin_before_zero():
 def test_slow_motion_keeps_the_rate_and_stretches_time():
     times = [Fraction(1, 3) + index * FILM for index in range(4)]
     output = planned(clip(times), OutputTiming(8, slow_motion=True))
-    assert [one[1:3] for one in output] == [(Fraction(8, 3) + n * FILM, FILM) for n in range(25)]
+    assert [one[1] for one in output] == [Fraction(8, 3) + n * FILM for n in range(25)]
+    # Sound is stretched to the end of the last frame, and so is that frame.
+    assert [one[2] for one in output] == [FILM] * 24 + [8 * FILM]
     assert [one[0] for one in output] == [Fraction(1, 3) + n * FILM / 8 for n in range(25)]
 
 
@@ -167,7 +169,7 @@ def test_slow_motion_at_a_constant_rate_samples_the_stretched_time():
     wanted = OutputTiming(5, Fraction(60), slow_motion=True)
     output = planned(film(13, step=Fraction(1, 24)), wanted, Grid((8,) * 4, Fraction(1, 1000)))
     assert [pts for _, pts, _, _ in output] == [Fraction(n, 60) for n in range(len(output))]
-    assert output[-1][1] + output[-1][2] == Fraction(12 * 5 + 1, 24)
+    assert output[-1][1] + output[-1][2] == Fraction(13 * 5, 24)
     for time, pts, _, error in output:
         assert abs(time * 5 - min(pts, Fraction(60, 24))) == error <= Fraction(1, 1000)
 
@@ -188,7 +190,7 @@ def test_two_hours_do_not_drift(wanted):
     plan = schedule.schedule(film(frames, start, step), clock, EIGHTHS)
     wishes = (one for _, wishes in plan for wish in wishes for one in wish.each())
     (last,) = deque(schedule.ending_at(clock, wishes), maxlen=1)
-    end = (start + (frames - 1) * step) * wanted.stretch + step
+    end = (start + frames * step) * wanted.stretch
     assert last.pts + last.duration == end
     if wanted.fps is not None:
         assert (last.pts - start) * wanted.fps == round((end - start) * wanted.fps) - 1

@@ -2,8 +2,8 @@
 """Made frames among dithered originals: the same dots, so that the texture does not pulse.
 
 A GIF of a photograph consists of dots in a few colours. A network averages the dots away, and when
-dotted and smooth frames alternate, they flicker. So made frames are dithered by error diffusion in the
-originals' own colours, and where nothing moves they get the originals' dots.
+dotted and smooth frames alternate, they flicker. So made frames are dithered by error diffusion in
+the originals' own colours, and where nothing moves they get the originals' dots.
 """
 
 from __future__ import annotations
