@@ -69,9 +69,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Append the API reference to the navigation."""
+    """Append to the navigation the pages that mkdocs.yml does not name, and the API reference."""
+    named = (ROOT / "mkdocs.yml").read_text()
+    others: list[Any] = [
+        path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named
+    ]
     reference: list[Any] = list(api_pages())
-    config.nav = [*(config.nav or []), {"API reference": reference}]
+    sections = [*([{"More": others}] if others else []), {"API reference": reference}]
+    config.nav = [*(config.nav or []), *sections]
     return config
 
 
