@@ -65,3 +65,12 @@ def test_extras_that_texts_name_exist(text):
     ]
     for named in re.findall(r"\"?(?:\.|flavr-jax)\[([\w,]+)\]", text.read_text()):
         assert set(named.split(",")) <= set(extras), named
+
+
+def test_the_source_tree_in_contributing_has_every_room():
+    tree = (ROOT / "CONTRIBUTING.md").read_text().split("```")[3]
+    for package in ("flavr_jax", "pallas_kernels"):
+        for path in (ROOT / package).iterdir():
+            name = f"{path.name}/" if path.is_dir() else path.stem
+            if not name.startswith("_"):
+                assert re.search(rf"(?<![\w/]){re.escape(name)}(?!\w)", tree), path

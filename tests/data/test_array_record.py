@@ -13,7 +13,7 @@ pytest.importorskip("array_record", reason="packing needs the extra `train`")
 
 @pytest.fixture
 def frames(tmp_path):
-    """A septuplet set of three clips; frames by clip."""
+    """Write a Vimeo-90K of three clips; return the frames of each clip by its name."""
     from PIL import Image
 
     rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ def transforms():
 
 @pytest.fixture(scope="module")
 def window():
-    """Four inputs and three targets, plain, and the brighter the later."""
+    """Four inputs and three targets of uniform grey, brighter with time; and weights."""
     times = jnp.array([0.0, 4.0, 8.0, 12.0, 5.0, 6.0, 7.0])
     frames = jnp.broadcast_to(times[:, None, None, None] / 16, (7, 8, 8, 3))
     return frames[:4], frames[4:], jnp.array([1.0, 0.0, 0.5])
@@ -53,7 +53,7 @@ def test_reversal_turns_targets_and_their_weights_round_with_the_inputs(transfor
         shown = np.concatenate([inputs[some], targets[some]], axis=1).mean(axis=(2, 3, 4))
         order = [3, 2, 1, 0, 6, 5, 4] if turned else range(7)
         expected = np.array([0, 4, 8, 12, 5, 6, 7])[list(order)]
-        # Colours changed affinely and were at most clipped: brighter is later.
+        # Colours change affinely and may be clipped, so brightness still grows with time.
         inside = shown[:, np.argsort(expected)]
         assert (np.diff(inside[:, 1:], axis=1) > 0).all()
         np.testing.assert_array_equal(

@@ -27,7 +27,7 @@ def keys():
 
 @pytest.fixture(scope="module")
 def counting():
-    """Frame i is plain, of value i."""
+    """Frames of uniform grey; frame i has value i."""
     return jnp.broadcast_to(jnp.arange(120, dtype=jnp.uint8)[:, None, None, None], (120, 40, 64, 3))
 
 
@@ -59,9 +59,9 @@ def test_targets_that_were_filmed_are_unmasked_and_show_their_moment(
     expected = [float(eighth in filmed_eighths) for eighth in range(1, 8)]
     np.testing.assert_array_equal(filmed[:, 4:], np.tile(expected, (32, 1)))
     np.testing.assert_array_equal(filmed[:, :4], 1.0)
-    # Colours changed affinely, so ratios of differences are those of time.
+    # Colours change affinely, so ratios of differences equal those of times.
     values = np.asarray(windows.mean(axis=(2, 3, 4)), np.float64)
-    values = values[values.min(axis=1) > 0.01]  # not those whose blacks were clipped
+    values = values[values.min(axis=1) > 0.01]  # leave out windows whose blacks were clipped
     assert len(values) > 8
     progress = (values - values[:, 1:2]) / (values[:, 2:3] - values[:, 1:2])
     for column, (time, known) in enumerate(zip(np.asarray(TIMES), np.asarray(filmed[0]))):

@@ -12,7 +12,7 @@ CONFIG = LabelledConfig(frames=3, spacing=2, crop=8, batch_size=4, flips=False, 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Two classes of three clips; frame t of clip n of class c is plain: 100c + 10n + t."""
+    """Two classes of three clips; frame t of clip n of class c has the value 100c + 10n + t."""
     root = tmp_path_factory.mktemp("labelled")
     for label, name in enumerate(("jump", "run")):
         for number in range(3):

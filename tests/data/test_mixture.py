@@ -20,7 +20,7 @@ CONFIG = mixture.MixtureConfig(
 
 @pytest.fixture(autouse=True)
 def plain_synthetic_clips(monkeypatch):
-    """Clips of one level each, by their key: drawing real ones takes long to compile."""
+    """Stand-in for drawn clips, of one grey level for each key: the real ones compile slowly."""
 
     def draw_many(keys, times, size, config, textures):
         levels = jax.vmap(jax.random.uniform)(keys)[:, None, None, None, None]

@@ -14,7 +14,7 @@ pytest.importorskip("grain", reason="the loader needs the extra `train`")
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """Every frame is plain: red is the clip's number, green the frame's."""
+    """Uniform frames: red is the number of the clip, green that of the frame."""
 
     number: int
     length: int
@@ -44,7 +44,7 @@ def loader(config, clips=CLIPS, n_outputs=1, **options):
 
 
 def firsts(batch):
-    """Clip and first frame of each window of a batch."""
+    """Return clip and first frame of each window of a batch."""
     return [tuple(int(v) for v in frame[0, 0, :2]) for frame in np.asarray(batch.inputs[:, 0])]
 
 
@@ -105,7 +105,7 @@ def test_a_run_resumes_exactly_behind_the_batch_it_used_last():
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """A still picture of 26 frames in which every place looks different."""
+    """A still clip of 26 frames in which every position has its own colour."""
 
     name: str = "still"
 

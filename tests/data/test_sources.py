@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every data set, written tiny in its official layout and read back."""
+"""Each data set is written in its official layout, with few small frames, and read back."""
 
 from pathlib import Path
 

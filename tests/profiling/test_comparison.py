@@ -8,7 +8,6 @@ import pytest
 from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import comparison, presentation
 
-
 CONFIG = ModelConfig(width=8, n_outputs=2)
 
 

@@ -13,7 +13,7 @@ from flavr_jax.data.sets.video_clip import VideoClip
 
 
 def write(path, frames, *, times=None, rgb=True):
-    """Lossless if ``rgb``; with B-frames and few key frames, so that order is not file order."""
+    """Write a video, lossless if ``rgb``; B-frames and few key frames reorder it in the file."""
     with av.open(str(path), "w") as container:
         codec, form = ("libx264rgb", "rgb24") if rgb else ("libx264", "yuv420p")
         stream = container.add_stream(codec, rate=30, options={"qp": "0", "g": "12", "bf": "3"})

@@ -21,7 +21,7 @@ def paths(config, *, moves=1.0, count=200):
 
 
 def centres(path, time):
-    """Where in the image each plane's origin is: what its homography maps to zero."""
+    """Position in the image of each plane's origin, which its homography maps to zero."""
     matrices = jax.vmap(lambda p: motion.plane_from_image(p, jnp.float32(time)))(path)
     inverse = np.linalg.inv(np.asarray(matrices, np.float64))
     return inverse[:, :2, 2] / inverse[:, 2:, 2]

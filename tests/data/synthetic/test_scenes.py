@@ -44,7 +44,7 @@ def clips(keys):
 
 @pytest.fixture(scope="module")
 def batch(keys):
-    """Two clips with motion blur and six without, all sharpened and with a cut."""
+    """Two clips with motion blur and six without; all are sharpened and have a cut."""
     config = dataclasses.replace(
         CONFIG, blur_share=0.25, blur_samples=3, max_exposure=0.5, sharpness=2.0, cut_share=1.0
     )
@@ -53,7 +53,7 @@ def batch(keys):
 
 def test_a_frame_depends_on_its_time_alone(keys, clips):
     others = draw_clips(keys, np.array([1.5, 2.5, 1.0, 0.3, 0.6, 0.9], np.float32))
-    # One texel's rounding in a position is the most that another program order may change.
+    # Another order of operations may move a position across the border of one texel.
     np.testing.assert_allclose(others[:, 0], clips[:, 3], atol=1e-3)
     np.testing.assert_allclose(others[:, 2], clips[:, 1], atol=1e-3)
 
@@ -83,17 +83,17 @@ def test_real_textures_replace_painted_ones(keys):
     textures = jnp.broadcast_to(jnp.array([40, 90, 140], jnp.uint8), (2, 48, 64, 3))
     clips = np.asarray(draw_clips(keys, TIMES, textures, config))
     clips = clips[..., :2, :]
-    # Whatever lies over whatever, the one colour remains, brighter or darker.
+    # All layers have one colour, so only its brightness can differ.
     np.testing.assert_allclose(clips[..., 0] / clips[..., 1], 40 / 90, rtol=1e-4)
 
 
 def lens_of(key):
-    """Whether the camera moves, how long the shutter is open, and how sharp the picture is."""
+    """Return whether the camera moves, the exposure time and the sharpness."""
     return jax.random.uniform(jax.random.split(key, 5)[1], (3,))
 
 
 def sharpened(frame, amount):
-    """By the definition: what a 1-2-1 blur either way takes away is added."""
+    """Sharpen by the definition, in NumPy: add what a separable 1-2-1 blur removes."""
     rows = np.pad(frame, ((1, 1), (0, 0), (0, 0)), mode="edge")
     rows = (rows[:-2] + 2 * rows[1:-1] + rows[2:]) / 4
     both = np.pad(rows, ((0, 0), (1, 1), (0, 0)), mode="edge")

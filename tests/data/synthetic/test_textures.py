@@ -9,7 +9,7 @@ from flavr_jax.data.synthetic import textures
 
 
 def ramp(size=8):
-    """Red grows by 12/255 a column, green by 12/255 a row; coverage is 1."""
+    """A texture whose red grows by 12/255 a column and green by 12/255 a row; coverage 1."""
     x, y = jnp.meshgrid(jnp.arange(size), jnp.arange(size))
     colour = jnp.stack([12 * x, 12 * y, jnp.zeros_like(x)], axis=-1) / 255.0
     return textures.pack(colour, jnp.ones((size, size)))
@@ -38,7 +38,7 @@ def test_an_object_goes_on_as_its_border():
 
 
 def test_fine_detail_outlasts_a_look_up_between_texels():
-    # Stripes of 8 texels to 3 periods, an eighth of a period off Nyquist's limit.
+    # Stripes with 3 periods in 8 texels: 3/4 of the Nyquist frequency.
     wave = 0.5 + 0.4 * jnp.cos(2 * jnp.pi * 3 / 8 * jnp.arange(64))
     colour = jnp.broadcast_to(wave[None, :, None], (64, 64, 3))
     packed = textures.pack(colour, jnp.ones((64, 64)))
