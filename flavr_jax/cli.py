@@ -26,6 +26,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from flavr_jax.extras import install_command
 from flavr_jax.terminal import lasting_outputs, printable
 
 __all__ = ["run", "track"]
@@ -125,7 +126,7 @@ def _unused_gpu() -> str | None:
         return None
     return (
         "this machine has an NVIDIA GPU, but JAX is installed without CUDA and will compute on the "
-        "CPU. Run pip install 'jax[cuda12]' (or 'jax[cuda13]'), or set JAX_PLATFORMS=cpu."
+        f"CPU. Run {install_command('cuda12')} (or cuda13), or set JAX_PLATFORMS=cpu."
     )
 
 

@@ -14,6 +14,7 @@ ALLOWED = {
     "typing": set(),
     "config": {"typing"},
     "terminal": set(),
+    "extras": set(),
     "cli": {"terminal"},
     "partial": set(),
     "program_cache": set(),
@@ -34,7 +35,8 @@ ALLOWED = {
     },
     "profiling": {"training", "losses", "inference", "models", "data", "typing", "config"},
 }  # fmt: skip
-EVERYWHERE = {"partial", "program_cache"}  # any room may write an output, and keep programs
+# Any room may write an output, keep compiled programs, and tell what to install.
+EVERYWHERE = {"extras", "partial", "program_cache"}
 MODULES = sorted((ROOT / "flavr_jax").rglob("*.py"))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from flavr_jax.data.sequences import Clip, Picture, Sequence, decode, encode, regular
+from flavr_jax.extras import install_command
 from flavr_jax.partial import Partial
 
 __all__ = ["Encoding", "PackedClip", "is_packed", "pack", "read"]
@@ -280,6 +281,4 @@ def _tfds() -> Any:
 
 
 def _missing_extra(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"packed data needs {error.name}; run pip install 'flavr-jax[train]'."
-    )
+    return ModuleNotFoundError(f"packed data needs {error.name}; run {install_command('train')}.")

@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 
 from flavr_jax.data import augment
 from flavr_jax.data.sequences import N_INPUTS, Clip, Picture
+from flavr_jax.extras import install_command
 
 __all__ = ["BUFFERED_BATCHES", "Loader", "LoaderConfig", "Window", "WindowIndex", "WindowReader"]
 
@@ -239,7 +240,7 @@ def _grain() -> Any:
         import grain
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the loader needs {error.name}; run pip install 'flavr-jax[train]'."
+            f"the loader needs {error.name}; run {install_command('train')}."
         ) from error
     return grain
 

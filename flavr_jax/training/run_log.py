@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from flavr_jax.extras import install_command
 from flavr_jax.partial import written_whole
 
 __all__ = ["RunLog", "plot", "read_metrics"]
@@ -49,7 +50,7 @@ class RunLog:
         with written_whole(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         if importlib.util.find_spec("tensorboardX") is None:
-            logger.info("no TensorBoard log: it needs tensorboardX, pip install 'flavr-jax[train]'")
+            logger.info("no TensorBoard log: it needs tensorboardX, %s", install_command("train"))
         else:
             from tensorboardX import SummaryWriter
 
@@ -110,7 +111,7 @@ def plot(folder: Path) -> Path | None:
     None if matplotlib is not installed or the log is empty.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        logger.info("no plot: it needs matplotlib, pip install 'flavr-jax[train]'")
+        logger.info("no plot: it needs matplotlib, %s", install_command("train"))
         return None
     from matplotlib.figure import Figure
 
