@@ -156,6 +156,8 @@ def draw(
     moments = jnp.where(change.backwards, 3.0 - times, times) * spacing.astype(jnp.float32)
     indices = jnp.round(moments).astype(jnp.int32)
     filmed = (jnp.abs(moments - indices.astype(jnp.float32)) < 1e-3).astype(jnp.float32)
+    # First frame, top row and left column are drawn within these exclusive limits; `width` leaves
+    # the mirrored padding out.
     limits = jnp.stack(
         [
             length - 3 * spacing,

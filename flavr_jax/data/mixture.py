@@ -87,6 +87,7 @@ def draw(
     """
     inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
     times = jnp.asarray(np.concatenate([np.arange(N_INPUTS), inside]), jnp.float32)
+    # Counts are Python integers, because shapes have to be known when the step is compiled.
     size = (config.crop, config.crop)
     n_windows = config.batch_size // parts
     n_synthetic = n_windows if real is None else round(n_windows * config.synthetic_share)

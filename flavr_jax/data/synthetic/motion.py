@@ -115,7 +115,8 @@ def random_path(
     # Cubes of uniform values favour slow rates: half of them are below an eighth of the limit.
     rates = (2.0 * u[10:14].reshape(2, 2) - 1.0) ** 3 * jnp.array([1.0, 0.3])
     tilt = config.tilt * normal(u[14:18]).reshape(2, 2) * jnp.array([[1.0], [0.5]])
-    shake = config.max_shake * (u[18] < 1 / 3) * u[19:21] ** 2
+    shake = config.max_shake * (u[18] < 1 / 3) * u[19:21] ** 2  # mostly small amplitudes
+    # Angular frequencies up to 3 per interval are below π, one oscillation in two intervals.
     sway = jnp.stack([3.0 * u[21:23], 2 * math.pi * u[23:25]])
     return Path(
         position=jnp.concatenate([place[None], moves * velocity[None], moves * bends]),
@@ -136,6 +137,7 @@ def plane_from_image(path: Path, time: Float[Array, ""]) -> Float[Array, "3 3"]:
     angle = (path.angle * powers[:3]).sum()
     scale = jnp.exp(-(path.log_scale * powers[:3]).sum())
     cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
+    # The last row of a homography is its perspective: depth grows by tilt per pixel.
     tilt_x, tilt_y = path.tilt[0] + path.tilt[1] * since
     zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
     turn = jnp.stack([cos, sin, zero, -sin, cos, zero, tilt_x, tilt_y, one]).reshape(3, 3)

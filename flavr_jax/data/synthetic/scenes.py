@@ -181,6 +181,8 @@ def _render(
     scene: _Scene, times: Float[Array, " time"], size: tuple[int, int]
 ) -> Float[Array, "time height width 3"]:
     """Render instantaneous frames: layers are composited from back to front."""
+    # Positions go from the image through the camera's homography to the world, and from there
+    # through each layer's to its texture.
     view = jax.vmap(functools.partial(motion.plane_from_image, scene.camera))(times)
     is_cut = ((times < scene.cut.before) | (times > scene.cut.after))[:, None, None]
     elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)
@@ -235,7 +237,7 @@ def _random_layer(
     is_object = index > 0
     overlay = (index == config.n_objects) & (chance[0] < 0.35)
     alpha = painting.coverage(key_cover, relief, is_text=overlay & (chance[1] < 0.5))
-    alpha = (chance[1] < 0.8) * alpha
+    alpha = (chance[1] < 0.8) * alpha  # one object in five is invisible: their number varies
     moves = (is_object & ~overlay & (chance[2] < 0.85)).astype(jnp.float32)
     path = motion.random_path(
         key_path,
@@ -283,7 +285,7 @@ def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticCon
     chance, early, when, heading, angle, *gains = jax.random.uniform(key, (8,))
     happens = chance < config.cut_share
     heading, angle = 2 * math.pi * heading, 2 * math.pi * angle
-    away = 3.0 * max(size)
+    away = 3.0 * max(size)  # farther than any object
     cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros(()), jnp.ones(())
     x, y = away * jnp.cos(heading), away * jnp.sin(heading)
     elsewhere = jnp.stack([cos, sin, x, -sin, cos, y, zero, zero, one]).reshape(3, 3)

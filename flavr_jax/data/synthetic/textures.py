@@ -55,14 +55,18 @@ def colour(
     # Half periods of stripes and checks are log-uniform from 0.75 to 40 texels. A network that was
     # not trained on such patterns may give values far outside [0, 1] for them.
     across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
+    # Half of the patterns are distorted by noise. tanh turns sines into square waves, the harder
+    # the larger its argument.
     bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
     checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
     pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
-    edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a
+    edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a  # thresholded noise: regions with sharp borders
     plain = (x * (chance[2] - 0.5) + y * (chance[3] - 0.5)) / (size / 4) + 0.1 * shade
     chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # 3, 4 and 5 are plain noise
     shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [pattern, edges, plain], shade)
 
+    # Colours are near grey, as in most pictures. Patterns have any contrast up to full; that of
+    # other textures is log-uniform from 0.06 to 0.27.
     base, contrast, mix_a, mix_b = palette
     grey = 0.15 + 0.7 * base[0]
     base = grey + 0.35 * (base - 0.5)
@@ -112,6 +116,7 @@ def coverage(
     row, column = ((axis / cell).astype(jnp.int32) + 32 for axis in (y, x))
     inked = bits[row % 64, column % 64] & (row % 6 > 0)  # every sixth row separates lines of text
     glyphs = jnp.minimum(board, jnp.where(inked, 4.0, -4.0))
+    # Holes where the noise is below −0.3; the factor is a typical distance per unit of noise.
     torn = jnp.minimum(blob, 8.0 * (relief + 0.3))
 
     kind = jnp.where(is_text, 1, (8.0 * kind).astype(jnp.int32))
@@ -119,7 +124,7 @@ def coverage(
         [kind == 0, kind == 1, kind == 2, kind < 5], [bars, glyphs, torn, board], blob
     )
     border = size / 2 - 3.0 - jnp.maximum(jnp.abs(x), jnp.abs(y))
-    softness = jnp.exp(2.0 * edge)
+    softness = jnp.exp(2.0 * edge)  # edges are 1 to 7.4 texels wide
     return jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
 
 
@@ -168,6 +173,7 @@ def sample(
         Red, green, blue and coverage in [0, 1].
     """
     size = words.shape[0]
+    # Words are half a texel apart, and the centre lies between the middle two.
     u, v = 2.0 * u + (size - 1) / 2, 2.0 * v + (size - 1) / 2
     left, top = jnp.floor(u), jnp.floor(v)
     to_right, to_bottom = u - left, v - top
@@ -218,9 +224,12 @@ def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "tw
 
     ``bandwidth`` is the highest frequency kept, relative to the Nyquist frequency of the old grid.
     """
+    # New values lie a quarter of the old spacing before and behind each old one, so the enlarged
+    # texture is centred on the old one.
     between = (jnp.arange(2 * size)[:, None] - 0.5) / 2.0 - jnp.arange(size)[None, :]
     distance = between * bandwidth
     weights = jnp.where(jnp.abs(distance) < 3.0, jnp.sinc(distance) * jnp.sinc(distance / 3.0), 0.0)
+    # A constant has to stay one: the sum of a truncated kernel depends on the position.
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -243,6 +252,7 @@ def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
     # Without a limit, waves longer than a third of the texture dominate and leave one slope.
     amplitude = jnp.where(frequency > 0, jnp.maximum(frequency, 3.0), jnp.inf) ** -exponent
     parts = jax.random.normal(key_spectrum, (2, 4, size, size // 2 + 1))
+    # Shaped white noise: one inverse FFT makes the whole texture, which tiles without a seam.
     noise = jnp.fft.irfft2(amplitude * lax.complex(parts[0], parts[1]), s=(size, size))
     return noise / noise.std(axis=(1, 2), keepdims=True)
 
