@@ -144,7 +144,7 @@ class Interpolator:
             else:
                 grey = np.repeat(rows[..., 3:], 3, axis=-1)
                 alpha, alpha_finite = _between(self.config, self._params, grey, factor)
-                # The network predicts three channels of a grey clip, which are nearly equal; take one.
+                # The network predicts three channels of a grey clip, nearly equal; take one.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         return Computation(made[:intervals], finite[:intervals], self.precision)
