@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measured tile sizes: how they are found, kept and used."""
 
+import dataclasses
+import importlib.util
 import json
+import shlex
+import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 
 import pallas_kernels as pk
+from pallas_kernels.core import device
+from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 from pallas_kernels.hopper import tune
 from pallas_kernels.hopper.conv import config as configs
 from pallas_kernels.hopper.geometry import ConvShape, Geometry
@@ -82,3 +91,82 @@ def test_the_convolutions_of_a_function_are_recorded_once_each():
                 channels=16,
             )
         ]
+
+
+@pytest.fixture
+def a_gpu_called(monkeypatch):
+    def replace(kind):
+        class Device:
+            platform, device_kind, compute_capability, core_count = "gpu", kind, "9.0", 114
+
+        monkeypatch.setattr(jax, "devices", lambda: [Device])
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("NVIDIA H200", "nvidia_h200"), ("NVIDIA H100 80GB HBM3", "nvidia_h100_80gb_hbm3")],
+)
+def test_a_table_has_the_name_of_the_device(kind, name, a_gpu_called):
+    a_gpu_called(kind)
+    assert device.table_name() == name
+    assert device.sm_count() == 114
+
+
+def test_a_card_reads_its_own_table_first_and_then_that_of_the_h200(tables, a_gpu_called):
+    own, shared = configs.Config(32, 8, 16, 1), configs.Config(16, 8, 16, 1)
+    other = dataclasses.replace(CONV, batch=2)
+    tune.save("nvidia_h200", {CONV.key: shared, other.key: shared}, "a", "H200")
+    tune.save("nvidia_h100_pcie", {CONV.key: own}, "b", "H100")
+    a_gpu_called("NVIDIA H100 PCIe")
+    assert configs.choose(CONV, 114) == own
+    assert configs.choose(other, 114) == shared
+    a_gpu_called("NVIDIA GH200 480GB")
+    assert configs.choose(CONV, 132) == shared
+    neither = dataclasses.replace(CONV, batch=3)
+    assert configs.choose(neither, 132) in configs.candidates(neither)
+
+
+def test_measuring_again_drops_the_run_that_no_config_is_left_of(tables):
+    config = configs.Config(32, 8, 16, 1)
+    for command, keys in (("first", "ab"), ("second", "b"), ("third", "a")):
+        tune.save("card", dict.fromkeys(keys, config), command, "a GPU")
+    table = json.loads((tables / "card.json").read_text())
+    commands = {
+        key: table["runs"][entry["run"]]["command"] for key, entry in table["configs"].items()
+    }
+    assert commands == {"a": "third", "b": "second"}
+    assert len(table["runs"]) == 2
+    assert [path.name for path in tables.iterdir()] == ["card.json"]
+
+
+def test_the_shipped_table_is_found_and_used():
+    path = configs.TABLES / "nvidia_h200.json"
+    table = json.loads(path.read_text())
+    measured = configs.tuned("nvidia_h200")
+    assert len(measured) == len(table["configs"]) > 100
+    conv = ConvShape(
+        geometry=Geometry((3, 3, 3), (1, 1, 1)), batch=1, in_time=4, time=4, height=90, width=160,
+        in_channels=(256,), channels=512,
+    )  # fmt: skip
+    entry = table["configs"][conv.key]
+    chosen = configs.choose(conv, 132)
+    if entry["swap_ab"] and not CAN_TRANSPOSE:
+        return
+    assert dataclasses.asdict(chosen) == {k: v for k, v in entry.items() if k != "run"}
+
+
+def test_every_measured_config_names_a_command_that_the_script_takes(monkeypatch):
+    root = Path(__file__).parents[3]
+    spec = importlib.util.spec_from_file_location("tune_kernels", root / "scripts/tune_kernels.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tune_kernels", script)  # where dataclasses look
+    spec.loader.exec_module(script)
+    table = json.loads((configs.TABLES / "nvidia_h200.json").read_text())
+    assert {entry["run"] for entry in table["configs"].values()} == set(range(len(table["runs"])))
+    for run in table["runs"]:
+        assert "H200" in run["environment"]
+        program, file, *flags = shlex.split(run["command"])
+        assert (program, file) == ("python", "scripts/tune_kernels.py")
+        tyro.cli(script.Options, args=flags)  # exits where a flag does not exist
