@@ -65,16 +65,7 @@ class ImageFolder:
         Raises:
             ValueError: there are no images, images of several sizes, or one that is unreadable.
         """
-        self.paths = sorted(
-            (
-                entry
-                for entry in path.iterdir()
-                if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-            ),
-            key=lambda entry: _natural(entry.name),
-        )
-        if not self.paths:
-            raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)}).")
+        self.paths = _images_of(path)
         header = read_header(self.paths[0])
         self._tags = [header.tags]
         for other in self.paths[1:]:
@@ -186,6 +177,27 @@ class ImageFolderWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._partial.__exit__(kind, error, traceback)
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """Return the images of a folder in natural order.
+
+    Raises:
+        ValueError: there are none, or one is a pipe or a device.
+    """
+    images = [
+        entry
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+        if not entry.is_dir()
+    ]
+    if not images:
+        raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
+    for image in images:
+        # To open a pipe would wait for a writer without end; a broken link is told when it is read.
+        if image.exists() and not image.is_file():
+            raise ValueError(f"{image} is a pipe or a device, not an image. Take it out.")
+    return sorted(images, key=lambda entry: _natural(entry.name))
 
 
 def image_kind(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import struct
 import zlib
 from fractions import Fraction
@@ -121,6 +122,40 @@ def test_an_image_that_claims_a_huge_size_is_named(tmp_path, suffix):
     path.write_bytes(png + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT\x35\xaf\x06\x1e")
     with pytest.raises(ValueError, match=r"huge\.\w+ cannot be read as an image"):
         ImageFolder(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_named_pipe_among_images_is_refused(tmp_path):
+    imageio.imwrite(tmp_path / "a.png", flat(1))
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png is a pipe or a device, not an image"):
+        ImageFolder(tmp_path)
+
+
+def png_of(width, height, *chunks):
+    """A PNG header for that size, and chunks behind it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_of(60000, 60000),
+        png_of(8, 6, (b"iCCP", b"x\0\0" + zlib.compress(bytes(99_000_000)))),
+        png_of(8, 6, (b"eXIf", b"II*\0\xff\xff\xff\xff"), (b"IDAT", b"junk")),
+        png_of(8, 6, (b"iCCP", b""), (b"IDAT", zlib.compress(bytes(3)))),
+    ],
+    ids=["huge", "profile", "exif", "short"],
+)
+def test_hostile_images_are_named(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
+        list(ImageFolder(tmp_path))
 
 
 def test_a_half_written_image_is_named(tmp_path):
