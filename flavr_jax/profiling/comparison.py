@@ -115,6 +115,7 @@ class NetworkCase:
 
     def _expected_output(self) -> np.ndarray:
         apply = functools.partial(flavr.apply, self.config, implementation="xla")
+        # By default a GPU multiplies float32 in TF32, with 10 bits of precision.
         with jax.default_matmul_precision("highest"):
             return np.asarray(jax.jit(apply)(self.params, self.windows))
 
@@ -208,7 +209,7 @@ def run_jax(case: NetworkCase, program: Program, repeats: int) -> Row:
     def run() -> Array:
         return program.compiled(program.params, case.windows)
 
-    memory = program.compiled.memory_analysis()
+    memory = program.compiled.memory_analysis()  # None on some platforms
     peak = None
     if memory is not None:
         sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
@@ -230,7 +231,7 @@ def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "c
     predict: Callable[[Any], Any] = peer
     if settings.compile is not None:
         select_algorithm: Any = importlib.import_module("torch._inductor.select_algorithm")
-        select_algorithm.PRINT_AUTOTUNE = False
+        select_algorithm.PRINT_AUTOTUNE = False  # pages of output for every convolution
         predict = torch.compile(peer.__call__, mode=settings.compile)
 
     def run() -> Any:
@@ -251,7 +252,7 @@ def torch_stages(case: NetworkCase, mode: TorchMode, repeats: int) -> dict[str, 
     peer, windows, around = _prepare(case, TORCH_MODES[mode], "cuda")
     torch = peer.torch
     times: dict[str, list[float]] = {}
-    for _ in range(repeats + 3):
+    for _ in range(repeats + 3):  # the first three calls are a warm-up
         marks: list[tuple[str, Any]] = []
 
         def mark(stage: str, marks: list[tuple[str, Any]] = marks) -> None:
@@ -280,7 +281,7 @@ def _prepare(
     )
     torch = peer.torch
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms; users do the same
     windows = torch.tensor(np.asarray(case.windows), device=device).permute(0, 4, 1, 2, 3)
     windows = windows.contiguous()
 

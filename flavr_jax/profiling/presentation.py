@@ -147,6 +147,7 @@ def _layer_lines(
         f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline",
     ]
     for cost in costs:
+        # XLA may fuse a small layer into a neighbour; then it has no time of its own.
         milliseconds = times[cost.scope] or math.nan
         useful, dense = (
             1e-9 * flops / milliseconds for flops in (cost.useful_flops, cost.dense_flops)

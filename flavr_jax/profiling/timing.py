@@ -72,7 +72,7 @@ def measure(
     for _ in range(warm_up):
         wait(start())
     times = []
-    for _ in range(max(repeats, 2)):
+    for _ in range(max(repeats, 2)):  # quartiles need two
         started = time.perf_counter()
         wait(start())
         times.append(1e3 * (time.perf_counter() - started))
@@ -86,9 +86,11 @@ def measure(
 
 def measure_ceilings(dtype: DTypeLike) -> Ceilings:
     """Measure large matrix products of this type, and a copy too large for any cache."""
+    # Large enough for the device to reach its speed; a CPU would take minutes for a GPU's sizes.
     small = jax.default_backend() == "cpu"
     size, copied = (1024, 2 * 10**8) if small else (8192, 2 * 10**9)
-    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype) / size**0.25
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    b /= size**0.5  # so that products of a and several b stay near 1, and float16 holds them
 
     @jax.jit
     def multiply(a: Array, b: Array) -> Array:

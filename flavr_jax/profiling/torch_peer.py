@@ -93,6 +93,7 @@ class TorchPeer:
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self._decode(self._encode(x, mark), mark)  # [b, width, t, h, w]
+        # Time becomes channels, so the fusion of frames is a 2-D convolution.
         x = torch.cat(torch.unbind(x, 2), 1)
         x = self._leaky(torch.nn.functional.conv2d(x, self._weight("fuse/kernel")))
         mark("fuse")
@@ -139,7 +140,7 @@ class TorchPeer:
             path = f"decoder/stages/{number}"
             if number:
                 x = self.torch.cat([x, skips[4 - number]], 1)
-            if number in (0, 3):
+            if number in (0, 3):  # these stages keep the size; the others double it
                 x = self._conv(f"{path}/conv", x, padding=1)
             else:
                 x = self.torch.nn.functional.conv_transpose3d(

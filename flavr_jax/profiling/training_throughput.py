@@ -140,6 +140,7 @@ def measure(
         seconds: approximate length of a round.
         workers: processes that read.
     """
+    # XLA compiles without the GIL, so threads compile in parallel.
     with ThreadPoolExecutor(len(cases)) as pool:
         compiling = [pool.submit(_compile, case) for case in cases]
     for case, compiled in zip(cases, compiling):

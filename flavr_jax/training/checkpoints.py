@@ -55,6 +55,7 @@ class Checkpoints:
 
         All processes of a run must call this; one of them writes.
         """
+        # The step reuses the donated buffers while Orbax writes, so the leaves are copied first.
         tree = traverse_util.unflatten_dict(to_arrays(state), sep="/")
         items = {"state": ocp.args.StandardSave(tree), "host": ocp.args.JsonSave(host)}
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)

@@ -60,6 +60,7 @@ def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
     names = _tensors(arrays)
     values = {part: _flat(arrays, of) for part, of in names.items()}
     root = np.sqrt(np.maximum(values["second"], _TINY))
+    # Ratios and differences are taken from the restored values, as the reader will have them.
     second = _to_logarithmic(values["second"])
     restored_root = np.sqrt(_from_logarithmic(second)[: root.size])
     params = _to_linear(values["params"], np.int16)
@@ -106,6 +107,7 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     values = {
         "params": params,
         "average": params + _from_linear(part(_Linear, "average")),
+        # Logarithms cannot store 0: what was clamped to _TINY comes back as 0.
         "second": np.where(second > 4 * _TINY, second, 0.0),
         "first": _from_linear(part(_Linear, "first")) * np.sqrt(second),
         "only": _from_linear(part(_Linear, "only")),

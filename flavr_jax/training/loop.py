@@ -98,6 +98,7 @@ def train(
             progress = Progress(recipe, log, inputs.batch_size, step=first, saved=host)
             reporter = Reporter(recipe, task, inputs, mapping, output, log, first if host else None)
             run = _Run(recipe, task, inputs, mapping, saved, progress, reporter, host)
+            # The step donates its state, so it must be a copy that nothing else reads.
             current = mapping.replicate(current)
             while not progress.is_over(leg.until):
                 stopping = stop.is_set() or time.monotonic() > deadline
@@ -184,6 +185,7 @@ def _begin(
             f"the output folder holds a run at step {latest}; go on with it by --resume, or choose "
             "another folder."
         )
+    # A resumed run needs the fresh state too: it says which names and shapes to expect.
     params = task.init(jax.random.key(recipe.seed))
     if leg.init_from is not None and latest is None:
         found = warm_start.warm_start(params, leg.init_from)

@@ -83,9 +83,12 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.kind == "muon":
         muon = optax.chain(
             contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
+            # optax scales Muon's updates in other ways; this one is as large as Adam's.
             optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
         )
         parts = [optax.partition({"muon": muon, "adam": adam}, _rules)]
+    # Clipping comes first, so that moments never see the outlier; decay comes after them, so that
+    # it is decoupled from the gradient, as in AdamW.
     if config.clip_norm > 0:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay > 0:

@@ -102,6 +102,7 @@ class Parallel:
     def replicate(self, tree: PyTree) -> PyTree:
         """Copy every array to each device."""
         sharding = NamedSharding(self._mesh(), PartitionSpec())
+        # device_put cannot reach the devices of other processes; each process gives its own copy.
         if self.strategy == "shard_map" and jax.process_count() > 1:
             return jax.tree.map(
                 lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),

@@ -122,6 +122,7 @@ class Progress:
             self.clock.count(steps=1)
         self.step += 1
         self._pending.append(result)
+        # Reading the newest result would let the device run dry between two steps.
         if len(self._pending) > _IN_FLIGHT:
             self._read(self._pending.popleft())
         if self.step % self._recipe.log_steps == 0:
@@ -169,13 +170,14 @@ class Progress:
         means = {"loss": found.loss, **found.terms, "gradient_norm": found.gradient_norm}
         values = {name: float(value) for name, value in means.items()}
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
-            return
+            return  # a skipped step changed nothing, and one NaN would spoil every mean
         self._sums.update({**values, "count": 1})
         self._losses = (self._losses[0] + values["loss"], self._losses[1] + 1)
         self._log.live(self.step, self._end(), loss=values["loss"])
 
     def _write_line(self, rate: float) -> None:
         """Log the means since the last line, and the samples per second."""
+        # Without waiting, the time of the steps in flight would count in the next line.
         self.catch_up()
         count = max(self._sums.pop("count", 0), 1)
         values = {name: total / count for name, total in self._sums.items()}

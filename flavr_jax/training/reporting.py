@@ -57,6 +57,7 @@ class Reporter:
         values, picture = self._validate(average)
         loss = values.get("validation loss", loss)
         if jax.process_index() == 0:
+            # The evaluation runs on one process; the others go on to the next step and wait there.
             values |= self.task.scores(parallel.to_host(average))
             times = {"minutes": progress.elapsed / 60, "skipped": progress.skipped}
             self.log.scalars(progress.step, **times, **values)

@@ -112,6 +112,7 @@ def trials(search: Search) -> list[Trial]:
         return [Trial(number, dict(zip(names, values))) for number, values in enumerate(grid)]
     found = []
     for number in range(search.trials):
+        # A generator for each trial: more trials leave the first ones as they were.
         rng = np.random.default_rng((search.seed, number))
         found.append(Trial(number, {name: _draw(search.space[name], rng) for name in names}))
     return found
@@ -171,7 +172,7 @@ def run(
 
 def _recipe_of(trial: Trial, base: dict[str, Any], search: Search, steps: int) -> Recipe:
     """Return the recipe of a trial: the base with the trial's settings, and ``steps`` long."""
-    values = json.loads(json.dumps(base))
+    values = json.loads(json.dumps(base))  # a deep copy, for merge() changes tables in place
     for key, value in trial.settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}

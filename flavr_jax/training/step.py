@@ -142,6 +142,7 @@ def make_step(
     def step(
         state: TrainState, shared: SharedInputs, own: DeviceInputs
     ) -> tuple[TrainState, StepResult]:
+        # Random numbers follow from the step alone, so a resumed run draws the same ones.
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         first = lax.axis_index(AXIS) * accumulate
         parts = parallel.size * accumulate
@@ -156,10 +157,12 @@ def make_step(
             return losses, gradient
 
         found = _mean_over_parts(gradient_of, first, accumulate, own.fetched)
+        # Parts have equal sizes, so the mean of their means is the mean over the batch.
         losses, gradient = lax.pmean(found, AXIS)
         norm = optax.tree.norm(gradient)
         new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
         new = _keep_if_finite(norm, new, state)
+        # All devices see the maximum: if one process is to stop, all stop after the same step.
         signals = Signals(*(lax.pmax(value.max(), AXIS) for value in own.signals))
         result = StepResult(
             loss=losses.loss,
@@ -185,6 +188,7 @@ def make_validation(
     ) -> tuple[Terms, Array | None]:
         key = jax.random.fold_in(jax.random.key(_VALIDATION), shared.number)
         batch = inputs.batch(key, lax.axis_index(AXIS), parallel.size, own.fetched, shared.resident)
+        # Without a key nothing is random: all reports see the same batches in the same way.
         _, losses = _loss(task, compute, params, batch, None)
         means = lax.pmean({"loss": losses.loss, **losses.terms}, AXIS)
         return means, task.preview(_cast(params, compute), batch)
@@ -220,6 +224,7 @@ def _mean_over_parts(
     def add(total: PyTree, part: tuple[Array, PyTree]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, gradient_of(*part)), None
 
+    # XLA might overlap unrolled parts, and need the memory of several; a loop runs them in turn.
     shapes = jax.eval_shape(gradient_of, numbers[0], jax.tree.map(lambda leaf: leaf[0], cut))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = lax.scan(add, zero, (numbers, cut))

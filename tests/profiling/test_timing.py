@@ -2,6 +2,7 @@
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flavr_jax.profiling import timing
@@ -40,3 +41,19 @@ def test_ceilings_follow_from_the_times_of_products_and_a_copy(monkeypatch):
     found = timing.measure_ceilings(jnp.float32)
     assert found.tflops == pytest.approx(2 * 1024**3 / 1e-3 / 1e12)
     assert found.terabytes == pytest.approx(400e6 / 8e-3 / 1e12)
+
+
+def test_the_products_that_are_timed_are_finite_in_half_precision(monkeypatch):
+    results = []
+
+    def measure(start, wait, repeats):
+        results.append(np.asarray(start(), np.float32))
+        return timing.CallTimes((1.0, 1.0), 1.0)
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing.jax, "default_backend", lambda: "cpu")
+    timing.measure_ceilings(jnp.float16)
+    product = results[0]
+    assert product.shape == (1024, 1024)
+    assert np.isfinite(product).all()
+    assert 0.5 < product.std() < 2
