@@ -8,6 +8,7 @@ take a stream and fail at its first packet, or at the end of the file, hours lat
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,7 @@ _STALE = re.compile(
     re.IGNORECASE,
 )
 _NO_TEXT = b"\0\0"  # MP4 has a packet for every pause between two subtitles, and muxes its own
+_MOST_PADDING = 4096  # samples that an encoder of sound puts before the first
 _ROUNDING = Fraction(1, 1000)
 _ONE_TEXT_AT_A_TIME = ("mp4", "mov")
 _TRIED_PACKETS, _TRIED_BYTES = 300, 2**25
@@ -76,7 +78,11 @@ class Copy:
     """A stream whose packets go on as they are, at the output's times."""
 
     def __init__(self, source: Stream, output: OutputContainer, times: TimeMap) -> None:
-        self.target = output.add_stream_from_template(source, opaque=True)
+        padding = getattr(source.codec_context, "initial_padding", 0)  # not in PyAV 18
+        if isinstance(source, AudioStream) and padding > _MOST_PADDING:
+            self.target = _add_unpadded(source, output)
+        else:
+            self.target = output.add_stream_from_template(source, opaque=True)
         self._times = times
         if source.type == "audio":  # copied sound is never stretched
             self._times = TimeMap(times.start)
@@ -169,6 +175,22 @@ def _add_cover(
     mimetype = stream.metadata.get("mimetype", f"image/{suffix}")
     output.add_attachment(name, mimetype, bytes(_cover_packet(path, stream.index)))
     return None
+
+
+def _add_unpadded(source: AudioStream, output: OutputContainer) -> Stream:
+    """Add a copy of a stream that says nothing of the sound that an edit list cuts off.
+
+    FFmpeg counts that as padding of the codec, which Matroska tells players to skip; but it is
+    left out here. The stream of a file in memory, which begins behind the cut, serves as template.
+    """
+    memory = io.BytesIO()
+    with av.open(source.container.name) as again, av.open(memory, "w", format="mp4") as uncut:
+        target = uncut.add_stream_from_template(source, opaque=True)
+        first = next(p for p in again.demux(again.streams[source.index]) if not p.is_discard)
+        first.stream, first.pts, first.dts = target, 0, 0
+        uncut.mux_one(first)
+    with av.open(io.BytesIO(memory.getvalue())) as uncut:
+        return output.add_stream_from_template(uncut.streams.audio[0], opaque=True)
 
 
 def _cover_packet(path: str, index: int) -> Packet:

@@ -425,7 +425,9 @@ def test_what_an_edit_list_cuts_off_stays_off_in_matroska(ffmpeg, pass_through, 
             for kind in ("video", "audio")
             if container.seek(0) is None
         }
-    assert min(times["video"]) == 0
+        delay = getattr(container.streams.audio[0].codec_context, "initial_padding", 0)
+    assert delay <= 1024  # players skip it
+    assert 0 <= min(times["video"]) < 0.03
     assert -0.05 < min(times["audio"]) < 0.05  # a decoder needs one packet before the first
     assert max(times["audio"]) == pytest.approx(0.6, abs=0.06)
 
