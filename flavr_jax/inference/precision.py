@@ -70,35 +70,42 @@ def prepare(
         ValueError: the precision is unknown, or fp8 without scales, or too small for the weights.
     """
     if precision == "auto":
-        return _fastest(config, params, scales)
+        precision, reason = _fastest(config, scales)
+        return Prepared(_packed(config, params, precision, scales), precision, reason)
     if precision not in _TYPES:
         raise ValueError(f"`precision` is {precision!r}; choose auto, {', '.join(_TYPES)}.")
     if precision != "fp8":
-        return Prepared(quantized.pack(config, _cast(params, precision)), precision)
+        return Prepared(_packed(config, params, precision, None), precision)
     if not scales:
         raise ValueError(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
             "scripts/quantize.py CHECKPOINT --output DIR, or use bf16."
         )
-    packed = quantized.pack(config, _cast(params, "fp8"), scales)
     refused = _why_slow(config, scales)
     slow = f"many times slower here than `precision` auto: {refused}" if refused else ""
-    return Prepared(packed, "fp8", slow)
+    return Prepared(_packed(config, params, "fp8", scales), "fp8", slow)
 
 
-def _fastest(
-    config: ModelConfig, params: flavr.Parameters, scales: Mapping[str, float] | None
-) -> Prepared:
+def _fastest(config: ModelConfig, scales: Mapping[str, float] | None) -> tuple[Precision, str]:
+    """Return the fastest precision on this device, and why it is that one."""
     if jax.default_backend() == "cpu":
-        chosen, reason = "fp32", "the device is a CPU"
-    elif not scales:
-        chosen, reason = "bf16", "not fp8: the checkpoint has no scales, see scripts/quantize.py"
-    else:
-        refused = _why_slow(config, scales)
-        chosen = "fp8" if refused is None else "bf16"
-        in_8_bits = f"{len(scales)} of {len(quantized.feature_maps(config))} feature maps"
-        reason = f"not fp8: {refused}" if refused else in_8_bits
-    return dataclasses.replace(prepare(config, params, chosen, scales), reason=reason)
+        return "fp32", "the device is a CPU"
+    if not scales:
+        return "bf16", "not fp8: the checkpoint has no scales, see scripts/quantize.py"
+    if refused := _why_slow(config, scales):
+        return "bf16", f"not fp8: {refused}"
+    return "fp8", f"{len(scales)} of {len(quantized.feature_maps(config))} feature maps"
+
+
+def _packed(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    precision: Precision,
+    scales: Mapping[str, float] | None,
+) -> flavr.Parameters:
+    """Convert parameters to the type of a precision and pack them; ``scales`` are for fp8."""
+    cast = _cast(params, precision)
+    return quantized.pack(config, cast, scales if precision == "fp8" else None)
 
 
 def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
