@@ -3,6 +3,7 @@
 
 import ast
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,9 @@ def test_every_room_has_quick_tests_that_exist(package):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
         }
         assert name in tests if name else tests, f"tests/quick.toml names {entry}, which is gone"
+
+
+def test_files_of_tests_have_names_of_their_own():
+    # Test folders are no packages, so pytest imports every file by its name alone.
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
