@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render the bundled scene: a clip to interpolate, and the exact frames between its frames."""
+"""Render the bundled scene: a clip to interpolate, and the true frames in between."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
 @dataclass(frozen=True)
 class Options:
-    """Render rolling balls by path tracing, at any times: frames in between are exact too."""
+    """Render rolling balls by path tracing; frames in between are rendered, not interpolated."""
 
     output: str
-    """A name in .mp4, .mov or .mkv is a video, a name without suffix a folder of PNG images."""
+    """A video (.mp4, .mov or .mkv), or a folder of PNG images if the name has no suffix."""
     frames: int = 24
-    """Frames of the clip; the camera's and the balls' paths are made for 24."""
+    """Number of frames; the paths of camera and balls are designed for 24."""
     fps: str = "12"
-    """Frames per second, such as 12 or 24000/1001; the motion from frame to frame is the same."""
+    """Frames per second, such as 12 or 24000/1001; motion per frame does not change with it."""
     size: tuple[int, int] = (256, 448)
     """Height and width in pixels."""
     samples: int = 64
-    """Paths for each pixel: four times as many halve the noise."""
+    """Paths per pixel; four times as many halve the noise."""
     factor: int = 1
-    """Render FACTOR - 1 more frames in each interval, at FACTOR times the frame rate."""
+    """Render FACTOR - 1 frames inside each interval, at FACTOR times the frame rate."""
     seed: int = 0
-    """Chooses the paths; all frames use the same, so that the noise does not flicker."""
+    """Seed of the paths; all frames use the same paths, so that noise does not flicker."""
     encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=writer.Encoding
     )
-    """How a video is compressed."""
+    """Compression of the video."""
     overwrite: bool = False
     """Replace the output if it exists."""
 
@@ -51,7 +51,9 @@ def main(options: Options) -> None:
     """Render one clip."""
     for name in ("frames", "factor"):
         if getattr(options, name) < 1:
-            raise ValueError(f"`{name}` is {getattr(options, name)}; it is at least 1.")
+            raise ValueError(
+                f"`{name}` is {getattr(options, name)}; it is at least 1. Use --{name} 1 or more."
+            )
     height, width = options.size
     rate = parse_rate(options.fps) * options.factor
     count = (options.frames - 1) * options.factor + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small path tracer: pictures of a moving scene at any time, exact also between frames."""
+"""A small path tracer: images of a moving scene at any time, so frames in between are exact."""
 
 from flavr_jax.render.scene import Ball, Camera, Ground, Pattern, Scene, Sky, Sun
 from flavr_jax.render.showcase import showcase

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to render, and where it is at any time.
+"""Scenes of moving balls, a ground, a sky and a camera, at any time.
 
-Every motion is a closed formula of a continuous time, evaluated in double precision, so that a
-frame at t = 1.5 is as exact as the frame at t = 1. Lengths have any one unit, angles are radians,
-the z axis points up, and a unit of time is whatever the caller calls a frame.
+Every motion is a closed formula of continuous time, evaluated in double precision, so that a frame
+at t = 1.5 is as exact as the frame at t = 1. All lengths share one arbitrary unit, angles are in
+radians, the z axis points up, and the unit of time is a frame.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ __all__ = [
 ]
 
 Colour: TypeAlias = tuple[float, float, float]
-"""Linear red, green and blue: reflected share of light, or radiance of what shines."""
+"""Linear red, green and blue: the reflected fraction of light, or a light's radiance."""
 
 Pattern: TypeAlias = Literal["plain", "bands", "wedges", "dots"]
-"""How the two colours of a ball are laid out; all but ``plain`` show how the ball turns."""
+"""Layout of a ball's two colours; all but ``plain`` make its rotation visible."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ball:
-    """A sphere on a circular or straight path, and what it is made of.
+    """A sphere on a circular or straight path, and its material.
 
     Attributes:
-        centre: of the circle it moves on, at time 0.
-        radius: of the ball.
+        centre: centre of the circle that the ball moves on, at time 0.
+        radius: radius of the ball.
         colours: the pattern's two diffuse colours.
-        pattern: how they are laid out.
-        reflectance: share of light reflected as by a mirror when seen head-on: 0 is dull, 0.04 is
+        pattern: layout of the two colours.
+        reflectance: fraction of light that is mirrored at normal incidence: 0 is matt, 0.04 is
             lacquer, 1 is a mirror.
         roughness: blur of that reflection, 0 to 1.
-        emission: light that the ball itself gives off.
-        velocity: with which the circle's centre moves.
+        emission: radiance of the ball itself.
+        velocity: velocity of the circle's centre.
         orbit: radius of the circle, which is horizontal.
-        turn: angle per unit of time along the circle.
+        turn: angular velocity along the circle.
         phase: angle on the circle at time 0.
-        roll: angle per unit of time about the circle's radius; ``rolling`` gives it.
-        bounce: height of the jumps, each a parabola.
+        roll: angular velocity about the circle's radius; ``rolling`` computes it.
+        bounce: height of the jumps, which are parabolas.
         period: time from one landing to the next.
     """
 
@@ -75,11 +75,11 @@ class Ball:
     period: float = 1.0
 
     def rolling(self) -> Ball:
-        """The same ball, turning so that it does not slip on the ground."""
+        """Return the same ball, rotating so that it does not slip on the ground."""
         return dataclasses.replace(self, roll=-self.orbit * self.turn / self.radius)
 
     def position(self, time: float) -> Float[np.ndarray, "3"]:
-        """Where the ball's centre is."""
+        """Return the position of the ball's centre."""
         angle = self.phase + self.turn * time
         x = (time / self.period + self.phase / math.tau) % 1.0
         return (
@@ -90,7 +90,7 @@ class Ball:
         )
 
     def rotation(self, time: float) -> Float[np.ndarray, "3 3"]:
-        """The matrix that turns directions of the ball's own axes into those of the scene."""
+        """Return the rotation matrix from the ball's own axes to those of the scene."""
         angle = self.phase + self.turn * time
         c, s = math.cos(angle), math.sin(angle)
         along = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -100,14 +100,14 @@ class Ball:
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """The plane z = 0, inlaid with ribbons that take a random turn in every tile.
+    """The plane z = 0 with Truchet tiles: ribbons that turn at random in every tile.
 
     Attributes:
-        colours: of the tiles and of the ribbons.
+        colours: colour of the tiles and colour of the ribbons.
         tile: side of a tile.
-        reflectance: as of a ball.
-        roughness: as of a ball.
-        fade: distance from the origin beyond which the pattern fades, lest it alias.
+        reflectance: as for a ball.
+        roughness: as for a ball.
+        fade: distance from the origin beyond which the pattern fades, to prevent aliasing.
     """
 
     colours: tuple[Colour, Colour] = ((0.6, 0.6, 0.6), (0.2, 0.2, 0.2))
@@ -119,7 +119,7 @@ class Ground:
 
 @dataclasses.dataclass(frozen=True)
 class Sky:
-    """Radiance from above and from the horizon, blended in between."""
+    """Radiance at the zenith and at the horizon, blended in between."""
 
     zenith: Colour = (1.0, 1.0, 1.0)
     horizon: Colour = (1.0, 1.0, 1.0)
@@ -127,23 +127,23 @@ class Sky:
 
 @dataclasses.dataclass(frozen=True)
 class Sun:
-    """A disc in the sky; a white surface that faces it has the radiance ``colour``."""
+    """A disc in the sky; ``colour`` is the radiance of a white surface that faces it."""
 
     direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
     colour: Colour = (0.0, 0.0, 0.0)
-    angle: float = 0.05  # radius; penumbras grow with it
+    angle: float = 0.05  # angular radius; a larger sun makes softer shadows
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole that circles a target; the angles and the distance may change with time.
+    """A pinhole camera that circles a target; angles and distance may change with time.
 
     Attributes:
-        target: what is in the middle of the picture.
-        azimuth: of the camera as seen from the target, and its change per unit of time.
-        elevation: likewise, above the horizontal.
-        distance: from the target, likewise.
-        focal: distance of the picture plane in picture heights: 1 is a view of 53 degrees.
+        target: point in the middle of the image.
+        azimuth: azimuth of the camera seen from the target, and its change per unit of time.
+        elevation: angle above the horizontal, and its change.
+        distance: distance from the target, and its change.
+        focal: focal length in image heights: 1 is a vertical view of 53 degrees.
     """
 
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -153,7 +153,7 @@ class Camera:
     focal: float = 1.5
 
     def position(self, time: float) -> Float[np.ndarray, "3"]:
-        """Where the pinhole is."""
+        """Return the position of the pinhole."""
         azimuth, elevation, distance = (
             start + change * time for start, change in (self.azimuth, self.elevation, self.distance)
         )
@@ -163,7 +163,7 @@ class Camera:
         )
 
     def axes(self, time: float) -> Float[np.ndarray, "3 3"]:
-        """Rows: right, down and forward as unit vectors of the scene."""
+        """Return right, down and forward as rows: unit vectors of the scene."""
         forward = np.array(self.target) - self.position(time)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -173,7 +173,7 @@ class Camera:
     def project(
         self, point: Float[np.ndarray, "3"], time: float, *, height: int, width: int
     ) -> tuple[float, float]:
-        """Row and column at which a point is seen; the first pixel's centre is (0.5, 0.5)."""
+        """Return the row and column of a point; the first pixel's centre is (0.5, 0.5)."""
         right, down, forward = self.axes(time) @ (point - self.position(time))
         scale = self.focal * height / forward
         return height / 2 + scale * down, width / 2 + scale * right
@@ -181,7 +181,7 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Balls over a ground, or over nothing, and the camera that looks at them."""
+    """Balls, an optional ground, the sky and sun that light them, and the camera."""
 
     balls: tuple[Ball, ...]
     camera: Camera = Camera()
@@ -191,10 +191,10 @@ class Scene:
 
     def __post_init__(self) -> None:
         if not self.balls:
-            raise ValueError("`balls` is empty; a scene has at least one.")
+            raise ValueError("`balls` is empty; a scene has at least one ball. Add one.")
 
     def at(self, time: float) -> Moment:
-        """Where everything that moves is."""
+        """Return positions and orientations at a time."""
         rows = (
             (
                 ball.position(time),
@@ -219,7 +219,7 @@ class Scene:
 
 
 class Balls(NamedTuple):
-    """The balls at one moment."""
+    """The balls at one time."""
 
     centre: Float[Array, "ball 3"]
     radius: Float[Array, " ball"]
@@ -228,17 +228,17 @@ class Balls(NamedTuple):
     emission: Float[Array, "ball 3"]
     reflectance: Float[Array, " ball"]
     roughness: Float[Array, " ball"]
-    pattern: Float[Array, " ball"]  # the number in Pattern
+    pattern: Float[Array, " ball"]  # index in Pattern
 
 
 class Moment(NamedTuple):
-    """All that moves, at one time.
+    """Everything that moves, at one time.
 
     Attributes:
-        balls: as they are then.
-        eye: where the camera is.
-        rays: the direction of the picture's middle, last, and what a step of one picture height to
-            the right, first, or down, second, adds to it.
+        balls: their positions, orientations and materials.
+        eye: position of the camera.
+        rays: three rows: the change of a ray's direction over one image height to the right, the
+            change over one image height down, and the direction of the image's middle.
     """
 
     balls: Balls

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scene of the bundled clip; its unit of time is a frame of 1/12 s."""
+"""The scene of the bundled clip; one unit of time is a frame of 1/12 s."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LACQUER = 0.05
 
 
 def showcase() -> Scene:
-    """Balls that roll and jump round a mirror, in late sun, seen by a camera that circles them."""
+    """Return balls that roll and jump around a mirror in evening sun; the camera circles them."""
     return Scene(
         balls=(
             Ball((0.0, 0.0, 1.0), 1.0, (_WHITE, _WHITE), reflectance=0.9),
             _roller(1.8, 0.52, (_CORAL, _CREAM), "wedges", phase=-0.6),
             _roller(1.8, 0.52, (_TEAL, _CREAM), "bands", phase=-0.6 + math.tau / 3),
             _roller(1.8, 0.52, (_AMBER, _NAVY), "dots", phase=-0.6 + 2 * math.tau / 3),
-            # Farther out, the other way round.
+            # Farther out, in the opposite direction.
             _roller(2.75, 0.38, (_PLUM, _AMBER), "wedges", phase=-3.0, turn=0.05),
             _roller(3.6, 0.55, (_CREAM, _CORAL), "bands", phase=0.6, turn=0.07),
             Ball(

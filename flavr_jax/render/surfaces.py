@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rays hit, and how it looks there.
+"""Intersections of rays with balls and ground, and the materials there.
 
-Vectors have their components first, ``3 ray``: each becomes a long row that vectorises well.
+Vectors have their components first, ``3 ray``: each component is a long row that vectorises well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Scalars: TypeAlias = Float[Array, " ray"]
 
 
 class Surface(NamedTuple):
-    """Places on surfaces, and what they are made of there."""
+    """Points on surfaces, and the materials at these points."""
 
     point: Vectors
     normal: Vectors
@@ -45,21 +45,21 @@ class Surface(NamedTuple):
 def nearest(
     balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
 ) -> tuple[Scalars, Int[Array, " ray"]]:
-    """Distance and number of the first surface: a ball's, the ground's after them, or −1."""
+    """Return distance and index of the first surface: balls, then the ground, or −1 for a miss."""
     distances = [_entry(balls, number, origin, direction) for number in range(len(balls.radius))]
     if ground is not None:
         down = -origin[2] / direction[2]
         distances.append(jnp.where((direction[2] < 0) & (down > 0), down, jnp.inf))
     table = jnp.stack(distances)
     distance = jnp.min(table, axis=0)
-    # Not argmin, which is slower on CPUs.
+    # argmin would give the index directly, but is slower on CPUs.
     number = jnp.arange(len(distances))[:, None]
     index = jnp.max(jnp.where((table == distance) & (table < jnp.inf), number, -1), axis=0)
     return distance, index
 
 
 def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, " ray"]:
-    """Whether a ball is in the way; the ground never is, as nothing is below it."""
+    """Return whether a ball blocks each ray; the ground cannot, because nothing is below it."""
     blocked = jnp.zeros(origin.shape[1], bool)
     for number in range(len(balls.radius)):
         blocked |= _entry(balls, number, origin, direction) < jnp.inf
@@ -67,9 +67,9 @@ def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "
 
 
 def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, " ray"]) -> Surface:
-    """The surface of number ``index`` at points on it; anything where that is −1."""
+    """Return the surface ``index`` at points on it; undefined but finite where that is −1."""
     ball = jax.tree.map(lambda rows: _rows(rows, index), balls)
-    normal = normalise(point - ball.centre)  # where no ball is chosen, something finite as well
+    normal = normalise(point - ball.centre)  # finite also for −1
     mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
     first, second = ball.colours
     on_ball = Surface(
@@ -96,11 +96,11 @@ def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, "
 
 
 def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Scalars:
-    """Distance at which rays enter a ball; infinite where they miss it or start beyond."""
+    """Return the distance at which rays enter a ball; infinite if they miss it or start inside."""
     x, y, z = origin - balls.centre[number][:, None]
     u, v, w = direction
     along = x * u + y * v + z * w
-    # |offset|² − along² cancels for far balls; the squared distance of ball and ray does not.
+    # |offset|² − along² loses precision for far balls; the ray's distance from the centre does not.
     x, y, z = x - along * u, y - along * v, z - along * w
     inside = balls.radius[number] ** 2 - (x * x + y * y + z * z)
     entry = -along - jnp.sqrt(jnp.maximum(inside, 0.0))
@@ -108,18 +108,18 @@ def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Sc
 
 
 def _rows(table: Float[Array, "row ..."], index: Int[Array, " ray"]) -> Float[Array, "... ray"]:
-    """The rows of the given numbers, zeros for other numbers; the rays come last."""
-    # A product with zeros and ones: CPUs take longer to look rows up one by one.
+    """Return the rows ``index`` of a table, zeros for −1; the axis of rays comes last."""
+    # A product with a one-hot matrix is faster on CPUs than a gather.
     chosen = (index[:, None] == jnp.arange(len(table))).astype(jnp.float32)
     rows = jnp.matmul(chosen, table.reshape(len(table), -1), precision="highest")
     return rows.T.reshape(*table.shape[1:], len(index))
 
 
 def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
-    """Share of a ball's second colour, by the direction from its centre."""
+    """Return the fraction of a ball's second colour in a direction from its centre."""
     x, y, z = local
     bands = fraction(1.2 * z) < 0.5
-    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0  # sin 4φ, but for caps at the poles
+    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0  # sin 4φ, with caps at the poles
     cell = 2.6 * local + 0.5
     offset = cell - jnp.round(cell)
     dots = dot(offset, offset) < 0.11
@@ -128,12 +128,12 @@ def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
 
 
 def _ground_pattern(point: Vectors, ground: Ground) -> Scalars:
-    """Share of the ground's second colour: Truchet's quarter circles, and a shade for each tile."""
+    """Return the fraction of the ground's second colour: Truchet arcs, and a shade per tile."""
     place = point[:2] / ground.tile
     corner = jnp.floor(place)
     u, v = place - corner
     x, y = jnp.clip(corner, -1e6, 1e6).astype(jnp.int32)
-    bits = (x * 73856093) ^ (y * 19349663)  # any scrambling will do
+    bits = (x * 73856093) ^ (y * 19349663)  # a hash of the tile's coordinates
     bits = (bits ^ (bits >> 13)) * 1274126177
     u = jnp.where((bits >> 16) & 1, u, 1 - u)
     first, second = u * u + v * v, (1 - u) ** 2 + (1 - v) ** 2
@@ -145,15 +145,15 @@ def _ground_pattern(point: Vectors, ground: Ground) -> Scalars:
 
 
 def fraction(x: Array) -> Array:
-    """What is left of numbers without their whole part; on CPUs ``% 1`` takes ten times as long."""
+    """Return the fractional part; ``% 1`` takes ten times as long on CPUs."""
     return x - jnp.floor(x)
 
 
 def dot(a: Float[Array, "3 #ray"], b: Float[Array, "3 #ray"]) -> Scalars:
-    """Inner products."""
+    """Return the inner product of each pair of vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def normalise(vectors: Vectors) -> Vectors:
-    """Unit vectors of the same directions."""
+    """Scale vectors to length 1."""
     return vectors * lax.rsqrt(dot(vectors, vectors))

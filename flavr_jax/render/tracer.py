@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Light along random paths: Kajiya, The Rendering Equation, 1986.
+"""Path tracing: Kajiya, The Rendering Equation, 1986.
 
-At each hit the sun is sampled directly, and one path goes on, in a cosine-weighted direction or the
-mirror's. A pixel's random numbers are a low-discrepancy sequence (Roberts 2018,
-https://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/), shifted by an
-offset of its own (Cranley and Patterson 1976). The offsets depend on the key and not on time: what
-noise remains is the same in all frames and does not flicker.
+At each hit the sun is sampled directly, and the path continues in a cosine-weighted direction or in
+the mirror's. The random numbers of a pixel are a low-discrepancy sequence (Roberts 2018,
+https://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/) with an offset
+per pixel (Cranley and Patterson 1976). Offsets depend on the key and not on time, so the remaining
+noise is the same in all frames and does not flicker.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from flavr_jax.render.surfaces import (
 __all__ = ["radiance", "render"]
 
 _R2 = (0.7548776662466927, 0.5698402909980532)  # 1/g and 1/g², where g³ = g + 1
-_CLEARANCE = 1e-3  # paths go on this far above a surface, lest rounding makes them hit it again
-_TILE = 4096  # rays at a time: what a bounce computes then stays in a CPU's cache
-_BRIGHTEST = 4.0  # what a path may add at one hit: white on film, and no speckle where it is rare
-_DRAWS = 3  # pairs of random numbers at each hit: for the sun, for the choice, for the direction
+_CLEARANCE = 1e-3  # paths continue this far above a surface, so that they do not hit it again
+_TILE = 4096  # rays at a time: the intermediate arrays of a bounce fit into a CPU's cache
+_BRIGHTEST = 4.0  # most light that a hit may add, to limit fireflies; white in the image
+_DRAWS = 3  # pairs of random numbers per hit: sun, kind of reflection, direction
 
 
 class _World(NamedTuple):
@@ -49,10 +49,14 @@ class _World(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """Where paths have come to.
+    """The state of paths at their latest hit.
 
-    ``weight`` is the share of light from there that reaches the camera, ``light`` what has done so,
-    and ``sharp`` says that all surfaces so far were mirrors.
+    Attributes:
+        origin: position.
+        direction: unit vector along which they continue.
+        weight: fraction of the light from there that reaches the camera.
+        light: light that has reached the camera so far.
+        sharp: true while all surfaces were mirrors.
     """
 
     origin: Vectors
@@ -65,7 +69,7 @@ class _Paths(NamedTuple):
 def render(
     scene: Scene, time: float, *, height: int, width: int, samples: int, key: Key[Array, ""]
 ) -> Float[Array, "{height} {width} 3"]:
-    """The picture at any time, sRGB in [0, 1]; arguments as of ``radiance``."""
+    """Render an image in sRGB, values in [0, 1]; arguments as for ``radiance``."""
     light = radiance(scene, time, height=height, width=width, samples=samples, key=key)
     # The film curve of Narkowicz 2015 (a fit to ACES): highlights roll off instead of clipping.
     film = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
@@ -83,16 +87,19 @@ def radiance(
     key: Key[Array, ""],
     bounces: int = 3,
 ) -> Float[Array, "{height} {width} 3"]:
-    """Linear light that reaches each pixel at any time.
+    """Compute the linear light that reaches each pixel.
 
     Args:
-        scene: what is seen.
-        time: in the scene's unit.
-        height: of the picture, in pixels.
-        width: likewise.
-        samples: paths for each pixel; four times as many halve the noise, or better.
-        key: chooses the paths; the same key gives the same picture, bit for bit.
-        bounces: surfaces that a path may hit.
+        scene: the scene to render.
+        time: time in frames; any real number.
+        height: image height in pixels.
+        width: image width in pixels.
+        samples: paths per pixel; four times as many halve the noise, or better.
+        key: seed of the paths; the same key gives the same image, bit for bit.
+        bounces: number of surfaces that a path may hit.
+
+    Raises:
+        ValueError: a size or a count is below 1.
     """
     counts = {"height": height, "width": width, "samples": samples, "bounces": bounces}
     for name, value in counts.items():
@@ -147,11 +154,11 @@ def _trace(
 
 
 def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "{samples} {count} 2"]:
-    """For each sample ``count`` points of the unit square, each well spread over the samples."""
+    """Return ``count`` points of the unit square per sample, each well spread over the samples."""
     points = fraction(jnp.arange(1, samples + 1)[:, None] * jnp.array(_R2))
 
     def shuffled(key: Key[Array, ""]) -> Float[Array, "sample 2"]:
-        # Unshuffled, the points of two hits would be the same, and their light correlated.
+        # Without shuffling, two hits would use the same points, and their light be correlated.
         order, shift = jax.random.split(key)
         return jax.random.permutation(order, points) + jax.random.uniform(shift, (2,))
 
@@ -159,13 +166,13 @@ def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "{samp
 
 
 def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -> _Paths:
-    """Follow each path to the next surface, collect its light, and choose where to go on."""
+    """Follow each path to the next surface, add its light, and choose the next direction."""
     distance, index = nearest(world.balls, world.ground, paths.origin, paths.direction)
     ends = index < 0
     point = paths.origin + jnp.where(ends, 1.0, distance) * paths.direction
     surface = hit(world.balls, world.ground, point, index)
     facing = jnp.maximum(-dot(paths.direction, surface.normal), 0.0)
-    # Schlick 1994: all surfaces that reflect at all are mirrors at grazing angles.
+    # Schlick 1994: every reflecting surface is a mirror at grazing angles.
     fresnel = surface.reflectance + (1 - surface.reflectance) * (1 - facing) ** 5
     fresnel = jnp.where(surface.reflectance > 0, fresnel, 0.0)
     diffuse = (1 - fresnel) * surface.colour
@@ -176,14 +183,16 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     sun = _sunlight(world, surface, origin, diffuse, seen, mirrored, uniform[0])
     light = jnp.where(ends, _sky(world.sky, paths.direction), surface.emission + sun)
 
-    # Chosen as often as it gives light: a weak reflection chosen rarely would be a noisy one.
+    # Importance sampling: reflections are followed in proportion to the light that they carry.
     chance = fresnel / jnp.maximum(fresnel + jnp.mean(diffuse, axis=0), 1e-6)
     reflects = uniform[1, 0] < chance
     share = jnp.where(reflects, fresnel, diffuse) / jnp.where(reflects, chance, 1 - chance)
     scatter = _on_sphere(uniform[2])
     glossy = mirrored + surface.roughness * scatter
-    glossy += 2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal  # not into it
-    # A hair less than the sphere that touches the surface, which may give no direction at all.
+    glossy += (
+        2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal
+    )  # not into the surface
+    # Slightly less than the unit sphere on the surface: the sum could be zero otherwise.
     direction = jnp.where(reflects, glossy, surface.normal + 0.9999 * scatter)
     return _Paths(
         origin=origin,
@@ -203,16 +212,16 @@ def _sunlight(
     mirrored: Vectors,
     uniform: Float[Array, "2 ray"],
 ) -> Vectors:
-    """Sunlight that leaves surfaces towards where the paths came from.
+    """Return the sunlight that surfaces reflect back along the paths.
 
-    The sun is only ever seen here: paths that miss everything get the sky without it.
+    The sun is counted here only: paths that miss everything see the sky without its disc.
     """
     sun = normalise(jnp.array(world.sun.direction)[:, None])
     radius = math.tan(world.sun.angle)
     to_sun = normalise(sun + radius * _on_sphere(uniform))
     height = dot(to_sun, surface.normal)
     lit = (height > 0) & ~shadowed(world.balls, origin, to_sun)
-    # What a mirror shows of the disc, its rim as blurred as the mirror.
+    # The sun's mirror image; its edge is as blurred as the mirror is rough.
     blur = 0.1 * radius + 0.5 * surface.roughness
     apart = jnp.sqrt(jnp.maximum(2 - 2 * dot(mirrored, sun), 0.0))
     disc = jnp.clip((radius + blur - apart) / (2 * blur), 0.0, 1.0) / radius**2
@@ -226,7 +235,7 @@ def _sky(sky: Sky, direction: Vectors) -> Vectors:
 
 
 def _on_sphere(uniform: Float[Array, "2 ray"]) -> Vectors:
-    """Points spread evenly over the unit sphere."""
+    """Return points distributed uniformly over the unit sphere."""
     z = 1 - 2 * uniform[0]
     level = jnp.sqrt(jnp.maximum(1 - z * z, 0.0))
     angle = 2 * math.pi * uniform[1]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that PyTorch wrote, read without PyTorch and without running anything in them.
+"""Read weights that PyTorch wrote, without PyTorch and without running code in them.
 
-``read`` takes a checkpoint of any kind found in the wild: the official ``.pth`` (zip, or the
-legacy format of PyTorch ≤ 1.5), mmagic's, ``.safetensors``, or cuFLAVR's folder of raw tensors.
-``recognise`` tells from names and shapes which network it is, ``convert`` renames and re-lays the
-tensors as our parameters. Upstream spellings live in this package and nowhere else.
+``read`` takes every published kind of checkpoint: the official ``.pth`` (zip, or the legacy format
+of PyTorch ≤ 1.5), mmagic's, ``.safetensors``, and cuFLAVR's folder of raw tensors. ``recognise``
+finds the network's settings from names and shapes; ``convert`` renames and transposes the tensors
+to our parameters. Upstream spellings occur in this package only.
 """
 
 from flavr_jax.torch_weights.names import Conversion, Mapped, convert, recognise

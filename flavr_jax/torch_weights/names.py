@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a PyTorch FLAVR's tensors to our parameters: names, layouts, and which variant it is.
+"""Convert a PyTorch FLAVR's tensors to our parameters: recognise the variant, rename, transpose.
 
-The expected parameters are asked of the model itself, each is looked up under the name the
-official code gives it, and whatever is left over or wanting is reported together. mmagic's FLAVR
-is the same network under other names, so its names are first turned into the official ones. Both
-released networks see RGB in [0, 1].
+The model itself gives the list of expected parameters. Each is looked up under the name that the
+official code has for it, and all surplus and missing tensors are reported together. mmagic's FLAVR
+is the same network under other names, which are first translated to the official ones. Both
+released networks take RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["Conversion", "Mapped", "Mismatch", "convert", "recognise"]
 
 Join = Literal["concat", "add", "none"]
 
-# Applied in this order; an official name comes through unchanged but for `module.`.
+# Applied in this order; they change nothing in an official name but the prefix `module.`.
 _TO_OFFICIAL = (
     (r"^(module\.|generator\.)+", ""),  # DataParallel's wrapper, mmagic's interpolator
     (r"^encoder\.stem_layer\.", "encoder.stem."),
-    (r"^(encoder\..+)\.conv\.(\w+)$", r"\1.0.\2"),  # mmcv's ConvModule: a convolution …
-    (r"^(encoder\..+)\.bn\.(\w+)$", r"\1.1.\2"),  # … and its normalisation
+    (r"^(encoder\..+)\.conv\.(\w+)$", r"\1.0.\2"),  # mmcv's ConvModule: a convolution
+    (r"^(encoder\..+)\.bn\.(\w+)$", r"\1.1.\2"),  # and its normalisation
     (r"^decoder\.layer(\d)\.", r"decoder.\1."),
     (r"^feature_fuse\.conv\.(\w+)$", r"feature_fuse.conv.0.\1"),
     (r"^feature_fuse\.bn\.(\w+)$", r"feature_fuse.conv.1.\1"),
     (r"^conv_last\.", "outconv."),
-    # The official file's unused (2+1)-D convolution has no normalisation at 1; torchvision's has.
+    # Official (2+1)-D convolutions without normalisation end at 2, where torchvision's end at 3.
     (r"(\.conv[12]\.0)\.2\.(\w+)$", r"\1.3.\2"),
 )
 # Counters, an averaged copy of the weights, and buffers of mmengine's wrappers.
@@ -70,7 +70,7 @@ _HEAD = {"fuse": "feature_fuse.conv.0", "fuse_norm": "feature_fuse.conv.1", "out
 
 
 class Mapped(NamedTuple):
-    """A tensor that found its place: the file's name, ours, and the shape in either layout."""
+    """A converted tensor: its name and shape in the file, and in our network."""
 
     source: str
     target: str
@@ -79,7 +79,7 @@ class Mapped(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """A tensor of the right name and the wrong shape; both shapes in PyTorch's layout."""
+    """A tensor with the right name and the wrong shape; both shapes in PyTorch's layout."""
 
     source: str
     found: tuple[int, ...]
@@ -88,17 +88,17 @@ class Mismatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A state dict as parameters of our network, and everything that did not fit.
+    """A state dict converted to parameters of our network, and everything that did not fit.
 
     Attributes:
         config: the network that the names and shapes describe.
         params: nested dict of float32 arrays, the tree of ``flavr.parameter_shapes(config)``
-            less what is missing or mismatched.
+            without missing and mismatched tensors.
         mapped: the tensors in ``params``, in the tree's order.
         unmapped: names in the file that this network has no parameter for.
-        missing: the names this network needs and the file lacks, as the official code spells them.
-        mismatched: tensors of another shape than the network's.
-        ignored: names that hold no weights, such as BatchNorm's counters.
+        missing: names that this network needs and the file lacks, in the official spelling.
+        mismatched: tensors whose shape is not the network's.
+        ignored: names without weights, such as BatchNorm's counters.
     """
 
     config: ModelConfig
@@ -110,7 +110,7 @@ class Conversion:
     ignored: tuple[str, ...]
 
     def problems(self) -> list[str]:
-        """One sentence for each tensor that did not fit; none means a faithful conversion."""
+        """List a sentence for each tensor that did not fit; an empty list is a full conversion."""
         return [
             *(f"`{name}` has no place in this network{_hint(name)}" for name in self.unmapped),
             *(f"`{name}` is missing{_hint(name)}" for name in self.missing),
@@ -121,7 +121,7 @@ class Conversion:
         ]
 
     def check(self) -> None:
-        """Raise a ValueError that lists every problem, if there is any."""
+        """Raise a ValueError that lists all problems, if there are any."""
         problems = self.problems()
         if problems:
             raise ValueError(
@@ -131,15 +131,15 @@ class Conversion:
 
 
 def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> ModelConfig:
-    """Tell from names and shapes which FLAVR a state dict belongs to.
+    """Find the settings of the FLAVR that a state dict belongs to, from its names and shapes.
 
     Args:
-        tensors: a state dict, official or mmagic's names.
-        join: how decoder and encoder features meet. Concatenation shows in the shapes; ``add``
-            and ``none`` have the same ones, and ``add`` is assumed where this is not given.
+        tensors: a state dict with official or mmagic's names.
+        join: how decoder and encoder features meet. Shapes tell concatenation from the others, but
+            not ``add`` from ``none``; ``add`` is assumed unless ``none`` is given.
 
     Raises:
-        ValueError: if this is no FLAVR, or ``join`` contradicts the shapes.
+        ValueError: the tensors are no FLAVR, or ``join`` contradicts their shapes.
     """
     shapes = {name: tensor.shape for name, (_, tensor) in _official(tensors).items()}
     trilinear = "decoder.1.upconv.1.weight" in shapes
@@ -182,15 +182,15 @@ def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) ->
 
 
 def convert(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> Conversion:
-    """Rename and re-lay a state dict as our parameters, collecting whatever does not fit.
+    """Rename and transpose a state dict to our parameters, and collect all that does not fit.
 
     Args:
-        tensors: a state dict, official or mmagic's names, PyTorch's layouts.
+        tensors: a state dict with official or mmagic's names and PyTorch's layouts.
         join: see ``recognise``.
 
     Raises:
-        ValueError: if this is no FLAVR at all, or two names mean the same tensor. Single tensors
-            that do not fit are reported in the result; ``Conversion.check`` raises on them.
+        ValueError: the tensors are no FLAVR, or two names mean the same tensor. Single tensors
+            that do not fit are listed in the result; ``Conversion.check`` raises an error on them.
     """
     config = recognise(tensors, join=join)
     official = _official(tensors)
@@ -222,7 +222,7 @@ def convert(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> C
 
 
 def _official(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[str, np.ndarray]]:
-    """The weights under the official code's names, each with the name that it has in the file."""
+    """Map each official name to the name in the file and the tensor."""
     official: dict[str, tuple[str, np.ndarray]] = {}
     for source, tensor in tensors.items():
         if _IGNORED.search(source):
@@ -247,7 +247,7 @@ def _encoder(shapes: Mapping[str, tuple[int, ...]]) -> Literal["r3d", "mc3", "r2
 
 
 def _official_name(path: tuple[str, ...], config: ModelConfig) -> str:
-    """What the official code calls the parameter at ``path``."""
+    """Return the official code's name of the parameter at ``path``."""
     match path[:-1]:
         case ("encoder", stage, block, *part) if stage.startswith("layer"):
             module = f"encoder.{stage}.{block}.{_BLOCK['/'.join(part)]}"
@@ -256,7 +256,7 @@ def _official_name(path: tuple[str, ...], config: ModelConfig) -> str:
             module = f"encoder.stem.{stem['/'.join(part)]}"
         case ("decoder", "stages", stage, part):
             upsamples = stage in ("1", "2", "4")
-            # nn.Upsample has no tensors, but counts.
+            # nn.Upsample has no tensors, but takes a number in the Sequential.
             first = int(upsamples and config.upsampling == "trilinear")
             position = {
                 "conv": f"{first}",
@@ -277,7 +277,7 @@ def _is_transposed(path: tuple[str, ...], config: ModelConfig) -> bool:
 def _torch_shape(
     path: tuple[str, ...], shape: tuple[int, ...], config: ModelConfig
 ) -> tuple[int, ...]:
-    """The shape that PyTorch gives the parameter which has ``shape`` with us."""
+    """Return PyTorch's shape of the parameter whose shape in our layout is ``shape``."""
     if path[-1] != "kernel":
         return shape
     *taps, inputs, outputs = shape
@@ -287,20 +287,20 @@ def _torch_shape(
 
 
 def _to_channels_last(path: tuple[str, ...], tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """A tensor in our layout: kernels as taps, inputs, outputs; a gate as a matrix."""
+    """Return a tensor in our layout: [*taps, inputs, outputs], and a gate as a matrix."""
     if path[-1] != "kernel":
         return tensor
     if path[-2] == "gate":
         return tensor.reshape(tensor.shape[:2]).T
     taps = tuple(range(2, tensor.ndim))
     if _is_transposed(path, config):
-        # Scattering with a kernel is gathering with its mirror image.
+        # A transposed convolution scatters; ours gathers, with the kernel mirrored.
         return np.flip(tensor, taps).transpose(*taps, 0, 1)
     return tensor.transpose(*taps, 1, 0)
 
 
 def _hint(name: str) -> str:
-    """The rule that a surplus or wanting bias of the encoder breaks."""
+    """Explain a surplus or missing bias of the encoder."""
     if _ENCODER_BIAS.search(name):
         return " (encoder convolutions have biases if n_outputs > 1, and only then)"
     return ""
