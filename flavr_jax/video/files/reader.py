@@ -348,8 +348,14 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     # FFmpeg shows text files as a terminal would, on video.
     if container.format.name != "tty":
         for stream in container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:
-                return stream
+            if stream.disposition & Disposition.attached_pic:
+                continue
+            if getattr(stream, "codec_context", None) is None:
+                raise ValueError(
+                    f"{path} has video in a codec that this FFmpeg does not know; convert it to "
+                    "another, such as H.264."
+                )
+            return stream
     raise ValueError(f"{path} is not a video: it has no video stream.")
 
 

@@ -175,6 +175,19 @@ def test_a_file_with_sound_only_is_no_video(tmp_path):
         VideoReader(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "unknown"),
+    [("a.mkv", b"V_MPEG4/ISO/AVC", b"V_XXXXX/ISO/AVC"), ("a.mp4", b"avc1", b"xxxx")],
+)
+def test_a_codec_that_nobody_knows_is_one_line(make_clip, name, codec, unknown):
+    path = make_clip(name)
+    data = path.read_bytes()
+    assert codec in data
+    path.write_bytes(data.replace(codec, unknown))
+    with pytest.raises(ValueError, match=rf"{name} has video in a codec that this FFmpeg does not"):
+        VideoReader(path)
+
+
 @pytest.mark.parametrize("name", ["none.mp4", "none.mkv", "none.ts"])
 def test_a_video_without_frames_is_an_error(make_clip, name):
     path = make_clip(name, pts=[])
