@@ -97,8 +97,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
         # What main opened is closed by now, but computations may still run on other threads, and
         # tearing the interpreter down under them can crash.
         os._exit(130)
-    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
-        if os.environ.get("FLAVR_DEBUG") == "1":
+    except Exception as error:
+        if not _is_users(error) or os.environ.get("FLAVR_DEBUG") == "1":
             raise
         with lasting_outputs():
             print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -106,6 +106,16 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     finally:
         signal.signal(signal.SIGINT, handler)
     sys.exit(code)
+
+
+def _is_users(error: Exception) -> bool:
+    """True for errors about a file, an option or the machine; all others are bugs of ours."""
+    if isinstance(error, ValueError | OSError | ModuleNotFoundError | MemoryError):
+        return True
+    # FFmpeg has a hundred errors; PyAV makes only some of them ValueErrors or OSErrors. It is not
+    # imported here, because --help must be quick; without it there is no such error.
+    av = sys.modules.get("av")
+    return av is not None and isinstance(error, av.FFmpegError)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

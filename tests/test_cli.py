@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import av
 import pytest
 
 from flavr_jax import cli
@@ -78,6 +79,16 @@ def test_a_wrong_command_line_exits_with_2(monkeypatch, arguments, capsys):
 def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, error, line):
     assert run(monkeypatch, fail(error)) == 2
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("kind", ["OverflowError", "UndefinedError", "InvalidDataError"])
+def test_every_error_of_ffmpeg_is_one_line(monkeypatch, capsys, kind):
+    error = getattr(av.error, kind)(34, "Numerical result out of range", "o.gif")
+    assert run(monkeypatch, fail(error)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "Numerical result out of range" in message
+    assert message.count("\n") == 1
 
 
 def test_a_value_the_options_refuse_is_one_line_too(monkeypatch, capsys):
