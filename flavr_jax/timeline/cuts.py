@@ -54,6 +54,7 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
     change = changes.pop(len(before) - 1)
     if change < _VISIBLE:
         return False
+    # Still neighbours, as in animation on twos, say nothing about the usual motion.
     usual = statistics.median([other for other in changes if other > _STILL] or [0.0])
     strangeness = mismatch(before[-1], after[0])
     contrast = float(min(before[-1].luma.std(), after[0].luma.std()))
@@ -74,6 +75,7 @@ def mismatch(a: Thumbnail, b: Thumbnail) -> float:
 
 def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: float) -> bool:
     """Return whether the picture only lights up or darkens, and returns within ``REACH`` frames."""
+    # A flash changes light in one direction; a cut makes some parts lighter and others darker.
     step = after[0].luma - before[-1].luma
     if abs(step.mean()) < _ONE_WAY * np.abs(step).mean():
         return False

@@ -90,6 +90,7 @@ def _without_repeats(linked: Iterable[tuple[TimedFrame, Link]]) -> Iterator[Key]
             run, run_link = [frame], link
             continue
         run.append(frame)
+        # The rest has begun: all frames but the latest, which may end the shot, become keys.
         if run_link == "still" or len(run) > LONGEST_RUN:
             yield from (_key([one], "still" if n else run_link) for n, one in enumerate(run[:-1]))
             run, run_link = run[-1:], "still"
@@ -119,7 +120,7 @@ def _at_even_times(keys: Iterable[Key]) -> Iterator[Key]:
     def first() -> Key:
         key = ahead.popleft()
         if key.link != "motion":
-            starts.clear()
+            starts.clear()  # a cadence does not reach across a cut or a rest
         moving = itertools.takewhile(lambda other: other.link == "motion", ahead)
         time = even_time([*starts, key.time, *(other.time for other in moving)], len(starts))
         starts.append(key.time)

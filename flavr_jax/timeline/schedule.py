@@ -145,6 +145,7 @@ class Clock:
     def _ticks(self, first: Fraction, until: Fraction, step: Fraction) -> Iterator[Moment]:
         """Return the moments of a constant rate before a time of the output."""
         start = self._stretched(first)
+        # Counted before any is made: the next call may come while these moments still wait.
         count = max(self._count, math.ceil((until - start) / step))
         numbers, self._count = range(self._count, count), count
         times = (start + number * step for number in numbers)
@@ -241,6 +242,7 @@ def schedule(
                 _place(moment, first, second, clock, grid, cut)
                 for moment in moments.before(second.time)
             )
+            # What is nearest to the second key is shown by it, as the first of its requests.
             requests, late = _split(_merged(itertools.chain(carried, placed)))
             carried = [dataclasses.replace(request, position=Fraction(0)) for request in late]
             yield first, requests
@@ -314,7 +316,7 @@ def _place(moment: Moment, key: Key, following: Key, clock: Clock, grid: Grid, c
         position = grid.nearest(wanted, spacing, scale)
         return Request(position, moment.pts, moment.duration, abs(position - wanted) * scale)
     if following.link == "still":
-        position = Fraction(0)
+        position = Fraction(0)  # equal pictures: the first is as good as any
     elif cut == "hold":
         position = Fraction(wanted > Fraction(1, 2))
     elif spacing * MOST_PARTS < 1:
@@ -334,6 +336,7 @@ def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
     held: deque[Shown] = deque()
     for item in items:
         held.append(item)
+        # Two, because the last may turn out to be a sliver that goes to the one before it.
         if len(held) > 2:
             yield held.popleft()
     if len(held) > 1 and clock.end - held[-1].pts < held[-1].duration / 2:
@@ -355,6 +358,7 @@ def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:
         parts = timing.factor // timing.stretch
         rate, tick = info.rate * parts, info.time_base / parts
         check_rate(rate, "The output's rate")
+        # Only the rate in the header is rounded; the times stay exact.
         if max(rate.numerator, rate.denominator) > _LARGEST_INT:
             rate = rate.limit_denominator(1000)
         return dataclasses.replace(info, rate=rate, time_base=tick, frame_count=count)

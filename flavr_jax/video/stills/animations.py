@@ -68,6 +68,7 @@ class GifWriter:
         self._stack = contextlib.ExitStack()
         self._stack.callback(self._partial.discard)
         self._file = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        # NUT holds any codec and any time; FFV1 is lossless and fast.
         self._waiting = av.open(self._file, "w", format="nut")
         stream = self._waiting.add_stream("ffv1", rate=100, options={"level": "3"})
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, "bgra"
@@ -94,6 +95,7 @@ class GifWriter:
         original = frame.original is not None
         if self._dithered is None:
             self._dithered = original and is_dithered(frame.pixels)
+        # Colours of made frames would take entries from those that originals need exactly.
         if original or not self._dithered:
             self._palette.push(picture)
             with contextlib.suppress(NothingYet):
@@ -141,6 +143,7 @@ class GifWriter:
         colours.push(palette)
         colours.push(None)
         self._file.seek(0)
+        # A GIF stores delays, not times: that of the last frame has to be given.
         delay = max(_SHORTEST, self._end - self._ticks[-1])
         options = {"loop": str(_gif_loop(self.info.plays)), "final_delay": str(delay)}
         with (

@@ -160,6 +160,7 @@ def _png_with_tags(content: bytes, tags: ImageTags) -> bytes:
     if tags.profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(tags.profile)))
     if tags.orientation != 1:
+        # The chunk holds bare TIFF data; the prefix belongs to JPEG.
         chunks.append((b"eXIf", tags._exif().removeprefix(b"Exif\0\0")))
     made = b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -178,12 +179,14 @@ def _tiff_with_tags(content: bytes, tags: ImageTags) -> bytes:
     entries = [content[start : start + 12] for start in starts]
     content += b"\0" * (len(content) % 2)  # offsets are even
     if tags.profile is not None:
+        # Type 7 is "undefined", bytes without a meaning to TIFF; they are too long for the entry.
         undefined = struct.pack(order + "HHII", _PROFILE, 7, len(tags.profile), len(content))
         entries.append(undefined)
         content += tags.profile + b"\0" * (len(tags.profile) % 2)
     if tags.orientation != 1:
         short = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, tags.orientation, 0)
         entries = [entry for entry in entries if entry[:2] != short[:2]] + [short]
+    # TIFF 6.0 wants the entries in ascending order of their tags.
     entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
     header = content[:4] + struct.pack(order + "I", len(content))
     directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
