@@ -79,8 +79,10 @@ def _as_gemm(
     arrays = tuple(x.values for x in inputs)
     if padding == "reflect":
         low = (0, 0, 0)
+        # The kernel pads with zeros alone.
         arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % _MULTIPLE)))
+    # Images are clips of one frame.
     clips = tuple(FeatureMap(x[:, None]) for x in arrays)
     return Gemm(clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width))
 
@@ -130,6 +132,7 @@ def _convolve(
     height, width = arrays[0].shape[1:3]
     if low is None:
         height, width, low = height - kh + 1, width - kw + 1, (0, 0)
+    # The kernel stores whole rows of 16 channels; the zeros are cut off below.
     missing = -channels % _MULTIPLE
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
     if bias is not None:
@@ -156,6 +159,7 @@ def _shifted_sums(
     height, width = arrays[0].shape[1:3]
     if height < kh or width < kw:
         arrays = tuple(reference.pad(x, kernel, padding) for x in arrays)
+        # Images smaller than the kernel have no inside that could do without padding.
         return _convolve(arrays, kernel, None, None, jnp.dtype("float32"), low=None)
     taps = _taps_together(kw, channels)
     groups = -(-kw // taps)
@@ -199,6 +203,7 @@ def _with_borders(
     if reach == 0:
         return sums
     cut = functools.partial(lax.slice_in_dim, axis=axis)
+    # Both ends as one batch: one launch.
     both_ends = (
         jnp.concatenate([cut(x, 0, 2 * reach), cut(x, size - 2 * reach, size)]) for x in arrays
     )

@@ -24,6 +24,7 @@ def conv2d(
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
     kh, kw = kernel.shape[:2]
+    # A 1×1 convolution is a matrix product; joining its inputs would copy them.
     if (kh, kw) == (1, 1):
         sums = _pointwise(inputs, kernel[0, 0], out_dtype)
         return finish(sums, bias, activation=activation).astype(out_dtype)

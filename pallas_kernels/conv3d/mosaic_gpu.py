@@ -91,6 +91,7 @@ def _as_gemm(
     frames = time if pad_time else time - kt + 1
     if stride[1] == 1:
         return Gemm(inputs, kernel, Geometry((kt, kh, kw), low), (frames, height, width))
+    # Rounded up: an odd last row is read with a row of zeros.
     size = (frames, -(-height // 2), -(-width // 2))
     if depth <= _FEW_CHANNELS:
         return _blocks_as_gemm(inputs, kernel, low[0], size)
@@ -111,6 +112,7 @@ def _blocks_as_gemm(
     arrays = tuple(x.values for x in inputs)
     weights = kernel.values if isinstance(kernel, QuantizedKernel) else kernel
     arrays, weights, padding = xla.space_to_depth(arrays, weights)
+    # 12 channels of blocks of 3 become 16; zeros add nothing to the sums.
     missing = _MIN_DEPTH - weights.shape[3]
     arrays = (jnp.pad(x, ((0, 0),) * 4 + ((0, missing),)) for x in arrays)
     weights = jnp.pad(weights, ((0, 0),) * 3 + ((0, missing), (0, 0)))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a CPU convolves four frames over time: 6 products of frames and taps in place of 10.
+"""Convolution of four frames over time on a CPU: 6 products of frames and taps in place of 10.
 
 Winograd's F(4, 3) along time (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308): frames and
 taps are polynomials in time; their values at six points multiply, one 2-D convolution a point, and
-four output frames are interpolated from the products. The combinations are sums of whole frames, so
-they cost little beside the convolutions. On a GPU they would not: there, products are cheap
-and passes over memory are not.
+four output frames are interpolated from the products. The combinations are sums of whole frames,
+which on a CPU cost little beside the convolutions. On a GPU products are cheap and passes over
+memory are not, so it does not pay there.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ __all__ = ["TapsAtPoints", "at_points", "conv_frames", "suits"]
 
 FRAMES, TAPS = 4, 3
 
-# Beside infinity. Spread around 1, so that their powers stay close to it: the rounding error is two
-# thirds of that of 0, ±1, ±2 (over 128 channels 9e-7 of the sums; without any of this it is 4e-7).
+# The sixth point is infinity. These lie around 1, so that their powers stay close to 1: over 128
+# channels the rounding error is 9e-7 of the sums, two thirds of that with 0, ±1, ±2. A direct
+# convolution has 4e-7.
 FINITE_POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TapsAtPoints:
-    """A kernel at the six points; to operations it has the shape of the kernel that it came from.
+    """A kernel's values at the six points; ``shape`` is that of the kernel it was made from.
 
     Attributes:
-        values: at each point ``[kh, kw, in_channel, channel]``.
+        values: an array ``[kh, kw, in_channel, channel]`` for each point.
     """
 
     values: Any  # not Array: trees of shapes have other things in the place of arrays
@@ -48,31 +49,32 @@ class TapsAtPoints:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """Type of the values."""
         return self.values[0].dtype
 
     @property
     def ndim(self) -> int:
-        """5."""
+        """Number of axes: 5."""
         return len(self.shape)
 
     def __getitem__(self, index: tuple[slice, ...]) -> TapsAtPoints:
-        """A part of the kernel with all its taps in time: the first slice has to be ``:``."""
+        """Select a part of the kernel with all its temporal taps; the first slice must be ``:``."""
         assert index[0] == slice(None)
         return TapsAtPoints(tuple(value[index[1:]] for value in self.values))
 
 
 def suits(frames: int, kernel: Array) -> bool:
-    """Whether :func:`conv_frames` can convolve so many frames, and is the faster way here.
+    """Return whether :func:`conv_frames` can convolve this many frames and is faster here.
 
     The sums and differences need float32: half precision would lose several bits in them.
     """
+    # On other devices a product costs less than the passes over memory that it saves.
     fits = frames == FRAMES and kernel.shape[0] == TAPS and kernel.dtype == jnp.float32
     return fits and device.is_cpu()
 
 
 def at_points(kernel: Array | np.ndarray) -> TapsAtPoints:
-    """The kernel as :func:`conv_frames` multiplies by it."""
+    """Evaluate a kernel at the six points."""
     return TapsAtPoints(tuple(jnp.asarray(_combine(taps, kernel)) for taps in TAPS_AT))
 
 
@@ -82,7 +84,7 @@ def conv_frames(
     stride: tuple[int, int],
     padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> Array:
-    """3-D convolution of four frames with one of temporal padding and the spatial padding given.
+    """3-D convolution of four frames, with one frame of padding in time and the given one in space.
 
     Raises:
         ValueError: for another number of frames.
@@ -90,10 +92,11 @@ def conv_frames(
     if inputs[0].shape[1] != FRAMES:
         raise ValueError(
             f"the kernel was packed for {FRAMES} frames, but the inputs have "
-            f"{inputs[0].shape[1]}; pack it for as many, or pass it as it was."
+            f"{inputs[0].shape[1]}; pack it for that number, or pass it unpacked."
         )
     if not isinstance(kernel, TapsAtPoints):
         kernel = at_points(kernel)
+    # One 2-D convolution a point: the points are independent of each other.
     products = [
         lax.conv_general_dilated(
             jnp.concatenate([_combine(frames, jnp.moveaxis(x, 1, 0)) for x in inputs], axis=-1),
@@ -109,6 +112,7 @@ def conv_frames(
 
 def _combine(weights: Sequence[float], arrays: Any) -> Any:
     """The weighted sum of the arrays."""
+    # Weights of 0 and 1 are common at these points, and cost no multiplication.
     terms = [
         array if weight == 1 else weight * array for weight, array in zip(weights, arrays) if weight
     ]

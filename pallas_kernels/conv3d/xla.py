@@ -52,6 +52,7 @@ def conv3d(
         return finish(sums, bias, scale, residual, activation)
     if not pad_time and (kh, kw) == (1, 1) and stride[1] == 1:
         return finish(_over_time(inputs, kernel[:, 0, 0]), bias, scale, residual, activation)
+    # After space to depth it is a convolution of stride 1, with 4 times the channels.
     if stride[1] == 2 and kernel.shape[3] < FEW_CHANNELS:
         inputs, kernel, padding = space_to_depth(inputs, kernel)
         stride = (1, 1, 1)
@@ -74,6 +75,8 @@ def conv_frames(
         return winograd.conv_frames(inputs, kernel, stride, padding)
     time, taps = inputs[0].shape[1], kernel.shape[0]
     reach = taps // 2
+    # Frames in the middle of the clip meet the same taps, so they are one call. Those at the ends
+    # meet fewer, and get a call each.
     runs: list[Array] = []
     frame = 0
     while frame < time:
@@ -98,6 +101,7 @@ def _conv_run(
 ) -> Array:
     """Compute ``count`` output frames; frame n reads input frames from first + n on."""
     kt, kh, kw, _, channels = taps.shape
+    # Tap-major, as the kernel's taps are moved next to its input channels below.
     stack = [x[:, first + t : first + t + count] for t in range(kt) for x in inputs]
     joined = stack[0] if len(stack) == 1 else jnp.concatenate(stack, axis=-1)
     batch, _, height, width, depth = joined.shape
@@ -114,6 +118,7 @@ def _conv_run(
 def _over_time(inputs: tuple[Array, ...], kernel: Array) -> Array:
     """A 1×1 kernel over unpadded time: a matrix product a tap and input; nothing is joined."""
     count = inputs[0].shape[1] - kernel.shape[0] + 1
+    # Joining the inputs would copy them; sums of products read each once.
     sums, start = None, 0
     for x in inputs:
         for tap, weights in enumerate(kernel[:, start : start + x.shape[-1]]):
@@ -138,11 +143,13 @@ def space_to_depth(
     after = [(low + size) % 2 for low, size in zip(before, (kh, kw))]
     kernel = jnp.pad(kernel, ((0, 0), *zip(before, after), (0, 0), (0, 0)))
     bh, bw = kernel.shape[1] // 2, kernel.shape[2] // 2
+    # [kt, block row, phase, block column, phase, in, out] → phases next to the input channels.
     kernel = kernel.reshape(kt, bh, 2, bw, 2, depth, channels)
     kernel = kernel.transpose(0, 1, 3, 2, 4, 5, 6).reshape(kt, bh, bw, 4 * depth, channels)
 
     blocks = jnp.concatenate(inputs, axis=-1)
     batch, time, height, width, _ = blocks.shape
+    # An odd last row or column shares its block with zeros, which the padding would have been.
     blocks = jnp.pad(blocks, ((0, 0), (0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     height, width = blocks.shape[2] // 2, blocks.shape[3] // 2
     blocks = blocks.reshape(batch, time, height, 2, width, 2, depth)

@@ -119,6 +119,7 @@ def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], Featu
             fields = {name: _as_array(value) for name, value in fields.items()}
             fields["inputs"] = tuple(map(_as_array, arguments.inputs))
             return FeatureMap(function(**fields))
+        # In float32: this is the definition that kernels are compared with, not a fast path.
         fields = {name: _in_float32(value) for name, value in fields.items()}
         # The kernel multiplies stored numbers: the scales of the inputs are folded into it.
         fields["inputs"] = tuple(x.values.astype(jnp.float32) for x in arguments.inputs)

@@ -27,6 +27,7 @@ SMEM_BYTES = 232_448
 _STAND_IN_SM_COUNT = 132  # of the H100 SXM and the H200
 _STAND_IN_TABLE = "nvidia_h200"
 
+# A context variable: a stand-in in one thread does not change what others compile.
 _stand_in: contextvars.ContextVar[StandIn] = contextvars.ContextVar("stand_in", default=None)
 
 
@@ -66,6 +67,7 @@ def why_not() -> str | None:
         return None
     if jax.default_backend() != "gpu":
         return f"it needs an NVIDIA Hopper GPU, and the default device is a {_device_name()}"
+    # Kernels use WGMMA, which is in Hopper alone: later GPUs dropped it, too.
     capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
     if capability.split(".")[0] != "9":
         return (

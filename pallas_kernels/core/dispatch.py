@@ -96,12 +96,14 @@ def call(
             f"`implementation` is {name!r}, but {operation} has only "
             f"{' and '.join(implementations)}; use one of these, or None for the fastest."
         )
+    # Kept for the message, and for `explain`.
     refused: dict[Implementation, str] = {}
     names: Iterable[Implementation] = implementations if name is None else [name]
     for candidate_name in names:
         candidate = implementations[candidate_name]
         why_not = candidate.why_not(arguments) if candidate.why_not else None
         if why_not is None:
+            # Only `explain` listens; without it nothing is recorded.
             choices = _choices.get()
             if choices is not None:
                 shapes = _shapes(arguments.operands)
@@ -120,6 +122,7 @@ def explain(function: Callable[..., object], *arguments: Any, **options: Any) ->
 
     Nothing is computed; arrays may be ``jax.ShapeDtypeStruct``.
     """
+    # A context variable, so that threads that trace at the same time do not mix their choices.
     token = _choices.set([])
     try:
         jax.eval_shape(lambda *arrays: function(*arrays, **options), *arguments)

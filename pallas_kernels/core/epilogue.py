@@ -45,6 +45,7 @@ def finish(
     if bias is not None:
         sums = sums + bias
     if scale is not None:
+        # Batch and channel keep their axes; the axes between them broadcast.
         inner = (1,) * (sums.ndim - 2)
         sums = sums * scale.reshape(scale.shape[0], *inner, scale.shape[1])
     if residual is not None:

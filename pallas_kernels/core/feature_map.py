@@ -35,6 +35,7 @@ class FeatureMap(NamedTuple):
         """The same map without a scale: in ``dtype`` if there was one, else as it is."""
         if self.scale is None:
             return self
+        # In float32, so that the product is rounded once, to ``dtype``.
         values = self.values.astype(jnp.float32) * self.scale
         totals = None if self.totals is None else self.totals * self.scale
         return FeatureMap(values.astype(dtype), totals)
@@ -91,9 +92,11 @@ def for_kernel(
         ValueError: the kernel multiplies in 8 bits, and one of them is not stored in them.
     """
     added = None if residual is None else as_map(residual)
+    # Products of 16 bits: 8-bit maps are converted, where the scale goes with them.
     if not isinstance(kernel, QuantizedKernel) or kernel.scales is None:
         maps = tuple(x.in_units(kernel.dtype) for x in inputs)
         return maps, None if added is None else added.in_units(kernel.dtype)
+    # The residual comes through the ring of inputs, so it has their type.
     for x in (*inputs, *(() if added is None else (added,))):
         if x.values.dtype != kernel.dtype:
             raise ValueError(

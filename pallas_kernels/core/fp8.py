@@ -83,6 +83,7 @@ class QuantizedKernel:
         """Float32 kernel for inputs as they are stored: ``[*size, in_channel, channel]``."""
         if self.scales is None:
             return self.values.astype(jnp.float32)
+        # Stored [out, in] for WGMMA; the other implementations want [in, out].
         return jnp.swapaxes(self.values.astype(jnp.float32), -1, -2) * self.scales
 
     def store(self, output: Array) -> Array:
@@ -131,6 +132,7 @@ def _in_8_bits(
     Float[Array, "*size in_channel channel"],
 ]:
     """Values, scales and the dequantised kernel."""
+    # Scales of the inputs are folded in before rounding: products then need one factor a channel.
     folded = kernel.astype(jnp.float32) * in_scales[:, None]
     largest = jnp.abs(folded).max(axis=range(kernel.ndim - 1))
     # A channel without weights would divide by zero.

@@ -34,5 +34,6 @@ def gate(
     """See :func:`pallas_kernels.gate`."""
     # A 16-bit sum over a picture would stop growing long before its end.
     mean = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
+    # The sigmoid in float32; its product with x in the type of x.
     scale = gate_scale(mean, kernel, bias).astype(x.dtype)
     return finish(x, scale=scale, residual=residual, activation=activation)

@@ -32,6 +32,7 @@ def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | Non
         jnp.concatenate(inputs, axis=-1),
         kernel,
         window_strides=(1, 1, 1),
+        # A transposed padding of 1 with 4 taps leaves 4 − 1 − 1 = 2 zeros around the spread pixels.
         padding=[(1, 1), (2, 2), (2, 2)],
         lhs_dilation=(1, 2, 2),
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),

@@ -38,6 +38,8 @@ def conv3d_transpose(
 ) -> Array:
     """Kernel 3×4×4, stride 1×2×2, padding 1: ``[b, t, 2·height, 2·width, channel]``."""
     batch, time, height, width, _ = inputs[0].shape
+    # Phase p reads one pixel more before (p = 0) or behind (p = 1): its two taps are at i−1, i or
+    # i, i+1.
     rows = [
         jnp.stack(
             [

@@ -44,6 +44,7 @@ class Geometry:
         kh = self.kernel[1]
         if self.stride == 1:
             return (kh // self.phases,)
+        # Of 3 taps, two have even numbers and one an odd one; of a single tap there is no odd one.
         return tuple(len(range(first, kh, 2)) for first in range(min(2, kh)))
 
     @property
@@ -59,7 +60,7 @@ class Geometry:
     def halo_origin(
         self, halo_tile: Scalar, phase: tuple[Scalar, Scalar]
     ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
-        """Where a halo tile begins.
+        """Origin of a halo tile.
 
         Args:
             halo_tile: its number, below :attr:`halo_tiles`.
@@ -70,6 +71,7 @@ class Geometry:
             strided view; (0, 0) at stride 1.
         """
         if self.stride == 1:
+            # A halo tile belongs to one horizontal tap, and starts at the first vertical one.
             return phase[0] - self.low[1], halo_tile + phase[1] - self.low[2], 0, 0
         # Tap k reads input pixel 2·y + k − low, that is, row (k − low) // 2 of phase (k − low) % 2.
         # `divide` needs numbers ≥ 0: the even margin is added first and half of it taken off after.
@@ -131,6 +133,7 @@ class ConvShape:
         kind = "t" if geometry.phases == 2 else f"s{geometry.stride}"
         bits = f"{8 * self.out_bytes}"
         if self.in_bytes == 1:
+            # The tables hold bfloat16 and float16 under one key: both run alike.
             bits = f"8-{bits}" + " added" * self.residual
         return f"{kernel}{kind} {size} {channels}-{self.channels} {bits}"
 
@@ -146,12 +149,14 @@ class ConvShape:
 
     def temporal_taps_met(self, frame: int) -> int:
         """Temporal taps of an output frame that meet frames of the clip, not zero padding."""
+        # Tap k of output frame t reads input frame t + k − low, which must lie in [0, in_time).
         low, taps = self.geometry.low[0], self.geometry.kernel[0]
         return min(taps, self.in_time + low - frame) - max(0, low - frame)
 
     @property
     def frames_by_cost(self) -> tuple[tuple[int, ...], ...]:
         """Output frames grouped by how many temporal taps they meet, the most first."""
+        # A tile of one frame takes a pass per temporal tap that it meets, so this is its cost.
         counts = [self.temporal_taps_met(frame) for frame in range(self.time)]
         return tuple(
             tuple(frame for frame, count in enumerate(counts) if count == shared)
@@ -166,6 +171,7 @@ class ConvShape:
         chunks in which the output is stored, so with one it must suit both.
         """
         sizes = [*self.in_channels, 128 // self.in_bytes]
+        # 8-bit weights are K-major, so their swizzled rows are input channels alone.
         if self.in_bytes == 2 or self.residual:
             sizes.append(tile_n)
         if self.residual:

@@ -115,6 +115,7 @@ def differentiable(
         inputs, kernel = _convolution_gradients(prepare, given, gradient)
         bias = None
         if given.bias is not None:
+            # Added up in float32: 16 bits would stop growing after a few hundred pixels.
             axes = tuple(range(gradient.ndim - 1))
             bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(given.bias.dtype)
         residual = None if given.residual is None else _as_cotangent(given.residual, gradient)
@@ -143,6 +144,7 @@ def differentiable_scaled(
 
     def start(given: Parameters) -> tuple[FeatureMap, _Scaled]:
         sums, mean = _sums_and_mean(prepare, given)
+        # In float32, as in the epilogue, so that training and inference round alike.
         added = None if given.residual is None else given.residual.values.astype(jnp.float32)
         assert given.factors is not None
         output = finish(
@@ -151,6 +153,7 @@ def differentiable_scaled(
             residual=added,
             activation=activation,
         ).astype(sums.dtype)
+        # The output of `forward` says whether totals are expected and in how many partial sums.
         known = jax.eval_shape(forward, given).totals
         totals = None if known is None else _totals(output, known)
         return FeatureMap(output, totals), _Scaled(given, sums, mean, output)
@@ -222,6 +225,7 @@ def input_gradient(
         geometry: which pixels meet which weights.
         size: time, height and width of the inputs; the latter two even at stride 2.
     """
+    # Each input pixel gathers the outputs that read it: taps in reverse, channels swapped.
     flipped = jnp.swapaxes(weights[::-1, ::-1, ::-1], 3, 4)
     (kt, *taps), (before, *low) = geometry.kernel, geometry.low
     # Tap k reads input y + k − low; flipped, output y' reads gradient y' + k' − (taps − 1 − low).
@@ -257,6 +261,7 @@ def _strided_input_gradient(
     """
     (kt, *taps), (before, *low) = geometry.kernel, geometry.low
     first = [(count - low) // 2 for count, low in zip(taps, low)]
+    # Zeros before and behind make the number of taps even, so that each phase has equally many.
     front = [2 * f + low - count + 1 for f, low, count in zip(first, low, taps)]
     behind = [(f + count) % 2 for f, count in zip(front, taps)]
     flipped = jnp.pad(flipped, ((0, 0), *zip(front, behind), (0, 0), (0, 0)))
@@ -298,6 +303,7 @@ def _convolution_gradients(
     arrays, weights, geometry = gemm.inputs, gemm.unquantized, gemm.geometry
     # Padding, packing and the like are linear: JAX transposes them.
     _, pull_back = jax.vjp(lambda *both: prepare(*both)[:2], given.inputs, given.unquantized)
+    # The kernels multiply 16 bits; sums are float32 again.
     gradient = gradient.astype(weights.dtype)
     if gradient.ndim == 4:  # images
         gradient = gradient[:, None]
@@ -306,6 +312,7 @@ def _convolution_gradients(
         gradient = jnp.pad(gradient, (*((0, 0),) * 4, (0, missing)))
     _, time, height, width, _ = arrays[0].values.shape
     joined = input_gradient(gradient, weights, geometry, (time, height, width))
+    # The kernel joins all inputs along channels, so their gradients come joined.
     ends = np.cumsum([x.values.shape[-1] for x in arrays])[:-1]
     inputs = tuple(map(_as_cotangent, arrays, jnp.split(joined, ends, axis=-1)))
     of_weights = weight_gradient(tuple(x.values for x in arrays), gradient, geometry)
@@ -314,6 +321,7 @@ def _convolution_gradients(
 
 def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:
     """The gradient of a feature map's values, and zeros for what follows from them."""
+    # JAX wants a cotangent of the same tree; totals and scale have none of their own.
     zeros = jax.tree.map(jnp.zeros_like, x)
     return zeros._replace(values=gradient.astype(x.values.dtype))
 

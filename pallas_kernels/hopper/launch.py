@@ -51,6 +51,7 @@ def why_not(
             "it needs bfloat16, float16 or float8_e4m3fn throughout, and got "
             f"{' and '.join(sorted(dtypes))}"
         )
+    # The halo of more taps would leave no room for two stages of tiles.
     if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
         return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
     counts = list(channels or (*(x.values.shape[-1] for x in inputs), kernel.shape[-1]))
@@ -154,11 +155,13 @@ def gate(
 ) -> tuple[Float32[Array, "batch channel"], Float32[Array, "batch channel"]]:
     """Scale and offset of a convolution that is gated, from sums over its inputs."""
     totals = tuple(
+        # A pass over the input, where the operation before did not add it up.
         x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
     arrays = tuple(x.values for x in inputs)
     weights = kernel.in_16_bits if isinstance(kernel, QuantizedKernel) else kernel
+    # Gates are computed in 16 bits: from the dequantised kernel where products are of 8 bits.
     affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases)
     return affine[:, 0], affine[:, 1]
 
@@ -171,5 +174,6 @@ def scale_and_offset(
         scale = scale.astype(jnp.float32)
     if bias is None:
         return scale, None
+    # One row for all samples, unless the scale differs from sample to sample.
     offset = bias.astype(jnp.float32)[None]
     return scale, offset if scale is None else offset * scale

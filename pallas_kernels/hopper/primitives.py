@@ -74,6 +74,7 @@ def divide(number: Numbers, by: int) -> tuple[Numbers, Numbers]:
     value: Any = number
     quotient: Any
     remainder: Any
+    # Numbers known when tracing stay Python numbers, which Pallas folds into addresses.
     if isinstance(value, int):
         quotient, remainder = divmod(value, by)
     else:

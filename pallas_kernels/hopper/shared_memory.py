@@ -54,6 +54,7 @@ def swizzled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
 
 def tiled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
     """Transforms of a WGMMA operand: core tiles of 8 × ``channels``, swizzled."""
+    # WGMMA reads core matrices of 8 rows, each as wide as the swizzle.
     transform: Any = plgpu.TilingTransform
     return (transform((8, channels)), *swizzled(channels, dtype))
 
@@ -83,6 +84,7 @@ class TileRing:
     @property
     def smem(self) -> plgpu.RefUnion:
         """Scratch memory, which a kernel receives as the two references of :class:`Views`."""
+        # The same bytes twice: with axes of pixels for TMA, and as rows of a matrix for WGMMA.
         box = (self.frames, self.rows, self.columns)
         pixels = self.frames * self.rows * self.columns
         return plgpu.RefUnion(
@@ -113,6 +115,7 @@ class TileRing:
         full: Barrier,
     ) -> None:
         """Start copying the tile at ``origin`` (frame, row) into a stage; ``full`` counts it."""
+        # One copy, one arrival. Parts outside of the picture arrive as zeros: that is the padding.
         if not self.interpret:
             box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
             copy_in(picture.at[box], views.tma.at[stage], full)
@@ -131,6 +134,7 @@ class TileRing:
         origin: tuple[Scalar, Scalar],
     ) -> None:
         """Start copying a stage to the tile at ``origin`` (frame, row) of the picture."""
+        # Parts outside of the picture are not written.
         if not self.interpret:
             box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
             copy_out(views.tma.at[stage], picture.at[box])
@@ -140,6 +144,7 @@ class TileRing:
 
     def _rows(self, stage: Stage) -> Iterator[tuple[int, int, tuple[Index, ...]]]:
         """Every row of a tile: frame, row, and its pixels' index in the matrix view."""
+        # A ring of rings has an index for each of its axes.
         at = stage if isinstance(stage, tuple) else (stage,)
         for frame in range(self.frames):
             for row in range(self.rows):

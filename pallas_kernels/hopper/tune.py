@@ -132,13 +132,16 @@ def _time(
     found: list[Measurement] = []
     expected: Array | None = None
     for config, program in zip(configs, programs):
+        # The first call loads the program and is not timed.
         outputs = jax.block_until_ready(program(operands))
         times = []
         for _ in range(repeats):
             before = time.perf_counter()
             jax.block_until_ready([program(operands) for _ in range(_PROGRAMS)])
+            # Started together and waited for once: the GPU is never idle between launches.
             times.append(1e3 * (time.perf_counter() - before) / (_LAUNCHES * _PROGRAMS))
         output = outputs[-1].astype(jnp.float32)
+        # Configs differ in how they cut the convolution, not in what they compute.
         expected = output if expected is None else expected
         error = float(jnp.abs(output - expected).max() / jnp.abs(expected).max())
         found.append(Measurement(config, statistics.median(times), error))
@@ -184,6 +187,7 @@ def _as_json(runs: list[dict[str, str]], entries: dict[str, dict[str, Any]]) -> 
 def _operands(conv: ConvShape, dtype: DTypeLike) -> _Operands:
     """Normally distributed data: zeros would draw less power, and so run faster."""
     keys = iter(jax.random.split(jax.random.key(0), len(conv.in_channels) + 3))
+    # The key of a convolution does not tell bfloat16 from float16; they run alike.
     kind = dtype if conv.in_bytes == 2 else E4M3
 
     def draw(*shape: int) -> Array:
@@ -191,6 +195,7 @@ def _operands(conv: ConvShape, dtype: DTypeLike) -> _Operands:
 
     size = tuple(conv.geometry.stride * pixels for pixels in (conv.height, conv.width))
     inputs = tuple(draw(conv.batch, conv.in_time, *size, channels) for channels in conv.in_channels)
+    # 8-bit weights are K-major: [out, in].
     ends = (conv.depth, conv.channels) if conv.in_bytes == 2 else (conv.channels, conv.depth)
     weights = draw(*conv.geometry.kernel, *ends)
     residual = None

@@ -137,6 +137,7 @@ def record_convs(function: Callable[..., object], *arguments: object) -> list[Co
 def tuned(table: str) -> dict[str, Config]:
     """Measured configs by :attr:`ConvShape.key`; empty if there is no such table."""
     path = TABLES / f"{table}.json"
+    # Most cards have no table.
     if not path.exists():
         return {}
     fields = {field.name for field in dataclasses.fields(Config)}
@@ -176,6 +177,7 @@ def _can_swap(conv: ConvShape, tile_n: int) -> bool:
 
 def cost(conv: ConvShape, config: Config, sm_count: int) -> float:
     """Estimated cycles of the thread block with the most to do; only ratios mean something."""
+    # Tiles per frame, or per clip if a tile spans it.
     places = (
         conv.batch
         * math.ceil(conv.height / config.tile_h)
@@ -185,15 +187,18 @@ def cost(conv: ConvShape, config: Config, sm_count: int) -> float:
     )
     taps = conv.geometry.kernel[0]
     if config.tile_t > 1:
+        # The tile copies everything once, but multiplies only what meets a frame.
         met = sum(conv.temporal_taps_met(frame) for frame in range(conv.time)) / (taps * conv.time)
         groups = [(places, _tile_cycles(conv, config, met, 1.0))]
     else:
         groups = []
+        # Tiles of one frame, in the order in which they are run.
         for frames in conv.frames_by_cost:
             met = conv.temporal_taps_met(frames[0])
             groups.append(
                 (places * len(frames), _tile_cycles(conv, config, met / taps, float(met)))
             )
+    # Nothing overlaps the last epilogue of a consumer, and little the others.
     epilogue = config.tile_m * config.tile_t * config.tile_n / _EPILOGUE_VALUES
     total, end = 0.0, 0
     # Tiles go round the thread blocks, one an SM: the first one has tiles 0, sm_count, 2·sm_count…
@@ -222,6 +227,7 @@ def _tile_cycles(conv: ConvShape, config: Config, met: float, copies: float) -> 
         wgmma_n = config.tile_m // (1 if config.split_frames else CONSUMERS)
     read = multiply * 2 / wgmma_n * (2048 + 32 * wgmma_n) / _SMEM_BANDWIDTH
     halo, weights = _stage_bytes(conv, config)
+    # Per chunk of channels: a halo tile for each horizontal tap, weights for every tap.
     copied = conv.depth / conv.tile_k(config.tile_n)
     copied *= conv.geometry.halo_tiles * halo + conv.geometry.spatial_taps * weights
     parts = (
@@ -268,6 +274,7 @@ def _with_stages(conv: ConvShape, config: Config) -> Config | None:
         )
         return deeper if smem_bytes(conv, deeper) <= SMEM_BYTES else None
 
+    # Two of each is the least that lets copies and products overlap.
     stages = [2, 2, 1]
     best = staged(*stages)
     if best is None:

@@ -63,6 +63,7 @@ def consume(
 ) -> None:
     """Compute this warpgroup's part of the ``tile_count`` tiles of this thread block."""
     config = problem.config
+    # Sums are registers; the tensor cores read both operands from shared memory.
     m, n = problem.warpgroup_m, config.tile_n
     accumulator = plgpu.WGMMAAccumulatorRef((n, m) if config.swap_ab else (m, n), jnp.float32)
 
@@ -96,6 +97,7 @@ def _release(
 ) -> None:
     """Mark the stages before these as empty: of the weights, and of the input if ``input_too``."""
     config = problem.config
+    # Each consumer arrives once; the second arrival completes the barrier's phase.
     arrive(refs.weight_empty.at[previous_stage(after.weights, config.weight_stages)])
 
     def release_input() -> None:
@@ -117,6 +119,7 @@ def _multiply(
 ) -> _Stages:
     """Add up all products of a tile, and return the stages that come next."""
     config, geometry = problem.config, problem.conv.geometry
+    # The producer counts the same steps, so the rings stay in step without any message.
     first, end = temporal_taps_of(problem, tile)
     steps = (end - first) * (problem.conv.depth // problem.tile_k) * geometry.spatial_taps
 
@@ -125,6 +128,7 @@ def _multiply(
         # Vertical taps share a halo tile, so only the first one waits for it.
         pl.when(row_tap == 0)(functools.partial(wait, refs.input_full.at[stages.inputs]))
         wait(refs.weight_full.at[stages.weights])
+        # Unrolled: accumulators are registers, which no runtime index can choose.
         for temporal_tap, frame, source in problem.frame_products:
             a, b = _operands(problem, refs, warpgroup, step, temporal_tap, source)
             wgmma(accumulators[frame], a, b)
@@ -133,6 +137,7 @@ def _multiply(
         wgmma_wait(len(problem.frame_products))
         release = functools.partial(_release, problem, refs, stages, input_too=row_tap == 0)
         pl.when(number > 0)(release)
+        # After its last vertical tap a halo tile is done; weights have a stage each step.
         last = row_tap == row_taps_of(geometry, row_phase) - 1
         return _Step(
             jnp.where(last, 0, row_tap + 1),
@@ -155,11 +160,13 @@ def _operands(
     # Tap r of a column of the kernel reads the halo tile from its r-th row on.
     start = step.row_tap * config.tile_w
     if not config.split_frames:
+        # The second consumer has the lower half of the rows.
         start += warpgroup * problem.warpgroup_m
     tap, frame = temporal_tap, source
     if config.split_frames:
         tap = mirrored(warpgroup, temporal_tap, problem.conv.geometry.kernel[0])
         frame = mirrored(warpgroup, source, problem.conv.time)
+    # Frames of a halo tile follow each other, each with its halo rows.
     start += frame * problem.halo_rows * config.tile_w
     pixels = refs.input_smem.mma.at[step.stages.inputs, pl.ds(start, problem.warpgroup_m)]
     weights = refs.weight_smem.at[step.stages.weights, tap - problem.temporal_taps[0]]

@@ -71,11 +71,14 @@ def finish_tile(
     if refs.affine is not None:
         wait(refs.affine_full.at[warpgroup])
     stored = 0
+    # Unrolled over channels and frames: slices of registers need constant bounds.
     for channel in range(0, config.tile_n, problem.store_n):
+        # The producer copied it after the tile's last step, into the next stage.
         if refs.residual is not None:
             wait(refs.input_full.at[input_stage])
         for each in range(problem.warpgroup_frames):
             frame = mirrored(warpgroup, each, config.tile_t) if config.split_frames else each
+            # Per frame: its blocks add up to one partial sum.
             totals = []
             for part in range(problem.blocks_per_frame):
                 # Consumers that split the frames have both blocks of a frame, else one each.
@@ -100,6 +103,7 @@ def finish_tile(
                 ]
                 jax_versions.store(target, functools.reduce(jnp.add, totals))
         if refs.residual is not None:
+            # It is in registers now, for all frames of these channels.
             arrive(refs.input_empty.at[input_stage])
             input_stage = next_stage(input_stage, config.input_stages)
     return input_stage
@@ -142,6 +146,7 @@ def _factor(
     problem: Problem, refs: Refs, block: _Block, shape: tuple[int, ...], row: int
 ) -> Float32[Array, "rows columns"]:
     """Row 0 (scale), 1 (offset) or 2 (residual scale) of the factors, laid out like the sums."""
+    # Channels are the rows of the sums with swap_ab, else their columns.
     axis = 0 if problem.config.swap_ab else 1
     layout = plgpu.Layout.WGMMA.reduce(1 - axis)
     place = block.warpgroup, row, pl.ds(block.channel, problem.store_n)
@@ -209,6 +214,7 @@ def _block_totals(
     problem: Problem, refs: Refs, block: _Block, values: Float32[Array, "rows columns"]
 ) -> Float[Array, " channels"]:
     """Each channel's sum over the block's pixels that lie in the picture."""
+    # Pixels are the columns of the sums with swap_ab, else their rows.
     axis = 1 if problem.config.swap_ab else 0
     inside = _inside(problem, block, values.shape, axis)
     if inside is not None:
@@ -217,6 +223,7 @@ def _block_totals(
         return jnp.sum(values, axis=axis)
 
     # `jnp.sum` would use one scratch for both warpgroups, which do not wait for each other.
+    # The reduced vector keeps the layout that the sums have along the channels.
     layout: Any = plgpu.Layout.WGMMA.reduce(axis)
     inline: Any = plgpu.inline_mgpu(
         arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
@@ -237,6 +244,7 @@ def _inside(
     if conv.height % config.tile_h == 0 and conv.width % config.tile_w == 0:
         return None
     pixel = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
+    # Pixels of a block are row-major.
     row, column = divide(pixel, config.tile_w)
     row += tile.row + block.row_block * problem.store_ring.rows
     return (row < conv.height) & (column + tile.column < conv.width)

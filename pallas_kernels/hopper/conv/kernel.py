@@ -102,26 +102,14 @@ def implicit_gemm(
         height and width, or None.
     """
     dtype = jnp.dtype(inputs[0].dtype)
-    out_dtype = dtype if out_dtype is None else jnp.dtype(out_dtype)
-    k_major = dtype.itemsize == 1
-    conv = ConvShape(
-        geometry=geometry,
-        batch=inputs[0].shape[0],
-        in_time=inputs[0].shape[1],
-        time=size[0],
-        height=size[1],
-        width=size[2],
-        in_channels=tuple(x.shape[-1] for x in inputs),
-        channels=weights.shape[-2 if k_major else -1],
-        out_bytes=out_dtype.itemsize,
-        in_bytes=dtype.itemsize,
-        residual=residual is not None and k_major,
+    conv = _conv_shape(
+        inputs, weights, geometry, size, jnp.dtype(out_dtype or dtype), residual is not None
     )
     problem = Problem(
         conv=conv,
         config=config or choose(conv, device.sm_count()),
         dtype=dtype,
-        out_dtype=out_dtype,
+        out_dtype=jnp.dtype(out_dtype or dtype),
         activation=activation,
         residual=residual is not None,
         totals=totals,
@@ -134,13 +122,50 @@ def implicit_gemm(
         _affine(scale, offset, residual_scale),
         None if residual is None else _picture(problem, residual, 1),
     )
-    output, sums = _launch(problem, operands)
-    _, height, width = (geometry.phases * count for count in size)
-    padded_width = geometry.phases * problem.padded_size[1]
-    output = output.reshape(conv.batch, conv.time, -1, padded_width, conv.channels)
+    return _as_clips(problem, *_launch(problem, operands))
+
+
+def _as_clips(
+    problem: Problem,
+    output: Shaped[Array, "..."],
+    sums: Float32[Array, "frames partials channels"] | None,
+) -> tuple[Array, Array | None]:
+    """Output and totals with an axis of frames; phases interleaved, and what is padding cut off."""
+    conv, phases = problem.conv, problem.conv.geometry.phases
+    output = output.reshape(
+        conv.batch, conv.time, -1, phases * problem.padded_size[1], conv.channels
+    )
     if sums is not None:
         sums = sums.reshape(conv.batch, conv.time, -1, conv.channels)
-    return output[:, :, :height, :width], sums
+    # The interpreter stores whole tiles; a GPU has nothing to cut off here.
+    return output[:, :, : phases * conv.height, : phases * conv.width], sums
+
+
+def _conv_shape(
+    inputs: tuple[Shaped[Array, "batch in_time in_height in_width _"], ...],
+    weights: Shaped[Array, "kt kh kw _ _"],
+    geometry: Geometry,
+    size: tuple[int, int, int],
+    out_dtype: jnp.dtype,
+    residual: bool,
+) -> ConvShape:
+    """The convolution as tile sizes depend on it."""
+    in_bytes = jnp.dtype(inputs[0].dtype).itemsize
+    k_major = in_bytes == 1  # 8-bit weights are [out, in]
+    return ConvShape(
+        geometry=geometry,
+        batch=inputs[0].shape[0],
+        in_time=inputs[0].shape[1],
+        time=size[0],
+        height=size[1],
+        width=size[2],
+        in_channels=tuple(x.shape[-1] for x in inputs),
+        channels=weights.shape[-2 if k_major else -1],
+        out_bytes=out_dtype.itemsize,
+        in_bytes=in_bytes,
+        # A residual of 16 bits takes the chunks that inputs and output have anyway.
+        residual=residual and k_major,
+    )
 
 
 def _affine(
@@ -152,6 +177,7 @@ def _affine(
     if scale is None and offset is None:
         assert residual_scale is None
         return None
+    # The epilogue multiplies and adds in any case: one form of it is enough.
     if scale is None:
         scale = jnp.ones_like(jnp.asarray(offset))
     offset = jnp.zeros_like(scale) if offset is None else jnp.broadcast_to(offset, scale.shape)
@@ -176,6 +202,7 @@ def _picture(
             (INTERPRETER_MARGIN, INTERPRETER_MARGIN + stride * tile)
             for tile in (config.tile_h, config.tile_w)
         )
+        # A margin in front for the halo, and behind for the halo and for tiles that stick out.
         x = jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
         height, width = x.shape[2:4]
     if stride == 1:
@@ -183,41 +210,32 @@ def _picture(
     return x.reshape(batch * time, height // 2, 2, width // 2, 2 * channels)
 
 
-def _out_types(problem: Problem) -> list[jax.ShapeDtypeStruct]:
-    """The output, phases apart as in :func:`_picture`, and the totals if there are any."""
-    conv, frames = problem.conv, problem.conv.batch * problem.conv.time
-    height, width = problem.padded_size
-    shape = (frames, height, width, conv.channels)
-    if conv.geometry.phases == 2:
-        shape = (frames, height, 2, width, 2 * conv.channels)
-    types = [jax.ShapeDtypeStruct(shape, problem.out_dtype)]
-    if problem.totals:
-        shape = (frames, problem.partial_sums, conv.channels)
-        types.append(jax.ShapeDtypeStruct(shape, jnp.float32))
-    return types
-
-
 @functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
 def _launch(
     problem: Problem, operands: _Operands
 ) -> tuple[Shaped[Array, "..."], Float32[Array, "frames partials channels"] | None]:
     """Run the kernel; the output's phases are still apart."""
+    # Pallas takes arrays by position, and there is no reference for an operand that is None.
     arrays, tree = jax.tree.flatten(operands)
     tiles = math.prod(problem.grid)
+    # One persistent block an SM: its shared memory holds one block's rings.
     blocks = min(device.sm_count(), tiles)
 
     def body(*references: Ref) -> None:
         given, others = references[: len(arrays)], references[len(arrays) :]
         refs = _as_refs(problem, jax.tree.unflatten(tree, given), others)
+        # All warpgroups run this body, and part ways below.
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
         # Tiles block, block + blocks, …: neighbours in number run at the same time (see `tile_at`).
         tile_count, _ = divide(tiles - block + blocks - 1, blocks)
 
+        # Producer and consumers derive tiles by themselves: no message says which is next.
         def tile_of(number: Scalar) -> Tile:
             return tile_at(problem, block + number * blocks)
 
         @pl.when(warpgroup == CONSUMERS)
         def _produce() -> None:
+            # Given back here, taken by the consumers below: the sum over warpgroups stays the same.
             plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
             produce(problem, refs, tile_count, tile_of)
 
@@ -229,7 +247,7 @@ def _launch(
     body.__name__ = problem.name
     kernel = plgpu.kernel(
         body,
-        out_type=_out_types(problem),
+        out_type=problem.out_types,
         scratch_types=scratch(problem),
         grid=(blocks,),
         grid_names=("block",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
@@ -45,13 +46,17 @@ class Problem:
     def __post_init__(self) -> None:
         config = self.config
         assert config.tile_t == 1 or config.tile_t == self.conv.time == self.conv.in_time
+        # Halves of a tile for two consumers; 8 rows of a core tile of shared memory.
         assert config.tile_h % CONSUMERS == config.tile_w % 8 == 0
         assert self.conv.channels % config.tile_n == 0
+        # The narrowest swizzle is 32 bytes, and one WGMMA takes 32 bytes of K.
         assert self.tile_k * self.conv.in_bytes >= 32
+        # Every tile begins at stage 0 of the store ring.
         assert self.stores % config.store_stages == 0
         assert self.store_n * self.out_dtype.itemsize <= 128
         assert self.factors == 2 or self.residual
         if config.swap_ab:
+            # With swap_ab channels are the rows of the sums, of which WGMMA has 64.
             assert self.store_n % 64 == 0
             # The second consumer mirrors the first in time, so padding must be symmetric.
             low, taps = self.conv.geometry.low[0], self.conv.geometry.kernel[0]
@@ -83,6 +88,7 @@ class Problem:
     @property
     def store_n(self) -> int:
         """Output channels stored at a time; with a residual, as many as a stage holds of it."""
+        # Blocks of channels must divide the tile, so a power of two that does.
         size = self.config.tile_n
         size = min(size & -size, 128 // self.out_dtype.itemsize)  # one swizzled row of 128 bytes
         return self.tile_k if self.residual else size
@@ -139,6 +145,7 @@ class Problem:
         """Height and width that are stored: in the interpreter, tiles are stored whole."""
         if not self.interpret:
             return self.conv.height, self.conv.width
+        # It has no copies that are cut at the end of the output.
         return self.grid[1] * self.config.tile_h, self.grid[2] * self.config.tile_w
 
     @property
@@ -153,6 +160,22 @@ class Problem:
         return 1 if self.config.split_frames else CONSUMERS
 
     @property
+    def out_types(self) -> list[jax.ShapeDtypeStruct]:
+        """Output and totals in global memory; the phases of a transposed convolution are apart."""
+        conv, frames = self.conv, self.conv.batch * self.conv.time
+        height, width = self.padded_size
+        shape = (frames, height, width, conv.channels)
+        if conv.geometry.phases == 2:
+            # Phases of rows have an axis; those of columns are blocks of channels, because TMA
+            # descriptors have at most 5 axes.
+            shape = (frames, height, 2, width, 2 * conv.channels)
+        types = [jax.ShapeDtypeStruct(shape, self.out_dtype)]
+        if self.totals:
+            shape = (frames, self.partial_sums, conv.channels)
+            types.append(jax.ShapeDtypeStruct(shape, jnp.float32))
+        return types
+
+    @property
     def frame_products(self) -> tuple[tuple[int, int, int], ...]:
         """Temporal tap, output frame and input frame of the products of one step.
 
@@ -164,6 +187,7 @@ class Problem:
     def _frame_products(self, frames: int) -> tuple[tuple[int, int, int], ...]:
         if not self.spans_clip:
             return ((0, 0, 0),)  # the loop over steps counts temporal taps as well
+        # Tap k of output frame t meets input frame t + k − low.
         low = self.conv.geometry.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
@@ -175,6 +199,7 @@ class Problem:
     @property
     def temporal_taps(self) -> tuple[int, int]:
         """First temporal tap of a tile of the weights, and how many it has."""
+        # Of a clip of one frame only the middle tap meets it: the others need not be copied.
         taps = [tap for tap, _, _ in self._frame_products(self.config.tile_t)]
         return min(taps), max(taps) - min(taps) + 1
 

@@ -62,12 +62,14 @@ def produce(
     config = problem.config
 
     def produce_tile(number: Scalar, position: _Position) -> _Position:
+        # The order of copies is the order in which consumers read: they share no other signal.
         tile = tile_of(number)
         first, end = temporal_taps_of(problem, tile)
         before = 0
         for picture, channels in zip(refs.inputs, problem.conv.in_channels):
             source = _Source(picture, channels, before)
             load = functools.partial(_produce_step, problem, refs, tile, first, source)
+            # Chunks never straddle two inputs, so each input is walked over by itself.
             chunks = channels // problem.tile_k
             steps = (end - first) * chunks * problem.conv.geometry.halo_tiles
             position = lax.fori_loop(0, steps, load, position)
@@ -79,6 +81,7 @@ def produce(
         return position
 
     zero = jnp.int32(0)
+    # All stages start empty. Positions live in registers: only barriers are shared.
     start = _Position(zero, zero, zero, zero)
     position = lax.fori_loop(0, tile_count, produce_tile, start)
     # A kernel must not end while a barrier has a phase that no one waited for. Stages that were
@@ -105,12 +108,15 @@ def _produce_step(
     # Halo tiles of one chunk of channels follow each other: they overlap, and meet in L2.
     number, halo_tile = divide(number, geometry.halo_tiles)
     if problem.spans_clip:
+        # One copy has the weights of every temporal tap, as they share the halo tile.
         step = _Step(problem.temporal_taps[0], number * problem.tile_k, halo_tile)
     else:
+        # Chunks fastest, then temporal taps, each of which reads another input frame.
         temporal_tap, chunk = divide(number, source.channels // problem.tile_k)
         step = _Step(first_tap + temporal_tap, chunk * problem.tile_k, halo_tile)
     position = _produce_halo_tile(problem, refs, tile, source, step, position)
     load = functools.partial(_produce_weights, problem, refs, tile, source.before, step)
+    # A tile of the weights a vertical tap; all of them multiply this halo tile.
     row_taps = row_taps_of(geometry, divide(halo_tile, len(geometry.row_taps))[1])
     return lax.fori_loop(0, row_taps, load, position)
 
@@ -120,10 +126,13 @@ def _produce_halo_tile(
 ) -> _Position:
     """Copy a halo tile as soon as its stage is free."""
     geometry = problem.conv.geometry
+    # Frames of all samples lie in a row; a tile that spans the clip takes all of a sample.
     frame = tile.sample * problem.conv.in_time
     if not problem.spans_clip:
+        # Output frame t and temporal tap k read input frame t + k − low.
         frame += tile.frame + step.temporal_tap - geometry.low[0]
     row, column, row_phase, column_phase = geometry.halo_origin(step.halo_tile, tile.phase)
+    # The interpreter's pictures have a margin in front, in units of the strided view.
     margin = INTERPRETER_MARGIN // geometry.stride if problem.interpret else 0
     columns = pl.ds(tile.column + column + margin, problem.config.tile_w)
     # At stride 2 a row has pairs of pixels, whose channels lie one after the other.
@@ -162,15 +171,18 @@ def _produce_weights(
     # Weights are [kt, tap · in, out] or, K-major, [kt, tap · out, in].
     channel = before + step.channel
     if problem.weights_k_major:
+        # The swizzled, innermost axis is K.
         tile_of_tap = (
             pl.ds(tap * problem.conv.channels + tile.channel, problem.config.tile_n),
             pl.ds(channel, problem.tile_k),
         )
     else:
+        # The swizzled, innermost axis is N.
         tile_of_tap = (
             pl.ds(tap * problem.conv.depth + channel, problem.tile_k),
             pl.ds(tile.channel, problem.config.tile_n),
         )
+    # The wait comes last: everything above is computed while the stage is still in use.
     _wait_until_empty(position.weights, stages, refs.weight_empty.at[stage])
     copy_in(
         refs.weights.at[pl.ds(step.temporal_tap, problem.temporal_taps[1]), *tile_of_tap],
@@ -187,6 +199,7 @@ def _produce_residual(
     assert refs.residual is not None
     margin = INTERPRETER_MARGIN if problem.interpret else 0
     columns = pl.ds(tile.column + margin, problem.config.tile_w)
+    # The same channels that the epilogue stores at a time, in its order.
     channels = pl.ds(tile.channel + channel, problem.store_n)
     stage, stages = position.input_stage, problem.config.input_stages
     _wait_until_empty(position.inputs, stages, refs.input_empty.at[stage])

@@ -64,12 +64,14 @@ def scratch(problem: Problem) -> list[Any]:
     """Shared memory and barriers, in the order of :class:`Refs`."""
     config = problem.config
     _, taps = problem.temporal_taps
+    # As the weights lie in global memory: TMA copies do not transpose.
     k_by_n = (problem.tile_k, config.tile_n)
     weights = (config.weight_stages, taps, *(k_by_n[::-1] if problem.weights_k_major else k_by_n))
     # TMA arrives once a copy; a stage is empty when every consumer has said so.
     full = functools.partial(plgpu.Barrier, num_arrivals=1)
     empty = functools.partial(plgpu.Barrier, num_arrivals=CONSUMERS)
     return [
+        # The order of `Refs`: references come to the kernel by position.
         problem.input_ring.smem,
         plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.tile_k, problem.dtype)),
         problem.store_ring.smem,
@@ -92,10 +94,12 @@ def tile_at(problem: Problem, number: Scalar) -> Tile:
     """
     batch, rows, columns, phases, _, channels = problem.grid
     config = problem.config
+    # Mixed-radix digits of the number, the fastest first.
     place, channel = divide(number, channels)
     frame, rest = _frame_of(problem, place, batch * rows * columns * phases)
     rest, phase = divide(rest, phases)
     rest, column = divide(rest, columns)
+    # Rows of tiles come late, samples last: they share no input but the halo.
     sample, row = divide(rest, rows)
     return Tile(
         sample,
@@ -135,6 +139,7 @@ def temporal_taps_of(problem: Problem, tile: Tile) -> tuple[Scalar, Scalar]:
         return 0, 1
     conv = problem.conv
     low, taps = conv.geometry.low[0], conv.geometry.kernel[0]
+    # Tap k reads frame t + k − low: taps before `first` and from the end on meet padding only.
     first = jnp.maximum(0, low - tile.frame)
     return first, jnp.minimum(taps, conv.in_time + low - tile.frame)
 

@@ -9,8 +9,7 @@ then known before the convolution runs, and goes into its epilogue.
 
 XLA would make ten kernels of it, each of them short and waiting for the one before. Here
 
-1. the frames' totals, border rows and columns are added up, in partial sums that need no loop: a
-   thread block starts copies of up to 512 rows of 32 channels at once, and adds up what arrives;
+1. the frames' totals, border rows and columns are added up (``sums.py``);
 2. each tap's sums are formed from them and multiplied by the weights, 64 input channels of one
    temporal tap × 32 output channels a thread block;
 3. these are added up to the mean; the gate's matrix, the sigmoid and the convolution's bias follow.
@@ -21,28 +20,25 @@ Rows beyond the end arrive as zeros. No block waits for another.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.typing import DTypeLike
 from jaxtyping import Float, Float32, Shaped
 
 from pallas_kernels.core import device
-from pallas_kernels.core.jax_versions import as_float32, interpreter, load, store
-from pallas_kernels.hopper.gate.problem import TILE_M, GateProblem, RowSum
-from pallas_kernels.hopper.primitives import Barrier, Index, Ref, Scalar, copy_in, divide, wait
-from pallas_kernels.hopper.shared_memory import swizzled, tiled
+from pallas_kernels.core.jax_versions import load, store
+from pallas_kernels.hopper.gate.problem import TILE_M, GateProblem
+from pallas_kernels.hopper.gate.sums import PER_COLUMN, add_up, warpgroup_kernel
+from pallas_kernels.hopper.primitives import Barrier, Ref, Scalar, copy_in, wait
+from pallas_kernels.hopper.shared_memory import tiled
 
 __all__ = ["gate_ahead"]
 
-# Vectors in the register layout of a matrix that one warpgroup holds: one value a row, or a column.
+# A vector in the register layout of a matrix that one warpgroup holds: one value a row.
 _PER_ROW = plgpu.Layout.WGMMA.reduce(1)
-_PER_COLUMN = plgpu.Layout.WGMMA.reduce(0)
 # Border row or column that each tap leaves out: 0 the first one, 1 the last one, None neither. The
 # first of 3 taps reads one pixel before its output, so it never reads the last row.
 _LEFT_OUT: dict[int, tuple[int | None, ...]] = {
@@ -50,24 +46,6 @@ _LEFT_OUT: dict[int, tuple[int | None, ...]] = {
     3: (1, None, 0),
     4: (1, None, None, 0),
 }
-
-_Source: TypeAlias = Callable[[Scalar, Index], Ref]
-"""From an edge (0 for the first row or column, 1 for the last one) and rows to what is added up."""
-
-
-class _Sources(NamedTuple):
-    """Where a frame's sums come from."""
-
-    rows: tuple[_Source, _Source, _Source]
-    corners: _Source
-
-
-class _SumMemory(NamedTuple):
-    """Shared memory of the first kernel, for totals (float32) and pixels (16 bits)."""
-
-    totals: Ref
-    pixels: Ref
-    barriers: tuple[Barrier, Barrier, Barrier]
 
 
 def gate_ahead(
@@ -113,6 +91,7 @@ def gate_ahead(
         dtype=jnp.dtype(kernel.dtype),
         interpret=device.interpreting(),
     )
+    # Samples and frames as one axis: a thread block adds up within a frame.
     frames = tuple(x.reshape(-1, *x.shape[2:]) for x in (*inputs, *totals))
     weights = kernel.reshape(kt * kh * kw, depth, channels)
     return _launch(problem, frames, weights, bias, *gate)
@@ -127,11 +106,12 @@ def _launch(
     matrix: Float[Array, "channels channels"],
     shift: Float[Array, " channels"],
 ) -> Float32[Array, "batch 2 channels"]:
-    sums = _add_up(problem, frames)
+    sums = add_up(problem, frames)
     if any(size % TILE_M for size in problem.in_channels):
         # Each input starts at a multiple of 64 channels, so that no tile straddles two of them.
         ends = [sum(problem.in_channels[:i]) for i in range(1, len(problem.in_channels))]
         sums = jnp.concatenate([_padded(x) for x in jnp.split(sums, ends, axis=-1)], axis=-1)
+    # Padded, because the third kernel reads means in tiles of 64 rows.
     products = _padded(_multiply(problem, sums, weights))
     biases = () if bias is None else (_padded(bias),)
     return _finish(problem, products, matrix, shift, biases)
@@ -141,140 +121,6 @@ def _padded(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes padded"]:
     """With zeros up to a multiple of 64 channels."""
     missing = -x.shape[-1] % TILE_M
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing))) if missing else x
-
-
-def _kernel(
-    problem: GateProblem, body: Callable[..., None], name: str, **options: Any
-) -> Callable[..., list[Array]]:
-    """A kernel of one warpgroup a thread block."""
-    body.__name__ = name
-    kernel: Any = plgpu.kernel(
-        body,
-        compiler_params=plgpu.CompilerParams(
-            lowering_semantics=plgpu.LoweringSemantics.Lane,
-        ),
-        interpret=interpreter() if problem.interpret else None,
-        **options,
-    )
-    return kernel
-
-
-def _add_up(
-    problem: GateProblem, frames: tuple[Float[Array, "frames ..."], ...]
-) -> Float32[Array, "frames partials depth"]:
-    """First kernel: partial sums of the totals and borders, ``[frame, partial, channel]``."""
-    inputs, sum_n, row_sums = len(problem.in_channels), problem.sum_n, problem.row_sums
-    partials, depth = problem.sum_ranges[-1].stop, sum(problem.in_channels)
-
-    def body(*refs: Ref) -> None:
-        pictures, totals = refs[:inputs], refs[inputs : 2 * inputs]
-        sums, wide, narrow, *barriers = refs[2 * inputs :]
-        memory = _SumMemory(wide, narrow, (barriers[0], barriers[1], barriers[2]))
-        frame, chunk, partial = map(lax.axis_index, names)
-        target = sums.at[frame, partial, pl.ds(chunk * sum_n, sum_n)]
-        # The chunk belongs to one input; which one is known only when the kernel runs.
-        start = 0
-        for picture, total, size in zip(pictures, totals, problem.in_channels):
-            channels = pl.ds(chunk * sum_n - start, sum_n)
-            sources = _sources(problem, picture.at[frame], total.at[frame], channels)
-            here = (chunk * sum_n >= start) & (chunk * sum_n < start + size)
-            _add_rows(problem, sources.rows, memory, (here, partial), target)
-            _copy_corner(problem, sources.corners, (here, partial), target)
-            start += size
-
-    names = ("frame", "chunk", "partial")
-    pixel_tiles = max(row_sum.tiles for row_sum in row_sums[1:])
-    kernel = _kernel(
-        problem,
-        body,
-        f"sums_of_{depth}_at_{problem.height}x{problem.width}",
-        out_type=[jax.ShapeDtypeStruct((frames[0].shape[0], partials, depth), jnp.float32)],
-        scratch_types=[
-            _tiles(problem, row_sums[0].tiles, jnp.float32),
-            _tiles(problem, pixel_tiles, problem.in_dtype),
-            # All copies of a sum are in flight together, so one barrier counts them all.
-            *(plgpu.Barrier(num_arrivals=row_sum.tiles) for row_sum in row_sums),
-        ],
-        grid=(frames[0].shape[0], depth // sum_n, partials),
-        grid_names=names,
-    )
-    return kernel(*frames)[0]
-
-
-def _tiles(problem: GateProblem, count: int, dtype: DTypeLike) -> Any:
-    """Shared memory of tiles: as TMA sees them, and as matrices (see ``shared_memory.py``)."""
-    width = problem.sum_n
-    shape = (count, TILE_M, width)
-    if problem.interpret:  # which would keep the two apart
-        return plgpu.SMEM(shape, dtype)
-    return plgpu.RefUnion(
-        plgpu.SMEM(shape, dtype, transforms=swizzled(width, dtype)),
-        plgpu.SMEM(shape, dtype, transforms=tiled(width, dtype)),
-    )
-
-
-def _sources(
-    problem: GateProblem,
-    picture: Shaped[Ref, "height width channels"],
-    totals: Shaped[Ref, "partials channels"],
-    channels: Index,
-) -> _Sources:
-    """What is added up of one frame."""
-    bottom, right = problem.height - 1, problem.width - 1
-    return _Sources(
-        (
-            lambda _, rows: totals.at[rows, channels],
-            lambda edge, rows: picture.at[edge * bottom, rows, channels],
-            lambda edge, rows: picture.at[rows, edge * right, channels],
-        ),
-        lambda edge, corner: picture.at[edge * bottom, corner * right, channels],
-    )
-
-
-def _add_rows(
-    problem: GateProblem,
-    sources: tuple[_Source, _Source, _Source],
-    memory: _SumMemory,
-    place: tuple[Array, Scalar],
-    target: Shaped[Ref, " channels"],
-) -> None:
-    """Add up the rows of this block's partial sum, if it is ``here``, of this input."""
-    here, partial = place
-    first = 0
-    for i, (row_sum, source) in enumerate(zip(problem.row_sums, sources)):
-        end = first + row_sum.blocks * (1 if i == 0 else 2)  # of both edges
-
-        @pl.when(here & (partial >= first) & (partial < end))
-        def _(
-            row_sum: RowSum = row_sum, source: _Source = source, i: int = i, first: int = first
-        ) -> None:
-            edge, number = divide(partial - first, row_sum.blocks)
-            tiles = memory.pixels if i else memory.totals
-            tma, matrices = (tiles, tiles) if problem.interpret else tiles
-            for tile in range(row_sum.tiles):
-                rows = pl.ds((number * row_sum.tiles + tile) * TILE_M, TILE_M)
-                copy_in(source(edge, rows), tma.at[tile], memory.barriers[i])
-            wait(memory.barriers[i])
-            values = [as_float32(matrices[tile]) for tile in range(row_sum.tiles)]
-            store(target, jnp.sum(functools.reduce(jnp.add, values), axis=0))
-
-        first = end
-
-
-def _copy_corner(
-    problem: GateProblem,
-    corners: _Source,
-    place: tuple[Array, Scalar],
-    target: Shaped[Ref, " channels"],
-) -> None:
-    """Copy the pixel of a corner, if this block's partial sum is one: the last four are."""
-    here, partial = place
-    first = problem.sum_ranges[5].start
-
-    @pl.when(here & (partial >= first))
-    def _() -> None:
-        corner = corners(*divide(partial - first, 2))
-        store(target, as_float32(load(corner, _PER_COLUMN)))
 
 
 def _multiply(
@@ -294,14 +140,17 @@ def _multiply(
         barrier: Barrier,
     ) -> None:
         sample, k_tile, temporal, column = map(lax.axis_index, names)
+        # Blocks split the output channels, so that a small layer fills the GPU, too.
         columns = pl.ds(column * tile_n, tile_n)
         rows = pl.ds(_first_channel(problem, k_tile), TILE_M)
+        # One barrier counts all taps: their weights are needed together.
         for tap in range(kh * kw):
             copy_in(weights.at[temporal * kh * kw + tap, rows, columns], smem.at[tap], barrier)
         taps = _tap_sums(problem, sums, sample, k_tile, temporal)  # while the weights arrive
         wait(barrier)
         product = jnp.float32(0)
         for tap, values in enumerate(taps):
+            # Element by element, then a sum over rows: a matrix product would have a single row.
             values = lax.broadcast_in_dim(values, (TILE_M, tile_n), (0,))
             product += values * smem[tap].astype(jnp.float32)
         store(products.at[sample, k_tile * kt + temporal, columns], jnp.sum(product, axis=0))
@@ -309,7 +158,7 @@ def _multiply(
     names = ("sample", "k_tile", "tap", "column")
     shape = (problem.batch, k_tiles * kt, problem.channels)
     tile = (kh * kw, TILE_M, tile_n)
-    kernel = _kernel(
+    kernel = warpgroup_kernel(
         problem,
         body,
         f"means_of_{problem.channels}",
@@ -330,6 +179,7 @@ def _first_channel(problem: GateProblem, k_tile: Scalar) -> Scalar:
     Rows beyond an input's end are multiplied by sums that are zero.
     """
     start, missing = 0, 0
+    # Without a padded input before it, a tile starts where it would in the padded sums.
     channel = k_tile * TILE_M
     for tiles, size in zip(problem.k_tiles[:-1], problem.in_channels):
         start, missing = start + tiles, missing + tiles * TILE_M - size
@@ -352,6 +202,8 @@ def _tap_sums(
     rows = pl.ds(k_tile * TILE_M, TILE_M)
     quantities = [jnp.float32(0)] * len(problem.sum_ranges)
     for frame in range(problem.time):
+        # Temporal tap k of output frame t reads frame f = t + k − kt // 2; this is t.
+        # Frames that serve no output frame through this tap count zero times.
         target = frame - temporal + problem.kernel[0] // 2
         # No branch: the temporal tap is known only when the kernel runs.
         reached = jnp.where((target >= 0) & (target < problem.time), 1.0, 0.0)
@@ -408,7 +260,7 @@ def _finish(
             mean = lax.broadcast_in_dim(mean, (TILE_M, tile_n), (0,))
             product += mean * smem[tile].astype(jnp.float32)
         shifts, *biases = (
-            load(ref.at[columns], _PER_COLUMN).astype(jnp.float32) for ref in (shift, *bias)
+            load(ref.at[columns], PER_COLUMN).astype(jnp.float32) for ref in (shift, *bias)
         )
         scale = 1 / (1 + jnp.exp(-(jnp.sum(product, axis=0) + shifts)))
         store(affine.at[sample, 0, columns], scale)
@@ -417,7 +269,7 @@ def _finish(
 
     names = ("sample", "column")
     tile = (tiles, TILE_M, tile_n)
-    kernel = _kernel(
+    kernel = warpgroup_kernel(
         problem,
         body,
         f"gate_of_{problem.channels}",
@@ -445,5 +297,6 @@ def _mean(
     mean = jnp.float32(0)
     for partial in range(products.shape[0]):
         mean += load(products.at[partial, rows], _PER_ROW)
+    # Known when compiled, so it is a product, not a division.
     mean = mean * (1 / pixels)
     return mean + load(bias[0].at[rows], _PER_ROW).astype(jnp.float32) if bias else mean

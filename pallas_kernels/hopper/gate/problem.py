@@ -74,8 +74,10 @@ class GateProblem:
     @property
     def sum_ranges(self) -> tuple[range, ...]:
         """Indices of the partial sums of the total, two rows, two columns and four corners."""
+        # In the order in which `sums.py` and the second kernel go through them.
         total, row, column = (row_sum.blocks for row_sum in self.row_sums)
         sizes = (total, row, row, column, column, 1, 1, 1, 1)
+        # A border row or column and its opposite have as many partial sums.
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return tuple(range(end - size, end) for end, size in zip(ends, sizes))
 

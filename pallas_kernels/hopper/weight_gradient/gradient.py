@@ -49,6 +49,7 @@ def weight_gradient(
     Returns:
         ``[*kernel, channel, out_channel]``.
     """
+    # The kernel takes inputs apart if their channels fill tiles; XLA makes one call of all.
     if not _has_kernel(gradient) or any(x.shape[-1] % CHANNELS for x in inputs):
         inputs = (jnp.concatenate(inputs, axis=-1),)
     if geometry.phases == 1:
@@ -156,6 +157,7 @@ def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
     """
     taps, first = geometry.kernel[0], geometry.low[0]
     times = x.shape[1], gradient.shape[1]
+    # One large convolution; products of frames that no tap connects are thrown away.
     pairs = _over_space(_frames_in_channels(x), _frames_in_channels(gradient), geometry)
     pairs = pairs.reshape(*pairs.shape[:2], times[0], -1, times[1], gradient.shape[-1])
 
@@ -187,6 +189,7 @@ def _with_frames_under_taps(x: Array, gradient: Array, geometry: Geometry) -> Ar
     high = taps - 1 - first + time - x.shape[1]
     x = jnp.pad(x, ((0, 0), (first, high), *((0, 0),) * 3))
     stack = jnp.concatenate([x[:, tap : tap + time] for tap in range(taps)], axis=-1)
+    # Frames count as images: the temporal taps are channels now.
     found = _over_space(
         stack.reshape(batch * time, *stack.shape[2:]),
         gradient.reshape(batch * time, *size, channels),
@@ -204,6 +207,7 @@ def _over_space(
     """The gradient of a 2-D kernel."""
     _, *size = geometry.kernel
     stride, shape = geometry.stride, (x.shape[-1], gradient.shape[-1])
+    # A single tap is a matrix product over the pixels that it reads.
     if size == [1, 1]:
         x = x[:, ::stride, ::stride].reshape(-1, shape[0])
         product = jnp.matmul(
@@ -211,6 +215,7 @@ def _over_space(
         )
         return product[None, None]
     low = geometry.low[1:]
+    # Pairs of columns double the channels, which pays only where there are few.
     even = x.shape[2] % 2 == gradient.shape[2] % 2 == 0
     if even and stride == 1 and size[1] > 1 and max(shape) <= _FEW_CHANNELS // 2:
         return _over_pairs(x, gradient, (size[0], size[1]), low)
@@ -224,6 +229,7 @@ def _over_pairs(
     low: tuple[int, int],
 ) -> Float[Array, "kh kw depth channel"]:
     """The gradient of a 2-D kernel from pairs of columns: tensor cores run best on 64 channels."""
+    # A pair before the picture holds up to two columns of padding; `shift` is what it has too much.
     before = (low[1] + 1) // 2
     shift = 2 * before - low[1]
     taps = (size[1] + shift) // 2 + 1

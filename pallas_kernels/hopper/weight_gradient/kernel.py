@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,7 @@ class WeightProblem:
     @property
     def split_k(self) -> int:
         """Blocks that split the pixels of an output tile: so many that all SMs end alike."""
+        # More splits fill the SMs, but each block pays its first copies and its stores.
         outputs, pixels = math.prod(self.output_tiles), math.prod(self.pixel_tiles)
 
         def cost(splits: int) -> int:
@@ -144,6 +145,7 @@ class WeightProblem:
     @property
     def stages(self) -> int:
         """Stages of both rings: as many as fit shared memory."""
+        # Both tiles together; the input's has a halo of one row for each further tap.
         rows = 2 * _TILE_H + self.consumers - 1
         size = self.time * rows * _TILE_W * CHANNELS * self.dtype.itemsize
         return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
@@ -261,6 +263,7 @@ def _launch(
     ) -> None:
         memory = _Memory(Views(*inputs), Views(*gradients), full, empty)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
+        # Blocks of one split run together and read the same pixels, which then come from L2.
         split, output_tile = divide(block, outputs)
         steps, _ = divide(pixel_tiles - split + splits - 1, splits)
         part = _Part(output_tile, split, steps)
@@ -284,16 +287,10 @@ def _launch(
             pl.run_scoped(run, *[accumulator] * taps)
 
     body.__name__ = problem.name
-    near, far = problem.input_ring, problem.gradient_ring
     kernel = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct(shape, jnp.float32)],
-        scratch_types=[
-            near.smem,
-            far.smem,
-            plgpu.Barrier(num_arrivals=near.arrivals + far.arrivals, num_barriers=problem.stages),
-            plgpu.Barrier(num_arrivals=consumers, num_barriers=problem.stages),
-        ],
+        scratch_types=_scratch(problem),
         grid=(splits * outputs,),
         grid_names=("block",),
         num_threads=consumers + 1,
@@ -307,6 +304,20 @@ def _launch(
     return _as_kernel(problem, sums.sum(axis=0))
 
 
+def _scratch(problem: WeightProblem) -> list[Any]:
+    """Both rings, then the full and the empty barrier of each stage."""
+    inputs, gradients = problem.input_ring, problem.gradient_ring
+    return [
+        inputs.smem,
+        gradients.smem,
+        # A stage is full when the tiles of both rings have arrived.
+        plgpu.Barrier(
+            num_arrivals=inputs.arrivals + gradients.arrivals, num_barriers=problem.stages
+        ),
+        plgpu.Barrier(num_arrivals=problem.consumers, num_barriers=problem.stages),
+    ]
+
+
 def _as_kernel(
     problem: WeightProblem, sums: Float32[Array, "outputs consumers kt 64 64"]
 ) -> Float32[Array, "kt kh kw depth channels"]:
@@ -317,6 +328,7 @@ def _as_kernel(
         *problem.output_tiles[:2], problem.kernel[2], problem.row_stride, problem.consumers,
         problem.kernel[0], CHANNELS, CHANNELS,
     )  # fmt: skip
+    # To [kt, kh = row tap · stride + phase, kw, depth, channels].
     sums = sums.transpose(5, 4, 3, 2, 0, 6, 1, 7)
     return sums.reshape(*problem.kernel, problem.depth, problem.channels)
 
@@ -338,10 +350,12 @@ def _produce(
     row_by, phase = divide(phase - problem.low[1] + INTERPRETER_MARGIN, problem.row_stride)
     margin = INTERPRETER_MARGIN if problem.interpret else 0
     row_by += (margin - INTERPRETER_MARGIN) // problem.row_stride
+    # Every block reads its own 64 channels of either picture.
     near_channels = pl.ds(depth_tile * CHANNELS, CHANNELS)
     far_channels = pl.ds(channel_tile * CHANNELS, CHANNELS)
 
     def produce_step(step: Scalar, stage: Scalar) -> Scalar:
+        # Interleaved, so that the splits differ by one step at most.
         number = part.first + step * problem.split_k
         number, column = divide(number, problem.pixel_tiles[2])
         sample, row = divide(number, problem.pixel_tiles[1])
@@ -382,6 +396,7 @@ def _consume(
     pixels = _TILE_H * _TILE_W
     halo_pixels = problem.input_ring.rows * _TILE_W
 
+    # The stage before the current one: its products are known to be done.
     def release(stage: Scalar) -> None:
         arrive(memory.empty.at[previous_stage(stage, problem.stages)])
 
@@ -392,6 +407,7 @@ def _consume(
             start = source * halo_pixels + warpgroup * _TILE_W
             shifted = memory.inputs.mma.at[stage, pl.ds(start, pixels)]
             plain = memory.gradients.mma.at[stage, pl.ds(frame * pixels, pixels)]
+            # The input as [channels, pixels]: the transposed view only changes the descriptor.
             wgmma(accumulators[tap], shifted.transpose((1, 0)), plain)
         # This step's products stay in flight; the step before is done, so its stage is free.
         wgmma_wait(len(problem.frame_products))
