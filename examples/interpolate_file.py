@@ -11,7 +11,7 @@ from pathlib import Path
 import flavr_jax
 from flavr_jax.inference import stream
 from flavr_jax.timeline import schedule
-from flavr_jax.video.files import reader, writer
+from flavr_jax.video.files import reader, sinks
 
 
 def interpolate_file(path: Path, output: Path, factor: int = 4) -> None:
@@ -19,7 +19,7 @@ def interpolate_file(path: Path, output: Path, factor: int = 4) -> None:
     source = reader.open_source(path, headroom=True)  # keep values beyond black and white
     options = stream.Options(factor=factor)
     info = schedule.output_info(source.info, options.timing)  # frame rate, size, depth, colours
-    with writer.open_sink(str(output), info, source=path) as sink:
+    with sinks.open_sink(str(output), info, source=path) as sink:
         for frame in stream.interpolate(source, flavr_jax.load(), options):
             sink.write(frame)
 

@@ -24,7 +24,7 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
-from flavr_jax.video.files import reader, writer
+from flavr_jax.video.files import encoders, reader, sinks
 from flavr_jax.video.files.names import is_pipe
 
 SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
@@ -60,8 +60,8 @@ class Options:
         default_factory=stream.Options
     )
     """Which frames to make."""
-    encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=writer.Encoding
+    encoding: Annotated[encoders.Encoding, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=encoders.Encoding
     )
     """How the output is compressed."""
     source: Annotated[reader.Input, tyro.conf.OmitArgPrefixes] = field(default_factory=reader.Input)
@@ -92,7 +92,7 @@ def main(options: Options) -> int:
     summary = stream.Summary()
     made = stream.interpolate(source, interpolator, motion, summary=summary)
     started = time.monotonic()
-    sink = writer.open_sink(
+    sink = sinks.open_sink(
         output,
         info,
         source=path,

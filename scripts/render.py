@@ -14,7 +14,7 @@ import tyro
 
 from flavr_jax import cli, render
 from flavr_jax.typing import Frame
-from flavr_jax.video.files import writer
+from flavr_jax.video.files import encoders, sinks
 from flavr_jax.video.frames import ClipInfo, TimedFrame, parse_rate
 from flavr_jax.video.pixels.colour import RGB, Colour
 
@@ -39,8 +39,8 @@ class Options:
     """Render FACTOR - 1 frames inside each interval, at FACTOR times the frame rate."""
     seed: int = 0
     """Seed of the paths; all frames use the same paths, so that noise does not flicker."""
-    encoding: Annotated[writer.Encoding, tyro.conf.OmitArgPrefixes] = field(
-        default_factory=writer.Encoding
+    encoding: Annotated[encoders.Encoding, tyro.conf.OmitArgPrefixes] = field(
+        default_factory=encoders.Encoding
     )
     """Compression of the video."""
     overwrite: bool = False
@@ -68,7 +68,7 @@ def main(options: Options) -> None:
         return np.round(np.asarray(picture) * 255).astype(np.uint8)
 
     started = time.monotonic()
-    sink = writer.open_sink(
+    sink = sinks.open_sink(
         options.output,
         info,
         source=None,

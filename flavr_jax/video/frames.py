@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every frame source and sink has in common.
+"""Frames with times, and the protocols of frame sources and sinks.
 
-A source is iterated and yields one frame at a time, so that a clip of any length needs the memory
-of a few frames. A sink writes under a partial name and gives the result its final name only
-when it is complete: an interrupted run never leaves a broken file that looks whole.
+A source yields one frame at a time, so that a clip of any length needs the memory of a few frames.
+A sink writes under a temporary name and renames the result when it is complete: an interrupted run
+never leaves a broken file that looks whole.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an output back: are the originals as they were, and do made frames flicker among them?"""
+"""Reads an output back to check it.
+
+Originals should be unchanged, and made frames should not flicker among them.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ _LEVELS = 255
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What reading an output back showed, in levels of 0 to 255.
+    """Differences between an output and its source, in levels of 0 to 255.
 
     Attributes:
         originals: how many originals were compared.
-        difference: of an original and its output, on average over the picture; the largest.
-        flicker: by how much a made frame's mean colour leaves those of the originals around it; the
-            largest.
-        flicker_at: when, in seconds.
+        difference: the largest mean absolute difference between an original and its output.
+        flicker: the largest distance of a made frame's mean colour from the range between the
+            mean colours of the originals around it.
+        flicker_at: time of that frame in seconds.
     """
 
     originals: int
@@ -46,7 +49,7 @@ class Comparison:
 
 
 def recorded(frames: Iterable[TimedFrame], origins: list[int | None]) -> Iterator[TimedFrame]:
-    """``frames`` as they are; ``origins`` gets each one's index in the source, None for made."""
+    """Pass frames on and append to ``origins`` their index in the source, None for made frames."""
     for frame in frames:
         origin = frame.original.opaque if frame.original is not None else None
         origins.append(origin.index if isinstance(origin, Origin) else None)
@@ -59,10 +62,10 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
     Args:
         source: where the originals came from.
         output: what was written.
-        origins: of the frames that were written, from ``recorded``.
+        origins: indices of the frames that were written, from ``recorded``.
 
     Raises:
-        ValueError: the output has another number of frames than were written, as a GIF may.
+        ValueError: the output has fewer or more frames than were written, as a GIF may.
     """
     originals = _by_index(source)
     count, difference, flicker, flicker_at = 0, 0.0, 0.0, Fraction(0)
@@ -97,7 +100,10 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
 
 
 def _by_index(source: FrameSource) -> Callable[[int], TimedFrame]:
-    """Gives a source's frame by its index; reads on, and from the start again if it has to."""
+    """Return a function that gives a source's frame by its index, by reading forward.
+
+    An index before the last one starts reading from the first frame again.
+    """
     frames = iter(source)
     at, current = -1, None
 
@@ -113,7 +119,7 @@ def _by_index(source: FrameSource) -> Callable[[int], TimedFrame]:
 
 
 def _shown(source: FrameSource, output: FrameSource, frame: TimedFrame) -> Frame:
-    """An original's pixels as the output has them: turned upright, and ending at white."""
+    """Return an original's pixels in the output's orientation and range."""
     matrix = source.info.display_matrix
     if matrix is not None and output.info.display_matrix is None:
         frame = upright(matrix, frame)
@@ -125,5 +131,5 @@ def _shown(source: FrameSource, output: FrameSource, frame: TimedFrame) -> Frame
 
 
 def _scaled(pixels: Frame) -> np.ndarray:
-    """RGB in levels of 0 to 255."""
+    """Return RGB in levels of 0 to 255."""
     return pixels[..., :3] * np.float32(_LEVELS / np.iinfo(pixels.dtype).max)

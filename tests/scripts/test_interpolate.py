@@ -23,8 +23,9 @@ import flavr_jax
 from flavr_jax import checkpoint, cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
+from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
-from flavr_jax.video.files.writer import Encoding, VideoWriter
+from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import Colour
 from flavr_jax.video.stills.images import ImageFolder

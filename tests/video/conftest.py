@@ -13,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
+from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import open_source
-from flavr_jax.video.files.writer import Encoding, open_sink
+from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.frames import TimedFrame
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import open_source
-from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.verify import compare, recorded
 

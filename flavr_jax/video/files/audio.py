@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound that is decoded and encoded again: stretched at the same pitch, or with silence before it.
 
-FFmpeg's atempo stretches. What it gives out is only nearly as long as asked, so samples are
-counted, and silence or a cut of a few milliseconds at the very end makes up for the rest.
+FFmpeg's filter atempo stretches, but its output is a few milliseconds too long or too short.
+Samples are therefore counted, and the end is cut or filled with silence.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class EncodedSound:
         yield from self._emit(min(self._fifo.samples, self._due() - self._samples_out))
 
     def _push_silence(self, seconds: Fraction) -> Iterator[Packet]:
-        """Silence of the source's kind, a second at a time."""
+        """Push silence in the source's format, a second at a time."""
         assert self._kind is not None
         form, layout, rate = self._kind
         left = round(seconds * rate)
@@ -225,7 +225,7 @@ class EncodedSound:
             self._fifo.write(made)
 
     def _due(self) -> int:
-        """How many samples there should be of those that came in."""
+        """Return how many samples the output should have for those that came in."""
         return round(self._seconds_in * self._times.stretch * self._rate)
 
     def _emit(self, count: int, *, pad: bool = False) -> Iterator[Packet]:
@@ -244,7 +244,7 @@ class EncodedSound:
             yield from self.target.encode(part)
 
     def _renew(self, frame: AudioFrame) -> None:
-        """Filters for frames of this kind; a broadcast may change its rate or channels."""
+        """Build the filters for frames of one format, which a broadcast may change."""
         form, layout, rate = self._kind = _kind(frame)
         graph = Graph()
         nodes: list[FilterContext] = [
@@ -270,7 +270,7 @@ class EncodedSound:
 
 
 def _kind(frame: AudioFrame) -> tuple[str, str, int]:
-    """What filters have to know of a frame."""
+    """Return sample format, layout and rate, which the filters are made for."""
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 

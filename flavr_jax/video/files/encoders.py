@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoders: which codec each makes, and how quality, speed and losslessness are told to it.
+"""Video encoders: the codec of each, and its options for quality, speed and losslessness.
 
-What an encoder can store, and whether it works on this machine, is asked of FFmpeg, so that the
-answer is that of the build and the GPU at hand.
+FFmpeg itself is asked which pixel formats an encoder stores and whether it works on this machine,
+because that depends on the build and on the GPU.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Encoder:
     """One way to encode a codec.
 
     Attributes:
-        codec: whose bitstream it makes.
-        crf: quality unless told otherwise, and the worst there is.
+        codec: the codec that it encodes.
+        crf: the default quality, and the worst that there is.
         options: FFmpeg's options for quality, preset and losslessness; lists are joined by colons.
         matroska: the codec's name there, for encoders whose bitstream cannot carry HDR metadata.
         delivery: made for players, which mostly show 4:2:0.
@@ -194,7 +194,7 @@ _FORMATS = {
 
 
 def options_of(encoder: str, encoding: Encoding, hdr: StaticHDR | None) -> dict[str, str]:
-    """FFmpeg's options for an encoder.
+    """Return FFmpeg's options for an encoder.
 
     Raises:
         ValueError: the quality is outside of the encoder's range.
@@ -213,7 +213,7 @@ def options_of(encoder: str, encoding: Encoding, hdr: StaticHDR | None) -> dict[
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise a ValueError that names the encoders that work here where this one does not."""
+    """Raise a ValueError if an encoder does not work here; it names those that do."""
     reason = failure(encoder)
     if reason is None:
         return
@@ -226,7 +226,7 @@ def check_encoder(encoder: str) -> None:
 
 @functools.cache
 def stored(encoder: str) -> list[str]:
-    """The pixel formats that an encoder takes, without those that only repeat another."""
+    """Return the pixel formats that an encoder takes, each once."""
     if encoder in _FORMATS:
         return list(_FORMATS[encoder])
     if encoder == "rawvideo":
@@ -244,7 +244,7 @@ def stored(encoder: str) -> list[str]:
 
 @functools.cache
 def failure(encoder: str) -> str | None:
-    """Why an encoder does not work on this machine, or None: it is opened to see."""
+    """Open an encoder and return why it does not work on this machine; None if it does."""
     if encoder in ("wrapped_avframe", "rawvideo", "gif"):
         return None
     try:

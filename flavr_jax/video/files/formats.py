@@ -19,14 +19,14 @@ class Container:
     """A kind of file.
 
     Attributes:
-        codecs: what ``--codec auto`` takes one of, in the order of preference.
+        codecs: the choices of ``--codec auto``, in order of preference.
         muxer: FFmpeg's name of the format.
-        also: codecs that it holds too, for those who ask.
+        also: further codecs, used only on request.
         text: the subtitle codec that it writes text as, if any.
-        rich: whether it can say that pictures are stored turned, and has chapters.
+        rich: whether it stores orientation and chapters.
         vp9_alpha: whether it holds the second stream that VP9 keeps alpha in.
-        tick: the seconds that it counts time in, where they are fixed.
-        one_rate: whether frames come at one rate.
+        tick: the unit of its times in seconds, where that is fixed.
+        one_rate: whether it has one constant frame rate.
     """
 
     codecs: tuple[str, ...]
@@ -71,7 +71,7 @@ _AUTO_BITS = {"h264": 8}
 
 
 def container_of(name: str) -> Container:
-    """The container that an output of this name is.
+    """Return the container for an output of this name.
 
     Raises:
         ValueError: for a suffix that no container has.
@@ -88,7 +88,7 @@ def container_of(name: str) -> Container:
 
 
 def encoder_for(name: str, encoding: Encoding, source: Layout) -> str:
-    """The encoder for an output of this name, as FFmpeg calls it.
+    """Return FFmpeg's name of the encoder for an output of this name.
 
     Args:
         name: of the output, for its container.
@@ -128,7 +128,7 @@ def pixel_format_for(
     source: Layout,
     size: tuple[int, int],
 ) -> str:
-    """How the encoder stores frames: as the user says, or like the source, or nearest to it.
+    """Choose the pixel format: the user's, or else the one nearest to the source.
 
     Args:
         encoder: its name.
@@ -171,7 +171,7 @@ def _packed(pixel_format: str) -> bool:
 
 
 def _loss(source: Layout, target: Layout) -> tuple[int, ...]:
-    """What a layout loses of another, the worst first, and then what it stores for nothing."""
+    """Rank what a layout loses of another, the worst first, then what it stores needlessly."""
     coarser = [max(0, t - s) for s, t in zip(source.chroma, target.chroma)]
     finer = [max(0, s - t) for s, t in zip(source.chroma, target.chroma)]
     return (
@@ -187,7 +187,7 @@ def _loss(source: Layout, target: Layout) -> tuple[int, ...]:
 
 
 def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str) -> tuple[int, ...]:
-    """How badly a codec suits a source, for the choice among a container's."""
+    """Rank how badly a codec suits a source; the lowest of a container's codecs is chosen."""
     encoder = next(key for key, value in ENCODERS.items() if value.codec == codec)
     if failure(encoder) is not None:
         return (1, 0, 0, 0)
@@ -203,6 +203,6 @@ def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str)
 
 
 def _offered(encoder: str, container: Container) -> list[str]:
-    """The pixel formats that an encoder takes and a container holds."""
+    """Return the pixel formats that an encoder takes and a container holds."""
     alpha = encoder != "libvpx-vp9" or container.vp9_alpha
     return [form for form in stored(encoder) if alpha or not Layout.of(form).alpha]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files as streams of RGB frames with exact times, through PyAV (FFmpeg inside).
+"""Reads video files, through PyAV (FFmpeg), as RGB frames with exact times.
 
-FFmpeg says nothing when a file ends before its header said it would, so the reader compares the
-two: what decodes is given out, and ``damage`` tells what is missing.
+FFmpeg does not report a file that ends before the end that its header states. The reader compares
+the two: it yields every frame that decodes, and ``damage`` describes what is missing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RawVideo:
-    """Bare pictures, one after the other.
+    """Raw pictures without any header.
 
     Attributes:
         size: width and height, written 1920x1080.
@@ -74,14 +74,14 @@ class RawVideo:
 
     @property
     def options(self) -> dict[str, str]:
-        """FFmpeg's options of these meanings."""
+        """The same values as FFmpeg's options."""
         rate = f"{self.rate.numerator}/{self.rate.denominator}"
         return {"video_size": self.size, "pixel_format": self.pixel_format, "framerate": rate}
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What a source does not say itself.
+    """Properties that the source itself does not state.
 
     Attributes:
         input_rate: frames per second of images or of bare pictures, such as 25 or 24000/1001.
@@ -94,7 +94,7 @@ class Input:
     input_pixel_format: str = "yuv420p"
 
     def open(self, path: Path) -> FrameSource:
-        """A source for frames that go into a video again, with headroom."""
+        """Open a source with headroom, for frames that are written to a video again."""
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)
@@ -108,14 +108,14 @@ def open_source(
     raw: RawVideo | None = None,
     headroom: bool = False,
 ) -> FrameSource:
-    """A frame source: a video file, a folder of images, an animated WebP, or ``-`` for a pipe.
+    """Open a video file, a folder of images, an animated WebP, or ``-`` for standard input.
 
     Args:
         path: where it is.
         rate: of a folder of images.
         raw: what a file or pipe of bare pictures holds.
-        headroom: as in ``VideoReader``; for pixels that go into a video again, so that made frames
-            are as bright as originals beyond white.
+        headroom: as in ``VideoReader``. Set it for pixels that are written to a video again, so
+            that made frames can be as bright as originals that exceed white.
     """
     if path.is_dir():
         return ImageFolder(path, rate=rate)
@@ -126,7 +126,7 @@ def open_source(
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn FFmpeg's complaints into a ValueError that begins with ``what``; OSErrors pass."""
+    """Turn FFmpeg's errors into a ValueError that begins with ``what``; OSErrors pass."""
     try:
         yield
     except OSError:
@@ -137,7 +137,7 @@ def explained(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContainer]:
-    """A file, or standard input, opened for reading.
+    """Open a file or standard input for reading.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -159,10 +159,10 @@ def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContain
 class VideoReader:
     """The first video stream of a file; cover pictures do not count as video.
 
-    A frame's pts is exact, and its ``original`` is the decoded picture. Pixels are RGB by the
-    stream's matrix and range, 16-bit where the source has more than 8; what is untagged is taken
-    for BT.709 from 720 lines on, for BT.601 below, and for limited range. Pictures that are stored
-    turned stay so: ``info.display_matrix`` tells how to show them.
+    A frame's pts is exact, and its ``original`` is the decoded picture. Pixels are converted to
+    RGB by the stream's matrix and range, to 16 bits if the source has more than 8. Untagged video
+    counts as limited range, BT.709 from 720 lines on and BT.601 below. Pictures that are stored
+    turned are not turned back: ``info.display_matrix`` tells how to show them.
     """
 
     def __init__(self, path: Path, *, raw: RawVideo | None = None, headroom: bool = False) -> None:
@@ -206,7 +206,7 @@ class VideoReader:
             self._opened.close()
 
     def _tell_of_losses(self, container: InputContainer, frame: av.VideoFrame) -> None:
-        """A line for each thing that is not carried on."""
+        """Log a line for each property that is not carried over."""
         if frame.interlaced_frame:
             logger.warning(
                 "%s is interlaced; its two fields are taken for one picture. Deinterlace it first.",
@@ -231,7 +231,7 @@ class VideoReader:
             yield from self._timed(frames)
 
     def _timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
-        """Decoded frames with their pixels and their times."""
+        """Convert decoded frames to pixels and times in seconds."""
         last: Fraction | None = None
         size = self.info.width, self.info.height
         kind = Layout.of(self.info.pixel_format)
@@ -259,7 +259,7 @@ class VideoReader:
             yield TimedFrame(to_rgb(frame, self.info.colour), pts, duration, frame)
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """The stream's frames; ``damage`` then tells what of the file is broken or missing."""
+        """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete."""
         end = Fraction(0)
         packets = container.demux()
         decode = _decoder(stream)
@@ -290,7 +290,7 @@ class VideoReader:
 
 
 def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipInfo:
-    """What a stream and its first frame tell about a clip."""
+    """Describe a clip by its stream and its first frame."""
     seconds = Fraction(container.duration or 0, av.time_base)
     return ClipInfo(
         width=frame.width,
@@ -307,9 +307,9 @@ def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) 
 
 
 def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
-    """What turns packets into frames.
+    """Return the function that decodes a packet.
 
-    VP9's alpha is a second stream inside the packets, which only libvpx decodes.
+    VP9 keeps alpha in a second stream inside the packets, which only libvpx decodes.
     """
     if stream.name != "vp9" or stream.metadata.get("alpha_mode") != "1":
         return stream.decode
@@ -344,7 +344,7 @@ def _at_decoding_times(
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream with moving pictures."""
+    """Return the first stream with moving pictures."""
     # FFmpeg shows text files as a terminal would, on video.
     if container.format.name != "tty":
         for stream in container.streams.video:
@@ -360,7 +360,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _rate(stream: VideoStream) -> Fraction:
-    """Average frames per second; 25 where the file gives no hint."""
+    """Return the average frames per second; 25 if the file gives none."""
     average, guessed = as_fraction(stream.average_rate), as_fraction(stream.guessed_rate)
     base = as_fraction(stream.time_base)
     # FFmpeg's average for DV of 29.97 frames/s is its 60000 ticks a second.
@@ -370,7 +370,7 @@ def _rate(stream: VideoStream) -> Fraction:
 
 
 def _stated_end(container: InputContainer) -> Fraction:
-    """Where the header says that the clip ends; 0 for formats whose header does not say."""
+    """Return the end that the header states, in seconds; 0 for formats that state none."""
     name = container.format.name
     if container.duration is None or not name.startswith(("mov,", "matroska,")):
         return Fraction(0)

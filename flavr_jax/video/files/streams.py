@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything of a file that is not its video: sound, subtitles, chapters, attachments, metadata.
+"""Sound, subtitles, chapters, attachments and metadata: everything beside the video.
 
-It goes from file to file as it is, in step with the video so that little is buffered. Where time
-is stretched, subtitles and chapters are stretched along, and sound if asked for. Each stream has
-one adapter, which is tried on an empty file before the first frame is computed: what the output
-cannot hold is left out, with one line that says so. A broken packet costs that packet alone.
+Packets are copied in step with the video, so that little is buffered. If time is stretched,
+subtitles and chapters are stretched as well, and sound on request. Each stream has one adapter,
+which is tried on an empty file before the first frame is computed. What the output cannot hold is
+left out, and one log line names it. A broken packet costs that packet alone.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 from av.audio.stream import AudioStream
@@ -98,9 +98,13 @@ class OtherStreams:
             for way, each in zip(ways, adapters)
             if each is not None and not isinstance(each, Cover)
         }
-        _copy_metadata(self._container, output)
+        chapters = self._chapters()
+        if self._works(ways, chapters, described=True):
+            _copy_metadata(self._container, output)
+            output.set_chapters(chapters)
+        else:
+            self._lost.append("chapters and metadata")
         self._lost += phone_tags.left_out(self._container.metadata, container.muxer)
-        self._copy_chapters()
         if self._lost:
             logger.warning("%s: left out of the output: %s.", path, ", ".join(self._lost))
         self._packets = self._read()
@@ -142,7 +146,7 @@ class OtherStreams:
         self._container.close()
 
     def _way(self, stream: Stream) -> Way | None:
-        """How a stream goes into the output; None, and an entry in the list, if it cannot."""
+        """Choose how a stream goes into the output; None if it cannot, which is then logged."""
         if isinstance(stream, VideoStream) and stream == _pictures(self._container):
             return None
         if isinstance(stream, AudioStream) and self._sound == "drop":
@@ -164,7 +168,7 @@ class OtherStreams:
         return None
 
     def _ways(self, stream: Stream) -> Iterator[Way]:
-        """All ways to try, the best first."""
+        """Yield the ways to try, the best first."""
         if isinstance(stream, VideoStream):
             if stream.disposition & Disposition.attached_pic:
                 yield Way(stream.index, "cover")
@@ -205,21 +209,26 @@ class OtherStreams:
                 self._lost.append(f"{stream.type} beside the other streams")
         return kept
 
-    def _works(self, ways: list[Way]) -> bool:
-        """Try an empty file of the same kind, with the first packets and the end of each stream."""
+    def _works(
+        self, ways: list[Way], chapters: Sequence[Any] = (), *, described: bool = False
+    ) -> bool:
+        """Return whether an empty file of the same kind takes these streams, from first to last."""
         try:
             with (
                 _open(self._path) as source,
                 av.open(io.BytesIO(), "w", format=self._kind.muxer) as trial,
             ):
                 trial.add_stream_from_template(self._pictures, opaque=True)
+                if described:
+                    _copy_metadata(source, trial)
+                    trial.set_chapters(list(chapters))
                 try_adapters(ways, source, trial, self._kind, self._times)
         except (*ERRORS, OSError):
             return False
         return True
 
     def _read(self) -> Generator[tuple[Fraction, Packet], None, None]:
-        """Start and packet, up to the end or to where the file is broken."""
+        """Yield all packets for the output, each with its start in seconds."""
         yield from ((Fraction(0), packet) for packet in self._covers)
         if not self._adapters:
             return
@@ -233,7 +242,7 @@ class OtherStreams:
     def _converted(
         self, adapter: Adapter, packet: Packet | None
     ) -> Iterator[tuple[Fraction, Packet]]:
-        """What follows from a packet, with its start; a packet that fails is counted."""
+        """Yield the packets made of one, each with its start; count the packet if that fails."""
         try:
             for made in adapter.convert(packet):
                 base = as_fraction(made.time_base) or Fraction(1)
@@ -242,7 +251,7 @@ class OtherStreams:
             self._failed += 1
 
     def _demuxed(self) -> Iterator[Packet]:
-        """The file's packets, at continuous times; reading goes on behind an error."""
+        """Yield the file's packets at continuous times; reading goes on behind an error."""
         indices = list(self._adapters)
         joins = None
         if self._container.format.flags & Flags.ts_discont.value:
@@ -264,19 +273,18 @@ class OtherStreams:
             else:
                 return
 
-    def _copy_chapters(self) -> None:
+    def _chapters(self) -> list[Any]:
+        """Return the chapters at the output's times, if it can hold any."""
         chapters = self._container.chapters()
-        if not chapters:
-            return
-        if not self._kind.rich:
+        if chapters and not self._kind.rich:
             self._lost.append("chapters")
-            return
+            return []
         for chapter in chapters:
             base = as_fraction(chapter["time_base"]) or Fraction(1)
             for end in ("start", "end"):
                 moved = (chapter[end] - self._times.start / base) * self._times.stretch
                 chapter[end] = round(moved)
-        self._output.set_chapters(chapters)
+        return chapters
 
 
 def _open(path: Path) -> InputContainer:
@@ -284,7 +292,7 @@ def _open(path: Path) -> InputContainer:
 
 
 def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
-    """Title, date and so on, of the file and of its video."""
+    """Copy title, date and so on, of the file and of its video."""
     output.metadata.update(phone_tags.lasting(lasting(source.metadata)))
     pictures = _pictures(source)
     if pictures is not None:
@@ -292,6 +300,6 @@ def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
 
 
 def _pictures(source: InputContainer) -> VideoStream | None:
-    """The stream that is the video."""
+    """Return the stream that is the video."""
     moving = (s for s in source.streams.video if not s.disposition & Disposition.attached_pic)
     return next(moving, None)

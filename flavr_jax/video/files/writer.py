@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files out of timed frames: exact times, kept colours, copied streams, all or nothing.
+"""Writes timed frames to video files with exact times, kept colours and copied streams.
 
-MP4 and MOV count time in ticks of any length, so the tick is chosen such that every pts is whole;
-Matroska rounds each pts to a millisecond, AVI and Y4M know one rate.
+MP4 and MOV count time in ticks of any length, so the tick is chosen such that every pts is a whole
+number of ticks. Matroska rounds each pts to a millisecond; AVI and Y4M have one constant rate.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import io
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -29,115 +26,18 @@ from av.video.stream import VideoStream
 from flavr_jax.partial import Partial
 from flavr_jax.video.files import phone_tags
 from flavr_jax.video.files.encoders import ENCODERS, Encoding
-from flavr_jax.video.files.formats import container_of, encoder_for
 from flavr_jax.video.files.names import file_url
 from flavr_jax.video.files.plan import MOV_LIKE, Plan
 from flavr_jax.video.files.reader import explained
 from flavr_jax.video.files.streams import OtherStreams
-from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
+from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels import hdr
 from flavr_jax.video.pixels.colour import from_rgb, repacked
 from flavr_jax.video.pixels.layout import Layout
-from flavr_jax.video.pixels.orientation import upright, upright_info
-from flavr_jax.video.stills.animations import GifWriter
-from flavr_jax.video.stills.images import (
-    ImageFolderWriter,
-    displayed,
-    is_linear,
-    kind_of_output,
-    without_headroom,
-)
-from flavr_jax.video.stills.tags import is_srgb
 
-__all__ = ["Encoding", "VideoWriter", "is_video_name", "open_sink"]
+__all__ = ["VideoWriter"]
 
 logger = logging.getLogger(__name__)
-
-
-def is_video_name(name: str) -> bool:
-    """Whether an output of this name is a video: it has a suffix and is no folder; or is ``-``."""
-    if name == "-":
-        return True
-    return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
-
-
-def open_sink(
-    name: str,
-    info: ClipInfo,
-    *,
-    source: Path | None,
-    stretch: Fraction = Fraction(1),
-    encoding: Encoding = Encoding(),
-    overwrite: bool = False,
-) -> FrameSink:
-    """A video file, a pipe, or a folder of images, as ``is_video_name`` has it.
-
-    Whatever can be known to fail fails here, before any frame is computed.
-
-    Args:
-        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
-        info: of the frames to come.
-        source: where the frames come from, if anywhere; it is never overwritten, and its other
-            streams are copied where both it and the output are video files.
-        stretch: how many times as long the output takes as the source.
-        encoding: codec and quality of a video, and what becomes of its sound.
-        overwrite: whether the output may exist.
-    """
-    path = Path(name)
-    if source is not None and name != "-":
-        _check_apart(path, source)
-    info, changes = _suited(name, info, encoding)
-    if not is_video_name(name):
-        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
-    elif container_of(name).codecs == ("gif",):
-        encoder_for(name, encoding, Layout.of("bgra"))
-        sink = GifWriter(path, info, overwrite=overwrite)
-    else:
-        others = source if source is not None and source.is_file() and name != "-" else None
-        sink = VideoWriter(
-            path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
-        )
-    for change in reversed(changes):
-        sink = MappedSink(sink, change)
-    return sink
-
-
-def _check_apart(path: Path, source: Path) -> None:
-    """Raise an error if writing ``path`` could replace the input."""
-    output, read = path.resolve(), source.resolve()
-    same_file = output.exists() and read.exists() and output.samefile(read)
-    if output == read or same_file:
-        raise ValueError(f"{path} is the input itself. Use another --output.")
-    if output.is_dir() and read.is_relative_to(output):
-        raise ValueError(f"{path} is a folder that holds the input. Use another --output.")
-
-
-def _suited(
-    name: str, info: ClipInfo, encoding: Encoding
-) -> tuple[ClipInfo, list[Callable[[TimedFrame], TimedFrame]]]:
-    """What an output takes instead of a clip that it cannot hold as it is, and how to get there."""
-    changes: list[Callable[[TimedFrame], TimedFrame]] = []
-    is_video = is_video_name(name)
-    if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
-        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
-        info = dataclasses.replace(info, pixel_format=deep)
-        changes.append(displayed)
-    images = None if is_video else kind_of_output(info, encoding)
-    if info.profile is not None and images in (None, "exr"):
-        if not is_srgb(info.profile):
-            logger.warning(
-                "%s: the images' colour profile is left out; their colours are taken for sRGB.",
-                name,
-            )
-        info = dataclasses.replace(info, profile=None)
-    # Images of the source's kind keep its orientation, so that originals are copied as files.
-    says_turned = container_of(name).rich if is_video else images == info.image_kind != "exr"
-    if info.display_matrix is not None and not says_turned:
-        changes.append(functools.partial(upright, info.display_matrix))
-        info = upright_info(info)
-    if info.colour.headroom and not is_video:
-        changes.append(functools.partial(without_headroom, info.colour))
-    return info, changes
 
 
 class VideoWriter:
@@ -194,7 +94,7 @@ class VideoWriter:
         self._tell_of_losses()
 
     def write(self, frame: TimedFrame) -> None:
-        """Encode a frame and copy the other streams up to it; pts must increase."""
+        """Encode a frame and copy the other streams up to its time; pts must increase."""
         picture = self._picture(frame)
         tick = round(frame.pts / self._plan.tick)
         if self._plan.container.one_rate:
@@ -294,7 +194,7 @@ class VideoWriter:
                     raise
 
     def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
-        """The partial file, or standard output, opened for FFmpeg."""
+        """Open the partial file, or standard output."""
         if self._partial is not None:
             undo.callback(self._partial.discard)
         options = self._plan.container_options
@@ -310,7 +210,7 @@ class VideoWriter:
         return container
 
     def _picture(self, frame: TimedFrame) -> av.VideoFrame:
-        """A frame as it is stored; an original keeps its values where they fit."""
+        """Convert a frame to the stored format; originals keep the values that it can hold."""
         original = frame.original
         if (
             original is not None
@@ -372,7 +272,7 @@ class VideoWriter:
         self._doubled = True
 
     def _tell_of_losses(self) -> None:
-        """One line where the output stores less than the source."""
+        """Log one line if the output stores less than the source."""
         if not self._plan.container.one_rate and self._plan.tick * self.info.rate > 1:
             self._warn_of_doubled_times()
         source = Layout.of(self.info.pixel_format)
@@ -396,6 +296,6 @@ class VideoWriter:
 
 
 def _close(container: OutputContainer) -> None:
-    """Close what is to be thrown away, or is closed already."""
+    """Close a file that is thrown away, or is closed already."""
     with contextlib.suppress(FFmpegError, ValueError):
         container.close()

@@ -15,7 +15,7 @@ import pytest
 from flavr_jax.video.files.encoders import Encoding, check_encoder, options_of
 from flavr_jax.video.files.formats import CONTAINERS, container_of, encoder_for, pixel_format_for
 from flavr_jax.video.files.reader import VideoReader
-from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.pixels.layout import Layout
 
 LIMITED, FULL = 1, 2

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import RawVideo, open_source
-from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.files.sinks import open_sink
 codec, size, pixel_format = sys.argv[1:]
 source = open_source(Path("-"), raw=RawVideo(size, pixel_format) if size else None)
 encoding = Encoding(codec)

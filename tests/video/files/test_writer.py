@@ -14,8 +14,10 @@ import av
 import numpy as np
 import pytest
 
+from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
-from flavr_jax.video.files.writer import Encoding, VideoWriter, open_sink
+from flavr_jax.video.files.sinks import open_sink
+from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import RGB, Colour
 from flavr_jax.video.stills.images import ImageFolderWriter

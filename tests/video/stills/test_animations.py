@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import open_source
-from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.stills.dither import is_dithered
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
-from flavr_jax.video.files.writer import open_sink
+from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import Colour
 from flavr_jax.video.stills import exr

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chooses the sink for an output by its name, and fits the frames to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from flavr_jax.video.files.encoders import Encoding
+from flavr_jax.video.files.formats import container_of, encoder_for
+from flavr_jax.video.files.writer import VideoWriter
+from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
+from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.pixels.orientation import upright, upright_info
+from flavr_jax.video.stills.animations import GifWriter
+from flavr_jax.video.stills.images import (
+    ImageFolderWriter,
+    displayed,
+    is_linear,
+    kind_of_output,
+    without_headroom,
+)
+from flavr_jax.video.stills.tags import is_srgb
+
+__all__ = ["is_video_name", "open_sink"]
+
+logger = logging.getLogger(__name__)
+
+
+def is_video_name(name: str) -> bool:
+    """Return whether an output of this name is a video: ``-``, or a suffix and no folder."""
+    if name == "-":
+        return True
+    return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
+
+
+def open_sink(
+    name: str,
+    info: ClipInfo,
+    *,
+    source: Path | None,
+    stretch: Fraction = Fraction(1),
+    encoding: Encoding = Encoding(),
+    overwrite: bool = False,
+) -> FrameSink:
+    """Open a video file, a pipe, or a folder of images for writing; ``is_video_name`` tells which.
+
+    Errors that can be foreseen are raised here, before any frame is computed.
+
+    Args:
+        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
+        info: of the frames to come.
+        source: the input, if any. It is never overwritten, and its other streams are copied if
+            both it and the output are video files.
+        stretch: how many times as long the output takes as the source.
+        encoding: codec and quality of a video, and what becomes of its sound.
+        overwrite: whether the output may exist.
+    """
+    path = Path(name)
+    if source is not None and name != "-":
+        _check_apart(path, source)
+    info, changes = _suited(name, info, encoding)
+    if not is_video_name(name):
+        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
+    elif container_of(name).codecs == ("gif",):
+        encoder_for(name, encoding, Layout.of("bgra"))
+        sink = GifWriter(path, info, overwrite=overwrite)
+    else:
+        others = source if source is not None and source.is_file() and name != "-" else None
+        sink = VideoWriter(
+            path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
+        )
+    for change in reversed(changes):
+        sink = MappedSink(sink, change)
+    return sink
+
+
+def _check_apart(path: Path, source: Path) -> None:
+    """Raise an error if writing ``path`` could replace the input."""
+    output, read = path.resolve(), source.resolve()
+    same_file = output.exists() and read.exists() and output.samefile(read)
+    if output == read or same_file:
+        raise ValueError(f"{path} is the input itself. Use another --output.")
+    if output.is_dir() and read.is_relative_to(output):
+        raise ValueError(f"{path} is a folder that holds the input. Use another --output.")
+
+
+def _suited(
+    name: str, info: ClipInfo, encoding: Encoding
+) -> tuple[ClipInfo, list[Callable[[TimedFrame], TimedFrame]]]:
+    """Describe a clip as the output can hold it; also return what changes its frames so."""
+    changes: list[Callable[[TimedFrame], TimedFrame]] = []
+    is_video = is_video_name(name)
+    if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
+        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
+        info = dataclasses.replace(info, pixel_format=deep)
+        changes.append(displayed)
+    images = None if is_video else kind_of_output(info, encoding)
+    if info.profile is not None and images in (None, "exr"):
+        if not is_srgb(info.profile):
+            logger.warning(
+                "%s: the images' colour profile is left out; their colours are taken for sRGB.",
+                name,
+            )
+        info = dataclasses.replace(info, profile=None)
+    # Images of the source's kind keep its orientation, so that originals are copied as files.
+    says_turned = container_of(name).rich if is_video else images == info.image_kind != "exr"
+    if info.display_matrix is not None and not says_turned:
+        changes.append(functools.partial(upright, info.display_matrix))
+        info = upright_info(info)
+    if info.colour.headroom and not is_video:
+        changes.append(functools.partial(without_headroom, info.colour))
+    return info, changes
