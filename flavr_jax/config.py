@@ -40,7 +40,13 @@ class ModelConfig:
             Tran et al. 2018, https://arxiv.org/abs/1711.11248.
         decoder_widths: channels of the decoder's five stages, in multiples of ``width``.
         base: what the network's output is added to: the mean colour of the window (``mean``, the
-            paper's), or the two middle frames blended by time (``blend``).
+            paper's), the two middle frames blended by time (``blend``), or the same two frames with
+            every pixel looked up where the network says, a departure from the paper (``warp``;
+            see :mod:`flavr_jax.models.head`).
+        trunk_scale: the 3-D U-Net sees frames this many times smaller, and its output is enlarged.
+            Detail survives that with ``base = "warp"``, whose look-up is at full size.
+        refine: channels of the second look of ``base = "warp"``; 0 for none.
+        refine_layers: its inner convolutions.
     """
 
     width: int = 64
@@ -52,7 +58,10 @@ class ModelConfig:
     batch_norm: bool = False
     encoder: Literal["r3d", "r2plus1d", "mc3"] = "r3d"
     decoder_widths: tuple[int, ...] = (4, 2, 1, 1, 1)
-    base: Literal["mean", "blend"] = "mean"
+    base: Literal["mean", "blend", "warp"] = "mean"
+    trunk_scale: Literal[1, 2, 3, 4] = 1
+    refine: int = 0
+    refine_layers: int = 3
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -75,10 +84,21 @@ class ModelConfig:
                 f"`decoder_widths` is {decoder}, but `join = 'add'` needs as many channels as the "
                 "encoder's features have; use [4, 2, 1, 1, 1], or `join = 'concat'`."
             )
-        if self.base == "blend" and self.n_inputs % 2:
+        if self.base != "mean" and self.n_inputs % 2:
             raise ValueError(
-                f"`n_inputs` is {self.n_inputs}, but `base = 'blend'` mixes the two middle "
+                f"`n_inputs` is {self.n_inputs}, but `base = {self.base!r}` mixes the two middle "
                 "frames; use an even number of inputs or `base = 'mean'`."
+            )
+
+        if self.refine < 0 or self.refine_layers < 0:
+            raise ValueError(
+                f"`refine` is {self.refine} and `refine_layers` {self.refine_layers}; they count "
+                "channels and convolutions, so they are at least 0."
+            )
+        if self.refine and self.base != "warp":
+            raise ValueError(
+                f"`refine` is {self.refine}, but only `base = 'warp'` has a second look; use 0, or "
+                "that base."
             )
 
     @property
@@ -90,6 +110,11 @@ class ModelConfig:
     def factor(self) -> int:
         """How many times the frame rate grows when every predicted frame is used."""
         return self.n_outputs + 1
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths of frames must be a multiple of."""
+        return 8 * self.trunk_scale
 
     @property
     def encoder_bias(self) -> bool:

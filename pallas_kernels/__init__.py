@@ -16,6 +16,7 @@ from pallas_kernels.core.fp8 import LARGEST, QuantizedKernel, quantize_kernel
 from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
+from pallas_kernels.sample.api import sample
 
 __all__ = [
     "LARGEST",
@@ -36,4 +37,5 @@ __all__ = [
     "interpret",
     "pack_kernel",
     "quantize_kernel",
+    "sample",
 ]

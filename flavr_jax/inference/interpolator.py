@@ -29,8 +29,6 @@ __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
 DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "default"
 """The bundled checkpoint, in a source tree or an editable install."""
 
-MULTIPLE = 8  # the encoder halves sizes three times
-
 
 class Interpolator:
     """A network ready for inference.
@@ -102,8 +100,9 @@ class Interpolator:
     ) -> Float[Array, "batch n_outputs height width 3"]:
         """Return the network's raw output, float32 and not clipped, for any height and width.
 
-        Frames are padded to multiples of 8 by repeating border pixels, and cropped back. NaN and
-        infinity are passed on; :meth:`between` is the method that refuses them.
+        Frames are padded to multiples of ``config.multiple`` by repeating border pixels, and
+        cropped back. NaN and infinity are passed on; :meth:`between` is the method that refuses
+        them.
 
         Args:
             windows: float32 RGB in [0, 1], ``config.n_inputs`` consecutive frames per sample.
@@ -200,12 +199,17 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predict(config: ModelConfig, params: flavr.Parameters, windows: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _predict(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    windows: Array,
+    outputs: tuple[int, ...] | None = None,
+) -> Array:
     height, width = windows.shape[2:4]
-    padding = ((0, -height % MULTIPLE), (0, -width % MULTIPLE))
+    padding = ((0, -height % config.multiple), (0, -width % config.multiple))
     padded = jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
-    return flavr.apply(config, params, padded)[:, :, :height, :width]
+    return flavr.apply(config, params, padded, outputs=outputs)[:, :, :height, :width]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -219,7 +223,7 @@ def _between(
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
     # A network that makes eighths makes quarters too: every second of its frames.
     step = config.factor // factor
-    outputs = _predict(config, params, windows)[:, step - 1 :: step]
+    outputs = _predict(config, params, windows, tuple(range(step - 1, config.n_outputs, step)))
     # Before clipping, which turns infinity into white, and rounding, which turns NaN into black.
     finite = jnp.isfinite(outputs).all(axis=(1, 2, 3, 4))
     return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype), finite

@@ -17,12 +17,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.models import head
 from flavr_jax.models.decoder import Decoder
 from flavr_jax.models.encoder import Encoder
 from flavr_jax.models.layers import (
@@ -50,7 +52,7 @@ Parameters: TypeAlias = dict[str, Any]
 
 
 class FLAVR(nnx.Module):
-    """The whole network; heights and widths must be multiples of 8."""
+    """The whole network; heights and widths must be multiples of ``config.multiple``."""
 
     def __init__(
         self,
@@ -67,31 +69,53 @@ class FLAVR(nnx.Module):
         self.fuse = Fusion(config.n_inputs, width, options)
         self.fuse_norm = options.norm(width)
         # A small start: the first predictions are close to what the output is added to.
-        self.out = Conv2d(width, 3 * config.n_outputs, 7, options, padding="reflect", gain=0.01)
+        channels = config.n_outputs * (head.CHANNELS if config.base == "warp" else 3)
+        self.out = Conv2d(width, channels, 7, options, padding="reflect", gain=0.01)
+        self.head = head.WarpHead(config, options) if config.base == "warp" else None
 
-    def __call__(self, windows: Windows, *, remat: bool = False) -> Windows:
+    def __call__(
+        self, windows: Windows, *, outputs: tuple[int, ...] | None = None, remat: bool = False
+    ) -> Windows:
         """The frames inside the middle interval, float32 and not clipped.
 
         Args:
             windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames a sample.
+            outputs: numbers of the predicted frames to compute, from 0; None for all.
             remat: keep only what enters each block for the gradient, and compute the rest again.
 
         Returns:
-            ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1).
+            ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1); or those asked.
         """
-        mean = mean_colour(windows)
+        config = self.config
+        small = head.reduce(windows, config.trunk_scale)  # [b, n_inputs, h, w, 3], the trunk's size
+        mean = mean_colour(small)
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
-            features = self.encoder((windows - mean).astype(dtype), remat=remat)
+            features = self.encoder((small - mean).astype(dtype), remat=remat)
         with jax.named_scope("decoder"):
             x = self.decoder(features, remat=remat)
         with jax.named_scope("fuse"):
             x = self._fuse(x)  # [b, h, w, width]
+        wanted = np.arange(config.n_outputs) if outputs is None else np.asarray(outputs)
+        times = (wanted + 1) / (config.n_outputs + 1)
         with jax.named_scope("out"):
-            x = self.out(x, out_dtype=jnp.float32)  # [b, h, w, n_outputs·3]
-        x = x.reshape(*x.shape[:3], self.config.n_outputs, 3)
-        base = mean if self.config.base == "mean" else blend(windows, self.config.n_outputs)
-        return jnp.moveaxis(x, 3, 1) + base
+            raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
+        if self.head is not None:
+            with jax.named_scope("head"):
+                return self.head(raw, x, windows, small, times)
+        base = mean if config.base == "mean" else blend(windows, times)
+        return head.enlarge(raw, config.trunk_scale) + base
+
+    def _raw(
+        self, x: Images, wanted: Int[np.ndarray, " outputs"]
+    ) -> Float[Array, "batch outputs _height _width _channel"]:
+        """The output convolution, an image for each predicted time."""
+        each = self.out.kernel.shape[-1] // self.config.n_outputs
+        channels = None
+        if len(wanted) < self.config.n_outputs:
+            channels = (wanted[:, None] * each + np.arange(each)).reshape(-1)
+        x = self.out(x, out_dtype=jnp.float32, channels=channels)
+        return jnp.moveaxis(x.reshape(*x.shape[:3], len(wanted), each), 3, 1)
 
     def _fuse(self, x: FeatureMap) -> Images:
         """All frames' features into one image."""
@@ -111,12 +135,11 @@ def mean_colour(windows: Windows) -> Float[Array, "batch 1 1 1 3"]:
     return (sums / math.prod(size)).reshape(batch, 1, 1, 1, channels)
 
 
-def blend(windows: Windows, n_outputs: int) -> Windows:
-    """The two middle frames mixed linearly in time, at the times k / (n_outputs + 1)."""
+def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
+    """The two middle frames mixed linearly in time, at ``times`` from 0 to 1 between them."""
     after = windows.shape[1] // 2
-    times = jnp.arange(1, n_outputs + 1, dtype=windows.dtype) / (n_outputs + 1)
-    times = times[None, :, None, None, None]
-    return windows[:, after - 1, None] * (1 - times) + windows[:, after, None] * times
+    share = jnp.asarray(times, windows.dtype)[None, :, None, None, None]
+    return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
 
 
 def init(config: ModelConfig, key: Array) -> Parameters:
@@ -140,6 +163,7 @@ def apply(
     windows: Windows,
     *,
     implementation: Implementation | None = None,
+    outputs: tuple[int, ...] | None = None,
     remat: bool = False,
 ) -> Windows:
     """The network as a function; see :meth:`FLAVR.__call__`.
@@ -148,19 +172,20 @@ def apply(
 
     Raises:
         ValueError: for another number of frames than ``config.n_inputs``, or a height or width
-            that is no multiple of 8.
+            that is no multiple of ``config.multiple``.
     """
     _, frames, height, width, _ = windows.shape
     if frames != config.n_inputs:
         raise ValueError(
             f"a window has {frames} frames, but the network takes `n_inputs` = {config.n_inputs}."
         )
-    if height % 8 or width % 8:
+    if height % config.multiple or width % config.multiple:
         raise ValueError(
-            f"frames have {width}×{height} pixels; the network takes multiples of 8. "
+            f"frames have {width}×{height} pixels; the network takes multiples of "
+            f"{config.multiple}. "
             "Pad them, or use Interpolator, which does."
         )
-    return merged(config, params, implementation)(windows, remat=remat)
+    return merged(config, params, implementation)(windows, outputs=outputs, remat=remat)
 
 
 def merged(config: ModelConfig, params: Parameters, implementation: Implementation | None) -> FLAVR:

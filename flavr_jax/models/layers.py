@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Int
 
 import pallas_kernels as pk
 from flavr_jax.typing import Images
@@ -35,6 +36,7 @@ from pallas_kernels import (
     explain,
     pack_kernel,
     quantize_kernel,
+    sample,
 )
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "normalise",
     "pack_kernel",
     "quantize_kernel",
+    "sample",
     "watching",
 ]
 
@@ -114,6 +117,11 @@ class LayerOptions:
     batch_norm: bool = False
     implementation: Implementation | None = None
 
+    @property
+    def without_kernel(self) -> Implementation | None:
+        """The implementation of operations that have no Mosaic GPU kernel of their own."""
+        return "xla" if self.implementation == "mosaic_gpu" else self.implementation
+
     def norm(self, channels: int) -> nnx.BatchNorm | None:
         """BatchNorm on running statistics (``model.train()`` switches), or None where unused."""
         if not self.batch_norm:
@@ -155,7 +163,7 @@ class Gate(nnx.Module):
     def __init__(self, channels: int, options: LayerOptions) -> None:
         self.kernel = options.kernel(channels, channels, gain=1.0)
         self.bias = nnx.Param(jnp.zeros(channels))
-        self.implementation: Implementation | None = options.implementation
+        self.implementation: Implementation | None = options.without_kernel
 
     def __call__(
         self, x: FeatureMap, residual: FeatureMap | None = None, activation: Activation = None
@@ -380,12 +388,24 @@ class Conv2d(nnx.Module):
         activation: Activation = None,
         *,
         out_dtype: DTypeLike | None = None,
+        channels: Int[np.ndarray, " some"] | None = None,
     ) -> Images:
-        """The convolution of an image; ``out_dtype`` is the result's type if not the image's."""
+        """The convolution of an image.
+
+        Args:
+            image: what is convolved.
+            activation: applied last.
+            out_dtype: of the result, if not the image's.
+            channels: numbers of the output channels to compute; None for all.
+        """
+        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        if channels is not None:
+            kernel = kernel[..., channels]
+            bias = None if bias is None else bias[channels]
         return pk.conv2d(
             image,
-            self.kernel[...],
-            None if self.bias is None else self.bias[...],
+            kernel,
+            bias,
             padding=self.padding,
             activation=activation,
             out_dtype=out_dtype,

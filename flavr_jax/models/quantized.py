@@ -54,7 +54,7 @@ class Convolution:
         reads: names of the feature maps that it reads; None for what no convolution wrote.
         residual: the name of the feature map that is added to its output, empty for what no
             convolution wrote; None where nothing is added.
-        products: multiplications for a window of 64×64 pixels.
+        products: multiplications for a window of 64×64 pixels at the trunk's size.
     """
 
     name: str
@@ -91,7 +91,8 @@ def convolutions(config: ModelConfig) -> tuple[Convolution, ...]:
             found.append(Convolution(name, reads, residual, pixels * math.prod(kernel.shape)))
             writers[id(call.output.values)] = name
 
-    windows = jax.ShapeDtypeStruct((1, config.n_inputs, 64, 64, 3), jnp.float32)
+    side = 64 * config.trunk_scale  # 64 pixels where the convolutions are
+    windows = jax.ShapeDtypeStruct((1, config.n_inputs, side, side, 3), jnp.float32)
     jax.eval_shape(trace, flavr.parameter_shapes(config), windows)
     return tuple(found)
 

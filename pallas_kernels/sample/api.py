@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backward warping with blending: bilinear look-up of several images, mixed by weights.
+
+Jaderberg et al. 2015, section 3.3, https://arxiv.org/abs/1506.02025, for several images at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax import Array
+from jaxtyping import Float
+
+from pallas_kernels.core import dispatch
+from pallas_kernels.core.dispatch import Candidate, Implementation
+from pallas_kernels.sample import reference, xla
+
+__all__ = ["sample"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleArguments:
+    """Arguments of :func:`sample`."""
+
+    images: Float[Array, "batch source height width channel"]
+    displacements: Float[Array, "batch output source height width 2"]
+    weights: Float[Array, "batch output source height width"]
+
+    @property
+    def operands(self) -> tuple[Array, Array]:
+        """The images, and in place of a kernel the displacements."""
+        return self.images, self.displacements
+
+
+def _xla(arguments: SampleArguments) -> Array:
+    return xla.sample(arguments.images, arguments.displacements, arguments.weights)
+
+
+def _reference(arguments: SampleArguments) -> Array:
+    return reference.sample(arguments.images, arguments.displacements, arguments.weights)
+
+
+IMPLEMENTATIONS: dict[Implementation, Candidate[SampleArguments, Array]] = {
+    "xla": Candidate(_xla),
+    "reference": Candidate(_reference),
+}
+
+
+def sample(
+    images: Float[Array, "batch source height width channel"],
+    displacements: Float[Array, "batch output source height width 2"],
+    weights: Float[Array, "batch output source height width"],
+    *,
+    implementation: Implementation | None = None,
+) -> Float[Array, "batch output height width channel"]:
+    """``Σₛ weight[o, s] · image[s](position + displacement[o, s])``, bilinearly interpolated.
+
+    Positions beyond the border are clamped to it. Everything is computed in the type of the
+    arguments; use float32, since positions need more digits than 16-bit types have. Gradients
+    reach displacements, weights and images.
+
+    Args:
+        images: what is looked up.
+        displacements: in pixels, horizontal (to the right) first.
+        weights: of each source in each output; they need not add up to 1.
+        implementation: "xla", "reference" or None; there is no Mosaic GPU kernel yet.
+
+    Raises:
+        ValueError: for shapes that do not belong together, or an implementation of another name.
+    """
+    batch, sources, height, width, _ = images.shape
+    outputs = displacements.shape[1]
+    wanted = (batch, outputs, sources, height, width)
+    if displacements.shape != (*wanted, 2) or weights.shape != wanted:
+        raise ValueError(
+            f"for images of the shape {images.shape}, `displacements` have {displacements.shape} "
+            f"and `weights` {weights.shape}; they must be {(*wanted, 2)} and {wanted}."
+        )
+    arguments = SampleArguments(images=images, displacements=displacements, weights=weights)
+    return dispatch.call("sample", IMPLEMENTATIONS, implementation, arguments)

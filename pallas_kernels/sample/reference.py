@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of :func:`pallas_kernels.sample`: four look-ups a pixel."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+__all__ = ["sample"]
+
+
+def sample(
+    images: Float[Array, "batch source height width channel"],
+    displacements: Float[Array, "batch output source height width 2"],
+    weights: Float[Array, "batch output source height width"],
+) -> Float[Array, "batch output height width channel"]:
+    """See :func:`pallas_kernels.sample`."""
+    batch, sources, height, width, _ = images.shape
+    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, width - 1)
+    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, height - 1)
+    left, top = jnp.floor(x), jnp.floor(y)
+    of_sample = jnp.arange(batch)[:, None, None, None, None]
+    of_source = jnp.arange(sources)[:, None, None]
+    total = jnp.zeros(())
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            # The row below the last one has the weight 0: positions are clamped.
+            share = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column)) * weights
+            rows = jnp.minimum(row, height - 1).astype(jnp.int32)
+            columns = jnp.minimum(column, width - 1).astype(jnp.int32)
+            total = total + share[..., None] * images[of_sample, of_source, rows, columns]
+    return total.sum(axis=2)
