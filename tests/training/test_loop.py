@@ -131,7 +131,7 @@ def test_a_batch_worked_off_in_parts_gives_the_same_numbers(uninterrupted, tmp_p
 
 
 def test_a_run_limited_by_time_brings_the_learning_rate_down_to_zero(tmp_path):
-    timed = recipe(steps=None, minutes=0.04, log_steps=1, schedule=ScheduleConfig(warmup_steps=0))
+    timed = recipe(steps=None, minutes=0.02, log_steps=1, schedule=ScheduleConfig(warmup_steps=0))
     assert loop.train(timed, TASK, Points(), tmp_path)
     rates = [x["learning_rate"] for x in run_log.read_metrics(tmp_path) if "learning_rate" in x]
     assert rates[0] > 0.4
