@@ -24,7 +24,8 @@ from jaxtyping import Float, Float32
 from pallas_kernels.core import device
 from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 from pallas_kernels.hopper.geometry import Geometry
-from pallas_kernels.hopper.weight_gradient.kernel import CHANNELS, MAX_FRAMES, weight_sums
+from pallas_kernels.hopper.weight_gradient.kernel import weight_sums
+from pallas_kernels.hopper.weight_gradient.problem import CHANNELS, MAX_FRAMES
 
 __all__ = ["weight_gradient"]
 

@@ -12,7 +12,7 @@ from pallas_kernels.hopper.conv.tiles import next_stage, previous_stage, row_tap
 from pallas_kernels.hopper.gate.problem import GateProblem, RowSum
 from pallas_kernels.hopper.geometry import ConvShape, Geometry
 from pallas_kernels.hopper.primitives import divide
-from pallas_kernels.hopper.weight_gradient.kernel import WeightProblem
+from pallas_kernels.hopper.weight_gradient.problem import WeightProblem
 
 
 def conv_shape(**options):

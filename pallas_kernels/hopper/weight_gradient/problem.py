@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A launch of the weight gradients' kernel: everything that is known when it is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from pallas_kernels.core import device
+from pallas_kernels.hopper.shared_memory import TileRing
+
+__all__ = ["CHANNELS", "MAX_FRAMES", "TILE_H", "TILE_W", "WeightProblem"]
+
+CHANNELS = 64
+"""Channels of a tile: the widest swizzle of 16-bit values, and the rows of a WGMMA."""
+
+MAX_FRAMES = 4
+"""Frames of a clip at most: with more, fewer than three stages of tiles that span it would fit."""
+
+TILE_H, TILE_W = 8, 8
+_MAX_STAGES = 4
+_FIXED_STEPS = 3  # a block's cost beside its steps: the first copies, and storing the sums
+_RESERVED = 4096  # bytes of shared memory for barriers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightProblem:
+    """A launch: everything that is known when it is compiled.
+
+    Attributes:
+        kernel: taps in time, height and width.
+        low: frames of zeros before the clip, rows above and columns left of the picture.
+        row_stride: 1 or 2; in width it is 1.
+        batch: samples.
+        time: frames of both.
+        height: of the gradient.
+        width: likewise.
+        depth: channels of the input.
+        channels: of the gradient.
+        dtype: of both.
+        sm_count: of the GPU.
+        interpret: whether the interpreter runs it.
+    """
+
+    kernel: tuple[int, int, int]
+    low: tuple[int, int, int]
+    row_stride: int
+    batch: int
+    time: int
+    height: int
+    width: int
+    depth: int
+    channels: int
+    dtype: jnp.dtype
+    sm_count: int
+    interpret: bool
+
+    @property
+    def name(self) -> str:
+        """Name in a profiler's trace."""
+        return (
+            f"weights_{'x'.join(map(str, self.kernel))}_stride{self.row_stride}"
+            f"_{self.depth}_to_{self.channels}_at_{self.height}x{self.width}"
+        )
+
+    @property
+    def consumers(self) -> int:
+        """Warpgroups that multiply: one for each vertical tap that reads the same halo tile."""
+        return self.kernel[1] // self.row_stride
+
+    @property
+    def output_tiles(self) -> tuple[int, int, int]:
+        """Tiles of the result: channels of the input, of the gradient, and halo tiles."""
+        halo_tiles = self.kernel[2] * self.row_stride
+        return self.depth // CHANNELS, self.channels // CHANNELS, halo_tiles
+
+    @property
+    def pixel_tiles(self) -> tuple[int, int, int]:
+        """Samples, rows and columns of tiles of pixels."""
+        return self.batch, pl.cdiv(self.height, TILE_H), pl.cdiv(self.width, TILE_W)
+
+    @property
+    def split_k(self) -> int:
+        """Blocks that split the pixels of an output tile: so many that all SMs end alike."""
+        # More splits fill the SMs, but each block pays its first copies and its stores.
+        outputs, pixels = math.prod(self.output_tiles), math.prod(self.pixel_tiles)
+
+        def cost(splits: int) -> int:
+            rounds = pl.cdiv(outputs * splits, self.sm_count)
+            return rounds * (pl.cdiv(pixels, splits) + _FIXED_STEPS)
+
+        return min(range(1, min(pixels, self.sm_count) + 1), key=cost)
+
+    @property
+    def frame_products(self) -> tuple[tuple[int, int, int], ...]:
+        """Temporal tap, frame of the gradient and frame of the input that meet."""
+        low = self.low[0]
+        return tuple(
+            (tap, frame, frame + tap - low)
+            for tap in range(self.kernel[0])
+            for frame in range(self.time)
+            if 0 <= frame + tap - low < self.time
+        )
+
+    @property
+    def stages(self) -> int:
+        """Stages of both rings: as many as fit shared memory."""
+        # Both tiles together; the input's has a halo of one row for each further tap.
+        rows = 2 * TILE_H + self.consumers - 1
+        size = self.time * rows * TILE_W * CHANNELS * self.dtype.itemsize
+        return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
+
+    @property
+    def input_ring(self) -> TileRing:
+        """Tiles of the input, with the rows that the vertical taps reach."""
+        return self._ring(TILE_H + self.consumers - 1)
+
+    @property
+    def gradient_ring(self) -> TileRing:
+        """Tiles of the gradient, without a halo."""
+        return self._ring(TILE_H)
+
+    def _ring(self, rows: int) -> TileRing:
+        return TileRing(
+            stages=(self.stages,),
+            frames=self.time,
+            rows=rows,
+            columns=TILE_W,
+            channels=CHANNELS,
+            dtype=self.dtype,
+            interpret=self.interpret,
+        )
