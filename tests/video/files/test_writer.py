@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import logging
 import os
@@ -374,3 +375,43 @@ def test_equal_times_of_a_variable_rate_are_told_once(tmp_path, caplog):
             pts = Fraction(time, 24000)
             sink.write(TimedFrame(np.zeros((48, 64, 3), np.uint8), pts, Fraction(1, 24)))
     assert caplog.text.count("equal times") == 1
+
+
+def test_a_name_that_is_taken_meanwhile_costs_nothing(tmp_path):
+    path = tmp_path / "a.mkv"
+    sink = VideoWriter(path, INFO)
+    for frame in frames([Fraction(0), Fraction(1, 24)]):
+        sink.write(frame)
+    path.write_text("another run's")
+    with pytest.raises(OSError, match="kept as") as error:
+        sink.__exit__(None, None, None)
+    assert path.read_text() == "another run's"
+    (kept,) = tmp_path.glob("a.partial-*.mkv")
+    assert str(kept) in str(error.value)
+    assert len(list(VideoReader(kept))) == 2
+
+
+class FullDisk:
+    """An output container that fails to close, as on a full disk."""
+
+    def __init__(self, container):
+        self._container = container
+
+    def __getattr__(self, name):
+        return getattr(self._container, name)
+
+    def close(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_that_cannot_be_closed_is_kept_and_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.mkv"
+    sink = VideoWriter(path, INFO)
+    for frame in frames([Fraction(0), Fraction(1, 24)]):
+        sink.write(frame)
+    monkeypatch.setattr(sink, "_container", FullDisk(sink._container))
+    with pytest.raises(OSError, match=r"a\.mkv could not be finished: No space") as error:
+        sink.__exit__(None, None, None)
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in str(error.value)
+    assert len(list(VideoReader(kept))) == 2
