@@ -189,7 +189,7 @@ def test_a_chunk_that_is_missing_is_not_read_as_zeros(tmp_path, params):
     checkpoint.save(tmp_path / "a", CONFIG, params)
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{tmp_path}/a/params/"}}
     kvstore = tensorstore.KvStore.open(store).result()
-    kvstore.delete_range(tensorstore.KvStore.KeyRange("out.kernel/0", "out.kernel/1"))
+    kvstore.delete_range(tensorstore.KvStore.KeyRange("out.kernel/0", "out.kernel/1")).result()
     with pytest.raises(ValueError, match="is damaged and cannot be read"):
         checkpoint.load(tmp_path / "a")
 
