@@ -153,12 +153,16 @@ def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") ->
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The contents of a TOML file; a syntax error becomes a ValueError that names the file."""
+    """Read a TOML file.
+
+    Raises:
+        ValueError: it is not valid TOML, or is nested too deeply; the message names the file.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError as well
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
 
 

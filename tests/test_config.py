@@ -53,3 +53,10 @@ def test_a_broken_toml_file_is_named(tmp_path):
     path.write_text("width = ")
     with pytest.raises(ValueError, match=r"broken\.toml is not valid TOML"):
         read_toml(path)
+
+
+@pytest.mark.parametrize("content", [b"a = " + b"[" * 50_000, b"a = '\xff'", b"a = " + b"9" * 9999])
+def test_hostile_toml_is_an_error_that_names_the_file(tmp_path, content):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.toml is not valid TOML"):
+        read_toml(tmp_path / "bad.toml")
