@@ -31,6 +31,7 @@ def conv2d(
     out_dtype: jnp.dtype,
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
+    # Sums in out_dtype: rounding them to 16 bits first would lose what float32 is asked for.
     sums = lax.conv_general_dilated(
         pad(jnp.concatenate(inputs, axis=-1), kernel, padding),
         kernel,

@@ -37,6 +37,7 @@ def unless_packed(
     """``why_not`` of an implementation that takes kernels only as they are."""
 
     def check(arguments: SomeArguments) -> str | None:
+        # Its values at points are of no use to any other formulation.
         if isinstance(arguments.kernel, PackedKernel):
             return "the kernel was packed for XLA on a CPU"
         return why_not(arguments) if why_not else None
@@ -114,6 +115,7 @@ def _check(
 ) -> None:
     """Raise the ValueErrors of :func:`conv3d`."""
     check_channels(inputs, kernel, rank=5)
+    # Time counts only if it is padded: unpadded, a kernel may have any number of frames.
     padded = kernel.shape[0 if pad_time else 1 : 3]
     if any(size % 2 == 0 for size in padded):
         raise ValueError(

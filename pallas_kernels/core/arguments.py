@@ -39,6 +39,7 @@ class ConvArguments:
     """
 
     inputs: tuple[FeatureMap, ...]
+    # Packed and quantised kernels have no common class, and trees of shapes pass through, too.
     kernel: Any  # AnyKernel; implementations narrow it to the kinds that they take
     bias: Float[Array, " channel"] | None
     activation: Activation
@@ -117,6 +118,7 @@ def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], Featu
         kernel = fields["kernel"]
         if not isinstance(kernel, QuantizedKernel):
             fields = {name: _as_array(value) for name, value in fields.items()}
+            # A tuple of feature maps is no feature map, so it is converted by itself.
             fields["inputs"] = tuple(map(_as_array, arguments.inputs))
             return FeatureMap(function(**fields))
         # In float32: this is the definition that kernels are compared with, not a fast path.

@@ -32,5 +32,6 @@ def _as_gemm(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel) ->
     """The convolution as :func:`implicit_gemm` runs it."""
     kt, kh, kw = kernel.shape[:3]
     _, time, height, width, _ = inputs[0].values.shape
+    # Odd sizes padded by half of them: the output is as large as the input.
     geometry = Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2))
     return Gemm(inputs, kernel, geometry, (time, height, width))

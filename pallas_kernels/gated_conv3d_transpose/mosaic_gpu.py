@@ -19,6 +19,7 @@ from pallas_kernels.hopper.gradients import Gemm
 
 __all__ = ["gated_conv3d_transpose", "why_not"]
 
+# In each phase two taps in height and width, of which the first is at −1 + phase.
 _GEOMETRY = Geometry((3, 4, 4), (1, 1, 1), phases=2)
 
 

@@ -69,6 +69,7 @@ class Measurement:
 
 def shortlist(conv: ConvShape, count: int) -> list[Config]:
     """The ``count`` configs of the lowest estimated cost."""
+    # The cost model is cheap and roughly right; compiling every candidate would take hours.
     ranked = sorted(candidates(conv), key=lambda config: cost(conv, config, device.sm_count()))
     return ranked[:count]
 

@@ -22,8 +22,10 @@ def sample(
     """See :func:`pallas_kernels.sample`."""
     batch, sources, height, width, channels = images.shape
     outputs = displacements.shape[1]
+    # Clamped first, so that neighbours and fractions both belong to the border pixel.
     x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, width - 1)
     y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, height - 1)
+    # floor has no gradient of use; that of the fractions reaches the displacements.
     left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
     # One table for all images of the batch; its rows are numbered by image, row and column.
     image = jnp.arange(batch * sources).reshape(batch, 1, sources, 1, 1)
@@ -33,6 +35,7 @@ def sample(
     across, down = (x - left)[..., None, None], (y - top)[..., None]
     rows = found[..., 0, :] * (1 - across) + found[..., 1, :] * across
     pixels = rows[..., 0, :] * (1 - down) + rows[..., 1, :] * down
+    # Sources are mixed last: each has a weight of its own at every pixel.
     mixed = (pixels * weights[..., None]).sum(axis=2)
     return mixed.reshape(batch, outputs, height, width, channels)
 

@@ -135,6 +135,7 @@ def temporal_taps_of(problem: Problem, tile: Tile) -> tuple[Scalar, Scalar]:
 
     A tile that spans the clip takes one pass, in which it multiplies all temporal taps.
     """
+    # Its products know their input frames (see `Problem.frame_products`).
     if problem.spans_clip:
         return 0, 1
     conv = problem.conv

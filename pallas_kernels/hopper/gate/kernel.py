@@ -211,6 +211,7 @@ def _tap_sums(
             for partial in partials:
                 values = load(sums.at[sample * problem.time + frame, partial, rows], _PER_ROW)
                 quantities[i] += values * reached
+    # The order of `GateProblem.sum_ranges`.
     total, top, bottom, left, right, *corners = quantities
     border_rows, border_columns, corners = (top, bottom), (left, right), (corners[:2], corners[2:])
     taps = []

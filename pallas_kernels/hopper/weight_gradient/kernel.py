@@ -225,6 +225,7 @@ def _produce(
     output_tile, halo_tile = divide(part.output_tile, halo_tiles)
     depth_tile, channel_tile = divide(output_tile, channel_tiles)
     column_by, phase = divide(halo_tile, problem.row_stride)
+    # Horizontal tap k reads column x + k − low.
     column_by -= problem.low[2]
     # As in `Geometry.halo_origin`: the even margin keeps numbers from being negative.
     row_by, phase = divide(phase - problem.low[1] + INTERPRETER_MARGIN, problem.row_stride)

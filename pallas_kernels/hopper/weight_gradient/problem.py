@@ -74,6 +74,7 @@ class WeightProblem:
     @property
     def output_tiles(self) -> tuple[int, int, int]:
         """Tiles of the result: channels of the input, of the gradient, and halo tiles."""
+        # At a row stride of 2, even and odd vertical taps read different rows.
         halo_tiles = self.kernel[2] * self.row_stride
         return self.depth // CHANNELS, self.channels // CHANNELS, halo_tiles
 
@@ -92,6 +93,7 @@ class WeightProblem:
             rounds = pl.cdiv(outputs * splits, self.sm_count)
             return rounds * (pl.cdiv(pixels, splits) + _FIXED_STEPS)
 
+        # Ties go to fewer splits, which leave fewer partial sums to add up.
         return min(range(1, min(pixels, self.sm_count) + 1), key=cost)
 
     @property

@@ -2,7 +2,7 @@
 """The Mosaic GPU kernels without a GPU: interpreted step by step, and lowered for one.
 
 Expected values are float64 sums over taps of the same 16-bit inputs. What the kernels do on a real
-GPU is checked in test_hopper.py, which needs one.
+GPU is checked in test_on_hopper_kernels.py, which needs one.
 """
 
 from functools import partial

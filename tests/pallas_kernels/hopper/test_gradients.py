@@ -2,7 +2,7 @@
 """Gradients of the Mosaic GPU operations, against the gradient of the definitions in float32.
 
 Most cases run the convolutions as ``lax`` ones with a geometry's meaning, which is fast; some run
-the kernels step by step. What the kernels do on a real GPU is checked in test_hopper.py.
+the kernels step by step. What the kernels do on a real GPU is checked in test_on_hopper_kernels.py.
 """
 
 import functools
