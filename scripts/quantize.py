@@ -33,16 +33,18 @@ class Clips:
     size: tuple[int, int] = (256, 256)
     """Height and width of the crop from the centre of frames."""
 
-    @property
-    def crop(self) -> tuple[int, int]:
-        """The size in multiples of 8 pixels, as networks take it."""
-        return self.size[0] // 8 * 8, self.size[1] // 8 * 8
+    def crop(self, config: ModelConfig) -> tuple[int, int]:
+        """Return the size in the multiples of pixels that a network takes."""
+        multiple = config.multiple
+        return self.size[0] // multiple * multiple, self.size[1] // multiple * multiple
 
-    def check(self) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Raise a ValueError if there is nothing to measure."""
-        if self.windows < 1 or self.synthetic < 1 or min(self.size) < 8:
+        least = config.multiple
+        if self.windows < 1 or self.synthetic < 1 or min(self.size) < least:
             raise ValueError(
-                "`windows` and `synthetic` have to be 1 or more, and `size` 8 8 or more."
+                "`windows` and `synthetic` have to be 1 or more, and `size` "
+                f"{least} {least} or more for this network."
             )
 
     def examples(self, config: ModelConfig) -> list[clips.Example]:
@@ -50,9 +52,14 @@ class Clips:
         inputs, outputs = config.n_inputs, config.n_outputs
         if self.calibration:
             return clips.of_clips(
-                self.calibration, inputs, outputs, windows=self.windows, size=self.crop
+                self.calibration,
+                inputs,
+                outputs,
+                windows=self.windows,
+                size=self.crop(config),
+                multiple=config.multiple,
             )
-        return clips.drawn(inputs, outputs, count=self.synthetic, size=self.crop)
+        return clips.drawn(inputs, outputs, count=self.synthetic, size=self.crop(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +90,12 @@ def main(options: Options) -> None:
     adds = options.output.resolve() == options.checkpoint.resolve()
     if options.output.exists() and not adds and not options.overwrite:
         raise FileExistsError(f"{options.output} exists; choose another or pass --overwrite.")
-    options.clips.check()
     config = stored.config
+    options.clips.check(config)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), stored.params)
     like = None if options.like is None else _maps_in_8_bits(options.like)
     examples = options.clips.examples(config)
-    extremes = clips.extremes(config.n_inputs, options.clips.crop)
+    extremes = clips.extremes(config.n_inputs, options.clips.crop(config))
     windows = [*(each.inputs for each in examples), *extremes]
     magnitudes = calibration.largest_magnitudes(config, params, windows)
     selection = choice.choose(

@@ -52,7 +52,7 @@ class Interpolator:
         precision: Precision = "auto",
         scales: Mapping[str, float] | None = None,
         provenance: dict | None = None,
-        boundary: Boundary = "mirror",
+        boundary: Boundary = "extrapolate",
     ) -> None:
         """Prepare the parameters as :func:`flavr_jax.inference.precision.prepare` does."""
         self.config = config

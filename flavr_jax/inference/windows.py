@@ -50,7 +50,7 @@ repeats that frame, and ``extrapolate`` continues each pixel's change linearly.
 
 
 def extend(
-    frames: Iterable[Frame], before: int, after: int, boundary: Boundary = "mirror"
+    frames: Iterable[Frame], before: int, after: int, boundary: Boundary = "extrapolate"
 ) -> Iterator[Frame]:
     """Yield ``before`` made-up frames, ``frames``, and ``after`` made-up frames, lazily.
 

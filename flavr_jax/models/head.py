@@ -17,6 +17,7 @@ Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TypeAlias
 
 import jax
@@ -53,7 +54,9 @@ class WarpHead(nnx.Module):
         self.implementation: Implementation | None = options.without_kernel
         channels = config.refine
         if channels:
-            self.read = Conv2d(3 * 4 + CHANNELS, channels, 3, options)
+            # 20 channels are no multiple of 16, which the GPU kernel asks for.
+            plain = dataclasses.replace(options, implementation=options.without_kernel)
+            self.read = Conv2d(3 * 4 + CHANNELS, channels, 3, plain)
             self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
             self.hidden = nnx.List(
                 Conv2d(channels, channels, 3, options) for _ in range(config.refine_layers)

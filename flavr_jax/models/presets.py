@@ -16,6 +16,8 @@ PRESETS: dict[Preset, ModelConfig] = {
     "flavr_4x": ModelConfig(n_outputs=3),
     "flavr_8x": ModelConfig(n_outputs=7),
     "flavr_2x_34": ModelConfig(n_outputs=1, depth=34),
-    "default": ModelConfig(width=32, n_outputs=7, decoder_widths=(8, 4, 2, 2, 1), base="blend"),
+    "default": ModelConfig(
+        width=32, n_outputs=7, base="warp", trunk_scale=2, refine=64, refine_layers=4
+    ),
 }
 """The official models of the paper by their factor, its 34-layer one, and the bundled one."""

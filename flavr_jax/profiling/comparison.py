@@ -300,4 +300,5 @@ def _base(config: ModelConfig, windows: Array) -> Array:
     """Return what the network adds its output to, as ``[batch, 1 or n_outputs, …, 3]``."""
     if config.base == "mean":
         return flavr.mean_colour(windows)
-    return flavr.blend(windows, config.n_outputs)
+    times = np.arange(1, config.n_outputs + 1) / config.factor
+    return flavr.blend(windows, times)

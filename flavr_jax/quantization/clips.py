@@ -24,7 +24,6 @@ from flavr_jax.data.synthetic import scenes
 __all__ = ["Example", "drawn", "extremes", "of_clips"]
 
 _SCENES = 4  # windows judged as one synthetic clip, for the loss of a single window scatters
-_MULTIPLE = 8  # a network takes heights and widths that are multiples of it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Example:
 
     Attributes:
         clip: name of the clip; windows of one clip are judged together.
-        inputs: RGB in [0, 1], with heights and widths that are multiples of 8.
+        inputs: RGB in [0, 1], with heights and widths that the network takes.
         truth: likewise, evenly spaced inside the middle interval.
     """
 
@@ -43,7 +42,13 @@ class Example:
 
 
 def of_clips(
-    paths: Iterable[Path], n_inputs: int, n_outputs: int, *, windows: int, size: tuple[int, int]
+    paths: Iterable[Path],
+    n_inputs: int,
+    n_outputs: int,
+    *,
+    windows: int,
+    size: tuple[int, int],
+    multiple: int = 8,
 ) -> list[Example]:
     """Return windows that are spread evenly over each clip.
 
@@ -53,6 +58,7 @@ def of_clips(
         n_outputs: frames that the network predicts inside an interval.
         windows: how many to take from each clip.
         size: height and width of the crop from the centre of larger frames.
+        multiple: of pixels in heights and widths, which the network asks for.
 
     Raises:
         FileNotFoundError: there is no clip.
@@ -64,12 +70,12 @@ def of_clips(
         example
         for path in paths
         for clip in folder.clips(path)
-        for example in _of_clip(clip, n_inputs, step, windows, size)
+        for example in _of_clip(clip, n_inputs, step, windows, size, multiple)
     ]
 
 
 def _of_clip(
-    clip: Clip, n_inputs: int, step: int, windows: int, size: tuple[int, int]
+    clip: Clip, n_inputs: int, step: int, windows: int, size: tuple[int, int], multiple: int
 ) -> Iterator[Example]:
     """Yield windows of every ``step``-th frame; the truth lies between the middle two."""
     starts = len(clip) - (n_inputs - 1) * step
@@ -82,19 +88,23 @@ def _of_clip(
     for start in sorted({(2 * n + 1) * starts // (2 * windows) for n in range(windows)}):
         inputs = range(start, start + n_inputs * step, step)
         truth = range(start + before + 1, start + before + step)
-        frames = [[_read(clip, number, size) for number in part] for part in (inputs, truth)]
+        frames = [
+            [_read(clip, number, size, multiple) for number in part] for part in (inputs, truth)
+        ]
         yield Example(clip.name, np.stack(frames[0]), np.stack(frames[1]))
 
 
-def _read(clip: Clip, number: int, size: tuple[int, int]) -> Float[np.ndarray, "height width 3"]:
+def _read(
+    clip: Clip, number: int, size: tuple[int, int], multiple: int
+) -> Float[np.ndarray, "height width 3"]:
     frame = clip.read(number)
     height, width = (
-        min(most, have) // _MULTIPLE * _MULTIPLE for most, have in zip(size, frame.shape)
+        min(most, have) // multiple * multiple for most, have in zip(size, frame.shape)
     )
     if not height or not width:
         raise ValueError(
             f"{clip.name} has frames of {frame.shape[1]}×{frame.shape[0]} pixels; calibration "
-            f"needs {_MULTIPLE}×{_MULTIPLE} or more."
+            f"needs {multiple}×{multiple} or more."
         )
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return frame[top : top + height, left : left + width].astype(np.float32) / 255
