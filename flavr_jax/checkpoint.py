@@ -2,9 +2,10 @@
 """A checkpoint directory: parameters, the ModelConfig they belong to, and their provenance.
 
 Orbax stores the parameters as a plain nested dict of NumPy arrays, so that a checkpoint loads on
-any number of devices and does not depend on Flax's internals. They are read with TensorStore, which
-Orbax is built on: shapes are compared with the network's before any array is read. The scales for
-8 bits are a JSON file of their own, because they may be added to a complete checkpoint later.
+any number of devices and does not depend on Flax's internals. They are read with TensorStore, on
+which Orbax is built, so that shapes can be compared with the network's before any array is read.
+The scales for 8 bits are in a separate JSON file, because they may be added to a finished
+checkpoint later.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ __all__ = [
 
 QUANTIZATION = "quantization.json"
 _MAX_JSON = 4_000_000
-# Weights hardly shrink by compression, but a network of zeros does; one of 73 million parameters
-# has 290 MB.
+# Arrays may claim this many bytes, plus this many times the size of the files. Trained weights
+# hardly compress, but a network of zeros does: one of 73 million float32 parameters has 290 MB.
 _SMALL = 300_000_000
 _MAX_RATIO = 8
 _ITEMS = ("params", "config", "provenance")
@@ -52,12 +53,12 @@ Config = TypeVar("Config", ModelConfig, ClassifierConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """Scales with which the network runs in 8 bits.
+    """Scales for running the network in 8 bits.
 
     Attributes:
         scales: scale of each feature map that is stored in 8 bits, by name: a stored number times
             the scale is the value. All other maps have 16 bits.
-        provenance: plain values on their origin: clips, measured losses, date, …
+        provenance: JSON values on the origin of the scales: clips, measured losses, date, …
     """
 
     scales: dict[str, float]
@@ -79,7 +80,7 @@ class Checkpoint:
     Attributes:
         config: the network's settings.
         params: nested dict of NumPy arrays, as :func:`flavr_jax.models.flavr.init` names them.
-        provenance: plain values on the origin: source, hash, date, training data, …
+        provenance: JSON values on the origin: source, hash, date, training data, …
         quantization: scales for 8 bits, if the network was calibrated.
     """
 
@@ -116,7 +117,7 @@ def save(
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(new, ocp.args.Composite(**items))
         for marker in new.rglob("commit_success.txt"):
-            marker.unlink()  # holds this machine's path; the renaming below is what commits
+            marker.unlink()  # contains a path of this machine; `partial.commit` marks success
         if quantization is not None:
             add_quantization(new, quantization)
         partial.commit(new)
@@ -133,7 +134,7 @@ def add_quantization(path: str | Path, quantization: Quantization) -> None:
 
 
 def _is_ours(entry: Path) -> bool:
-    """True for what ``save`` writes into a checkpoint's folder, and replaces."""
+    """Return whether ``save`` wrote this entry of a checkpoint's folder and may replace it."""
     names = (*_ITEMS, QUANTIZATION, "_CHECKPOINT_METADATA", "_METADATA")
     return entry.name in names and all((entry.parent / name).is_dir() for name in _ITEMS)
 
@@ -143,7 +144,7 @@ def load(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint of this project or is damaged, or its parameters do not fit
+        ValueError: it is not a checkpoint of this project or is damaged, its parameters do not fit
             its config (every difference is listed), or some are NaN or infinite.
     """
     stored = _open(Path(path).absolute())
@@ -159,11 +160,13 @@ def load(path: str | Path) -> Checkpoint:
 def load_classifier(
     path: str | Path,
 ) -> tuple[ClassifierConfig, dict[str, Any], dict[str, Any]]:
-    """Read config, parameters and provenance of a classifier; ``classes`` in the last are names.
+    """Read config, parameters and provenance of a classifier.
+
+    The names of the classes are in ``provenance["classes"]``.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds no classifier, or parameters that do not fit its config.
+        ValueError: it is not a classifier, or its parameters do not fit its config.
     """
     stored = _open(Path(path).absolute())
     if "n_classes" not in stored.config:
@@ -176,11 +179,11 @@ def load_classifier(
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
-    """Read the parameters of any kind of network, to start another one from.
+    """Read the parameters of any kind of network, to initialise another one.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is no checkpoint of this project, or is damaged.
+        ValueError: it is not a checkpoint of this project, or is damaged.
     """
     return _read_arrays(_open(Path(path).absolute()), path)
 
@@ -189,7 +192,7 @@ def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict
     """Return the weighted mean of the parameters of several training runs of one network.
 
     If one run was fine-tuned from the other, or both from a third, the mean predicts about as well
-    as either. If they differ in their strengths, such as PSNR and LPIPS, it lies between them.
+    as either. If one run is better in PSNR and the other in LPIPS, the mean lies in between.
 
     Args:
         checkpoints: checkpoints of the same ``ModelConfig``.
@@ -225,7 +228,7 @@ def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict
 
 
 class _Stored(NamedTuple):
-    """An opened checkpoint: JSON as it stands, and arrays of known shape that are not yet read."""
+    """An opened checkpoint: parsed JSON, and arrays whose shape is known but which are not read."""
 
     config: dict[str, Any]
     arrays: dict[tuple[str, ...], ts.TensorStore]
@@ -260,9 +263,9 @@ def _open(path: Path) -> _Stored:
 
 
 def _open_arrays(folder: Path) -> dict[tuple[str, ...], ts.TensorStore]:
-    """Open the arrays that Orbax wrote, and refuse sizes out of proportion to the files.
+    """Open the arrays that Orbax wrote; refuse sizes out of proportion to the files.
 
-    Orbax itself would read them all at once, whatever size they claim; where one is damaged,
+    Orbax itself would read all of them at once, however large they claim to be. If one is damaged,
     its event loop prints the failures of the others as tracebacks.
     """
     index = _read_json(folder / "_METADATA")
@@ -274,7 +277,7 @@ def _open_arrays(folder: Path) -> dict[tuple[str, ...], ts.TensorStore]:
         prefix = ".".join(names) + "/"
         kvstore = {**store, "path": prefix if index["use_ocdbt"] else f"{folder}/{prefix}"}
         driver = "zarr3" if index["use_zarr3"] else "zarr"
-        # A chunk that is lost would be read as zeros otherwise.
+        # Otherwise a missing chunk would be read as zeros.
         spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
         arrays[names] = ts.open(ts.Spec(spec), read=True, open=True).result()
     present = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -285,7 +288,7 @@ def _open_arrays(folder: Path) -> dict[tuple[str, ...], ts.TensorStore]:
 
 
 def _bytes(array: ts.TensorStore) -> int:
-    """Memory for reading the array: one chunk is decoded as a whole."""
+    """Memory for reading the array: at least one chunk, which is decoded as a whole."""
     chunk = [length or 1 for length in array.chunk_layout.read_chunk.shape or ()]
     numbers = max(math.prod(array.shape), math.prod(chunk))
     return numbers * array.dtype.numpy_dtype.itemsize
@@ -305,7 +308,7 @@ def _read_arrays(stored: _Stored, path: str | Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of bounded size, for it takes up to 25 times as much memory."""
+    """Read a JSON object of bounded size; parsed, it takes up to 25 times as much memory."""
     if file.stat().st_size > _MAX_JSON:
         raise ValueError(f"{file.name} has more than {_MAX_JSON:,} bytes")
     try:

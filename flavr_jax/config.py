@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as frozen dataclasses, and one strict way to build them from a mapping.
+"""Settings as frozen dataclasses, and a strict constructor for them.
 
-A mapping comes from a TOML recipe or from a checkpoint's metadata. An unknown key or a value
-of the wrong kind is an error that names what is known: a typo must not train the wrong model.
+:func:`build` makes a dataclass from a TOML recipe or from a checkpoint's metadata. An unknown key
+or a value of the wrong type is an error that lists what is allowed, so that a typo cannot train the
+wrong model.
 """
 
 from __future__ import annotations
@@ -19,34 +20,35 @@ __all__ = ["ModelConfig", "Precision", "build", "read_toml"]
 Settings = TypeVar("Settings")
 
 Precision: TypeAlias = Literal["auto", "fp8", "bf16", "fp16", "fp32"]
-"""What a network computes in; ``auto`` is the fastest that device and checkpoint support."""
+"""Number format of the computation; ``auto`` is the fastest that device and checkpoint support."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What distinguishes one FLAVR network from another; the defaults are the paper's 2× model.
+    """Architecture of a FLAVR network; the defaults are the paper's 2× model.
 
     Attributes:
         width: base number of channels (the stem's); deeper stages have 2, 4 and 8 times as many.
-        depth: 18 or 34 layers, the ResNet naming: 2-2-2-2 or 3-4-6-3 residual blocks.
+        depth: 18 or 34 layers, as ResNets are named: 2-2-2-2 or 3-4-6-3 residual blocks.
         n_inputs: frames in a window, at least 2; the predicted interval is the middle one.
         n_outputs: frames predicted inside the middle interval, evenly spaced: 1, 3 and 7 give
             2×, 4× and 8× the frame rate.
-        join: how a decoder stage meets the encoder's features of the same size.
+        join: how skip connections enter the decoder: concatenated, added, or not at all.
         upsampling: transposed 3×4×4 convolution, or trilinear resizing and a 1×1×1 convolution.
         batch_norm: batch normalisation after each convolution (off in every released model).
         encoder: 3-D convolutions throughout (``r3d``), factorised into space and time
             (``r2plus1d``), or 3-D in the first stage and 2-D after it (``mc3``);
             Tran et al. 2018, https://arxiv.org/abs/1711.11248.
         decoder_widths: channels of the decoder's five stages, in multiples of ``width``.
-        base: what the network's output is added to: the mean colour of the window (``mean``, the
-            paper's), the two middle frames blended by time (``blend``), or the same two frames with
-            every pixel looked up where the network says, a departure from the paper (``warp``;
-            see :mod:`flavr_jax.models.head`).
-        trunk_scale: the 3-D U-Net sees frames this many times smaller, and its output is enlarged.
-            Detail survives that with ``base = "warp"``, whose look-up is at full size.
-        refine: channels of the second look of ``base = "warp"``; 0 for none.
-        refine_layers: its inner convolutions.
+        base: image that the network's output is added to: the mean colour of the window (``mean``,
+            as in the paper), the two middle frames blended by time (``blend``), or the two middle
+            frames warped by predicted flow and blended, a departure from the paper (``warp``; see
+            :mod:`flavr_jax.models.head`).
+        trunk_scale: the 3-D U-Net (the trunk) runs on frames this many times smaller, and its
+            output is enlarged. Only ``base = "warp"`` keeps fine detail then, since it warps the
+            frames at full size.
+        refine: channels of the network that refines the flow of ``base = "warp"``; 0 for none.
+        refine_layers: number of its hidden convolutions.
     """
 
     width: int = 64
@@ -108,35 +110,36 @@ class ModelConfig:
 
     @property
     def factor(self) -> int:
-        """How many times the frame rate grows when every predicted frame is used."""
+        """Ratio of output to input frame rate when every predicted frame is used."""
         return self.n_outputs + 1
 
     @property
     def multiple(self) -> int:
-        """What heights and widths of frames must be a multiple of."""
+        """Heights and widths of frames must be multiples of this many pixels."""
         return 8 * self.trunk_scale
 
     @property
     def encoder_bias(self) -> bool:
-        """Whether encoder convolutions have a bias: those of the official 4× and 8× models do.
+        """Whether encoder convolutions have a bias, as in the official 4× and 8× models.
 
-        The official factorised convolutions never have one.
+        Factorised convolutions never have one, as in the official code.
         """
         return self.n_outputs > 1 and self.encoder != "r2plus1d"
 
 
 def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
-    """A settings dataclass from a mapping, refusing unknown keys and values of another kind.
+    """Build a settings dataclass from a mapping, with strict checks of keys and types.
 
     Nested mappings become nested dataclasses; missing keys keep their defaults.
 
     Args:
         cls: a dataclass type.
         values: field names and plain values, as TOML or JSON gives them.
-        where: what the values belong to, for messages (``"configs/default.toml: model"``).
+        where: source of the values, for messages (``"configs/default.toml: model"``).
 
     Raises:
-        ValueError: naming each unknown key or wrong value, and what is allowed there.
+        ValueError: a key is unknown or a value has the wrong type; the message says what is
+            allowed.
     """
     prefix = f"{where}: " if where else ""
     hints = typing.get_type_hints(cls)
@@ -167,7 +170,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    """``value`` as ``kind``, or a ValueError that says what ``where`` accepts."""
+    """Convert ``value`` to ``kind``, or raise a ValueError that says what ``where`` accepts."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}; a table of {kind.__name__} goes there.")
@@ -192,11 +195,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
                 return _convert(value, option, where)
             except ValueError:
                 if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-                    raise  # a table can only be meant for it, so its message is the right one
+                    raise  # only a dataclass takes a table, so its message is the helpful one
         raise ValueError(f"{where} is {value!r}; {kind} goes there.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not kind:  # and True is no int
+    if type(value) is not kind:  # `isinstance` would take True for an int
         name = getattr(kind, "__name__", kind)
         raise ValueError(f"{where} is {value!r}; a value of type {name} goes there.")
     return value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses: weighted sums of distances by name, such as ``"1*l1+0.1*census"``.
+"""Training losses: weighted sums of named distances, such as ``"1*l1+0.1*census"``.
 
-A window supervises the times whose true frame is known, so an 8× network can learn from 8×, 4× and
-2× footage at once. Every window has the same weight, however many of its times are known.
+A window supervises only the times whose true frame is known, so an 8× network can learn from 8×, 4×
+and 2× footage at once. Every window has the same weight, however many of its times are known.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["DISTANCES", "Distance", "Objective", "parse"]
 Distance: TypeAlias = Callable[[Windows, Windows], Float[Array, "batch time"]]
 """Distance of each predicted frame from the true frame; 0 if they are equal."""
 
-_EPSILON = 1e-3  # where the Charbonnier distance turns from square to linear, in [0, 1] colour
-_DELTA = 0.02  # where the Huber distance turns linear: about 5 levels of 255
-_LEVELS = 5  # of a Laplacian pyramid, at most
+_EPSILON = 1e-3  # difference at which the Charbonnier distance turns from square to linear
+_DELTA = 0.02  # difference at which the Huber distance turns linear: about 5 levels of 255
+_LEVELS = 5  # at most, in a Laplacian pyramid
 _CENSUS_RADIUS = 3  # pixels: the transform compares a pixel with its 7×7 neighbourhood
 
 
@@ -57,11 +57,12 @@ class Objective:
             prediction: predicted frames.
             target: true frames; their content is ignored where the weight is 0.
             weights: weight of each frame; 0 if its true frame is not known.
-            key: if given, LPIPS, which is a network and costs time, is evaluated on one random
-                frame per window, drawn by weight; its mean is the same. None evaluates all.
+            key: if given, LPIPS, which is a network and slow, is evaluated on one random frame per
+                window, drawn with probability proportional to its weight, which does not change the
+                expected loss. None evaluates all frames.
         """
         known = (weights > 0)[:, :, None, None, None]
-        # An unknown target may hold anything, even NaN, and 0 × NaN is NaN: select, not multiply.
+        # An unknown target may contain NaN, and 0 × NaN is NaN, so select instead of multiplying.
         target = jnp.where(known, target, lax.stop_gradient(prediction))
         frames = prediction, target, weights
         values = {}
@@ -112,12 +113,12 @@ def l1(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
 
 
 def l2(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Mean squared difference, whose logarithm is PSNR."""
+    """Mean squared difference; PSNR is its negative logarithm, in dB."""
     return _mean(jnp.square(prediction - target))
 
 
 def charbonnier(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """Mean of √(difference² + 0.001²): L1, but smooth at 0, where its gradient goes to 0.
+    """Mean of √(difference² + 0.001²): L1, but smooth at 0.
 
     References:
         Charbonnier et al. 1994, https://doi.org/10.1109/ICIP.1994.413553
@@ -131,20 +132,20 @@ def huber(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
 
 
 def structural(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
-    """1 − SSIM in 2-D per colour channel; values outside [0, 1] are clipped, without gradient."""
+    """1 − 2-D SSIM per colour channel; values outside [0, 1] are clipped and get no gradient."""
     return 1.0 - ssim.ssim_2d(prediction, target)
 
 
 def laplacian(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
     """L1 between Laplacian pyramids; level k has weight 2ᵏ.
 
-    The coarse levels give a gradient to objects predicted many pixels away from their place. There
-    are up to 5 levels, fewer for frames under 64 pixels.
+    The coarse levels provide a useful gradient for objects that are predicted many pixels away from
+    their place. There are up to 5 levels, fewer for frames under 64 pixels.
 
     References:
         Niklaus & Liu 2018, https://arxiv.org/abs/1803.10967; Burt & Adelson 1983.
     """
-    rest = prediction - target  # pyramids are linear, so one of the difference is enough
+    rest = prediction - target  # pyramids are linear: use one pyramid of the difference
     side = min(rest.shape[2:4])
     levels = max(1, min(_LEVELS, side.bit_length() - 2))
     total = jnp.zeros(rest.shape[:2])
@@ -159,7 +160,8 @@ def laplacian(prediction: Windows, target: Windows) -> Float[Array, "batch time"
 def census(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
     """Soft Hamming distance of 7×7 census transforms, which ignores changes of brightness.
 
-    The transform describes every pixel by which of its neighbours are brighter, in a smooth form.
+    The census transform records for every pixel which of its neighbours are brighter. Here the
+    comparisons are smooth instead of binary, so that they have gradients.
 
     References:
         Meister et al. 2018, section 3.2, https://arxiv.org/abs/1711.07837
@@ -173,7 +175,7 @@ def census(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
     def view(at: Array) -> Array:
         return lax.dynamic_slice(frames, (0, 0, 0, *at), (*frames.shape[:3], height, width))
 
-    # Without this, the backward pass keeps several images for each of the 48 offsets.
+    # Without a checkpoint, the backward pass keeps several images for each of the 48 offsets.
     @jax.checkpoint
     def add(total: Array, offset: Array) -> tuple[Array, None]:
         brighter = view(offset) - view(jnp.array([_CENSUS_RADIUS, _CENSUS_RADIUS]))
@@ -196,11 +198,11 @@ DISTANCES: Mapping[str, Distance] = MappingProxyType(
         "census": census,
     }
 )
-"""Distances that need no parameters, by their names in recipes."""
+"""Distances that have no parameters, by their names in recipes."""
 
 
 def _perceptual_distance(weights: lpips.Weights) -> Distance:
-    """Return LPIPS as a distance, at the device's own matrix precision."""
+    """Return LPIPS as a distance, at the device's default matrix precision."""
 
     def distance(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
         pictures = (x.reshape(-1, *x.shape[2:]) for x in (prediction, target))
@@ -211,7 +213,7 @@ def _perceptual_distance(weights: lpips.Weights) -> Distance:
 
 
 def _halve(x: Array, axis: int) -> Array:
-    """Smooth along an axis by 1-4-6-4-1, with edges repeated, and keep every second value."""
+    """Blur along an axis by 1-4-6-4-1 with repeated edges, and keep every second value."""
     widths = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
     padded, length = jnp.pad(x, widths, mode="edge"), x.shape[axis]
     total = jnp.zeros(())
@@ -224,7 +226,7 @@ def _halve(x: Array, axis: int) -> Array:
 def _one_of_each(
     key: Key[Array, ""], prediction: Windows, target: Windows, weights: Float[Array, "batch time"]
 ) -> tuple[Windows, Windows, Float[Array, "batch 1"]]:
-    """Draw one frame of each window by weight; its weight is 0 if no frame is known."""
+    """Draw one frame per window, in proportion to weight; it has weight 0 if none is known."""
     chosen = jax.random.categorical(key, jnp.log(weights + 1e-30))[:, None]
     at = chosen[:, :, None, None, None]
     return (

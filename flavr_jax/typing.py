@@ -8,8 +8,8 @@ Axes, always in this order, channels last:
 * ``height``, ``width``: pixels;
 * ``channel``: features, or red, green, blue.
 
-An axis name with a leading underscore may have different sizes in the arguments and results of one
-function.
+An axis whose name starts with an underscore may have different sizes in the arguments and results
+of one function.
 
 Inside the network, colours are float RGB in [0, 1]. Outside it, frames are RGB or RGBA with
 straight (not premultiplied) alpha: uint8, or uint16 over its full range if the source has more than
@@ -27,7 +27,7 @@ from jaxtyping import Float, UInt8, UInt16
 __all__ = ["Frame", "Frames", "Images", "Windows"]
 
 Windows: TypeAlias = Float[Array, "batch _time height width 3"]
-"""Float RGB frames in [0, 1] at consecutive times: inputs and outputs of the network."""
+"""Float RGB frames at consecutive times, inputs in [0, 1]: inputs and outputs of the network."""
 
 Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""

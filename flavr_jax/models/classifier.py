@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder as a classifier of clips: what a network that interpolates knows of motion.
+"""An action classifier on the encoder of an interpolation network.
 
-FLAVR section 5 fine-tunes the interpolation network's encoder to recognise actions. Its features
-keep every frame, so a clip may have any number of frames; the head sees their mean over time and
-space. Parameters are named as in the interpolation network, so that its encoder's can be taken.
+FLAVR section 5 fine-tunes the interpolation network's encoder to recognise actions. The encoder
+does not stride over time and the head reads the mean over time and space, so a clip may have any
+number of frames. Parameters have the same names as in the interpolation network, so that training
+can start from its encoder.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ __all__ = ["Classifier", "ClassifierConfig", "apply", "init", "parameter_shapes"
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-    """A classifier; of the network's settings those of the encoder count.
+    """Settings of a classifier.
 
     Attributes:
-        n_classes: how many classes there are.
-        model: the interpolation network whose encoder this is.
-        dropout: share of features that a training step leaves out.
+        n_classes: number of classes.
+        model: the interpolation network whose encoder is used; only encoder settings have an
+            effect.
+        dropout: share of features that a training step drops.
     """
 
     n_classes: int = 101
@@ -48,7 +50,7 @@ class ClassifierConfig:
 
 
 class Classifier(nnx.Module):
-    """Encoder, mean over all frames and positions, and one linear layer."""
+    """Encoder, mean over time and space, and one linear layer."""
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs | None) -> None:
         features = 8 * config.model.width
@@ -65,7 +67,7 @@ class Classifier(nnx.Module):
 
         Args:
             clips: RGB in [0, 1]; heights and widths are multiples of 8.
-            key: of the dropout, while training; without one nothing is left out.
+            key: random key for dropout in training; None turns dropout off.
             remat: see :meth:`flavr_jax.models.flavr.FLAVR.__call__`.
         """
         mean = jnp.mean(clips, axis=(1, 2, 3), keepdims=True)

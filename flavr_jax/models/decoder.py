@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder: five gated stages back to full size, each meeting the encoder's features.
+"""The decoder: five gated stages back to full size, with skip connections from the encoder.
 
-Joins need no joined copy: a stage takes the previous stage's output and the skip as two inputs.
+Concatenated skips are never copied into one array: a stage takes the previous stage's output and
+the skip as two inputs, and the convolution reads both.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from flavr_jax.models.layers import (
 
 __all__ = ["Decoder", "DecoderStage"]
 
-# A gate starts at about 1/2; kernels ahead of it start at twice the usual scale to make up for it.
+# Gates start at about 1/2. To compensate, kernels before a gate start at twice the usual scale,
+# which is 4 times the usual variance (gain 2).
 GATED_GAIN = 8.0
 
-_SKIPS = (4, 2, 1, 1)  # channels of the encoder's features that stages 1 to 4 meet, by width
+_SKIPS = (4, 2, 1, 1)  # skip channels into stages 1 to 4, in multiples of width
 _UPSAMPLES = (False, True, True, False, True)
 
 
 class Decoder(nnx.Module):
-    """Conv, up, up, conv, up: ``8 · width`` channels at h/8 to ``width`` channels at h."""
+    """Conv, up, up, conv, up: from ``8 · width`` channels at h/8 to ``width`` channels at h."""
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         width = config.width
@@ -44,9 +46,9 @@ class Decoder(nnx.Module):
         )
 
     def __call__(self, features: tuple[FeatureMap, ...], *, remat: bool = False) -> FeatureMap:
-        """Full-size features from the encoder's, which run from fine to coarse.
+        """Full-size features from the encoder's five feature maps, ordered from fine to coarse.
 
-        With ``remat`` a gradient keeps a stage's inputs alone, and computes the stage again.
+        With ``remat`` the backward pass keeps only each stage's inputs and recomputes the stage.
         """
         *skips, x = features
         stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages]
@@ -62,7 +64,7 @@ class Decoder(nnx.Module):
             return stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
 
     def _join(self, x: FeatureMap, skip: FeatureMap) -> tuple[FeatureMap, ...]:
-        """What the next stage reads: both, their sum, or the decoder's own features alone."""
+        """Inputs of the next stage: both maps, their sum, or the decoder's own features alone."""
         if self.join == "concat":
             return (x, skip)
         if self.join == "none":
@@ -73,7 +75,7 @@ class Decoder(nnx.Module):
 
 
 class DecoderStage(nnx.Module):
-    """Convolution, same size or upsampling, then gate (then BatchNorm) and LeakyReLU."""
+    """Convolution (same size or upsampling), gate, optional BatchNorm, LeakyReLU."""
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class DecoderStage(nnx.Module):
         self.norm = options.norm(out_channels)
 
     def __call__(self, inputs: FeatureMap | tuple[FeatureMap, ...]) -> FeatureMap:
-        """The stage's features, twice the size if it upsamples."""
+        """The stage's features, of twice the height and width if it upsamples."""
         if self.norm is None:
             return self.conv.gated(inputs, self.gate, activation="leaky_relu")
         return normalise(self.norm, self.conv.gated(inputs, self.gate), "leaky_relu")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder: a 3-D ResNet that keeps every frame and halves the size three times.
+"""The encoder: a 3-D ResNet that halves height and width three times and keeps every frame.
 
-FLAVR section 3.1 and, for the kinds of convolution, Tran et al. 2018
-(https://arxiv.org/abs/1711.11248). No stage strides over time: each of the input frames keeps
-its own features, and the temporal taps let them exchange motion.
+See FLAVR section 3.1 and, for the kinds of convolution, Tran et al. 2018
+(https://arxiv.org/abs/1711.11248). No stage strides over time: each input frame keeps its own
+features, and the temporal taps of the convolutions pass information between frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BasicBlock", "Encoder"]
 
 
 class Encoder(nnx.Module):
-    """Stem and four stages; returns the features after each, from fine to coarse."""
+    """Stem and four stages; the call returns the features after each, from fine to coarse."""
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         width = config.width
@@ -48,7 +48,7 @@ class Encoder(nnx.Module):
     def __call__(self, frames: Windows, *, remat: bool = False) -> tuple[FeatureMap, ...]:
         """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels.
 
-        With ``remat`` a gradient keeps a block's input alone, and computes the block again.
+        With ``remat`` the backward pass keeps only each block's input and recomputes the block.
         """
         with jax.named_scope("stem"):
             if self.stem_norm is None:
@@ -66,7 +66,7 @@ class Encoder(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Two convolutions and a gate beside a shortcut; the gate acts before the sum."""
+    """Residual block: two convolutions and a gate, plus a shortcut; the shortcut is not gated."""
 
     def __init__(
         self,
@@ -100,6 +100,7 @@ class BasicBlock(nnx.Module):
             residual = x if self.shortcut is None else self.shortcut(x)
             if self.shortcut_norm is not None:
                 residual = normalise(self.shortcut_norm, residual)
+        # Without BatchNorm, gate and sum fuse into the convolution's kernel.
         plain = self.norm1 is None or self.norm2 is None
         with jax.named_scope("conv1"):
             x = self.conv1(x, "relu") if plain else normalise(self.norm1, self.conv1(x), "relu")
@@ -117,7 +118,7 @@ def _stage(
     out_channels: int,
     stride: int,
 ) -> nnx.List:
-    """The residual blocks of one stage; only the first strides or changes the channels."""
+    """The residual blocks of one stage; only the first may stride or change the channels."""
     kind = config.encoder
     if kind == "mc3":  # "mixed convolution": 3-D in the first stage, 2-D in the others
         kind = "r3d" if number == 1 else "r2d"
@@ -145,8 +146,8 @@ def _convs(
     """A block's two convolutions of one kind; the first takes the stride."""
     strides = (1, stride, stride)
     if kind == "r2plus1d":
-        # As many parameters as the 3×3×3 convolution that this replaces (Tran et al., eq. 3.5).
-        # One number for both convolutions of a block, as in the authors' release.
+        # This width gives as many parameters as the 3×3×3 convolution that is replaced (Tran et
+        # al., section 3.5). Both convolutions of a block share it, as in the authors' release.
         mid = in_channels * out_channels * 27 // (in_channels * 9 + 3 * out_channels)
         return (
             FactorisedConv3d(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLAVR: frames between frames by 3-D convolutions alone, without optical flow.
+"""FLAVR: a network of 3-D convolutions that predicts new frames between given frames.
 
-Kalluri et al., https://arxiv.org/abs/2012.08512. A window of frames around an interval goes
-through a 3-D U-Net that keeps every frame's features apart until the end, where they are fused
-into all in-between frames at once.
+Kalluri et al., https://arxiv.org/abs/2012.08512. The input is a window of frames around the
+interval to fill. A 3-D U-Net keeps separate features for each frame of the window. At the end they
+are fused into one 2-D feature map, and one convolution predicts all frames of the interval from it.
 
-The module defines the network; :func:`init` and :func:`apply` are the same network as functions
-of a plain nested dict of arrays, which is what training, inference and checkpoints use.
+:class:`FLAVR` defines the network. :func:`init` and :func:`apply` are the same network as pure
+functions of a nested dict of arrays; training, inference and checkpoints use these.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Parameters: TypeAlias = dict[str, Any]
 
 
 class FLAVR(nnx.Module):
-    """The whole network; heights and widths must be multiples of ``config.multiple``."""
+    """The whole network; frame heights and widths must be multiples of ``config.multiple``."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class FLAVR(nnx.Module):
         self.decoder = Decoder(config, options)
         self.fuse = Fusion(config.n_inputs, width, options)
         self.fuse_norm = options.norm(width)
-        # A small start: the first predictions are close to what the output is added to.
+        # Small initial weights: the first predictions are close to the base they are added to.
         channels = config.n_outputs * (head.CHANNELS if config.base == "warp" else 3)
         self.out = Conv2d(width, channels, 7, options, padding="reflect", gain=0.01)
         self.head = head.WarpHead(config, options) if config.base == "warp" else None
@@ -79,15 +79,16 @@ class FLAVR(nnx.Module):
         """The frames inside the middle interval, float32 and not clipped.
 
         Args:
-            windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames a sample.
-            outputs: numbers of the predicted frames to compute, from 0; None for all.
-            remat: keep only what enters each block for the gradient, and compute the rest again.
+            windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames per sample.
+            outputs: indices of the predicted frames to compute, from 0; None for all.
+            remat: keep only the input of each block for the backward pass, and recompute the rest.
 
         Returns:
-            ``config.n_outputs`` frames a sample, at the times k / (n_outputs + 1); or those asked.
+            ``config.n_outputs`` frames per sample, at the times k / (n_outputs + 1) between the
+            two middle frames; only those in ``outputs``, if given.
         """
         config = self.config
-        small = head.reduce(windows, config.trunk_scale)  # [b, n_inputs, h, w, 3], the trunk's size
+        small = head.reduce(windows, config.trunk_scale)  # [b, n_inputs, h, w, 3], U-Net size
         mean = mean_colour(small)
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
@@ -109,25 +110,27 @@ class FLAVR(nnx.Module):
     def _raw(
         self, x: Images, wanted: Int[np.ndarray, " outputs"]
     ) -> Float[Array, "batch outputs _height _width _channel"]:
-        """The output convolution, an image for each predicted time."""
+        """Raw outputs of the last convolution, one image for each predicted time."""
         each = self.out.kernel.shape[-1] // self.config.n_outputs
         channels = None
         if len(wanted) < self.config.n_outputs:
+            # Output channels are grouped by time: compute the wanted groups alone.
             channels = (wanted[:, None] * each + np.arange(each)).reshape(-1)
         x = self.out(x, out_dtype=jnp.float32, channels=channels)
         return jnp.moveaxis(x.reshape(*x.shape[:3], len(wanted), each), 3, 1)
 
     def _fuse(self, x: FeatureMap) -> Images:
-        """All frames' features into one image."""
+        """Fuse the features of all input frames into one 2-D feature map."""
         if self.fuse_norm is None:
             return self.fuse(x, "leaky_relu")
         return activate(self.fuse_norm(self.fuse(x)), "leaky_relu")
 
 
 def mean_colour(windows: Windows) -> Float[Array, "batch 1 1 1 3"]:
-    """Each sample's mean over time, height and width: ``[batch, 1, 1, 1, 3]``.
+    """Mean colour of each sample over time, height and width: ``[batch, 1, 1, 1, 3]``.
 
-    Summed in rows of 64 pixels first: three columns alone would leave a GPU nearly idle.
+    The sum takes two steps, because a reduction to 3 numbers at once leaves a GPU nearly idle. The
+    first step makes 64 × 3 partial sums.
     """
     batch, *size, channels = windows.shape
     rows = windows.reshape(batch, -1, 64 * channels).sum(axis=1)
@@ -136,7 +139,7 @@ def mean_colour(windows: Windows) -> Float[Array, "batch 1 1 1 3"]:
 
 
 def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
-    """The two middle frames mixed linearly in time, at ``times`` from 0 to 1 between them."""
+    """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
     after = windows.shape[1] // 2
     share = jnp.asarray(times, windows.dtype)[None, :, None, None, None]
     return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
@@ -145,7 +148,8 @@ def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
 def init(config: ModelConfig, key: Array) -> Parameters:
     """Random float32 parameters (He initialisation), the same on every device.
 
-    Drawn on the host, so not inside ``jit``; :func:`parameter_shapes` is the abstract version.
+    NumPy draws them on the host, so this cannot run inside ``jit``; for shapes alone, use
+    :func:`parameter_shapes`.
     """
     return to_dict(nnx.state(FLAVR(config, rngs=nnx.Rngs(key))))
 
@@ -166,13 +170,14 @@ def apply(
     outputs: tuple[int, ...] | None = None,
     remat: bool = False,
 ) -> Windows:
-    """The network as a function; see :meth:`FLAVR.__call__`.
+    """The network as a pure function; see :meth:`FLAVR.__call__`.
 
-    It computes in the dtype of ``params``, which may be packed, takes float32 and returns float32.
+    Inputs and outputs are float32; in between, the dtype is that of ``params``, which may be packed
+    (:func:`flavr_jax.models.quantized.pack`).
 
     Raises:
-        ValueError: for another number of frames than ``config.n_inputs``, or a height or width
-            that is no multiple of ``config.multiple``.
+        ValueError: a window does not have ``config.n_inputs`` frames, or the height or width is not
+            a multiple of ``config.multiple``.
     """
     _, frames, height, width, _ = windows.shape
     if frames != config.n_inputs:
@@ -189,8 +194,9 @@ def apply(
 
 
 def merged(config: ModelConfig, params: Parameters, implementation: Implementation | None) -> FLAVR:
-    """The network as a module that holds ``params``, which may be packed for 8 bits."""
+    """The network as a module that holds ``params``, which may be packed."""
     graph, abstract = _skeleton(config, implementation)
+    # A copy, because the next line changes it in place and the skeleton is cached.
     state = jax.tree.map(lambda leaf: leaf, abstract)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)
@@ -200,13 +206,13 @@ def merged(config: ModelConfig, params: Parameters, implementation: Implementati
 def _skeleton(
     config: ModelConfig, implementation: Implementation | None
 ) -> tuple[nnx.GraphDef, nnx.State]:
-    """The network's structure, with shapes in place of parameters."""
+    """The network's structure, and its state with shapes in place of arrays."""
     model = nnx.eval_shape(lambda: FLAVR(config, rngs=None, implementation=implementation))
     return nnx.split(model)
 
 
 def to_dict(state: nnx.State) -> Parameters:
-    """A state as nested dicts with string keys throughout, as checkpoints store them."""
+    """Convert a state to nested dicts whose keys are all strings, as checkpoints store them."""
 
     def stringify(tree: Any) -> Any:
         if isinstance(tree, dict):

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The warping head: predicted frames are mixed from displaced pixels of the two middle frames.
 
-FLAVR draws every pixel of a new frame, which leaves what moves far soft. With ``base = "warp"`` the
-output convolution says in addition where to look: for each predicted time t, a displacement into
-the frame before and one into the frame after (backward flow, in pixels), and a mask that mixes the
-two. This is a departure from the paper, whose network is flow-agnostic; there is still no flow
-loss, no flow teacher and no cost volume. In equations, with v the raw outputs,
+FLAVR synthesises every pixel of a new frame, which blurs large motion. With ``base = "warp"`` the
+output convolution also predicts where to look, for each time t: backward flow into the frame before
+and into the frame after, in pixels, and a mask that mixes the two. This departs from the paper,
+whose network is flow-agnostic; there is still no flow loss, no flow teacher and no cost volume.
+With v the raw outputs and x the position of a pixel,
 
     frame(t) = m · before(x + 10 t v₀) + (1 − m) · after(x + 10 (1 − t) v₁) + v_colour
     m = sigmoid(v_mask + log((1 − t) / t))
 
-so that zeros give the two frames blended by time. Look-ups are bilinear and clamped at the border.
+If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and clamped to the
+border.
 Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al. 2022
 (https://arxiv.org/abs/2011.06294).
 """
@@ -34,19 +35,20 @@ from flavr_jax.typing import Images, Windows
 __all__ = ["CHANNELS", "WarpHead", "enlarge", "reduce"]
 
 CHANNELS = 8
-"""Raw outputs a predicted time: 3 colours, displacements before and after (x, y), the mask."""
+"""Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
 
-_UNIT = 10.0  # pixels: raw outputs of about 1 are motion of about 10 pixels an interval
+_UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
 
 Fields: TypeAlias = Float[Array, "batch output _height _width 8"]
-"""Raw outputs, at the trunk's size or enlarged."""
+"""Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames."""
 
 
 class WarpHead(nnx.Module):
-    """Turns raw outputs into frames; with ``config.refine`` channels it looks twice.
+    """Turns raw outputs into frames, with an optional refinement of the raw outputs.
 
-    The second look is a small 2-D network at the trunk's size, run once for each predicted time. It
-    sees both frames as the first look has displaced them, and corrects the raw outputs.
+    The refinement ("second look") is a small 2-D network of ``config.refine`` channels at the
+    trunk's size, run once for each predicted time. It sees both frames warped by the raw outputs,
+    and predicts corrections of the raw outputs.
     """
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
@@ -54,7 +56,7 @@ class WarpHead(nnx.Module):
         self.implementation: Implementation | None = options.without_kernel
         channels = config.refine
         if channels:
-            # 20 channels are no multiple of 16, which the GPU kernel asks for.
+            # The GPU kernel needs a multiple of 16 input channels, and this layer has 20.
             plain = dataclasses.replace(options, implementation=options.without_kernel)
             self.read = Conv2d(3 * 4 + CHANNELS, channels, 3, plain)
             self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
@@ -74,11 +76,11 @@ class WarpHead(nnx.Module):
         """The frames at ``times``, float32 and not clipped.
 
         Args:
-            raw: the output convolution's result at the trunk's size, float32.
-            features: what it was computed from.
+            raw: result of the output convolution at the trunk's size, float32.
+            features: the feature map that ``raw`` was computed from.
             windows: the input frames.
-            small: the same at the trunk's size.
-            times: of the outputs, inside (0, 1).
+            small: the input frames at the trunk's size.
+            times: times of the outputs, inside (0, 1).
         """
         if self.config.refine:
             raw = raw + self._second_look(raw, features, small, times)
@@ -91,13 +93,14 @@ class WarpHead(nnx.Module):
         small: Float[Array, "batch _time _height _width 3"],
         times: Float[np.ndarray, " output"],
     ) -> Fields:
-        """Corrections of the raw outputs."""
+        """Corrections of the raw outputs, from both frames before and after warping."""
         batch, outputs, height, width, _ = raw.shape
         middle = small.shape[1] // 2
         pair = small[:, middle - 1 : middle + 1]
         displacements, _ = _placed(raw, times, self.config.trunk_scale)
+        # `sample` mixes by weights; these select one frame each, so that the two stay apart.
         alone = jnp.broadcast_to(jnp.eye(2)[:, :, None, None], (2, 2, height, width))
-        # Each frame displaced on its own: [b, outputs, 2, h, w, 3].
+        # Each of the two frames warped on its own: [b, outputs, h, w, 2, 3].
         moved = jnp.stack(
             [
                 sample(
@@ -110,12 +113,14 @@ class WarpHead(nnx.Module):
             ],
             axis=-2,
         )
+        # The same frames unwarped, repeated for every output.
         still = jnp.broadcast_to(
             jnp.moveaxis(pair, 1, -2)[:, None], (batch, outputs, height, width, 2, 3)
         )
         seen = jnp.concatenate([moved, still], axis=-2).reshape(batch, outputs, height, width, 12)
         x = jnp.concatenate([seen - 0.5, raw], axis=-1)
         x = x.reshape(batch * outputs, height, width, -1).astype(features.dtype)
+        # The features are the same for all outputs, so their convolution runs once per sample.
         x = self.read(x).reshape(batch, outputs, height, width, -1)
         x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
         x = x.reshape(batch * outputs, height, width, -1)
@@ -125,7 +130,7 @@ class WarpHead(nnx.Module):
         return correction.reshape(raw.shape)
 
     def _look(self, raw: Fields, windows: Windows, times: Float[np.ndarray, " output"]) -> Windows:
-        """The mix of displaced pixels, plus colours."""
+        """The two middle frames warped and mixed, plus the predicted colours."""
         middle = windows.shape[1] // 2
         displacements, weights = _placed(raw, times, 1)
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
@@ -138,7 +143,7 @@ def _placed(
 ) -> tuple[
     Float[Array, "batch output 2 height width 2"], Float[Array, "batch output 2 height width"]
 ]:
-    """Displacements in pixels of frames that are ``scale`` times smaller, and weights."""
+    """Displacements, in pixels of frames ``scale`` times smaller, and mixing weights."""
     t = jnp.asarray(times, jnp.float32)[:, None, None]
     reach = jnp.stack([t, 1 - t], axis=1)[..., None] * (_UNIT / scale)  # [t, 2, 1, 1, 1]
     displacements = jnp.stack([raw[..., 3:5], raw[..., 5:7]], axis=2) * reach
@@ -147,7 +152,7 @@ def _placed(
 
 
 def reduce(windows: Windows, scale: int) -> Float[Array, "batch _time _height _width 3"]:
-    """Frames ``scale`` times smaller: means of squares of pixels."""
+    """Frames ``scale`` times smaller; each pixel is the mean of ``scale × scale`` pixels."""
     if scale == 1:
         return windows
     batch, time, height, width, channels = windows.shape
@@ -158,7 +163,7 @@ def reduce(windows: Windows, scale: int) -> Float[Array, "batch _time _height _w
 def enlarge(
     maps: Float[Array, "batch output _height _width channel"], scale: int
 ) -> Float[Array, "batch output _height _width channel"]:
-    """Maps ``scale`` times larger, linearly interpolated between pixel centres."""
+    """Maps ``scale`` times larger, by bilinear interpolation between pixel centres."""
     if scale == 1:
         return maps
     batch, time, height, width, channels = maps.shape

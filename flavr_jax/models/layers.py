@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers that FLAVR is made of, and the only door to pallas_kernels.
+"""The layers of FLAVR; no other module of flavr_jax imports pallas_kernels.
 
-A layer holds parameters and says which operation they go to; it computes in the dtype of its
-parameters. What all layers of one network share travels as :class:`LayerOptions`.
+A layer holds parameters, calls an operation of pallas_kernels with them, and computes in their
+dtype. Options that all layers of a network share are in :class:`LayerOptions`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
 
 
 class Call(NamedTuple):
-    """A convolution that a network computed: which layer, of what, and what came out."""
+    """Record of one convolution in a forward pass: the layer, its inputs and its output."""
 
     layer: Conv3d | TransposedConv3d
     inputs: tuple[FeatureMap, ...]
@@ -79,7 +79,7 @@ _calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("call
 
 @contextlib.contextmanager
 def watching() -> Generator[list[Call], None, None]:
-    """Inside this block, 3-D convolutions are noted in the list, in their order."""
+    """Record the 3-D convolutions inside this block in the list that it yields, in order."""
     token = _calls.set(calls := [])
     try:
         yield calls
@@ -93,7 +93,7 @@ def _noted(
     output: FeatureMap,
     residual: FeatureMap | None = None,
 ) -> FeatureMap:
-    """The output; the call is noted where someone watches."""
+    """Return ``output``; inside :func:`watching`, record the call first."""
     calls = _calls.get()
     if calls is not None:
         if isinstance(inputs, Array):
@@ -105,11 +105,11 @@ def _noted(
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
-    """What the layers of a network share.
+    """Options that all layers of a network share.
 
     Attributes:
-        rngs: where initial parameters are drawn from; None leaves them zero, to be replaced.
-        batch_norm: whether convolutions are followed by BatchNorm.
+        rngs: source of initial parameters; None leaves them zero, to be replaced.
+        batch_norm: whether BatchNorm follows each convolution.
         implementation: see :data:`pallas_kernels.Implementation`.
     """
 
@@ -119,11 +119,11 @@ class LayerOptions:
 
     @property
     def without_kernel(self) -> Implementation | None:
-        """The implementation of operations that have no Mosaic GPU kernel of their own."""
+        """The implementation to name for operations without a Mosaic GPU kernel of their own."""
         return "xla" if self.implementation == "mosaic_gpu" else self.implementation
 
     def norm(self, channels: int) -> nnx.BatchNorm | None:
-        """BatchNorm on running statistics (``model.train()`` switches), or None where unused."""
+        """BatchNorm that uses running statistics until ``model.train()``; None if it is off."""
         if not self.batch_norm:
             return None
         return nnx.BatchNorm(
@@ -137,7 +137,7 @@ class LayerOptions:
     def kernel(self, *shape: int, gain: float) -> nnx.Param:
         """A normally distributed kernel ``[…, in, out]`` of variance ``gain`` / fan-in.
 
-        NumPy draws it: the same on every device, and nothing to compile.
+        NumPy draws it, so that it is the same on every device and nothing is compiled.
         """
         if self.rngs is None:
             return nnx.Param(jnp.zeros(shape))
@@ -149,7 +149,7 @@ class LayerOptions:
 def normalise(
     norm: nnx.BatchNorm | None, x: FeatureMap, activation: Activation = None
 ) -> FeatureMap:
-    """``activation(norm(x))``; without a norm only the activation."""
+    """``activation(norm(x))``; without a norm, only the activation."""
     return x.map(lambda v: activate(v if norm is None else norm(v), activation))
 
 
@@ -158,7 +158,7 @@ def _bias(channels: int, use: bool) -> nnx.Param | None:
 
 
 class Gate(nnx.Module):
-    """Scales each channel by a function of all channels' global means ("SEGating" upstream)."""
+    """Scales each channel by a sigmoid of all channels' global means ("SEGating" upstream)."""
 
     def __init__(self, channels: int, options: LayerOptions) -> None:
         self.kernel = options.kernel(channels, channels, gain=1.0)
@@ -186,7 +186,7 @@ class Gate(nnx.Module):
 
 
 class Conv3d(nnx.Module):
-    """A 3-D convolution; ``kernel_size`` and ``stride`` are in time, height and width."""
+    """A 3-D convolution; ``kernel_size`` and ``stride`` are (time, height, width)."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class FactorisedConv3d(nnx.Module):
         self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias)
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
-        """As :meth:`Conv3d.__call__`."""
+        """See :meth:`Conv3d.__call__`."""
         return self.temporal(self._over_space(inputs), activation)
 
     def gated(
@@ -280,7 +280,7 @@ class FactorisedConv3d(nnx.Module):
         residual: FeatureMap | None = None,
         activation: Activation = None,
     ) -> FeatureMap:
-        """As :meth:`Conv3d.gated`."""
+        """See :meth:`Conv3d.gated`."""
         return self.temporal.gated(self._over_space(inputs), gate, residual, activation)
 
     def _over_space(self, inputs: FeatureInputs) -> FeatureMap:
@@ -292,14 +292,15 @@ class FactorisedConv3d(nnx.Module):
 class TransposedConv3d(nnx.Module):
     """Doubles height and width: kernel 3×4×4, stride 1×2×2, padding 1.
 
-    The kernel is that of the equivalent convolution over the input with zeros between its pixels
-    (PyTorch stores it with reversed taps).
+    The kernel is stored as that of the equivalent convolution over the input with zeros between its
+    pixels. PyTorch stores it with reversed taps.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
     ) -> None:
-        # Only a quarter of the taps meet a pixel, so the fan-in is a quarter of the kernel's.
+        # At each output pixel, three quarters of the taps fall on inserted zeros, so the fan-in is
+        # a quarter of what `kernel` computes from the shape.
         self.kernel = options.kernel(3, 4, 4, in_channels, out_channels, gain=4 * gain)
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.implementation: Implementation | None = options.implementation
@@ -321,7 +322,8 @@ class TransposedConv3d(nnx.Module):
 class TrilinearConv3d(nnx.Module):
     """Doubles height and width by linear interpolation, with a 1×1×1 convolution.
 
-    The two commute (interpolation weights add up to 1), so the convolution runs on the small side.
+    The convolution runs before the interpolation, on a quarter of the pixels. The result is the
+    same, since interpolation weights add up to 1.
     """
 
     def __init__(
@@ -342,7 +344,7 @@ class TrilinearConv3d(nnx.Module):
 
 
 class Fusion(nnx.Module):
-    """All frames' features into one image: a 1×1 convolution over their joined channels."""
+    """Fuses the features of all frames into one image: a 1×1 convolution over their channels."""
 
     def __init__(self, frames: int, channels: int, options: LayerOptions) -> None:
         self.kernel = options.kernel(1, 1, frames * channels, channels, gain=2.0)
@@ -350,8 +352,12 @@ class Fusion(nnx.Module):
         self.implementation: Implementation | None = options.implementation
 
     def __call__(self, x: FeatureMap, activation: Activation = None) -> Images:
-        """``[batch, height, width, channel]``; channels count on from frame to frame."""
+        """``[batch, height, width, channel]``.
+
+        The kernel's input channels are ordered by frame, then by the channel of that frame.
+        """
         kernel = self.kernel[...]
+        # The same as a convolution whose temporal taps span all frames, without a joined copy.
         image = pk.conv3d(
             x,
             kernel.reshape(self.frames, 1, 1, -1, kernel.shape[-1]),
@@ -393,10 +399,10 @@ class Conv2d(nnx.Module):
         """The convolution of an image.
 
         Args:
-            image: what is convolved.
+            image: ``[batch, height, width, channel]``.
             activation: applied last.
-            out_dtype: of the result, if not the image's.
-            channels: numbers of the output channels to compute; None for all.
+            out_dtype: dtype of the result; by default that of the image.
+            channels: indices of the output channels to compute; None for all.
         """
         kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
         if channels is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with a name."""
+"""Named network configurations."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ PRESETS: dict[Preset, ModelConfig] = {
         width=32, n_outputs=7, base="warp", trunk_scale=2, refine=64, refine_layers=4
     ),
 }
-"""The official models of the paper by their factor, its 34-layer one, and the bundled one."""
+"""The paper's models by factor, its 34-layer model, and the network of the bundled checkpoint."""

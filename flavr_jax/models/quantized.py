@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network in 8 bits: which feature maps can be stored so, and parameters packed for it.
+"""The network in 8 bits: which feature maps can have 8 bits, and parameters packed for them.
 
-A feature map is the output of a convolution. Stored in float8_e4m3fn it needs a scale: the value of
-one unit of a stored number. A convolution whose inputs are all stored so multiplies in 8 bits.
-:func:`convolutions` reads the network's graph off one abstract call, so that
-:mod:`flavr_jax.models.flavr` says nothing about precision.
+A feature map here is the output of a 3-D convolution. Stored in float8_e4m3fn it needs a scale: a
+stored number times the scale is the value. A convolution whose inputs all have 8 bits multiplies in
+8 bits. :func:`convolutions` traces the network to find which convolution reads which map, so that
+:mod:`flavr_jax.models.flavr` contains nothing about precision.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ class Convolution:
     """A 3-D convolution of a network, and where its inputs come from.
 
     Attributes:
-        name: of the layer, and of the feature map that it writes: its place in the parameters
-            (``"encoder/layer1/0/conv1"``).
-        reads: names of the feature maps that it reads; None for what no convolution wrote.
-        residual: the name of the feature map that is added to its output, empty for what no
-            convolution wrote; None where nothing is added.
-        products: multiplications for a window of 64×64 pixels at the trunk's size.
+        name: path of the layer in the parameters (``"encoder/layer1/0/conv1"``); also names the
+            feature map that the layer writes.
+        reads: names of the feature maps that it reads; None for an input that no convolution wrote,
+            such as the frames.
+        residual: name of the feature map that is added to its output; empty if no convolution wrote
+            it; None if nothing is added.
+        products: number of multiplications for a window of 64×64 pixels at the U-Net's size.
     """
 
     name: str
@@ -63,25 +64,26 @@ class Convolution:
     products: int
 
     def in_8_bits(self, scales: Mapping[str, float]) -> bool:
-        """Whether all that it reads is stored in 8 bits, so that it multiplies in them."""
+        """Return whether it multiplies in 8 bits: all maps that it reads have a scale."""
         wanted = self.reads if self.residual is None else (*self.reads, self.residual)
         return all(name in scales for name in wanted)
 
 
 @functools.cache
 def convolutions(config: ModelConfig) -> tuple[Convolution, ...]:
-    """The 3-D convolutions in their order."""
+    """The 3-D convolutions of the network in order of execution."""
     found: list[Convolution] = []
 
     def trace(params: Parameters, windows: Windows) -> None:
         model = flavr.merged(config, params, None)
         with watching() as calls:
             model(windows)
+        # Arrays are told apart by `id`: each traced value is one object, which `calls` keeps alive.
         names, writers = _names(model), dict[int, str]()
         for call in calls:
             kernel = call.layer.kernel.get_value()
             pixels = math.prod(call.output.values.shape[1:4])
-            if kernel.shape[1] % 2 == 0:  # transposed: a quarter of the taps meet a pixel
+            if kernel.shape[1] % 2 == 0:  # transposed: a quarter of the taps meet an input pixel
                 pixels //= 4
             name = names[id(call.layer)]
             reads = tuple(writers.get(id(x.values)) for x in call.inputs)
@@ -91,14 +93,14 @@ def convolutions(config: ModelConfig) -> tuple[Convolution, ...]:
             found.append(Convolution(name, reads, residual, pixels * math.prod(kernel.shape)))
             writers[id(call.output.values)] = name
 
-    side = 64 * config.trunk_scale  # 64 pixels where the convolutions are
+    side = 64 * config.trunk_scale  # 64 pixels at the size of the 3-D convolutions
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, side, side, 3), jnp.float32)
     jax.eval_shape(trace, flavr.parameter_shapes(config), windows)
     return tuple(found)
 
 
 def feature_maps(config: ModelConfig) -> tuple[str, ...]:
-    """Names of what may be stored in 8 bits: outputs of convolutions that others read."""
+    """Names of the maps that may have 8 bits: outputs of 3-D convolutions that others read."""
     every = convolutions(config)
     read = {name for each in every for name in (*each.reads, each.residual)}
     return tuple(each.name for each in every if each.name in read)
@@ -111,7 +113,7 @@ def ranges(
     *,
     implementation: Implementation | None = None,
 ) -> dict[str, Array]:
-    """The largest magnitude in each of :func:`feature_maps`: float32 numbers, by name."""
+    """The largest magnitude in each of the :func:`feature_maps`, float32, by name."""
     model = flavr.merged(config, params, implementation)
     with watching() as calls:
         model(windows)
@@ -121,9 +123,10 @@ def ranges(
 
 
 def scales_for(magnitudes: Mapping[str, float]) -> dict[str, float]:
-    """What a unit of each feature map is worth in 8 bits, from its largest magnitude.
+    """Compute the scale of each feature map from its largest magnitude.
 
-    Twice that can be stored: other clips have larger ones, and float8_e4m3fn is as exact there.
+    Magnitudes up to twice as large can be stored, because other clips may have larger ones. The
+    headroom costs no precision: float8_e4m3fn is a floating-point type.
     """
     return {name: 2 * value / LARGEST if value > 0 else 1.0 for name, value in magnitudes.items()}
 
@@ -135,19 +138,21 @@ def pack(
     *,
     implementation: Implementation | None = None,
 ) -> Parameters:
-    """``params`` for many calls of :func:`apply` on this device: kernels are rearranged once.
+    """Prepare ``params`` for many calls of :func:`flavr.apply` on this device.
 
-    For inference alone: checkpoints and gradients are of plain parameters.
+    Kernels are rearranged, and quantised if there are scales, once and not in every call. Packed
+    parameters are for inference alone: checkpoints and gradients need plain ones.
 
     Args:
-        config: the network.
-        params: of 16 or 32 bits.
-        scales: of those :func:`feature_maps` that are to be stored in float8_e4m3fn: what one unit
-            of a stored number is worth. A convolution that reads nothing else multiplies in 8 bits.
-        implementation: which :func:`apply` will name.
+        config: the network's settings.
+        params: parameters of 16 or 32 bits.
+        scales: scale of each of the :func:`feature_maps` to store in float8_e4m3fn; a stored number
+            times the scale is the value. A convolution that reads no other maps multiplies in 8
+            bits.
+        implementation: the name that will be passed to :func:`flavr.apply`.
 
     Raises:
-        ValueError: a name in ``scales`` is none of this network's.
+        ValueError: a name in ``scales`` is not a feature map of this network.
     """
     scales = scales or {}
     if unknown := sorted(set(scales) - set(feature_maps(config))):
@@ -171,7 +176,7 @@ def pack(
 
     def visit(path: Any, leaf: Array) -> Any:
         *place, _ = (key.key for key in path)
-        if leaf.ndim != 5:
+        if leaf.ndim != 5:  # biases, gates and the 2-D layers stay as they are
             return leaf
         if (kernel := quantised.get("/".join(place))) is not None:
             return kernel
@@ -189,7 +194,7 @@ def packed_shapes(config: ModelConfig, dtype: DTypeLike, scales: Mapping[str, fl
 
 
 def _names(model: FLAVR) -> dict[int, str]:
-    """Each layer's place in the parameters, by its ``id``."""
+    """Path of each layer in the parameters, by the layer's ``id``."""
     return {id(module): "/".join(map(str, path)) for path, module in nnx.iter_modules(model)}
 
 
