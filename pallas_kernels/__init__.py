@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution and gating operations for 3-D networks on video, each with several implementations.
 
-Every operation takes channels-last arrays and an ``implementation``: None for the fastest that
-works here, or a name from :data:`Implementation` for that one or an error. :func:`explain` tells
-what None chose and why.
+Every operation takes channels-last arrays and an ``implementation``. None means the fastest one
+that runs on the default device and these arguments. A name from :data:`Implementation` means that
+one, or an error if it cannot run. :func:`explain` lists the choices and their reasons.
 """
 
 from pallas_kernels.conv2d.api import conv2d

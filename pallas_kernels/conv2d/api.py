@@ -37,18 +37,19 @@ def conv2d(
     """``activation(conv(inputs) + bias)`` at stride 1, padded by ``kernel // 2``.
 
     Args:
-        inputs: ``[batch, height, width, channel]`` or a tuple to be joined along channels.
+        inputs: ``[batch, height, width, channel]``, or a tuple of such arrays, which is convolved
+            as if concatenated along the channels.
         kernel: odd sizes in height and width.
-        bias: one value an output channel.
-        padding: zeros, or the image mirrored about its border pixels.
+        bias: one value per output channel.
+        padding: zeros, or the image mirrored about its border pixels, which are not repeated.
         activation: applied last.
-        out_dtype: of the result, to which sums are rounded once; by default the inputs' type.
+        out_dtype: dtype of the result, to which sums are rounded once; by default the inputs'.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Raises:
-        ValueError: for an even kernel size, channels that do not fit, or an image too small to
-            be mirrored.
-        NotImplementedError: the implementation that was named cannot run here.
+        ValueError: a kernel size is even, channels do not match, or the image is too small to be
+            mirrored.
+        NotImplementedError: the named implementation cannot run here.
     """
     maps = as_maps(inputs)
     check_channels(maps, kernel, rank=4)

@@ -26,7 +26,7 @@ from pallas_kernels.core.fp8 import QuantizedKernel
 __all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
 
 PackedKernel: TypeAlias = xla.TapsAtPoints
-"""A kernel that :func:`pack_kernel` has rearranged once, so that no call has to."""
+"""A kernel that :func:`pack_kernel` rearranged once, which saves the work in every call."""
 
 SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
 
@@ -34,10 +34,10 @@ SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
 def unless_packed(
     why_not: Callable[[SomeArguments], str | None] | None = None,
 ) -> Callable[[SomeArguments], str | None]:
-    """``why_not`` of an implementation that takes kernels only as they are."""
+    """Extend ``why_not`` of an implementation so that it refuses packed kernels."""
 
     def check(arguments: SomeArguments) -> str | None:
-        # Its values at points are of no use to any other formulation.
+        # A packed kernel holds Winograd-transformed values, which only the XLA form can use.
         if isinstance(arguments.kernel, PackedKernel):
             return "the kernel was packed for XLA on a CPU"
         return why_not(arguments) if why_not else None
@@ -68,27 +68,27 @@ def conv3d(
     """``activation((conv(inputs) + bias) · scale + residual)``, zero-padded by ``kernel // 2``.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature maps
-            that is convolved as if joined along the channels.
-        kernel: odd sizes in height and width, and in time if that is padded; it is not flipped, as
-            usual in neural networks. It may be packed or quantised.
-        bias: one value an output channel.
+        inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature
+            maps, which is convolved as if concatenated along the channels.
+        kernel: odd sizes in height and width, and also in time if that is padded. As usual in
+            neural networks, it is not flipped. It may be packed or quantised.
+        bias: one value per output channel.
         stride: (1, 1, 1) or (1, 2, 2); a stride of 2 halves the size, rounded up.
         pad_time: whether to pad time as well, so that the output has as many frames as the input;
             otherwise it has ``kt − 1`` fewer.
-        scale: one factor a sample and output channel.
+        scale: one factor per sample and output channel.
         residual: added after the scale; of the output's shape.
         activation: applied last.
-        with_totals: also return channel totals where they come for free; a gated convolution of
-            the output then reads it once less.
+        with_totals: also return channel totals if the implementation computes them at no cost. A
+            gated convolution of the output then needs one pass less over it.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Returns:
         The output as ``values``, and ``totals`` or None.
 
     Raises:
-        ValueError: for an even kernel size, another stride, or channels that do not fit.
-        NotImplementedError: the implementation that was named cannot run here.
+        ValueError: a kernel size is even, the stride is another one, or channels do not match.
+        NotImplementedError: the named implementation cannot run here.
     """
     maps = as_maps(inputs)
     _check(maps, kernel, stride, pad_time)
@@ -115,7 +115,7 @@ def _check(
 ) -> None:
     """Raise the ValueErrors of :func:`conv3d`."""
     check_channels(inputs, kernel, rank=5)
-    # Time counts only if it is padded: unpadded, a kernel may have any number of frames.
+    # Without temporal padding, a kernel may span any number of frames, even or odd.
     padded = kernel.shape[0 if pad_time else 1 : 3]
     if any(size % 2 == 0 for size in padded):
         raise ValueError(
@@ -138,15 +138,15 @@ def pack_kernel(
     *,
     implementation: Implementation | None = None,
 ) -> Float[Array, "kt kh kw in_channel channel"] | PackedKernel:
-    """Rearrange a kernel as calls on this device need it: once, rather than in each call.
+    """Rearrange a kernel for this device once, instead of in every call.
 
-    For :func:`conv3d` with temporal padding, ``gated_conv3d`` and ``gated_conv3d_transpose``, and
-    for parameters that do not change; call it outside of ``jit``.
+    Packed kernels work in :func:`conv3d` with temporal padding, ``gated_conv3d`` and
+    ``gated_conv3d_transpose``. Use this for parameters that do not change, and outside ``jit``.
 
     Args:
-        kernel: of any of these operations.
-        frames: number of frames of the inputs to come.
-        implementation: the name that the calls will give.
+        kernel: kernel of any of these operations.
+        frames: number of frames of the inputs in later calls.
+        implementation: the name that later calls will pass.
 
     Returns:
         A packed kernel, or the kernel itself if there is nothing to rearrange.

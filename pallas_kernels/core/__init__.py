@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operation shares, on any device."""
+"""Code that all operations share, on any device."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of the convolutions, one frozen dataclass each, and their use by array functions.
+"""Arguments of the convolutions: a frozen dataclass for each operation.
 
-Dispatch hands one object to whichever implementation it chooses, so no argument can be lost or
-change places on the way.
+Dispatch passes this one object to the implementation that it chooses, so that arguments cannot be
+lost or swapped on the way. :func:`on_arrays` adapts implementations that take plain arrays.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class ConvArguments:
     """Arguments that all convolutions share.
 
     Attributes:
-        inputs: feature maps that count as one joined along the channels.
-        kernel: ``[*size, in_channel, channel]``, as it is, packed, or quantised.
+        inputs: feature maps, convolved as if concatenated along the channels.
+        kernel: ``[*size, in_channel, channel]``: an array, packed, or quantised.
         bias: ``[channel]``.
         activation: applied last.
     """
 
     inputs: tuple[FeatureMap, ...]
-    # Packed and quantised kernels have no common class, and trees of shapes pass through, too.
-    kernel: Any  # AnyKernel; implementations narrow it to the kinds that they take
+    # Packed and quantised kernels have no common class, and trees of shapes can stand for them.
+    kernel: Any  # AnyKernel; each implementation narrows it to the kinds that it takes
     bias: Float[Array, " channel"] | None
     activation: Activation
 
@@ -56,7 +56,7 @@ class Conv2dArguments(ConvArguments):
 
     Attributes:
         padding: see :data:`Padding`.
-        out_dtype: of the output, in which sums are kept up to the end.
+        out_dtype: dtype of the output, to which sums are rounded once.
     """
 
     padding: Padding
@@ -103,10 +103,10 @@ SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
 
 
 def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], FeatureMap]:
-    """A function of arrays as an implementation: it takes every argument by its name.
+    """Turn a function of arrays, which takes every argument by name, into an implementation.
 
-    Only ``with_totals`` is left out, as such a function adds up nothing. With a quantised kernel it
-    computes in float32, and the output is then stored as the kernel says.
+    The function does not get ``with_totals``, because such functions compute no totals. For a
+    quantised kernel it computes in float32, and the output is stored in the kernel's ``out_dtype``.
     """
 
     def run(arguments: SomeArguments) -> FeatureMap:
@@ -118,12 +118,12 @@ def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], Featu
         kernel = fields["kernel"]
         if not isinstance(kernel, QuantizedKernel):
             fields = {name: _as_array(value) for name, value in fields.items()}
-            # A tuple of feature maps is no feature map, so it is converted by itself.
+            # `_as_array` leaves tuples unchanged, so the inputs are converted one by one.
             fields["inputs"] = tuple(map(_as_array, arguments.inputs))
             return FeatureMap(function(**fields))
-        # In float32: this is the definition that kernels are compared with, not a fast path.
+        # In float32, since this is the definition that kernels are compared with; it is not fast.
         fields = {name: _in_float32(value) for name, value in fields.items()}
-        # The kernel multiplies stored numbers: the scales of the inputs are folded into it.
+        # Inputs stay unscaled, because their scales are folded into the kernel's.
         fields["inputs"] = tuple(x.values.astype(jnp.float32) for x in arguments.inputs)
         fields["kernel"] = kernel.in_float32
         return FeatureMap(kernel.store(function(**fields)), scale=kernel.out_scale)
@@ -132,12 +132,12 @@ def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], Featu
 
 
 def _as_array(value: Any) -> Any:
-    """The values of a feature map; everything else as it is."""
+    """The values of a feature map; anything else unchanged."""
     return value.values if isinstance(value, FeatureMap) else value
 
 
 def _in_float32(value: Any) -> Any:
-    """Arrays and feature maps as float32 arrays; everything else as it is."""
+    """Arrays and feature maps as float32 arrays; anything else unchanged."""
     if isinstance(value, FeatureMap):
         value = value.in_units(jnp.float32).values
     return value.astype(jnp.float32) if isinstance(value, Array) else value

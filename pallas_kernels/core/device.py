@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default device and its limits; no other module asks for them.
+"""Properties of the default device; no other module queries it.
 
-Two things can stand in for a Hopper GPU: :func:`interpret` runs kernels step by step on the host,
-and :func:`assume_hopper` lets a machine without one lower kernels for it.
+Two context managers replace a Hopper GPU: :func:`interpret` runs kernels step by step on the host,
+and :func:`assume_hopper` lets a machine without such a GPU lower (but not run) kernels for it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = [
 StandIn: TypeAlias = Literal["interpret", "assume"] | None
 
 SMEM_BYTES = 232_448
-"""Shared memory that one thread block can have on Hopper: 227 KiB."""
+"""Largest shared memory of a thread block on Hopper: 227 KiB."""
 
 _STAND_IN_SM_COUNT = 132  # of the H100 SXM and the H200
 _STAND_IN_TABLE = "nvidia_h200"
 
-# A context variable: a stand-in in one thread does not change what others compile.
+# A context variable, so that a stand-in in one thread does not change what others compile.
 _stand_in: contextvars.ContextVar[StandIn] = contextvars.ContextVar("stand_in", default=None)
 
 
@@ -57,7 +57,7 @@ def interpreting() -> bool:
 
 
 def is_cpu() -> bool:
-    """Return whether XLA compiles for a CPU, which the interpreter does, too."""
+    """Return whether XLA compiles for a CPU; true for the interpreter on a CPU, too."""
     return _stand_in.get() != "assume" and jax.default_backend() == "cpu"
 
 
@@ -67,7 +67,7 @@ def why_not() -> str | None:
         return None
     if jax.default_backend() != "gpu":
         return f"it needs an NVIDIA Hopper GPU, and the default device is a {_device_name()}"
-    # Kernels use WGMMA, which is in Hopper alone: later GPUs dropped it, too.
+    # Kernels use WGMMA instructions. Only Hopper has them: later GPUs dropped them.
     capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
     if capability.split(".")[0] != "9":
         return (
@@ -78,15 +78,15 @@ def why_not() -> str | None:
 
 
 def sm_count() -> int:
-    """Streaming multiprocessors of the GPU that kernels are built for."""
+    """Number of streaming multiprocessors of the GPU that kernels are built for."""
     if _stand_in.get() == "interpret":
-        return 2  # the fewest that have to share tiles
+        return 2  # the smallest number that has to divide tiles among SMs
     count = None if _stand_in.get() else getattr(jax.devices()[0], "core_count", None)
     return count or _STAND_IN_SM_COUNT
 
 
 def table_name() -> str:
-    """Name of the default device in file names: ``nvidia_h200`` for an "NVIDIA H200"."""
+    """Name of the default device for file names: ``nvidia_h200`` for an "NVIDIA H200"."""
     if _stand_in.get() is not None:
         return _STAND_IN_TABLE
     return "_".join(jax.devices()[0].device_kind.lower().split())

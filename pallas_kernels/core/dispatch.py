@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choice of an implementation: a name is that one or an error, None the first that works.
+"""Choice of an implementation: the named one or an error; without a name, the first that can run.
 
-:func:`explain` tells what the choice was and why, for one operation or a whole network.
+:func:`explain` lists the choices and their reasons, for one operation or a whole network.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import jax
 __all__ = ["Arguments", "Candidate", "Choice", "Implementation", "call", "explain"]
 
 Implementation: TypeAlias = Literal["mosaic_gpu", "xla", "reference"]
-"""``mosaic_gpu``: Pallas kernels for Hopper GPUs; ``xla``: formulated for XLA's fast paths, runs
-everywhere; ``reference``: the definition, one lax call each."""
+"""``mosaic_gpu``: Pallas kernels for Hopper GPUs; ``xla``: written for XLA's fast paths, runs on
+any device; ``reference``: the definition in plain lax, which the others are tested against."""
 
 
 @runtime_checkable
 class Arguments(Protocol):
-    """Arguments of an operation: a frozen dataclass with a field for each of them."""
+    """Arguments of an operation: a frozen dataclass with a field for each argument."""
 
     @property
     def operands(self) -> tuple[Any, Any]:
-        """The first input and the kernel, arrays or trees of them, for :func:`explain`."""
+        """The first input and the kernel, arrays or trees of arrays, for :func:`explain`."""
         ...
 
 
@@ -40,7 +40,7 @@ class Candidate(Generic[SomeArguments, Result]):
 
     Attributes:
         run: computes the operation.
-        why_not: why it cannot run on these arguments here, or None if it can.
+        why_not: returns the reason why it cannot run here on these arguments, or None if it can.
     """
 
     run: Callable[[SomeArguments], Result]
@@ -49,13 +49,13 @@ class Candidate(Generic[SomeArguments, Result]):
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The implementation that one call of an operation ran on.
+    """The implementation chosen for one call of an operation.
 
     Attributes:
-        operation: its name.
-        shapes: of the first input and the kernel, in short.
-        implementation: that was chosen.
-        refused: why each faster one was not.
+        operation: name of the operation.
+        shapes: dtypes and shapes of the first input and the kernel, as text.
+        implementation: the chosen implementation.
+        refused: the reason why each faster one could not run.
     """
 
     operation: str
@@ -82,28 +82,28 @@ def call(
     """Run ``operation`` with the implementation called ``name``.
 
     Args:
-        operation: its name, for messages.
-        implementations: of the operation, the fastest first.
-        name: of one of them, or None for the first that can run.
-        arguments: of the call.
+        operation: name of the operation, for messages.
+        implementations: its implementations, the fastest first.
+        name: name of one of them, or None for the first that can run.
+        arguments: arguments of the call.
 
     Raises:
         ValueError: no implementation has that name.
-        NotImplementedError: it has, but cannot run here or on these arguments.
+        NotImplementedError: the named implementation cannot run here or on these arguments.
     """
     if name is not None and name not in implementations:
         raise ValueError(
             f"`implementation` is {name!r}, but {operation} has only "
             f"{' and '.join(implementations)}; use one of these, or None for the fastest."
         )
-    # Kept for the message, and for `explain`.
+    # Reasons for the error message and for `explain`.
     refused: dict[Implementation, str] = {}
     names: Iterable[Implementation] = implementations if name is None else [name]
     for candidate_name in names:
         candidate = implementations[candidate_name]
         why_not = candidate.why_not(arguments) if candidate.why_not else None
         if why_not is None:
-            # Only `explain` listens; without it nothing is recorded.
+            # The list exists only inside `explain`; otherwise nothing is recorded.
             choices = _choices.get()
             if choices is not None:
                 shapes = _shapes(arguments.operands)
@@ -118,9 +118,9 @@ def call(
 
 
 def explain(function: Callable[..., object], *arguments: Any, **options: Any) -> tuple[Choice, ...]:
-    """Tell which implementation each operation inside ``function(*arguments)`` takes, and why.
+    """List which implementation each operation inside ``function(*arguments)`` takes, and why.
 
-    Nothing is computed; arrays may be ``jax.ShapeDtypeStruct``.
+    The function is only traced: arrays may be ``jax.ShapeDtypeStruct``.
     """
     # A context variable, so that threads that trace at the same time do not mix their choices.
     token = _choices.set([])
@@ -132,6 +132,6 @@ def explain(function: Callable[..., object], *arguments: Any, **options: Any) ->
 
 
 def _shapes(operands: tuple[Any, Any]) -> str:
-    """Types and shapes of the first array of each operand."""
+    """Dtype and shape of the first array of each operand, as text."""
     arrays = (jax.tree.leaves(operand)[0] for operand in operands)
     return " ".join(f"{array.dtype}[{','.join(map(str, array.shape))}]" for array in arrays)

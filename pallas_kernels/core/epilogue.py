@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a convolution does to its sums before it stores them."""
+"""The epilogue: elementwise operations on a convolution's sums before they are stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAKY_SLOPE = 0.2
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """The activation of that name; None is the identity."""
+    """Apply the named activation; None is the identity."""
     if activation is None:
         return x
     if activation == "relu":
@@ -38,8 +38,8 @@ def finish(
     Args:
         sums: ``[batch, …, channel]``.
         bias: ``[channel]``.
-        scale: ``[batch, channel]``, one factor a sample and channel.
-        residual: of the shape of ``sums``.
+        scale: ``[batch, channel]``, one factor per sample and channel.
+        residual: same shape as ``sums``.
         activation: applied last.
     """
     if bias is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature maps that know their channel totals, and the checks that operations share."""
+"""Feature maps with optional channel totals and scale, and the checks that operations share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ __all__ = ["AnyKernel", "FeatureMap", "Inputs", "as_map", "as_maps", "check_chan
 
 
 class FeatureMap(NamedTuple):
-    """An operation's output, with what a gate that follows needs to know of it.
+    """An operation's output, with the channel totals that a later gate can use.
 
     Attributes:
         values: ``[batch, time, height, width, channel]``.
-        totals: float32 ``[batch, time, partial, channel]``: each frame's channel totals as any
-            number of partial sums over parts of height and width, if the kernel that wrote the
-            values added them up. They follow from the values, so no gradient passes through them.
-        scale: float32, the worth of one unit of the values and totals; None for 1.
+        totals: float32 ``[batch, time, partial, channel]``: sums of the values over height and
+            width, for each frame and channel, split into any number of partial sums. None if the
+            operation that wrote the values did not compute them. They repeat information in the
+            values, so no gradient passes through them.
+        scale: float32 factor from stored values and totals to real ones; None for 1.
     """
 
     values: Float[Array, "batch time height width channel"]
@@ -32,23 +33,23 @@ class FeatureMap(NamedTuple):
     scale: Float32[Array, ""] | None = None
 
     def in_units(self, dtype: DTypeLike = jnp.bfloat16) -> FeatureMap:
-        """The same map without a scale: in ``dtype`` if there was one, else as it is."""
+        """Apply the scale and convert to ``dtype``; a map without a scale stays unchanged."""
         if self.scale is None:
             return self
-        # In float32, so that the product is rounded once, to ``dtype``.
+        # The product is in float32, so that it is rounded only once, to `dtype`.
         values = self.values.astype(jnp.float32) * self.scale
         totals = None if self.totals is None else self.totals * self.scale
         return FeatureMap(values.astype(dtype), totals)
 
     def map(self, function: Callable[[Array], Array]) -> FeatureMap:
-        """``function`` of the values; the totals are then unknown."""
+        """Apply ``function`` to the values and drop the totals."""
         return FeatureMap(function(self.in_units().values))
 
 
 Inputs: TypeAlias = (
     Float[Array, "batch *in_size in_channel"] | FeatureMap | tuple[Array | FeatureMap, ...]
 )
-"""One array or feature map, or several that count as one joined along its channels."""
+"""One array or feature map, or several that are used as if concatenated along the channels."""
 
 
 @runtime_checkable
@@ -57,7 +58,7 @@ class AnyKernel(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Size of each axis, in that order."""
+        """Sizes of the axes, in the order ``[…, in_channel, channel]``."""
         ...
 
     @property
@@ -67,17 +68,17 @@ class AnyKernel(Protocol):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Type that it multiplies in."""
+        """Dtype of the products' operands."""
         ...
 
 
 def as_map(x: Array | FeatureMap) -> FeatureMap:
-    """An array as a feature map without totals; a feature map as it is."""
+    """Wrap an array as a feature map without totals; return a feature map unchanged."""
     return x if isinstance(x, FeatureMap) else FeatureMap(x)
 
 
 def as_maps(inputs: Inputs) -> tuple[FeatureMap, ...]:
-    """The inputs as feature maps, also when there is only one."""
+    """The inputs as a tuple of feature maps, even if there is only one."""
     if isinstance(inputs, FeatureMap) or not isinstance(inputs, tuple):
         inputs = (inputs,)
     return tuple(map(as_map, inputs))
@@ -86,17 +87,18 @@ def as_maps(inputs: Inputs) -> tuple[FeatureMap, ...]:
 def for_kernel(
     inputs: tuple[FeatureMap, ...], residual: Array | FeatureMap | None, kernel: AnyKernel
 ) -> tuple[tuple[FeatureMap, ...], FeatureMap | None]:
-    """Inputs and residual in the type that the kernel multiplies.
+    """Convert inputs and residual to the dtype that the kernel multiplies.
 
     Raises:
-        ValueError: the kernel multiplies in 8 bits, and one of them is not stored in them.
+        ValueError: the kernel multiplies in 8 bits, but an input or the residual has another dtype.
     """
     added = None if residual is None else as_map(residual)
-    # Products of 16 bits: 8-bit maps are converted, where the scale goes with them.
+    # The kernel does not multiply in 8 bits: apply the scales of 8-bit maps.
     if not isinstance(kernel, QuantizedKernel) or kernel.scales is None:
         maps = tuple(x.in_units(kernel.dtype) for x in inputs)
         return maps, None if added is None else added.in_units(kernel.dtype)
-    # The residual comes through the ring of inputs, so it has their type.
+    # The residual passes through the same shared-memory buffers as the inputs, so it needs the
+    # same dtype.
     for x in (*inputs, *(() if added is None else (added,))):
         if x.values.dtype != kernel.dtype:
             raise ValueError(
@@ -107,7 +109,7 @@ def for_kernel(
 
 
 def check_channels(inputs: tuple[FeatureMap, ...], kernel: AnyKernel, rank: int) -> None:
-    """Raise a ValueError where the inputs do not fit ``kernel`` ([…, in, out], or packed)."""
+    """Raise a ValueError if the inputs' shapes do not match ``kernel``, plain or packed."""
     arrays = [x.values for x in inputs]
     for x in arrays:
         if x.ndim != rank or x.shape[:-1] != arrays[0].shape[:-1]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pallas calls for GPUs that differ from one version of JAX to the next."""
+"""Wrappers of Pallas GPU functions that differ between versions of JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 __all__ = ["CAN_TRANSPOSE", "as_float32", "interpreter", "load", "store"]
 
 CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)
-"""True if operands in swizzled shared memory can be read with their axes exchanged."""
+"""True if JAX can transpose references to swizzled shared memory that serve as operands."""
 
 _plgpu: Any = plgpu
 
@@ -25,7 +25,7 @@ def interpreter() -> object:
 
 
 def load(ref: Any, layout: Any) -> Array:
-    """Load an array in a register layout from shared or global memory, however it lies there."""
+    """Load an array from shared or global memory into a register layout, with any memory layout."""
     parameters = inspect.signature(_plgpu.load).parameters
     # jax 0.10 requires an index besides the reference, 0.11 accepts one, 0.12 has none.
     wanted = "idx" in parameters and parameters["idx"].default is inspect.Parameter.empty
@@ -34,17 +34,17 @@ def load(ref: Any, layout: Any) -> Array:
 
 
 def store(ref: Any, array: Array) -> None:
-    """Store an array to shared or global memory, however it lies there."""
-    if hasattr(_plgpu, "store"):  # jax 0.12, where assignments must cover whole cache lines
+    """Store an array to shared or global memory, with any memory layout."""
+    if hasattr(_plgpu, "store"):  # jax 0.12, whose assignments must cover whole cache lines
         _plgpu.store(ref, array, optimized=False)
     else:
         ref[...] = array
 
 
 def as_float32(array: Array) -> Array:
-    """The array in float32; 8-bit values go by way of float16, which holds them all exactly.
+    """Convert an array to float32.
 
-    Mosaic GPU has no direct conversion.
+    Mosaic GPU has no direct conversion of 8-bit values; float16 in between represents them exactly.
     """
     if array.dtype.itemsize == 1:
         array = array.astype(jnp.float16)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel gating by global statistics, without the bottleneck of squeeze-and-excitation.
+"""Channel gates computed from global means, without the bottleneck of squeeze-and-excitation.
 
 Kalluri et al. 2020, section 3.2, https://arxiv.org/abs/2012.08512.
 """
@@ -45,8 +45,8 @@ def _reference(arguments: GateArguments) -> Array:
     )
 
 
-# XLA makes one reduction and one fused pass of the definition, which no kernel would beat. A gate
-# after a convolution costs no pass at all in `gated_conv3d`.
+# XLA compiles the definition to one reduction and one fused pass, which a kernel could not beat. A
+# gate that follows a convolution needs no pass of its own in `gated_conv3d`.
 IMPLEMENTATIONS: dict[Implementation, Candidate[GateArguments, Array]] = {
     "xla": Candidate(_reference),
     "reference": Candidate(_reference),
@@ -68,9 +68,9 @@ def gate(
 
     Args:
         x: ``[batch, time, height, width, channel]``.
-        kernel: ``[channel, channel]``, from means to gates.
-        bias: ``[channel]``, of the gates.
-        residual: of the shape of ``x``, added after the gate.
+        kernel: ``[channel, channel]``, maps means to logits of the gates.
+        bias: ``[channel]``, added to the logits.
+        residual: same shape as ``x``, added after the gate.
         activation: applied last.
         implementation: "xla", "reference" or None; there is no kernel for a gate alone.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3-D convolution, then the gate, the residual and the activation, as one operation."""
+"""3-D convolution, gate, residual and activation as one operation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gated_conv3d(
     """``activation(gate(conv3d(inputs, kernel, bias)) + residual)`` at stride 1.
 
     Arguments and errors are those of :func:`pallas_kernels.conv3d` and
-    :func:`pallas_kernels.gate`. Inputs that know their totals are read once less.
+    :func:`pallas_kernels.gate`. Inputs with ``totals`` need one pass less.
     """
     arguments = gated_arguments(
         inputs, kernel, bias, (gate_kernel, gate_bias), residual, activation, with_totals
@@ -67,7 +67,7 @@ def gated_arguments(
     """Check and collect the arguments of a gated convolution, transposed or not.
 
     Raises:
-        ValueError: for channels that do not fit, or types that the kernel does not multiply.
+        ValueError: channels do not match, or the kernel cannot multiply an input's dtype.
     """
     maps = as_maps(inputs)
     check_channels(maps, kernel, rank=5)

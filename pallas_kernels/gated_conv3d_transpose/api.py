@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transposed 3-D convolution that doubles height and width, then gate and activation."""
+"""Transposed 3-D convolution (height and width doubled), gate and activation as one operation."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def gated_conv3d_transpose(
 ) -> FeatureMap:
     """``activation(gate(transposed convolution of inputs + bias))``.
 
-    The convolution has the kernel 3×4×4, the stride 1×2×2 and a padding of 1 on every side.
+    The convolution has a 3×4×4 kernel, stride 1×2×2, and padding 1 on every side.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` arrays or feature maps, one or a tuple to
-            be joined along channels. Inputs that know their totals are
-            read once less.
+        inputs: ``[batch, time, height, width, channel]``, or a tuple of such arrays or feature
+            maps, which is convolved as if concatenated along the channels. Inputs with ``totals``
+            need one pass less.
         kernel: the kernel of the equivalent convolution over the input with zeros between its
-            pixels. PyTorch's ``ConvTranspose3d`` weight is this one with its taps reversed along
-            time, height and width.
-        bias: one value an output channel.
-        gate_kernel: see :func:`pallas_kernels.gate`.
-        gate_bias: likewise.
+            pixels. PyTorch's ``ConvTranspose3d`` weight has the taps reversed along time, height
+            and width.
+        bias: one value per output channel.
+        gate_kernel: ``kernel`` of :func:`pallas_kernels.gate`.
+        gate_bias: ``bias`` of :func:`pallas_kernels.gate`.
         activation: applied last.
         with_totals: see :func:`pallas_kernels.conv3d`.
         implementation: see :data:`pallas_kernels.Implementation`.
@@ -58,8 +58,8 @@ def gated_conv3d_transpose(
         ``[batch, time, 2·height, 2·width, channel]`` as ``values``.
 
     Raises:
-        ValueError: for a kernel of another size, or channels that do not fit.
-        NotImplementedError: the implementation that was named cannot run here.
+        ValueError: the kernel has another size, or channels do not match.
+        NotImplementedError: the named implementation cannot run here.
     """
     arguments = gated_arguments(
         inputs, kernel, bias, (gate_kernel, gate_bias), None, activation, with_totals

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backward warping with blending: bilinear look-up of several images, mixed by weights.
+"""Backward warping with blending: look up several images bilinearly and mix them by weights.
 
-Jaderberg et al. 2015, section 3.3, https://arxiv.org/abs/1506.02025, for several images at once.
+See Jaderberg et al. 2015, section 3.3, https://arxiv.org/abs/1506.02025, for a single image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SampleArguments:
 
     @property
     def operands(self) -> tuple[Array, Array]:
-        """The images, and in place of a kernel the displacements."""
+        """The images, and the displacements in place of a kernel."""
         return self.images, self.displacements
 
 
@@ -55,18 +55,18 @@ def sample(
 ) -> Float[Array, "batch output height width channel"]:
     """``Σₛ weight[o, s] · image[s](position + displacement[o, s])``, bilinearly interpolated.
 
-    Positions beyond the border are clamped to it. Everything is computed in the type of the
-    arguments; use float32, since positions need more digits than 16-bit types have. Gradients
-    reach displacements, weights and images.
+    Positions beyond the border are clamped to it. The arithmetic has the dtype of the arguments;
+    use float32, because 16-bit types are too coarse for positions. Displacements, weights and
+    images all have gradients.
 
     Args:
-        images: what is looked up.
-        displacements: in pixels, horizontal (to the right) first.
-        weights: of each source in each output; they need not add up to 1.
+        images: source images.
+        displacements: in pixels; the first component points right, the second down.
+        weights: weight of each source in each output; they need not add up to 1.
         implementation: "xla", "reference" or None; there is no Mosaic GPU kernel yet.
 
     Raises:
-        ValueError: for shapes that do not belong together, or an implementation of another name.
+        ValueError: shapes do not match, or no implementation has that name.
     """
     batch, sources, height, width, _ = images.shape
     outputs = displacements.shape[1]

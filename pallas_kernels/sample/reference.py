@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of :func:`pallas_kernels.sample`: four look-ups a pixel."""
+"""The definition of :func:`pallas_kernels.sample`: four look-ups per pixel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def sample(
     total = jnp.zeros(())
     for row in (top, top + 1):
         for column in (left, left + 1):
-            # The row below the last one has the weight 0: positions are clamped.
+            # Positions are clamped, so a row or column beyond the image has the weight 0; `minimum`
+            # only keeps its index valid.
             share = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column)) * weights
             rows = jnp.minimum(row, height - 1).astype(jnp.int32)
             columns = jnp.minimum(column, width - 1).astype(jnp.int32)

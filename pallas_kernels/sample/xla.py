@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear look-up with one gather a pixel: the four neighbours lie side by side in memory.
+"""Bilinear look-up with one gather per pixel: the four neighbours lie side by side in memory.
 
-XLA's gather costs by the index more than by the byte, on a CPU as on a GPU. So each image is first
-spread into a table with a pixel's right, lower and lower right neighbours behind it.
+The cost of XLA's gather depends more on the number of indices than on the bytes, on CPUs and GPUs.
+So each image is first copied to a table whose rows hold a pixel and its right, lower and lower
+right neighbours.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ def sample(
     """See :func:`pallas_kernels.sample`."""
     batch, sources, height, width, channels = images.shape
     outputs = displacements.shape[1]
-    # Clamped first, so that neighbours and fractions both belong to the border pixel.
+    # Clamp first: neighbours and fractions are then those of the clamped position.
     x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, width - 1)
     y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, height - 1)
-    # floor has no gradient of use; that of the fractions reaches the displacements.
+    # floor has gradient 0; displacements get theirs through the fractions x - left and y - top.
     left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
-    # One table for all images of the batch; its rows are numbered by image, row and column.
+    # One table for all images of the batch; its rows are ordered by image, row and column.
     image = jnp.arange(batch * sources).reshape(batch, 1, sources, 1, 1)
     number = (image * height + top.astype(jnp.int32)) * width + left.astype(jnp.int32)
     found = _neighbours(images)[number.reshape(-1)]
@@ -35,7 +36,7 @@ def sample(
     across, down = (x - left)[..., None, None], (y - top)[..., None]
     rows = found[..., 0, :] * (1 - across) + found[..., 1, :] * across
     pixels = rows[..., 0, :] * (1 - down) + rows[..., 1, :] * down
-    # Sources are mixed last: each has a weight of its own at every pixel.
+    # Mix the sources; each has its own weight at every pixel.
     mixed = (pixels * weights[..., None]).sum(axis=2)
     return mixed.reshape(batch, outputs, height, width, channels)
 
@@ -43,7 +44,7 @@ def sample(
 def _neighbours(
     images: Float[Array, "batch source height width channel"],
 ) -> Float[Array, "pixels four_neighbours"]:
-    """Each pixel and its right, lower and lower right neighbour; border pixels are repeated."""
+    """Table of each pixel with its right, lower and lower right neighbours; edges are repeated."""
     *_, height, width, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
     four = [padded[:, :, y : y + height, x : x + width] for y in (0, 1) for x in (0, 1)]
