@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines: options become flags, mistakes become one line, work shows progress.
+"""Command-line programs: options as flags, user errors as one line, progress on stderr.
 
-A script is a frozen dataclass of options and a ``main(options)``. Mistakes reach this module as
+A script is a frozen dataclass of options and a ``main(options)``. User errors reach this module as
 ``ValueError`` or ``OSError`` whose message already says what to do; a traceback would only bury
-it. Nothing heavy is imported here, so that ``--help`` is quick.
+it. Nothing heavy is imported here, to keep ``--help`` quick.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["run", "track"]
 Options = TypeVar("Options")
 Item = TypeVar("Item")
 
-GPU_DEVICE = Path("/dev/nvidia0")  # made by NVIDIA's driver on Linux
+GPU_DEVICE = Path("/dev/nvidia0")  # created by NVIDIA's driver on Linux
 
 _registry = tyro.constructors.ConstructorRegistry()
 
@@ -43,7 +43,7 @@ _registry = tyro.constructors.ConstructorRegistry()
 def _fractions(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Fractions are written such as 60, 23.976 or 60000/1001."""
+    """Return how tyro reads and shows a Fraction (60, 23.976, 60000/1001); None for other types."""
     if info.type is not Fraction:
         return None
 
@@ -62,25 +62,25 @@ def _fractions(
     )
 
 
-# Python drops an exception that is raised inside a callback of its garbage collector, and JAX has
-# such callbacks. So a Ctrl-C is also noted here, where `track` finds it.
+# Python drops an exception that is raised inside a callback of its garbage collector, and JAX
+# registers such callbacks. A Ctrl-C is therefore also recorded here, where `track` checks it.
 _interrupted = threading.Event()
 
-# In seconds: an item that took less to wait for was computed together with the one before, …
+# All in seconds. An item with a shorter wait was computed in the same batch as the one before.
 _SAME_BATCH = 0.05
-# … a speed that is measured over less time is not shown, …
+# A speed is shown only after it was measured for this long.
 _LEAST_TIME = 2.0
-# … and one that is measured over more would be slow to follow a change.
+# Speed is measured over this time; a longer one would be slow to follow a change.
 _REMEMBERED = 30.0
 
 
 def run(main: Callable[[Options], int | None], options_type: type[Options]) -> NoReturn:
     """Parse the command line into ``options_type``, call ``main`` with it, and exit.
 
-    The help text comes from the docstrings of the options and their fields. Exit codes: what
-    ``main`` returns (``None`` is 0); 2 for a wrong command line, ``ValueError``, ``OSError``, a
-    missing package or too little memory, reported as one line on stderr; 130 for Ctrl-C.
-    ``FLAVR_DEBUG=1`` shows the traceback instead.
+    The help text comes from the docstrings of the options and their fields. The exit code is
+    ``main``'s return value (``None`` is 0); 2 for a wrong command line, ``ValueError``,
+    ``OSError``, a missing package or too little memory, each reported as one line on stderr; 130
+    for Ctrl-C. ``FLAVR_DEBUG=1`` shows the traceback instead of the line.
     """
     _interrupted.clear()
     handler = signal.signal(signal.SIGINT, _interrupt)
@@ -94,8 +94,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     except KeyboardInterrupt:
         with lasting_outputs():
             print("interrupted.", file=sys.stderr)
-        # What main opened is closed by now, but computations may still run on other threads, and
-        # tearing the interpreter down under them can crash.
+        # Files that main opened are closed by now, but computations may still run on other
+        # threads, and shutting the interpreter down under them can crash.
         os._exit(130)
     except Exception as error:
         if not _is_users(error) or os.environ.get("FLAVR_DEBUG") == "1":
@@ -109,11 +109,11 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
 
 
 def _is_users(error: Exception) -> bool:
-    """True for errors about a file, an option or the machine; all others are bugs of ours."""
+    """Return whether an error is about a file, an option or the machine, and so no bug of ours."""
     if isinstance(error, ValueError | OSError | ModuleNotFoundError | MemoryError):
         return True
-    # FFmpeg has a hundred errors; PyAV makes only some of them ValueErrors or OSErrors. It is not
-    # imported here, because --help must be quick; without it there is no such error.
+    # PyAV derives only some of FFmpeg's errors from ValueError or OSError. PyAV is not imported
+    # here, because --help must be quick; while it is not loaded, it cannot have raised an error.
     av = sys.modules.get("av")
     return av is not None and isinstance(error, av.FFmpegError)
 
@@ -124,7 +124,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _unused_gpu() -> str | None:
-    """Say so if the machine has an NVIDIA GPU that the installed JAX cannot use."""
+    """Return a warning if the machine has an NVIDIA GPU that the installed JAX cannot use."""
     if not GPU_DEVICE.exists():
         return None
     if os.environ.get("JAX_PLATFORMS", "").lower() not in ("", "cuda", "gpu"):
@@ -148,18 +148,18 @@ def track(
     interval: float = 10.0,
     before_first: str = "",
 ) -> Generator[Item, None, None]:
-    """Pass ``items`` on and show on stderr how many, how fast, and the time left.
+    """Yield ``items``, and show on stderr how many are done, how fast, and the time left.
 
     A terminal gets a progress bar; a log file gets a line every ``interval`` seconds after the
     first item.
 
     Args:
-        items: to pass on.
+        items: the items to yield.
         total: how many there will be, if known.
-        unit: what they are.
+        unit: what an item is called, in the plural.
         interval: seconds between lines of a log.
-        before_first: what is being done until the first item comes, such as compiling; the time
-            that takes is left out of the speed.
+        before_first: what happens before the first item arrives, such as compiling; that time is
+            left out of the speed.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -196,20 +196,20 @@ def track(
 class _Pace:
     """Items per second over the last half minute, without the wait for the first item.
 
-    The first item waits for compilation, which says nothing about the others. A network hands on
-    several frames at once, so time is measured between the beginnings of such batches.
+    The first item waits for compilation, which says nothing about the others. A network returns
+    several frames at once, so time is measured from the beginning of one batch to that of another.
 
     Attributes:
-        known: False until there is enough to tell the speed by.
+        known: False until the speed was measured for long enough to show it.
     """
 
     def __init__(self, start: float) -> None:
         self.known = False
         self._start = self._asked = start
-        self._batches: deque[tuple[float, int]] = deque()  # when each began, and the items before
+        self._batches: deque[tuple[float, int]] = deque()  # start time, number of items before
 
     def arrived(self, count: int, now: float) -> None:
-        """Note that the item of this number came; ``speed`` was called when it was asked for."""
+        """Record that item number ``count`` arrived; ``speed`` was called when it was requested."""
         waited = now - self._asked
         if not self._batches or waited > _SAME_BATCH or now - self._batches[-1][0] > _LEAST_TIME:
             self._batches.append((now, count - 1))
@@ -227,7 +227,7 @@ class _Pace:
 
 
 def _one_line(error: Exception) -> str:
-    """The message as one short line; the system's errors as ``path: what is wrong``."""
+    """Return an error's message as one short line; system errors as ``path: reason``."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         message = f"{error.filename}: {error.strerror}."

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs that get their name when they are complete.
+"""Output files and folders that appear under their final name only when they are complete.
 
-An output is written under a fresh name beside its target and renamed at the end, so that an
-interrupted run never leaves a broken file that looks whole. The fresh name is created exclusively:
-if anything has it already, another is drawn. Nothing that this process did not create is removed,
-and two runs with the same target never write into the same file.
+An output is written under a temporary name beside its target and renamed at the end, so an
+interrupted run never leaves a broken file that looks whole. The temporary name is created
+exclusively: if it is taken, another random name is tried. Cleaning up therefore removes only what
+this process created, and two runs with the same target never write into the same file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ __all__ = ["Partial", "partial_name", "written_whole"]
 logger = logging.getLogger(__name__)
 
 _DRAWS = 100
-_NAME_MAX = 255  # bytes, where the system does not say
-_LONGEST_SUFFIX = 32
+_NAME_MAX = 255  # bytes; also the limit if the system does not report one
+_LONGEST_SUFFIX = 32  # bytes; what follows the dot in a longer one is part of the name
 
 
 class Partial:
-    """A file or folder under a name of its own; leaving the ``with`` block renames or removes it.
+    """A file or folder under a temporary name.
+
+    Leaving the ``with`` block renames it to its target, or removes it after an error.
 
     Attributes:
         path: where to write.
-        target: the name that it gets; a symbolic link has been followed.
+        target: the final path, with symbolic links resolved.
     """
 
     def __init__(
@@ -48,12 +50,12 @@ class Partial:
         """Create an empty file or folder beside ``target``, and the folders above it.
 
         Args:
-            target: the final name.
-            overwrite: whether ``target`` may exist; an empty folder always may.
-            folder: a folder in place of a file.
-            ours: true for an entry of the existing folder that may be removed with it, because
-                this project writes such entries. Every other entry is moved into the new folder;
-                a folder in which nothing is ours is not replaced.
+            target: the final path.
+            overwrite: whether ``target`` may exist; an existing empty folder is always accepted.
+            folder: create a folder instead of a file.
+            ours: returns True for entries of an existing folder that this project writes. They are
+                removed when the folder is replaced; all other entries are moved into the new
+                folder. A folder without any entry of ours is not replaced.
 
         Raises:
             OSError: ``target`` exists and may not be replaced, or nothing can be written there.
@@ -71,15 +73,15 @@ class Partial:
         self._mine = True
 
     def commit(self, content: Path | None = None) -> None:
-        """Give the result its name.
+        """Rename the result to its target.
 
         Args:
-            content: what gets the name, inside of ``path``, where that is a folder to work in;
-                ``path`` itself unless given.
+            content: the file or folder inside ``path`` to rename, if ``path`` is a working folder;
+                by default ``path`` itself.
 
         Raises:
-            OSError: the name cannot be given, for instance because another run took it meanwhile.
-                The result stays, and the message tells under which name.
+            OSError: the rename failed, for instance because another run created the target
+                meanwhile. The result is kept, and the message gives its path.
         """
         source = content or self.path
         try:
@@ -102,12 +104,12 @@ class Partial:
         self.discard()
 
     def keep(self) -> Path:
-        """Leave what is there under the name that it has, and return that name."""
+        """Keep the output under its temporary name, and return that path."""
         self._mine = False
         return self.path
 
     def discard(self) -> None:
-        """Remove what was written, unless it got its name or is kept."""
+        """Remove the output, unless it was renamed or kept."""
         if not self._mine:
             return
         self._mine = False
@@ -132,7 +134,7 @@ class Partial:
 
 @contextlib.contextmanager
 def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield the name to write a file's content under; the file appears when the block ends.
+    """Yield a temporary path to write a file to; ``path`` appears when the block ends.
 
     Raises:
         OSError: ``path`` cannot be written, or exists without ``overwrite``.
@@ -142,10 +144,10 @@ def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]
 
 
 def partial_name(target: Path) -> str:
-    """A fresh name that says what it belongs to, with the same suffix.
+    """Return a random name that begins with the target's name and ends with its suffix.
 
-    FFmpeg and other writers choose the format by the suffix. A long name is cut, so that the
-    longest name that the file system takes is not exceeded.
+    FFmpeg and other writers choose the format by the suffix. The beginning is shortened if the
+    name would exceed the file system's limit.
     """
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
     end = f".partial-{secrets.token_hex(4)}{suffix}"
@@ -157,7 +159,7 @@ def partial_name(target: Path) -> str:
 
 
 def _longest_name(folder: Path) -> int:
-    """The bytes that a name in this folder may have."""
+    """Return the greatest length of a name in this folder, in bytes."""
     try:
         return min(os.pathconf(folder, "PC_NAME_MAX"), _NAME_MAX)
     except (OSError, ValueError, AttributeError):  # Windows has no pathconf
@@ -169,7 +171,7 @@ def _check(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path], boo
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # creating the partial file tells what is wrong
+        return  # usually nothing is there; anything else fails when the partial file is created
     if stat.S_ISDIR(mode) != folder:
         raise FileExistsError(f"{path} is a {'file' if folder else 'folder'}. Use another name.")
     if not (stat.S_ISREG(mode) or folder):
@@ -187,7 +189,7 @@ def _check(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path], boo
 
 
 def _create(target: Path, folder: bool) -> Path:
-    """An empty file or folder under a name that nothing had."""
+    """Create an empty file or folder under an unused name, and return its path."""
     for draw in range(_DRAWS):
         path = target.with_name(partial_name(target))
         try:
@@ -204,16 +206,17 @@ def _create(target: Path, folder: bool) -> Path:
 
 
 def _name_file(source: Path, target: Path, overwrite: bool) -> None:
-    """Rename a file; without ``overwrite`` only if nothing has the name."""
+    """Rename a file; without ``overwrite``, raise an error if the target exists."""
     if overwrite:
         source.replace(target)
         return
-    # rename() replaces what is there on POSIX; link() fails if the name exists.
+    # On POSIX, rename() silently replaces an existing file; link() fails instead.
     try:
         os.link(source, target)
     except FileExistsError:
         raise
     except OSError:  # FAT and some network drives have no hard links
+        # Reserve the name with an empty file; O_EXCL fails if the name exists.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             source.replace(target)
@@ -225,14 +228,14 @@ def _name_file(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def _name_folder(source: Path, target: Path) -> None:
-    """Rename a folder if there is none of that name, or an empty one."""
+    """Rename a folder to a target that does not exist or is an empty folder."""
     if os.name == "nt" and target.is_dir():
-        target.rmdir()  # Windows renames onto nothing; POSIX onto an empty folder
+        target.rmdir()  # POSIX replaces an empty folder; Windows replaces none
     source.rename(target)
 
 
 def _replace_folder(source: Path, target: Path, ours: Callable[[Path], bool]) -> None:
-    """Put a folder in place of another; entries of the other that are not ours move into it."""
+    """Replace a folder by another; entries of the old one that are not ours move into the new."""
     aside = _create(target, folder=True)
     old = aside / "old"
     target.rename(old)
@@ -246,7 +249,7 @@ def _replace_folder(source: Path, target: Path, ours: Callable[[Path], bool]) ->
     for entry, removable in entries:
         if not removable:
             if os.path.lexists(target / entry.name):
-                continue
+                continue  # it stays in `old`, which the warning below names
             entry.rename(target / entry.name)
         elif entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
