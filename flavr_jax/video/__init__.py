@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips in and out: frames with exact times from files and folders, and back into them."""
+"""Reading and writing clips: frames with exact times, from and to files and folders."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames with times, and the protocols of frame sources and sinks.
 
-A source yields one frame at a time, so that a clip of any length needs the memory of a few frames.
+A source yields one frame at a time, so a clip of any length needs memory for only a few frames.
 A sink writes under a temporary name and renames the result when it is complete: an interrupted run
 never leaves a broken file that looks whole.
 """
@@ -34,14 +34,14 @@ __all__ = [
 
 
 SLOWEST_RATE, FASTEST_RATE = Fraction(1, 86400), Fraction(1_000_000)
-"""Frames per second: one a day, and more than high-speed cameras record for playback."""
+"""Limits in frames per second: one frame a day, and more than any high-speed camera records."""
 
 
 def parse_rate(text: str) -> Fraction:
     """Return frames per second from ``"24"``, ``"23.976"`` or ``"24000/1001"``, exactly.
 
     Raises:
-        ValueError: it is no rate, or one that :func:`check_rate` refuses.
+        ValueError: the text is no rate, or :func:`check_rate` refuses the rate.
     """
     try:
         rate = Fraction(text)
@@ -54,14 +54,14 @@ def parse_rate(text: str) -> Fraction:
 
 
 def check_rate(rate: Fraction, what: str) -> None:
-    """Refuse a rate outside of ``SLOWEST_RATE`` to ``FASTEST_RATE``.
+    """Raise an error for a rate outside of ``SLOWEST_RATE`` to ``FASTEST_RATE``.
 
     Args:
         rate: frames per second.
-        what: the name of the rate, to begin the message.
+        what: the name of the rate; the message begins with it.
 
     Raises:
-        ValueError: with the value, the limits and what to do.
+        ValueError: the rate is outside; the message gives the value, the limits and the remedy.
     """
     if not SLOWEST_RATE <= rate <= FASTEST_RATE:
         # A rate such as 1e400 has no float.
@@ -74,23 +74,24 @@ def check_rate(rate: Fraction, what: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a clip before its frames are read.
+    """Properties of a clip that are known before its frames are read.
 
     Attributes:
         width: of the frames as stored, in pixels.
         height: likewise.
         rate: average frames per second.
-        time_base: every pts is a multiple of it, in seconds.
-        frame_count: as the header has it, or None; a damaged or careless file may hold another.
+        time_base: unit of time in seconds; every pts is a multiple of it.
+        frame_count: number of frames that the header states, or None; a damaged or carelessly
+            written file may hold another number.
         pixel_aspect: width of a pixel over its height.
         colour: the colour tags.
         pixel_format: how the source stores its pictures, as FFmpeg calls it.
-        display_matrix: how to turn or mirror the pictures to show them, as FFmpeg has it in nine
-            integers; None for as they are.
+        display_matrix: FFmpeg's nine integers that say how to turn or mirror the pictures to show
+            them; None to show them as stored.
         hdr: the static HDR metadata.
-        profile: the ICC profile of images; None where there is none.
-        image_kind: png, jpg, tiff, …: the kind of files that images come from, or None.
-        plays: how often an animation is shown, 0 for without end; None where nothing is said.
+        profile: the ICC profile of images, or None.
+        image_kind: format of the image files that frames come from (png, jpg, tiff, …), or None.
+        plays: how often an animation plays, 0 for endlessly; None if the file does not say.
     """
 
     width: int
@@ -110,11 +111,11 @@ class ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where an original comes from; an ``av.VideoFrame`` keeps it as its ``opaque``.
+    """Where an original frame comes from; stored as ``opaque`` of its ``av.VideoFrame``.
 
     Attributes:
-        index: which frame of the source it is, from 0.
-        path: the file that holds nothing but it.
+        index: number of the frame in the source, from 0.
+        path: the image file that holds only this frame, or None.
     """
 
     index: int
@@ -123,14 +124,15 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TimedFrame:
-    """A frame, when it is shown and for how long, in seconds.
+    """A frame with its presentation time and duration, in seconds.
 
     Attributes:
         pixels: RGB or RGBA.
         pts: when it is shown.
         duration: for how long.
-        original: the picture as the source stores it, with its ``Origin``; None for a frame that
-            was made. A sink that stores pictures of this kind writes it instead of ``pixels``.
+        original: the picture as the source stores it, with its ``Origin``; None for an
+            interpolated frame. A sink that can store such a picture writes it instead of
+            ``pixels``.
     """
 
     pixels: Frame
@@ -144,8 +146,8 @@ class FrameSource(Protocol):
     """Frames one by one, in the order they are shown; each iteration starts at the first.
 
     Attributes:
-        info: what is known beforehand.
-        damage: after an iteration, what kept it from reading all of the clip; otherwise None.
+        info: properties that are known before the frames are read.
+        damage: after an iteration, why the clip could not be read completely; None if it was.
     """
 
     info: ClipInfo
@@ -156,10 +158,13 @@ class FrameSource(Protocol):
 
 @runtime_checkable
 class FrameSink(Protocol):
-    """Takes frames one by one; leaving its ``with`` block finishes the output or removes it."""
+    """Takes frames one by one.
+
+    Leaving its ``with`` block completes the output, or removes it after an error.
+    """
 
     def write(self, frame: TimedFrame) -> None:
-        """Add a frame; pts increase."""
+        """Add a frame; pts must increase."""
         ...
 
     def __enter__(self) -> FrameSink: ...
@@ -173,14 +178,14 @@ class FrameSink(Protocol):
 
 
 class MappedSink:
-    """Changes each frame on its way into another sink."""
+    """A sink that changes each frame and passes it to another sink."""
 
     def __init__(self, sink: FrameSink, change: Callable[[TimedFrame], TimedFrame]) -> None:
         self._sink, self._change = sink, change
 
     @property
     def broken(self) -> int:
-        """Packets of sound and subtitles that are left out, where the sink has such streams."""
+        """Number of sound and subtitle packets left out, if the sink copies such streams."""
         return getattr(self._sink, "broken", 0)
 
     def write(self, frame: TimedFrame) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an output back to check it.
 
-Originals should be unchanged, and made frames should not flicker among them.
+Original frames should be unchanged, and interpolated frames should not flicker among them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Comparison:
     Attributes:
         originals: how many originals were compared.
         difference: the largest mean absolute difference between an original and its output.
-        flicker: the largest distance of a made frame's mean colour from the range between the
-            mean colours of the originals around it.
+        flicker: the largest amount by which the mean colour of an interpolated frame lies outside
+            the range between the mean colours of the originals before and after it.
         flicker_at: time of that frame in seconds.
     """
 
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def recorded(frames: Iterable[TimedFrame], origins: list[int | None]) -> Iterator[TimedFrame]:
-    """Pass frames on and append to ``origins`` their index in the source, None for made frames."""
+    """Yield frames and append their source indices to ``origins``; None if interpolated."""
     for frame in frames:
         origin = frame.original.opaque if frame.original is not None else None
         origins.append(origin.index if isinstance(origin, Origin) else None)
@@ -60,12 +60,12 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
     """Compare an output with its source, frame by frame.
 
     Args:
-        source: where the originals came from.
-        output: what was written.
-        origins: indices of the frames that were written, from ``recorded``.
+        source: the clip that the originals came from.
+        output: the clip that was written.
+        origins: source indices of the frames that were written, from ``recorded``.
 
     Raises:
-        ValueError: the output has fewer or more frames than were written, as a GIF may.
+        ValueError: the output has fewer or more frames than were written, as a GIF may have.
     """
     originals = _by_index(source)
     count, difference, flicker, flicker_at = 0, 0.0, 0.0, Fraction(0)
@@ -86,6 +86,7 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
         for colour, pts in made:
             if before is None:
                 continue
+            # How far the colour lies above or below both neighbours; negative in between.
             above, below = colour - np.maximum(before, mean), np.minimum(before, mean) - colour
             beyond = float(np.maximum(above, below).max())
             if beyond > flicker:
@@ -100,9 +101,9 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
 
 
 def _by_index(source: FrameSource) -> Callable[[int], TimedFrame]:
-    """Return a function that gives a source's frame by its index, by reading forward.
+    """Return a function that reads forward to the frame of a given index.
 
-    An index before the last one starts reading from the first frame again.
+    An index below the previous one restarts reading at the first frame.
     """
     frames = iter(source)
     at, current = -1, None

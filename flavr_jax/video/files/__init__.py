@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video files: containers, codecs, and the streams beside the pictures."""
+"""Video files: containers, codecs, sound, subtitles and metadata."""

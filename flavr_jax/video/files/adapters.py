@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters: what takes one stream of the input into the output, packet by packet.
+"""Adapters, which take one stream of the input into the output, packet by packet.
 
-``try_adapters`` writes an empty file with the first packets of some streams, because many muxers
-take a stream and fail at its first packet, or at the end of the file, hours later.
+``try_adapters`` writes only the first packets of some streams to a trial file, because many muxers
+accept a stream and then fail at its first packet, or at the end of the file, hours later.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ __all__ = [
 ]
 
 ERRORS = (FFmpegError, ValueError, OverflowError)
-"""What one packet, or one stream, can fail with."""
-# What a muxer writes by itself, or what is no longer true of the output.
+"""Exceptions that a single packet or stream can cause."""
+# Tags that a muxer writes by itself, or that are not true of the output.
 _STALE = re.compile(
     r"encoder|major_brand|minor_version|compatible_brands|timecode|alpha_mode|duration|"
     r"number_of_.*|_statistics_.*|bps|stereo_mode|vendor_id",
     re.IGNORECASE,
 )
-_NO_TEXT = b"\0\0"  # MP4 has a packet for every pause between two subtitles, and muxes its own
-_MOST_PADDING = 4096  # samples that an encoder of sound puts before the first
+_NO_TEXT = b"\0\0"  # MP4's packet for a pause between subtitles; the muxer adds its own
+_MOST_PADDING = 4096  # samples that a sound encoder may put before the first one
 _ROUNDING = Fraction(1, 1000)
 _ONE_TEXT_AT_A_TIME = ("mp4", "mov")
 _TRIED_PACKETS, _TRIED_BYTES = 300, 2**25
@@ -63,9 +63,10 @@ class Way:
 
     Attributes:
         index: of the stream in the input.
-        kind: copied as it is, as a cover picture, as text of another kind, or encoded again.
+        kind: copied unchanged, stored as a cover picture, converted to another text format, or
+            encoded again.
         sound: how sound is encoded.
-        from_zero: whether silence is put before sound that starts late.
+        from_zero: whether to put silence before sound that starts late.
     """
 
     index: int
@@ -75,7 +76,7 @@ class Way:
 
 
 class Copy:
-    """A stream whose packets go on as they are, at the output's times."""
+    """A stream whose packets are copied; only their times change."""
 
     def __init__(self, source: Stream, output: OutputContainer, times: TimeMap) -> None:
         padding = getattr(source.codec_context, "initial_padding", 0)  # not in PyAV 18
@@ -90,7 +91,7 @@ class Copy:
         self._last: int | None = None
 
     def convert(self, packet: Packet | None) -> Iterator[Packet]:
-        """Give the packet, at its place in the output."""
+        """Yield the packet at its output time, unless an edit list cuts it off."""
         if packet is None or (self._text and bytes(packet) == _NO_TEXT):
             return
         discard, base = packet.is_discard, as_fraction(packet.time_base)
@@ -98,11 +99,12 @@ class Copy:
         assert packet.dts is not None
         assert packet.pts is not None
         assert base is not None
-        # What an edit list cuts off is to be discarded. The packet just before zero is to be
-        # decoded all the same: sound decoders need one to begin with.
+        # Packets that an edit list cuts off are marked to be discarded. The one just before zero is
+        # kept: sound decoders need a packet to start from.
         end = (packet.pts + (packet.duration or 0)) * base
         if discard and abs(end) > _ROUNDING:
             return
+        # Muxers refuse a dts that does not increase.
         if self._last is not None and packet.dts <= self._last:
             packet.dts = self._last + 1
             packet.pts = max(packet.pts, packet.dts)
@@ -112,7 +114,7 @@ class Copy:
 
 
 class Cover:
-    """A cover picture, which MP4 and MOV have as a stream of one packet."""
+    """A cover picture, which MP4 and MOV store as a stream of one packet."""
 
     def __init__(self, source: VideoStream, output: OutputContainer, path: str) -> None:
         self.target = output.add_stream_from_template(source, opaque=True)
@@ -120,7 +122,7 @@ class Cover:
         self._picture = _cover_packet(path, source.index)
 
     def packet(self) -> Packet:
-        """Give the picture."""
+        """Return the picture's packet."""
         packet = self._picture
         packet.stream = self.target
         packet.pts = packet.dts = 0
@@ -133,10 +135,10 @@ Adapter: TypeAlias = Copy | TextSubtitles | EncodedSound
 def adapter_for(
     way: Way, source: InputContainer, output: OutputContainer, kind: Container, times: TimeMap
 ) -> Adapter | Cover | None:
-    """Add a stream to an output; None for one that has no packets.
+    """Add a stream to an output, and return its adapter; None if no packets follow.
 
     Raises:
-        FFmpegError: the output does not take it.
+        FFmpegError: the output does not accept the stream.
         ValueError: likewise.
     """
     stream = source.streams[way.index]
@@ -161,10 +163,10 @@ def adapter_for(
 def _add_cover(
     stream: VideoStream, output: OutputContainer, kind: Container, path: str
 ) -> Cover | None:
-    """Add a cover picture; Matroska has them as attachments.
+    """Add a cover picture; in Matroska it is an attachment.
 
     Raises:
-        ValueError: the container has no covers.
+        ValueError: the container has no cover pictures.
     """
     if kind.muxer in _ONE_TEXT_AT_A_TIME:
         return Cover(stream, output, path)
@@ -178,10 +180,11 @@ def _add_cover(
 
 
 def _add_unpadded(source: AudioStream, output: OutputContainer) -> Stream:
-    """Add a copy of a stream that says nothing of the sound that an edit list cuts off.
+    """Add a copied stream without the codec padding that stands for an edit list.
 
-    FFmpeg counts that as padding of the codec, which Matroska tells players to skip; but it is
-    left out here. The stream of a file in memory, which begins behind the cut, serves as template.
+    FFmpeg counts sound that an edit list cuts off as codec padding, which Matroska tells players to
+    skip. Those packets are not copied, so players would skip sound that should be heard. The
+    template is therefore the stream of an in-memory file that begins after the cut.
     """
     memory = io.BytesIO()
     with av.open(source.container.name) as again, av.open(memory, "w", format="mp4") as uncut:
@@ -205,7 +208,10 @@ def try_adapters(
     kind: Container,
     times: TimeMap,
 ) -> None:
-    """Write the header, the first packets and the end of some streams; an error if one fails."""
+    """Write the header, the first packets and the end of some streams; raise an error on failure.
+
+    Single packets may fail, but not all of them.
+    """
     made = {way.index: adapter_for(way, source, trial, kind, times) for way in ways}
     trial.start_encoding()
     trial.mux([each.packet() for each in made.values() if isinstance(each, Cover)])
@@ -218,7 +224,7 @@ def try_adapters(
     for packet in _first_packets(source):
         if all(count >= _ENOUGH_PACKETS for count in written.values()):
             break
-        index = packet.stream_index  # the output's after it is converted
+        index = packet.stream_index  # read first: conversion changes it to the output's index
         adapter = adapters.get(index)
         if adapter is None or not packet.size:
             continue
@@ -226,7 +232,7 @@ def try_adapters(
             trial.mux(list(adapter.convert(packet)))
             written[index] += 1
         except ERRORS:
-            refused += 1  # a broken packet is no broken stream
+            refused += 1  # one broken packet does not make the stream unusable
     if refused and not any(written.values()):
         raise ValueError("no packet can be written")
     for adapter in adapters.values():
@@ -234,7 +240,7 @@ def try_adapters(
 
 
 def _first_packets(source: InputContainer) -> Iterator[Packet]:
-    """A file's first packets: few enough that pictures of many megabytes cost little."""
+    """Yield a file's first packets, limited in number and bytes, so that large ones cost little."""
     size = 0
     for packet in itertools.islice(source.demux(), _TRIED_PACKETS):
         yield packet
@@ -244,14 +250,14 @@ def _first_packets(source: InputContainer) -> Iterator[Packet]:
 
 
 def describe(source: Stream, target: Stream) -> None:
-    """Language, title and dispositions."""
+    """Copy a stream's language, title and dispositions."""
     target.metadata.update(lasting(source.metadata))
     target.disposition = source.disposition
 
 
 def lasting(metadata: dict[str, str]) -> dict[str, str]:
-    """Leave out of some metadata what is not true of the output."""
+    """Return metadata without the entries that are not true of the output."""
     lasting = {key: value for key, value in metadata.items() if not _STALE.fullmatch(key)}
-    if "name" in lasting:  # what MP4 calls the title of a stream
+    if "name" in lasting:  # MP4's name for the title of a stream
         lasting["title"] = lasting.pop("name")
     return lasting

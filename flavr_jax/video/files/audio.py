@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound that is decoded and encoded again: stretched at the same pitch, or with silence before it.
 
-FFmpeg's filter atempo stretches, but its output is a few milliseconds too long or too short.
-Samples are therefore counted, and the end is cut or filled with silence.
+FFmpeg's filter atempo stretches sound, but its output is a few milliseconds too long or too short.
+Samples are therefore counted, and the end is cut off or filled up with silence.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from flavr_jax.video.files.times import TimeMap, as_fraction
 
 __all__ = ["EncodedSound", "SoundEncoding", "encodings_for"]
 
-_SLOWEST = Fraction(1, 2)  # atempo's limit; several in a row go further
-# Times are rounded to a millisecond and more in many files; longer gaps are real.
+_SLOWEST = Fraction(1, 2)  # atempo's limit; slower tempos take several filters in a row
+# Many files round times to a millisecond or more; only gaps longer than this are real.
 _GAP = Fraction(1, 10)
 _ENCODERS = {"mp3": "libmp3lame", "opus": "libopus"}
 _LOSSLESS = ("flac", "alac", "truehd", "mlp", "wavpack", "tta", "ape", "pcm_")
@@ -44,10 +44,10 @@ class SoundEncoding:
     """How sound is encoded.
 
     Attributes:
-        encoder: as FFmpeg calls it.
-        rate: samples a second.
-        layout: of the channels, as FFmpeg calls it.
-        bit_rate: bits a second, or None for the encoder's own choice.
+        encoder: FFmpeg's name of the encoder.
+        rate: samples per second.
+        layout: FFmpeg's name of the channel layout.
+        bit_rate: bits per second, or None for the encoder's default.
     """
 
     encoder: str
@@ -57,9 +57,9 @@ class SoundEncoding:
 
 
 def encodings_for(source: AudioStream, output: OutputContainer) -> Iterator[SoundEncoding]:
-    """Encodings for a stream, the nearest to the source first; not every one has to work.
+    """Yield encodings to try for a stream, the closest to the source first; some may not work.
 
-    Encoders take certain rates and layouts only: Opus no 44.1 kHz, Windows Media no 5.1.
+    Encoders accept only certain rates and layouts: Opus has no 44.1 kHz, Windows Media no 5.1.
     """
     context = source.codec_context
     own = context.codec.canonical_name
@@ -83,7 +83,7 @@ def encodings_for(source: AudioStream, output: OutputContainer) -> Iterator[Soun
 
 
 def _codecs(own: str, output: OutputContainer) -> Iterator[Codec]:
-    """The source's codec if it can be encoded, then others that the container holds."""
+    """Yield the source's codec if it can be encoded, then others that the container holds."""
     wanted = [own]
     if own.startswith(_LOSSLESS):
         wanted += ["flac", "pcm_s16le"]
@@ -94,14 +94,14 @@ def _codecs(own: str, output: OutputContainer) -> Iterator[Codec]:
                 codec = Codec(encoder, "w")
             except UnknownCodecError:
                 continue
-            # FFmpeg's own encoder for Vorbis is experimental: stereo only, and it sounds worse.
+            # FFmpeg's own Vorbis encoder is experimental: it is limited to stereo and sounds worse.
             if not codec.experimental and codec.canonical_name in output.supported_codecs:
                 yield codec
                 break
 
 
 def _named_layout(name: str, channels: int) -> str:
-    """A layout whose channels have places; files with just a number of channels get the usual."""
+    """Return a layout with channel positions; the usual one if a file only gives a count."""
     return _LAYOUTS.get(channels, name) if re.fullmatch(r"\d+ channels", name) else name
 
 
@@ -110,7 +110,7 @@ class EncodedSound:
 
     Attributes:
         target: the output's stream.
-        broken: packets that could not be decoded; each is silence now.
+        broken: number of packets that could not be decoded; silence replaces them.
     """
 
     def __init__(
@@ -125,14 +125,14 @@ class EncodedSound:
         """Add a stream to ``output`` and open its encoder.
 
         Args:
-            source: the stream whose packets will come.
-            output: where to.
+            source: the stream whose packets will be passed to ``convert``.
+            output: the file to add the stream to.
             encoding: how it is encoded.
-            times: where it is in the output, and how much longer it becomes.
-            from_zero: whether silence is put before sound that starts later than the output.
+            times: maps times of the source to the output, including the stretch.
+            from_zero: whether to put silence before sound that starts later than the output.
 
         Raises:
-            FFmpegError: the encoder does not take this.
+            FFmpegError: the encoder does not accept this encoding.
             ValueError: likewise.
         """
         self._source, self._times, self._from_zero = source, times, from_zero
@@ -141,7 +141,7 @@ class EncodedSound:
         self.target = cast(AudioStream, stream)
         if encoding.bit_rate:
             self.target.bit_rate = encoding.bit_rate
-        # PyAV 19 crashes where a frame is sent to an encoder that did not open.
+        # PyAV 19 crashes if a frame is sent to an encoder that failed to open; here it raises.
         self.target.codec_context.open()
         self._format: str = self.target.codec_context.format.name
         self._layout: str = encoding.layout
@@ -154,7 +154,7 @@ class EncodedSound:
         self._offset = self._samples_out = 0
 
     def convert(self, packet: Packet | None) -> Iterator[Packet]:
-        """Give the packets that follow from one of the source's, or from its end (None)."""
+        """Yield the output packets for a packet of the source, or for its end (None)."""
         try:
             frames = self._source.decode(packet)
         except FFmpegError:
@@ -172,7 +172,7 @@ class EncodedSound:
             yield from self.target.encode(None)
 
     def _place(self, frame: AudioFrame) -> Iterator[Packet]:
-        """Note where the sound begins, and fill a gap before a frame."""
+        """Record where the sound begins, follow format changes, and fill a gap before a frame."""
         base = as_fraction(frame.time_base) or Fraction(1, frame.sample_rate)
         begin = None if frame.pts is None else frame.pts * base
         if self._kind is None:
@@ -190,10 +190,11 @@ class EncodedSound:
 
     def _push(self, frame: AudioFrame) -> Iterator[Packet]:
         assert self._graph is not None
-        frame.pts = None  # small gaps in the times are not gaps in the sound
+        frame.pts = None  # small gaps in the times are rounding, not gaps in the sound
         self._seconds_in += Fraction(frame.samples, frame.sample_rate)
         self._graph.push(frame)
         self._pull()
+        # atempo may deliver too much: never emit more than the output should have by now.
         yield from self._emit(min(self._fifo.samples, self._due() - self._samples_out))
 
     def _push_silence(self, seconds: Fraction) -> Iterator[Packet]:
@@ -207,7 +208,7 @@ class EncodedSound:
             yield from self._push(part)
 
     def _drain(self) -> Iterator[Packet]:
-        """Take what is left in the filters."""
+        """Flush the filters."""
         assert self._graph is not None
         self._graph.push(None)
         self._pull()
@@ -225,7 +226,7 @@ class EncodedSound:
             self._fifo.write(made)
 
     def _due(self) -> int:
-        """Return how many samples the output should have for those that came in."""
+        """Return how many samples the output should have for the input so far."""
         return round(self._seconds_in * self._times.stretch * self._rate)
 
     def _emit(self, count: int, *, pad: bool = False) -> Iterator[Packet]:
@@ -244,7 +245,7 @@ class EncodedSound:
             yield from self.target.encode(part)
 
     def _renew(self, frame: AudioFrame) -> None:
-        """Build the filters for frames of one format, which a broadcast may change."""
+        """Build the filters for this frame's format, which a broadcast may change midway."""
         form, layout, rate = self._kind = _kind(frame)
         graph = Graph()
         nodes: list[FilterContext] = [
@@ -270,7 +271,7 @@ class EncodedSound:
 
 
 def _kind(frame: AudioFrame) -> tuple[str, str, int]:
-    """Return sample format, layout and rate, which the filters are made for."""
+    """Return sample format, layout and rate; filters are built for one such combination."""
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
@@ -278,5 +279,6 @@ def _silence(samples: int, form: str, layout: str, rate: int) -> AudioFrame:
     frame = AudioFrame(format=form, layout=layout, samples=samples)
     frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
     for plane in frame.planes:
+        # Samples of 8 bits are unsigned, with silence in the middle of their range.
         plane.update(bytes([128 if form.startswith("u8") else 0]) * plane.buffer_size)
     return frame

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video encoders: the codec of each, and its options for quality, speed and losslessness.
+"""Video encoders: their codecs, and their options for quality, speed and losslessness.
 
-FFmpeg itself is asked which pixel formats an encoder stores and whether it works on this machine,
-because that depends on the build and on the GPU.
+Pixel formats and availability of an encoder are queried from FFmpeg, because they depend on its
+build and on the GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flavr_jax.video.pixels.layout import Layout
 
 __all__ = ["ENCODERS", "Encoder", "Encoding", "check_encoder", "failure", "options_of", "stored"]
 
-# SVT-AV1 announces itself on stderr at length unless told here.
+# SVT-AV1 prints a long banner on stderr unless its log level is set to errors only.
 os.environ.setdefault("SVT_LOG", "1")
 
 Preset = Literal[
@@ -44,19 +44,19 @@ class Encoding:
     """How frames are compressed and stored.
 
     Attributes:
-        codec: auto takes the first that the container and the source's depth and alpha allow; h264
-            plays everywhere, hevc and av1 are smaller, ffv1 is lossless, prores is for editing; the
-            names with an underscore are a GPU's.
-        crf: quality, 0 (best) to 51 (h264, hevc) or 63 (av1, vp9); 18 or 23 unless given, which is
+        codec: auto takes the container's first codec that suits the source's bit depth and alpha;
+            h264 plays everywhere, hevc and av1 make smaller files, ffv1 is lossless, prores is for
+            editing; names with an underscore run on a GPU.
+        crf: quality, from 0 (best) to 51 (h264, hevc) or 63 (av1, vp9); the default of 18 or 23 is
             hard to tell from the source.
-        preset: slower makes smaller files.
-        lossless: keep every value that the pixel format holds; makes large files.
-        pixel_format: how pixels are stored, such as yuv420p10le; like the source unless given, or
-            the nearest that the codec holds.
-        audio: what becomes of the sound: auto copies it, and drops it in slow motion; stretch makes
-            it longer there at the same pitch.
-        images: the kind of images in a folder; auto is exr for exr, else png, both in 16 bits where
-            the source has more than 8.
+        preset: slower presets make smaller files.
+        lossless: keep every value that the pixel format can hold; makes large files.
+        pixel_format: how pixels are stored, such as yuv420p10le; by default as in the source, or
+            the nearest format that the codec can store.
+        audio: auto copies the sound, but drops it in slow motion; stretch slows it down there at
+            the same pitch.
+        images: file format of images in a folder; auto is exr if the source is exr, else png; 16
+            bits per channel if the source has more than 8.
     """
 
     codec: CodecName = "auto"
@@ -85,13 +85,14 @@ class Encoder:
 
     Attributes:
         codec: the codec that it encodes.
-        crf: the default quality, and the worst that there is.
-        options: FFmpeg's options for quality, preset and losslessness; lists are joined by colons.
-        matroska: the codec's name there, for encoders whose bitstream cannot carry HDR metadata.
-        delivery: made for players, which mostly show 4:2:0.
-        even: whether subsampled sizes have to be even.
-        narrowest: width of the smallest pictures that it encodes.
-        parameters: FFmpeg's name of the encoder's own parameters.
+        crf: the default quality and the worst one.
+        options: returns FFmpeg's options for quality, preset and losslessness; lists are joined by
+            colons.
+        matroska: Matroska's codec ID, for encoders whose bitstream cannot carry HDR metadata.
+        delivery: whether it is made for players, which mostly show 4:2:0 only.
+        even: whether the sides of pictures with subsampled chroma have to be even.
+        narrowest: width of the narrowest pictures that it encodes.
+        parameters: FFmpeg's option that passes parameters to the encoder itself.
     """
 
     codec: str
@@ -114,7 +115,7 @@ def _x265(encoding: Encoding, crf: int) -> Options:
     return {"preset": encoding.preset, "crf": str(crf), "x265-params": parameters}
 
 
-_SPEEDS: dict[str, tuple[int, int, int]] = {  # preset → SVT-AV1's, libvpx's, NVENC's
+_SPEEDS: dict[str, tuple[int, int, int]] = {  # preset → speed of SVT-AV1, of libvpx, of NVENC
     "ultrafast": (12, 8, 1), "superfast": (11, 6, 1), "veryfast": (10, 5, 2), "faster": (9, 4, 3),
     "fast": (8, 3, 4), "medium": (6, 2, 5), "slow": (4, 1, 6), "slower": (3, 1, 7),
     "veryslow": (2, 0, 7),
@@ -122,7 +123,7 @@ _SPEEDS: dict[str, tuple[int, int, int]] = {  # preset → SVT-AV1's, libvpx's, 
 
 
 def _svtav1(encoding: Encoding, crf: int) -> Options:
-    # Lossless and faster than 10, it writes broken streams of some pictures (in PyAV 18 and 19).
+    # Lossless at speeds above 10, SVT-AV1 writes broken streams for some pictures (PyAV 18 and 19).
     speed = min(_SPEEDS[encoding.preset][0], 10 if encoding.lossless else 13)
     parameters = ["lossless=1"] * encoding.lossless
     return {"preset": str(speed), "crf": str(crf), "svtav1-params": parameters}
@@ -130,6 +131,7 @@ def _svtav1(encoding: Encoding, crf: int) -> Options:
 
 def _vpx(encoding: Encoding, crf: int) -> Options:
     speed = str(_SPEEDS[encoding.preset][1])
+    # With a bit rate other than 0, crf would only limit the quality instead of setting it.
     quality = {"lossless": "1"} if encoding.lossless else {"crf": str(crf), "b": "0"}
     return {"deadline": "good", "cpu-used": speed, "row-mt": "1", **quality}
 
@@ -165,7 +167,7 @@ def _none(encoding: Encoding, crf: int) -> Options:
 
 ENCODERS = {
     "libx264": Encoder("h264", _x264, parameters="x264-params"),
-    # x265 writes beyond its memory for pictures that are narrower than one of its blocks.
+    # x265 writes out of bounds for pictures that are narrower than one of its blocks.
     "libx265": Encoder("hevc", _x265, narrowest=64, parameters="x265-params"),
     "libsvtav1": Encoder("av1", _svtav1, (23, 63), parameters="svtav1-params"),
     "libvpx-vp9": Encoder("vp9", _vpx, (23, 63), "V_VP9", even=False),
@@ -179,8 +181,9 @@ ENCODERS = {
     **{f"{codec}_qsv": Encoder(codec, _qsv) for codec in ("h264", "hevc", "av1")},
     **{f"{codec}_videotoolbox": Encoder(codec, _videotoolbox) for codec in ("h264", "hevc")},
 }
+# Pixel formats to use in place of the list that FFmpeg gives.
 _FORMATS = {
-    # A lossy WebP picture is BT.601 whatever its source: libwebp converts by itself.
+    # Lossy WebP is always BT.601, so RGB is passed on, which libwebp converts by itself.
     "libwebp_anim": ("bgra",),
     "gif": ("bgra",),
     "libvpx-vp9": ("yuv420p", "yuva420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"),
@@ -197,7 +200,7 @@ def options_of(encoder: str, encoding: Encoding, hdr: StaticHDR | None) -> dict[
     """Return FFmpeg's options for an encoder.
 
     Raises:
-        ValueError: the quality is outside of the encoder's range.
+        ValueError: the quality is outside the encoder's range.
     """
     kind = ENCODERS[encoder]
     crf = kind.crf[0] if encoding.crf is None else encoding.crf
@@ -213,7 +216,7 @@ def options_of(encoder: str, encoding: Encoding, hdr: StaticHDR | None) -> dict[
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise a ValueError if an encoder does not work here; it names those that do."""
+    """Raise a ValueError that names the working encoders if this one does not work here."""
     reason = failure(encoder)
     if reason is None:
         return
@@ -226,13 +229,13 @@ def check_encoder(encoder: str) -> None:
 
 @functools.cache
 def stored(encoder: str) -> list[str]:
-    """Return the pixel formats that an encoder takes, each once."""
+    """Return the pixel formats that an encoder can store, each once."""
     if encoder in _FORMATS:
         return list(_FORMATS[encoder])
     if encoder == "rawvideo":
         return sorted(pixel_formats)
     names = [form.name for form in av.Codec(encoder, "w").video_formats or []]
-    # Names in yuvj say what the range tag says; x265's alpha is read by no decoder here.
+    # yuvj formats only repeat the range tag; no decoder here reads the alpha that x265 writes.
     return [
         name
         for name in names
@@ -244,7 +247,7 @@ def stored(encoder: str) -> list[str]:
 
 @functools.cache
 def failure(encoder: str) -> str | None:
-    """Open an encoder and return why it does not work on this machine; None if it does."""
+    """Try to open an encoder, and return why it does not work on this machine; None if it does."""
     if encoder in ("wrapped_avframe", "rawvideo", "gif"):
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which container holds which codec, and which pixel format is nearest to a source's."""
+"""The codecs that each container holds, and the pixel format nearest to a source's."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Container:
         codecs: the choices of ``--codec auto``, in order of preference.
         muxer: FFmpeg's name of the format.
         also: further codecs, used only on request.
-        text: the subtitle codec that it writes text as, if any.
+        text: the codec of text subtitles in it, if any.
         rich: whether it stores orientation and chapters.
-        vp9_alpha: whether it holds the second stream that VP9 keeps alpha in.
-        tick: the unit of its times in seconds, where that is fixed.
+        vp9_alpha: whether it holds VP9's alpha, which is a second stream.
+        tick: its unit of time in seconds, if that is fixed.
         one_rate: whether it has one constant frame rate.
     """
 
@@ -66,7 +66,7 @@ PIPE = Container(("y4m",), "yuv4mpegpipe", ("raw",), one_rate=True)
 
 
 _NEVER_LOSSLESS = ("prores", "_qsv", "_videotoolbox")
-# H.264 beyond 8 bits plays nearly nowhere, so that it has to be asked for.
+# Hardly any player shows H.264 of more than 8 bits, so it is used only on request.
 _AUTO_BITS = {"h264": 8}
 
 
@@ -74,7 +74,7 @@ def container_of(name: str) -> Container:
     """Return the container for an output of this name.
 
     Raises:
-        ValueError: for a suffix that no container has.
+        ValueError: no container has this suffix.
     """
     suffix = Path(name).suffix.lower()
     if name == "-":
@@ -102,6 +102,7 @@ def encoder_for(name: str, encoding: Encoding, source: Layout) -> str:
     codec: str = encoding.codec
     if codec == "auto":
         wanted = source if encoding.pixel_format is None else Layout.of(encoding.pixel_format)
+        # Among codecs that suit equally well, min() takes the first: the order of preference.
         codec = min(container.codecs, key=functools.partial(_unfit, wanted, encoding, container))
     if codec in ENCODERS:
         encoder = codec
@@ -153,10 +154,13 @@ def pixel_format_for(
             )
         return encoding.pixel_format
     if source.kind == "rgb" and ENCODERS[encoder].delivery:
+        # Players mostly show 4:2:0 only.
         source = dataclasses.replace(source, kind="yuv", chroma=(1, 1))
     elif source.kind == "grey":
+        # Grey has no chroma to lose: prefer the coarsest.
         source = dataclasses.replace(source, chroma=(1, 1))
     if ENCODERS[encoder].even:
+        # Chroma must not be subsampled along a side of odd length.
         odd = (size[0] % 2, size[1] % 2)
         offered = [
             form
@@ -171,7 +175,7 @@ def _packed(pixel_format: str) -> bool:
 
 
 def _loss(source: Layout, target: Layout) -> tuple[int, ...]:
-    """Rank what a layout loses of another, the worst first, then what it stores needlessly."""
+    """Return a sort key: what storing ``source`` as ``target`` loses, worst first, then wastes."""
     coarser = [max(0, t - s) for s, t in zip(source.chroma, target.chroma)]
     finer = [max(0, s - t) for s, t in zip(source.chroma, target.chroma)]
     return (
@@ -187,7 +191,7 @@ def _loss(source: Layout, target: Layout) -> tuple[int, ...]:
 
 
 def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str) -> tuple[int, ...]:
-    """Rank how badly a codec suits a source; the lowest of a container's codecs is chosen."""
+    """Return a sort key of how badly a codec suits a source; the lowest is chosen."""
     encoder = next(key for key, value in ENCODERS.items() if value.codec == codec)
     if failure(encoder) is not None:
         return (1, 0, 0, 0)
@@ -203,6 +207,6 @@ def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str)
 
 
 def _offered(encoder: str, container: Container) -> list[str]:
-    """Return the pixel formats that an encoder takes and a container holds."""
+    """Return the pixel formats that an encoder can store and a container holds."""
     alpha = encoder != "libvpx-vp9" or container.vp9_alpha
     return [form for form in stored(encoder) if alpha or not Layout.of(form).alpha]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continuous times for MPEG-TS files that were joined, whose clocks start again at each seam."""
+"""Continuous times for concatenated MPEG-TS files, whose clocks start again at each seam."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STEP_BACK = Fraction(1, 10)  # FFmpeg's own limit; less is jitter
 
 
 class Joins:
-    """Moves packets behind a seam to where the part before it ends.
+    """Moves the times of packets after a seam to where the part before it ends.
 
     Each stream passes the seam at its own place in the file, because packets of several streams
-    are interleaved. The first stream that passes it says by how much the new part is moved.
+    are interleaved. The first stream to pass it sets the offset of the new part.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class Joins:
         self._ends: dict[int, Fraction] = {}
 
     def mend(self, packet: Packet) -> None:
-        """Change a packet's times, where they run back, to continuous ones."""
+        """Make a packet's times continuous where they would jump back."""
         base = as_fraction(packet.time_base)
         if packet.dts is None or base is None:
             return
         index, time = packet.stream_index, packet.dts * base
         if packet.stream.type not in ("audio", "video"):
-            # The times of a stream with few packets may rise across a seam.
+            # With few packets, times may rise across a seam, so take the newest part's offset.
             self._part[index] = len(self._offsets) - 1
         part, end = self._part.get(index, 0), self._ends.get(index)
         if end is not None and time + self._offsets[part] < end - _STEP_BACK:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File names as FFmpeg takes them.
+"""File names in the form that FFmpeg needs.
 
-FFmpeg takes a name with a colon for an address: ``12:30.mp4`` would need a protocol named 12, and
-``concat:x`` would read other files. Behind ``file:`` every name is the name of a file.
+FFmpeg takes a name with a colon for a URL: ``12:30.mp4`` would need a protocol named 12, and
+``concat:x`` would read other files. After the prefix ``file:``, every name is a file name.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ __all__ = ["ONE_FILE", "PIPE", "file_url", "is_pipe"]
 PIPE = Path("-")
 """Standard input."""
 ONE_FILE = {"pattern_type": "none"}
-"""FFmpeg's option for images: ``a%03d.png`` is one file and not a numbered sequence."""
+"""FFmpeg's option for images that makes ``a%03d.png`` one file, not a numbered sequence."""
 
 
 def file_url(path: str | Path) -> str:
-    """The address of a file for FFmpeg."""
+    """Return the URL of a file for FFmpeg."""
     return f"file:{path}"
 
 
 def is_pipe(path: Path) -> bool:
-    """True for what can be read only once: ``-``, a named pipe, a device, /dev/stdin of a pipe."""
+    """Return whether an input can be read only once.
+
+    True for ``-``, a named pipe, a device, and ``/dev/stdin`` if that is a pipe.
+    """
     if path == PIPE:
         return True
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is decided of a video file before it exists: encoder, pixel format, tags, ticks."""
+"""Parameters of a video file, chosen before it exists: encoder, pixel format, tags, time unit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from flavr_jax.video.pixels.layout import Layout
 __all__ = ["MOV_LIKE", "Plan"]
 
 MOV_LIKE = ("mp4", "mov")
-# MP4 holds its ticks a second in 32 bits; below 10,000 FFmpeg takes a multiple of its own choice.
+# MP4 stores ticks per second in 32 bits; FFmpeg replaces a value below 10,000 by a multiple of it.
 _FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is decided before a file exists.
+    """Parameters of a video file, chosen before it exists.
 
     Attributes:
         container: the kind of file.
-        encoder: as FFmpeg calls it.
+        encoder: FFmpeg's name of the encoder.
         options: of the encoder.
         pixel_format: how pictures are stored.
         tags: the colour tags.
-        kept: what pictures hold whose values mean the same in the file; None for no pictures.
-        tick: pts are multiples of it, in seconds.
-        plays: how often an animation is shown, 0 for without end.
+        kept: layout of source pictures whose values can be stored without conversion; None if
+            every picture has to be converted.
+        tick: unit of time in seconds; every pts is a multiple of it.
+        plays: how often an animation plays, 0 for endlessly.
     """
 
     container: Container
@@ -46,7 +47,7 @@ class Plan:
 
     @classmethod
     def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> Plan:
-        """For an output of this name.
+        """Choose the parameters for an output of this name.
 
         Raises:
             ValueError: the container cannot hold the codec, or the encoder does not work here.
@@ -56,7 +57,8 @@ class Plan:
         check_encoder(encoder)
         options = options_of(encoder, encoding, info.hdr)
         if encoder == "libvpx-vp9" and layout.alpha:
-            # Colour and alpha are two encoders; looking ahead, they may not agree on the order.
+            # Colour and alpha are encoded separately. With lookahead, the two encoders may put
+            # out their frames in different orders.
             options["lag-in-frames"] = "0"
         size = (info.width, info.height)
         pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
@@ -78,13 +80,16 @@ class Plan:
     def container_options(self) -> dict[str, str]:
         """FFmpeg's options for the file."""
         if self.muxer in MOV_LIKE:
-            # A track's start is kept in the movie's ticks, which are 1 ms unless told otherwise.
+            # A track's start is stored in units of the movie time scale, by default 1 ms.
             return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
-        # Y4M of more than 8 bits wants to be asked twice.
+        # FFmpeg writes Y4M of more than 8 bits only with this option.
         return {"strict": "-1", **({"loop": str(self.plays)} if self.muxer == "webp" else {})}
 
 
 def _ticks_per_second(time_base: Fraction) -> int:
-    """A number of ticks that makes every multiple of ``time_base`` whole, or nanoseconds."""
+    """Return ticks per second such that every multiple of ``time_base`` is a whole number of them.
+
+    At most 10⁹, where times are rounded to nanoseconds.
+    """
     ticks = time_base.denominator
     return min(ticks * max(1, math.ceil(_FEWEST_TICKS / ticks)), _MOST_TICKS)

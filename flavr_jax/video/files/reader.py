@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads video files, through PyAV (FFmpeg), as RGB frames with exact times.
 
-FFmpeg does not report a file that ends before the end that its header states. The reader compares
-the two: it yields every frame that decodes, and ``damage`` describes what is missing.
+FFmpeg does not report that a file ends before the end that its header states, so the reader
+compares the two. It yields every frame that decodes, and ``damage`` says what is missing.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RawVideo:
-    """Raw pictures without any header.
+    """Format of raw pictures, which have no header.
 
     Attributes:
-        size: width and height, written 1920x1080.
-        pixel_format: how they are stored, as FFmpeg calls it.
+        size: width and height, written as 1920x1080.
+        pixel_format: FFmpeg's name of the pixel format.
         rate: frames per second.
     """
 
@@ -84,9 +84,11 @@ class Input:
     """Properties that the source itself does not state.
 
     Attributes:
-        input_rate: frames per second of images or of bare pictures, such as 25 or 24000/1001.
-        input_size: width and height of bare pictures, such as 1920x1080; what the input then is.
-        input_pixel_format: how bare pictures are stored.
+        input_rate: frames per second of a folder of images or of raw video, such as 25 or
+            24000/1001.
+        input_size: width and height of raw video, such as 1920x1080; giving it means that the input
+            is raw video, without any header.
+        input_pixel_format: pixel format of raw video.
     """
 
     input_rate: str = "24"
@@ -94,7 +96,7 @@ class Input:
     input_pixel_format: str = "yuv420p"
 
     def open(self, path: Path) -> FrameSource:
-        """Open a source with headroom, for frames that are written to a video again."""
+        """Open a source with headroom (see ``open_source``), to write a video of its frames."""
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)
@@ -112,10 +114,10 @@ def open_source(
 
     Args:
         path: where it is.
-        rate: of a folder of images.
-        raw: what a file or pipe of bare pictures holds.
-        headroom: as in ``VideoReader``. Set it for pixels that are written to a video again, so
-            that made frames can be as bright as originals that exceed white.
+        rate: frames per second of a folder of images.
+        raw: format of a file or pipe of raw pictures.
+        headroom: as in ``VideoReader``. Set it if the pixels will be written to a video again, so
+            that interpolated frames can be as bright as originals that exceed white.
     """
     if path.is_dir():
         return ImageFolder(path, rate=rate)
@@ -143,13 +145,13 @@ def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContain
         OSError: the file is missing or cannot be read.
         ValueError: it is not a video.
     """
-    # By its name alone, FFmpeg would take a%03d.gif for a numbered sequence of images.
+    # FFmpeg would take a name such as a%03d.gif for a numbered sequence of images.
     is_gif = "%" in path.name and path.suffix.lower() == ".gif"
     with explained(f"{path} is not a video that can be read"):
         container = av.open(
             "pipe:0" if path == PIPE else file_url(path),
             format="rawvideo" if raw else "gif" if is_gif else None,
-            # A playlist inside of a file must not reach for the network.
+            # A playlist in the file must not make FFmpeg open network connections.
             options={"protocol_whitelist": "file,pipe", **(raw.options if raw else {})},
         )
     with container:
@@ -160,9 +162,9 @@ class VideoReader:
     """The first video stream of a file; cover pictures do not count as video.
 
     A frame's pts is exact, and its ``original`` is the decoded picture. Pixels are converted to
-    RGB by the stream's matrix and range, to 16 bits if the source has more than 8. Untagged video
-    counts as limited range, BT.709 from 720 lines on and BT.601 below. Pictures that are stored
-    turned are not turned back: ``info.display_matrix`` tells how to show them.
+    RGB with the stream's matrix and range, in 16 bits if the source has more than 8. Untagged video
+    is taken as limited range, with BT.709 from 720 lines on and BT.601 below. Rotated pictures are
+    returned as stored: ``info.display_matrix`` says how to show them.
     """
 
     def __init__(self, path: Path, *, raw: RawVideo | None = None, headroom: bool = False) -> None:
@@ -171,8 +173,9 @@ class VideoReader:
         Args:
             path: a file; or ``-`` for standard input, a named pipe or a device, which can be read
                 only once.
-            raw: what is in a file or pipe of bare pictures.
-            headroom: whether pixels keep what limited levels have beyond black and white.
+            raw: format of a file or pipe of raw pictures.
+            headroom: whether pixels keep the values that limited range has below black and above
+                white.
 
         Raises:
             OSError: the file is missing or cannot be read.
@@ -201,6 +204,7 @@ class VideoReader:
             failed.pop_all()
         self._start = timeline_start(container)
         self._frames: Iterator[av.VideoFrame] | None = itertools.chain([first], frames)
+        # A file is opened again for each iteration; a pipe stays open and keeps its first frame.
         if not is_pipe(path):
             self._frames = None
             self._opened.close()
@@ -244,14 +248,14 @@ class VideoReader:
             else:
                 change = None
             if change is not None:
-                # Frames given out already may have cost hours: end here, do not fail.
+                # The frames before may have taken hours to process: end the clip, do not raise.
                 self.damage = (
                     f"it changes {change} at frame {index + 1}; a clip has one size and depth"
                 )
                 return
             duration = (frame.duration or 0) * self.info.time_base or 1 / self.info.rate
             pts = None if frame.pts is None else frame.pts * self.info.time_base - self._start
-            # Files without usable times (raw streams, broken indices) run at their rate.
+            # A frame without a usable time (raw streams, broken indices) follows the one before.
             if pts is None or (last is not None and pts <= last):
                 pts = Fraction(0) if last is None else last + duration
             last = pts
@@ -275,8 +279,9 @@ class VideoReader:
                     end = max(end, (packet.pts + (packet.duration or 0)) * base)
                 if packet.is_corrupt:
                     self.damage = "a packet is incomplete"
-                # MPEG-TS marks packets where its counter jumps, which joined files do between
-                # whole packets; elsewhere the mark means that a part is missing.
+                # In MPEG-TS, packets are marked where the continuity counter jumps. In joined files
+                # it jumps between complete packets, so these are decoded. In other formats the mark
+                # means that part of the packet is missing.
                 if packet.is_corrupt and container.format.name != "mpegts":
                     continue
                 if packet.stream.index == stream.index:
@@ -284,7 +289,7 @@ class VideoReader:
             except FFmpegError as error:
                 self.damage = str(error.strerror)
         missing = _stated_end(container) - end
-        # Rounding in headers and the padding of audio codecs stay below this.
+        # Rounding in headers and padding of audio codecs are smaller than this.
         if missing > max(Fraction(1, 10), 3 / (2 * _rate(stream))):
             self.damage = f"the last {float(missing):.2f} seconds are missing"
 
@@ -320,11 +325,11 @@ def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
 def _at_decoding_times(
     decode: Callable[[Packet], list[av.VideoFrame]],
 ) -> Callable[[Packet], list[av.VideoFrame]]:
-    """Time the frames of an AVI with B-frames.
+    """Return a decoder that gives the frames of an AVI with B-frames their right times.
 
-    AVI stores when packets are decoded, in order, and not when frames are shown; FFmpeg passes
-    these times on as pts, which are then out of order. As each packet holds one frame, the n-th
-    frame shown is due at the n-th of these times.
+    AVI stores when packets are decoded, in order, not when frames are shown. FFmpeg passes these
+    times on as pts, so the pts of the frames shown are out of order. Each packet holds one frame,
+    so the n-th frame shown gets the n-th of these times.
     """
     times: deque[int | None] = deque()
 
@@ -334,7 +339,7 @@ def _at_decoding_times(
         try:
             frames = decode(packet)
         except FFmpegError:
-            times.pop()  # this packet becomes no frame
+            times.pop()  # this packet yields no frame
             raise
         for frame in frames:
             frame.pts = times.popleft() if times else None
@@ -345,7 +350,7 @@ def _at_decoding_times(
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     """Return the first stream with moving pictures."""
-    # FFmpeg shows text files as a terminal would, on video.
+    # FFmpeg renders text files as the video of a terminal (format `tty`).
     if container.format.name != "tty":
         for stream in container.streams.video:
             if stream.disposition & Disposition.attached_pic:
@@ -363,7 +368,7 @@ def _rate(stream: VideoStream) -> Fraction:
     """Return the average frames per second; 25 if the file gives none."""
     average, guessed = as_fraction(stream.average_rate), as_fraction(stream.guessed_rate)
     base = as_fraction(stream.time_base)
-    # FFmpeg's average for DV of 29.97 frames/s is its 60000 ticks a second.
+    # For DV of 29.97 frames/s, FFmpeg's average is the tick rate, 60000 per second.
     if average and guessed and base and average * base >= 1 and guessed < average:
         return guessed
     return average or guessed or Fraction(25)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the sink for an output by its name, and fits the frames to it."""
+"""Chooses the sink for an output by its name, and adapts the frames to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_video_name(name: str) -> bool:
-    """Return whether an output of this name is a video: ``-``, or a suffix and no folder."""
+    """Return whether an output is a video: ``-``, or a name with a suffix that is no folder."""
     if name == "-":
         return True
     return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
@@ -50,15 +50,15 @@ def open_sink(
 ) -> FrameSink:
     """Open a video file, a pipe, or a folder of images for writing; ``is_video_name`` tells which.
 
-    Errors that can be foreseen are raised here, before any frame is computed.
+    Foreseeable errors are raised here, before any frame is computed.
 
     Args:
         name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
-        info: of the frames to come.
-        source: the input, if any. It is never overwritten, and its other streams are copied if
-            both it and the output are video files.
-        stretch: how many times as long the output takes as the source.
-        encoding: codec and quality of a video, and what becomes of its sound.
+        info: properties of the frames to come.
+        source: the input, if any. It is never overwritten, and its sound, subtitles and other
+            streams are copied if both it and the output are video files.
+        stretch: duration of the output divided by that of the source.
+        encoding: codec, quality and treatment of sound.
         overwrite: whether the output may exist.
     """
     path = Path(name)
@@ -75,6 +75,7 @@ def open_sink(
         sink = VideoWriter(
             path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
         )
+    # The outermost sink runs first, so wrapping in reverse applies the changes in order.
     for change in reversed(changes):
         sink = MappedSink(sink, change)
     return sink
@@ -93,7 +94,7 @@ def _check_apart(path: Path, source: Path) -> None:
 def _suited(
     name: str, info: ClipInfo, encoding: Encoding
 ) -> tuple[ClipInfo, list[Callable[[TimedFrame], TimedFrame]]]:
-    """Describe a clip as the output can hold it; also return what changes its frames so."""
+    """Return the clip's properties as the output can hold them, and the changes to its frames."""
     changes: list[Callable[[TimedFrame], TimedFrame]] = []
     is_video = is_video_name(name)
     if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
@@ -108,7 +109,8 @@ def _suited(
                 name,
             )
         info = dataclasses.replace(info, profile=None)
-    # Images of the source's kind keep its orientation, so that originals are copied as files.
+    # Images in the source's format keep its orientation tag, so that originals can be copied as
+    # files.
     says_turned = container_of(name).rich if is_video else images == info.image_kind != "exr"
     if info.display_matrix is not None and not says_turned:
         changes.append(functools.partial(upright, info.display_matrix))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sound, subtitles, chapters, attachments and metadata: everything beside the video.
+"""Sound, subtitles, chapters, attachments and metadata: everything except the video.
 
-Packets are copied in step with the video, so that little is buffered. If time is stretched,
-subtitles and chapters are stretched as well, and sound on request. Each stream has one adapter,
-which is tried on an empty file before the first frame is computed. What the output cannot hold is
-left out, and one log line names it. A broken packet costs that packet alone.
+Packets are copied in step with the video, so little is buffered. If time is stretched, subtitles
+and chapters are stretched as well, and sound on request. Each stream has one adapter, which is
+tried on an in-memory file before the first frame is computed. Whatever the output cannot hold is
+left out and named in one log line. A broken packet is skipped; its stream continues.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ logger = logging.getLogger(__name__)
 
 SoundMode = Literal["auto", "copy", "stretch", "drop"]
 _TEXT = ("subrip", "srt", "mov_text", "webvtt", "text", "ass", "ssa")
-_MOST_READ_ERRORS = 20  # in a row; a file that is cut off gives the same error for ever
+_MOST_READ_ERRORS = 20  # in a row; a truncated file returns the same error forever
 _LATE = Fraction(1, 20)
-"""Seconds by which sound in AVI may start late: the container cannot say that it does."""
+"""Seconds by which sound in AVI may start late unchanged: the container has no start times."""
 
 
 class OtherStreams:
-    """The streams of a file beside its video, on their way into another file.
+    """Copies the streams of a file, except its video, into another file.
 
     Attributes:
-        broken: packets that were left out so far, because they could not be read or written.
+        broken: number of packets left out so far, because they could not be read or written.
     """
 
     def __init__(
@@ -74,12 +74,14 @@ class OtherStreams:
         """Add the streams to ``output``, before its header is written.
 
         Args:
-            path: the file that they come from.
-            output: the file that they go to, which has its video stream already.
-            container: what kind of file that is.
-            pictures: a video stream as the output's, in a file whose header is written.
-            sound: copied, stretched along, or dropped; auto copies it unless time is stretched.
-            stretch: how many times as long the output takes.
+            path: the file to copy from.
+            output: the file to copy into; it already has its video stream.
+            container: the output's kind of file.
+            pictures: a stream like the output's video stream, of a file whose header is written;
+                trial files are made from it.
+            sound: copied, stretched or dropped; auto copies it unless time is stretched, and drops
+                it then.
+            stretch: duration of the output divided by that of the input.
         """
         self._path, self._output, self._kind = path, output, container
         self._pictures = pictures
@@ -112,41 +114,47 @@ class OtherStreams:
 
     @property
     def broken(self) -> int:
-        """Packets that were left out so far, because they could not be read or written."""
+        """Number of packets left out so far, because they could not be read or written."""
         sounds = [each for each in self._adapters.values() if isinstance(each, EncodedSound)]
         return self._failed + sum(each.broken for each in sounds)
 
     @property
     def has_sound(self) -> bool:
-        """Return whether the output gets sound."""
+        """Return whether the output has sound."""
         return any(each.target.type == "audio" for each in self._adapters.values())
 
     def copy(self, until: Fraction | None = None) -> None:
-        """Copy the packets that start before a time of the output, or all that are left."""
+        """Copy the packets that start before the output time ``until``, or all that are left."""
         while self._next is not None and (until is None or self._next[0] < until):
             self._written += 1
             try:
                 self._output.mux_one(self._next[1])
             except OSError:
-                raise  # the disk is full
+                raise  # such as a full disk: no fault of this packet
             except ERRORS:
                 self._failed += 1
             self._next = next(self._packets, None)
 
     def blame(self) -> bool:
-        """Count a packet that the muxer refused late; False if there can be none."""
+        """Count a packet as broken that the muxer had buffered and now refuses.
+
+        Return False if every packet passed to the muxer is counted already.
+        """
         if self._failed >= self._written:
             return False
         self._failed += 1
         return True
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the input file."""
         self._packets.close()
         self._container.close()
 
     def _way(self, stream: Stream) -> Way | None:
-        """Choose how a stream goes into the output; None if it cannot, which is then logged."""
+        """Choose how a stream goes into the output; None if it is left out.
+
+        Streams that the output cannot hold are noted for the log.
+        """
         if isinstance(stream, VideoStream) and stream == _pictures(self._container):
             return None
         if isinstance(stream, AudioStream) and self._sound == "drop":
@@ -159,7 +167,7 @@ class OtherStreams:
                         "cannot hold its start.", self._path, self._kind.muxer,
                     )  # fmt: skip
                 return way
-        # MP4 keeps chapters in a stream as well.
+        # MP4 also stores chapters as a data stream, which is no loss: chapters are copied apart.
         is_timecode = "timecode" in stream.metadata
         if stream.type != "data" or is_timecode or not self._container.chapters():
             name = stream.codec_context.name if stream.codec_context else ""
@@ -168,7 +176,7 @@ class OtherStreams:
         return None
 
     def _ways(self, stream: Stream) -> Iterator[Way]:
-        """Yield the ways to try, the best first."""
+        """Yield the ways to try for a stream, the best first."""
         if isinstance(stream, VideoStream):
             if stream.disposition & Disposition.attached_pic:
                 yield Way(stream.index, "cover")
@@ -181,8 +189,8 @@ class OtherStreams:
             for encoding in encodings_for(stream, self._output):
                 yield Way(stream.index, "encode", encoding, from_zero=late)
             return
-        # WebM's muxer takes attachments and forgets them. A timecode counts the frames of the
-        # input's rate, and MOV's muxer fails at the end of a file with such a copied stream.
+        # WebM's muxer accepts attachments but does not write them. A timecode counts frames at the
+        # input's rate, and MOV's muxer fails at the end of a file with a copied timecode stream.
         forgotten = stream.type == "attachment" and self._kind.muxer != "matroska"
         if not forgotten and "timecode" not in stream.metadata:
             yield Way(stream.index, "copy")
@@ -197,7 +205,7 @@ class OtherStreams:
         return stream.start_time * base - self._times.start > _LATE
 
     def _together(self, ways: list[Way]) -> list[Way]:
-        """Leave out what a container holds alone, but not beside the rest."""
+        """Leave out streams that the container holds alone, but not together with the others."""
         if len(ways) < 2 or self._works(ways):
             return ways
         kept: list[Way] = []
@@ -212,7 +220,7 @@ class OtherStreams:
     def _works(
         self, ways: list[Way], chapters: Sequence[Any] = (), *, described: bool = False
     ) -> bool:
-        """Return whether an empty file of the same kind takes these streams, from first to last."""
+        """Return whether a trial file of the output's kind accepts these streams to its end."""
         try:
             with (
                 _open(self._path) as source,
@@ -242,7 +250,10 @@ class OtherStreams:
     def _converted(
         self, adapter: Adapter, packet: Packet | None
     ) -> Iterator[tuple[Fraction, Packet]]:
-        """Yield the packets made of one, each with its start; count the packet if that fails."""
+        """Convert one packet, or the end of a stream (None); yield the results and their starts.
+
+        Starts are in seconds. A packet that cannot be converted is counted as broken.
+        """
         try:
             for made in adapter.convert(packet):
                 base = as_fraction(made.time_base) or Fraction(1)
@@ -251,12 +262,12 @@ class OtherStreams:
             self._failed += 1
 
     def _demuxed(self) -> Iterator[Packet]:
-        """Yield the file's packets at continuous times; reading goes on behind an error."""
+        """Yield the file's packets with continuous times; continue after read errors."""
         indices = list(self._adapters)
         joins = None
         if self._container.format.flags & Flags.ts_discont.value:
             joins = Joins()
-            # The pictures say where a part begins, also if nothing else does.
+            # Video is read too: it shows where a part begins even if no copied stream does.
             pictures = _pictures(self._container)
             indices += [] if pictures is None else [pictures.index]
         streams = [self._container.streams[index] for index in indices]
@@ -274,7 +285,7 @@ class OtherStreams:
                 return
 
     def _chapters(self) -> list[Any]:
-        """Return the chapters at the output's times, if it can hold any."""
+        """Return the chapters at the output's times; none if the output cannot hold them."""
         chapters = self._container.chapters()
         if chapters and not self._kind.rich:
             self._lost.append("chapters")
@@ -292,7 +303,7 @@ def _open(path: Path) -> InputContainer:
 
 
 def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
-    """Copy title, date and so on, of the file and of its video."""
+    """Copy title, date and other metadata of the file and of its video stream."""
     output.metadata.update(phone_tags.lasting(lasting(source.metadata)))
     pictures = _pictures(source)
     if pictures is not None:
@@ -300,6 +311,6 @@ def _copy_metadata(source: InputContainer, output: OutputContainer) -> None:
 
 
 def _pictures(source: InputContainer) -> VideoStream | None:
-    """Return the stream that is the video."""
+    """Return the video stream; cover pictures do not count."""
     moving = (s for s in source.streams.video if not s.disposition & Disposition.attached_pic)
     return next(moving, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subtitles that become text of another kind."""
+"""Text subtitles that are converted to another text format."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flavr_jax.video.files.times import TimeMap, as_fraction
 __all__ = ["TextSubtitles"]
 
 _MILLISECOND = Fraction(1, 1000)
-_FIELDS = 8  # of an ASS event before its text
-_UNTIMED = 2  # seconds that a text without a length is shown
+_FIELDS = 8  # fields of an ASS event before its text
+_UNTIMED = 2  # seconds that a text without a duration is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class _Event:
 class TextSubtitles:
     """One stream of subtitles, decoded and encoded again.
 
-    MP4 and MOV show one packet at a time. Where events overlap there, each moment gets a packet
-    with all texts that are shown then, a line each.
+    MP4 and MOV show one packet at a time. Where events overlap, each interval between a start and
+    an end gets one packet with all texts that are shown then, each on a line of its own.
 
     Attributes:
         target: the output's stream.
@@ -54,13 +54,13 @@ class TextSubtitles:
         """Add a stream to ``output``.
 
         Args:
-            source: the stream whose packets will come.
-            output: where to.
-            codec: what the text becomes, as FFmpeg calls it.
-            times: where it is in the output.
+            source: the stream whose packets will be passed to ``convert``.
+            output: the file to add the stream to.
+            codec: FFmpeg's name of the text format to convert to.
+            times: maps times of the source to the output.
             one_at_a_time: whether the container shows one packet at a time.
         """
-        source.codec_context.open(strict=False)  # so that it knows the styles
+        source.codec_context.open(strict=False)  # for the styles in subtitle_header, used below
         self._source, self._times, self._one_at_a_time = source, times, one_at_a_time
         self.target = cast(SubtitleStream, output.add_stream(codec))
         encoder = self.target.codec_context
@@ -70,7 +70,7 @@ class TextSubtitles:
         self._now = 0
 
     def convert(self, packet: Packet | None) -> Iterator[Packet]:
-        """Give the packets that follow from one of the source's, or from its end (None)."""
+        """Yield the output packets for a packet of the source, or for its end (None)."""
         if packet is None:
             yield from self._until(None)
             return
@@ -92,7 +92,7 @@ class TextSubtitles:
             self._shown.append(event)
 
     def _until(self, time: int | None) -> Iterator[Packet]:
-        """Packets from now to ``time``, or to the end of all that is shown."""
+        """Yield packets from now to ``time``, or until the last shown text ends."""
         limit = math.inf if time is None else time
         while self._shown and self._now < limit:
             end = int(min(limit, *(event.end for event in self._shown)))
@@ -112,7 +112,7 @@ class TextSubtitles:
 
 
 def _joined(events: list[bytes]) -> bytes:
-    r"""Join ASS events, their texts a line each; ``\r`` ends the styles of the line before."""
+    r"""Join ASS events, one text per line; ``\r`` resets the style of the line before."""
     first, *others = events
     texts = (event.split(b",", _FIELDS)[-1] for event in others)
     return rb"{\r}\N".join([first, *texts])

@@ -15,9 +15,10 @@ __all__ = ["TimeMap", "as_fraction", "timeline_start"]
 
 
 def as_fraction(value: Any) -> Fraction | None:
-    """FFmpeg's rational as a Fraction; None where unset.
+    """Convert one of FFmpeg's rationals to a Fraction; None if it is unset.
 
-    PyAV 18 has Fraction or None, PyAV 19 its own AVRational with a zero somewhere.
+    PyAV 18 returns a Fraction or None. PyAV 19 returns its own AVRational, which is unset if its
+    numerator or denominator is zero.
     """
     if value is None or not value.numerator or not value.denominator:
         return None
@@ -25,10 +26,10 @@ def as_fraction(value: Any) -> Fraction | None:
 
 
 def timeline_start(container: InputContainer) -> Fraction:
-    """The container's time that counts as zero.
+    """Return the container time that counts as zero, in seconds.
 
-    Broadcast formats (MPEG-TS, MPEG-PS) run on the sender's clock, which starts anywhere; there it
-    is the first stream's start. Elsewhere zero means zero.
+    Broadcast formats (MPEG-TS, MPEG-PS) use the sender's clock, which starts at an arbitrary time;
+    there it is the earliest start of a stream. For other formats it is 0.
     """
     if not container.format.flags & Flags.ts_discont.value:
         return Fraction(0)
@@ -42,18 +43,18 @@ def timeline_start(container: InputContainer) -> Fraction:
 
 @dataclasses.dataclass(frozen=True)
 class TimeMap:
-    """Times of the input as times of the output.
+    """Maps times of the input to times of the output.
 
     Attributes:
-        start: the input's time that is the output's zero, in seconds.
-        stretch: how many times as long the output takes.
+        start: the input time, in seconds, that becomes zero in the output.
+        stretch: duration of the output divided by that of the input.
     """
 
     start: Fraction = Fraction(0)
     stretch: Fraction = Fraction(1)
 
     def move(self, packet: Packet) -> None:
-        """Change the times of a packet; a missing dts or pts is taken from the other.
+        """Change a packet's times to the output's; a missing dts or pts is taken from the other.
 
         Raises:
             ValueError: the packet has no time.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes timed frames to video files with exact times, kept colours and copied streams.
+"""Writes timed frames to video files with exact times, unchanged colours and copied streams.
 
-MP4 and MOV count time in ticks of any length, so the tick is chosen such that every pts is a whole
+MP4 and MOV count time in ticks of any length; the length is chosen so that every pts is a whole
 number of ticks. Matroska rounds each pts to a millisecond; AVI and Y4M have one constant rate.
 """
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class VideoWriter:
-    """A video file, which gets its name when it is complete; or a pipe."""
+    """Writes a video file, which gets its name when it is complete, or a pipe."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class VideoWriter:
 
         Args:
             path: a name with a suffix of ``formats.CONTAINERS``, or ``-`` for standard output.
-            info: of the frames to come.
+            info: properties of the frames to come.
             encoding: codec and quality.
             others: a file whose sound, subtitles, chapters and metadata are copied.
-            stretch: how many times as long the output takes as that file.
+            stretch: duration of the output divided by that of ``others``.
             overwrite: whether ``path`` may exist.
 
         Raises:
@@ -110,7 +110,7 @@ class VideoWriter:
             self._warn_of_doubled_times()
         late = self._last is None and tick > 0 and self._plan.muxer == "avi"
         if late and self._others is not None and self._others.has_sound:
-            # AVI has no start times: the first picture is shown from the sound's zero on.
+            # AVI has no start times, so show the first picture from zero on, where sound starts.
             self._encode(self._picture(frame), 0, tick)
         self._last = tick
         self._duration = max(1, round(frame.duration / self._plan.tick))
@@ -138,20 +138,20 @@ class VideoWriter:
 
     @property
     def broken(self) -> int:
-        """Packets of sound and subtitles that could not be read or written, and are left out."""
+        """Number of sound and subtitle packets left out, as they could not be read or written."""
         return self._others.broken if self._others is not None else 0
 
     def _finish(self) -> None:
         """Write what is left, close the file and give it its name.
 
         Raises:
-            OSError: the file could not be closed; what was written is kept, and the message tells
-                under which name.
+            OSError: the file could not be completed; what was written is kept, and the message
+                gives its path.
         """
         packets = self._stream.encode(None)
         if packets:
-            # MP4 adds durations up in the order of decoding, where the last packet is seldom
-            # the last frame; the sum has to reach to that frame's end.
+            # MP4 sums durations in decoding order, in which the last packet is seldom the last
+            # frame shown; the sum still has to reach that frame's end.
             packets[-1].duration = self._duration
         try:
             self._mux(packets)
@@ -170,7 +170,7 @@ class VideoWriter:
             self._partial.commit()
 
     def _copy_rest(self) -> None:
-        """Copy what is left of the other streams; the pictures are kept if that fails."""
+        """Copy what is left of the other streams; if that fails, the video is kept."""
         try:
             if self._others is not None:
                 self._others.copy()
@@ -183,8 +183,8 @@ class VideoWriter:
     def _mux(self, packets: list[Packet]) -> None:
         """Write packets of the video.
 
-        FFmpeg writes the packets of all streams in the order of their times. An error that it
-        gives for one of these can be that of another stream's packet, which waited.
+        FFmpeg's muxer buffers packets to write those of all streams in the order of their times.
+        An error for a packet of the video may therefore come from another stream's packet.
         """
         for packet in packets:
             try:
@@ -195,6 +195,7 @@ class VideoWriter:
 
     def _open(self, undo: contextlib.ExitStack) -> OutputContainer:
         """Open the partial file, or standard output."""
+        # `undo` runs in reverse: the file is closed before it is discarded.
         if self._partial is not None:
             undo.callback(self._partial.discard)
         options = self._plan.container_options
@@ -210,7 +211,7 @@ class VideoWriter:
         return container
 
     def _picture(self, frame: TimedFrame) -> av.VideoFrame:
-        """Convert a frame to the stored format; originals keep the values that it can hold."""
+        """Convert a frame to the stored format; an original keeps its values if they fit."""
         original = frame.original
         if (
             original is not None
@@ -218,14 +219,14 @@ class VideoWriter:
             and (original.width, original.height) == (self.info.width, self.info.height)
         ):
             picture = repacked(original, self._plan.pixel_format)
-            picture.pict_type = 0  # the source's key frames are no order to this encoder
+            picture.pict_type = 0  # otherwise the encoder would copy the source's key frames
             return picture
         return from_rgb(frame.pixels, self._plan.pixel_format, self._plan.tags)
 
     @contextlib.contextmanager
     def _empty_file(self) -> Iterator[OutputContainer]:
-        """A file in memory with the video stream and no frame, to try what the container takes."""
-        # "+faststart" moves parts of a file, which needs a name.
+        """Yield an in-memory file with the video stream but no frames, as a template for trials."""
+        # "+faststart" reads the file again to move its parts, which needs a name.
         options = {k: v for k, v in self._plan.container_options.items() if k != "movflags"}
         with av.open(io.BytesIO(), "w", format=self._plan.muxer, options=options) as empty:
             self._add_video(empty)
@@ -245,7 +246,7 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
         stream.time_base = context.time_base = plan.tick
         context.framerate = info.rate
-        # Otherwise encoders take each frame, the last one too, to be shown for 1 / rate.
+        # Without this flag, encoders assume that every frame is shown for 1 / rate.
         context.flags |= Flags.frame_duration
         context.sample_aspect_ratio = info.pixel_aspect
         context.colorspace, context.color_range = plan.tags.matrix, plan.tags.levels
@@ -253,16 +254,16 @@ class VideoWriter:
         if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
             cast(Any, context).chroma_sample_location = plan.tags.siting
         if self._plan.container.one_rate:
-            context.max_b_frames = 0  # AVI has no room for the order that they come in
+            context.max_b_frames = 0  # AVI cannot store the presentation times that these need
         if encoder.codec == "hevc" and plan.muxer in MOV_LIKE:
             context.codec_tag = "hvc1"  # Apple's players refuse FFmpeg's default, hev1
         if info.display_matrix is not None:
             stream.set_display_matrix(info.display_matrix)
-        context.open()  # PyAV does not for a stream that was made from a template
+        context.open()  # PyAV does not open a stream that was made from a template
         return stream
 
     def _warn_of_doubled_times(self) -> None:
-        """Log one line where frames follow each other faster than the file can tell."""
+        """Log once that frames follow each other faster than the file's unit of time."""
         if not self._doubled:
             logger.warning(
                 "%s: %s counts time in steps of %g ms, so that several frames get equal times "
@@ -296,6 +297,6 @@ class VideoWriter:
 
 
 def _close(container: OutputContainer) -> None:
-    """Close a file that is thrown away, or is closed already."""
+    """Close a file that is discarded or already closed."""
     with contextlib.suppress(FFmpegError, ValueError):
         container.close()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion between a stream's pictures and RGB, each direction the exact inverse of the other.
 
-Original frames keep their stored values, and made frames have been RGB. If the conversion back were
-not exact, the two would flicker as they alternate. Chroma is interpolated linearly on the way in,
-and on the way out reduced by the filter that undoes this (at co-sited samples the analysis filter
-of the LeGall 5/3 wavelet). swscale is not exact enough: measured there and back, its full-range
-chroma is half a level too low, its 12-bit luma seven levels too high, and 4:2:0 chroma is blurred.
+Original frames keep their stored values, while interpolated frames are converted from RGB. If that
+conversion were not exact, the two would differ and flicker as they alternate. Chroma is upsampled
+linearly on the way in, and downsampled on the way out by the filter that undoes this (at co-sited
+samples the analysis filter of the LeGall 5/3 wavelet). swscale is not exact enough: after a round
+trip its full-range chroma is half a level too low, its 12-bit luma seven levels too high, and 4:2:0
+chroma is blurred.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _WEIGHTS = {
     7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593),
 }  # fmt: skip
 _BT709, _BT601 = 1, 5
-# FFmpeg's AVChromaLocation with chroma samples on a luma column, and on a luma row. The rare bottom
-# locations are treated as the middle.
+# Values of FFmpeg's AVChromaLocation at which chroma samples lie on a luma column, and on a luma
+# row. The rare bottom locations are treated as the middle.
 _ON_COLUMN, _ON_ROW = (0, 1, 3, 5), (3, 4)
 _EXACT = (
     Interpolation.BICUBIC
@@ -67,8 +68,8 @@ class Colour:
         primaries: 2 is untagged.
         transfer: 2 is untagged.
         siting: position of chroma samples, as FFmpeg's AVChromaLocation; 0 is untagged.
-        headroom: whether RGB 0 to 255 stands for levels 0 to 255 of limited-range video, in place
-            of 16 to 235. Cameras use the levels below black and above white.
+        headroom: whether RGB 0 to 255 represents levels 0 to 255 of limited-range video, instead of
+            16 to 235. Cameras also use the levels below black and above white.
     """
 
     matrix: int = UNTAGGED
@@ -100,16 +101,16 @@ class Colour:
     def matrix_used(self, height: int) -> int:
         """Return the matrix to convert with.
 
-        A missing or unknown matrix is BT.709 from 720 lines on and BT.601 below, as players
-        assume. RGB that is converted to YUV follows the same rule.
+        A missing or unknown matrix is taken as BT.709 from 720 lines on and BT.601 below, as
+        players do. RGB that is converted to YUV follows the same rule.
         """
         return self.matrix if self.matrix in _WEIGHTS else (_BT709 if height >= 720 else _BT601)
 
     def stored_in(self, pixel_format: str, height: int) -> Colour:
-        """Return the tags for a stream of this pixel format that ``from_rgb`` fills.
+        """Return the tags of a stream of this pixel format whose frames come from ``from_rgb``.
 
-        Tags are kept, and untagged stays untagged: a player then guesses the same for the result
-        as for the source. An unknown matrix is kept too, since its replacement is used both ways.
+        Tags are kept, and untagged stays untagged: a player then assumes the same for the output
+        as for the source. An unknown matrix is kept too, because both directions replace it alike.
         """
         if Layout.of(pixel_format).kind == "rgb":
             return dataclasses.replace(self, matrix=RGB, levels=int(ColorRange.JPEG))
@@ -120,11 +121,11 @@ class Colour:
 
 
 SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
-"""The tags of images that have none."""
+"""Tags for images, which have none of their own."""
 
 
 def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
-    """Return a decoded frame as RGB or RGBA [height, width, channel].
+    """Convert a decoded frame to RGB or RGBA [height, width, channel].
 
     Pixels are uint8, or uint16 if the frame has more than 8 bits.
     """
@@ -140,7 +141,7 @@ def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
     """Return a frame to encode, which ``to_rgb`` would read back as ``pixels``.
 
-    An opaque alpha channel is added, or alpha is dropped, if the pixel format asks for it.
+    If the pixel format needs alpha, an opaque channel is added; if it has none, alpha is dropped.
     """
     height, width = pixels.shape[:2]
     planar = Layout.of(pixel_format).planar
@@ -152,7 +153,7 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
         samples(plane, form.layout)[:] = values
     frame = repacked(frame, pixel_format)
     tags = colour.stored_in(pixel_format, height)
-    # Some encoders, such as ProRes's, believe the frames and not the stream.
+    # Some encoders, such as that of ProRes, take the tags of the frames, not of the stream.
     frame.colorspace, frame.color_range = tags.matrix, tags.levels
     frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
     return frame
@@ -167,7 +168,7 @@ def standard(pixels: Frame, colour: Colour) -> Frame:
 
 
 def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
-    """Return the same samples in another pixel format of the same content, or the closest one."""
+    """Return the samples in another pixel format, unchanged if it has the same content."""
     if frame.format.name == pixel_format:
         return frame
     if frame.format.name.replace("yuvj", "yuv") == pixel_format.replace("yuvj", "yuv"):
@@ -189,12 +190,12 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """The static part of a conversion, which it is compiled for.
+    """The static part of a conversion: a program is compiled for each value.
 
-    Matrix, levels and depth are arguments, so that few programs serve all combinations.
+    Matrix, levels and depth are arguments instead, so few programs serve all combinations.
 
     Attributes:
-        layout: of the planes, with the depth of the arrays that hold them.
+        layout: of the planes; its depth is that of the arrays, 8 or 16 bits.
         on_column: whether chroma samples lie on a luma column, not between two.
         on_row: likewise for rows.
     """
@@ -205,15 +206,15 @@ class _Form:
 
 
 class _Numbers(NamedTuple):
-    """Weights of the matrix, and levels of the samples.
+    """The numeric part of a conversion: weights of the matrix, and levels of the samples.
 
     Attributes:
         kr: weight of red in luma.
         kb: weight of blue in luma.
         black: luma of RGB 0.
         middle: chroma of grey.
-        luma: levels from RGB 0 to RGB 1.
-        chroma: levels between the extremes of chroma.
+        luma: number of levels from RGB 0 to RGB 1.
+        chroma: number of levels between the extremes of chroma.
         top: the highest level that a sample can hold.
     """
 
@@ -233,7 +234,7 @@ def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbe
     full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
     black, luma, chroma = (0.0, top, top) if full else (16 * scale, 219 * scale, 224 * scale)
     if colour.headroom:
-        # RGB 0 to 1 spans 255 levels then; black lies 16/219 of the luma span lower.
+        # RGB 0 to 1 then spans 255 levels instead of 219, and its 0 lies 16 levels below black.
         wider = 255 / 219
         black, luma, chroma = black - luma * 16 / 219, luma * wider, chroma * wider
     kr, kb = _WEIGHTS[colour.matrix_used(height)]
@@ -247,7 +248,7 @@ def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbe
 
 
 def _host() -> jax.Device | None:  # pyright: ignore[reportInvalidTypeForm]
-    """Return the CPU: decoding and encoding happen there, and the network keeps the GPU busy."""
+    """Return the CPU, where decoding and encoding happen; the network keeps the GPU busy."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # a JAX_PLATFORMS without cpu
@@ -255,7 +256,7 @@ def _host() -> jax.Device | None:  # pyright: ignore[reportInvalidTypeForm]
 
 
 def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
-    """Return a view of a plane's samples [height, width], to read and to write."""
+    """Return a writable view of a plane's samples [height, width]."""
     kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]
@@ -265,7 +266,7 @@ def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
 def _decode(
     planes: tuple[Array, ...], numbers: _Numbers, form: _Form, size: tuple[int, int]
 ) -> Array:
-    """Return planes as RGB or RGBA of ``size`` (height, width)."""
+    """Convert planes to RGB or RGBA of ``size`` (height, width)."""
     layout = form.layout
     colours = [plane.astype(jnp.float32) for plane in planes]
     alpha = [colours.pop() / numbers.top] if layout.alpha else []
@@ -276,11 +277,12 @@ def _decode(
         red = green = blue = luma
         if layout.kind == "yuv":
             difference = [(plane - numbers.middle) / numbers.chroma for plane in colours[1:]]
-            # Rows first here and columns first in _encode: the inverse runs backwards.
+            # Rows first here, columns first in _encode: an inverse applies its steps in reverse.
             for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
                 if layout.chroma[1 - axis]:
                     difference = [_finer(plane, axis, on_sample) for plane in difference]
-            # Chroma of odd sizes is rounded up, so that one row or column too many comes out.
+            # The chroma size of an odd side is rounded up, so upsampling gives one row or column
+            # too many.
             cb, cr = (plane[: size[0], : size[1]] for plane in difference)
             red = luma + 2 * (1 - numbers.kr) * cr
             blue = luma + 2 * (1 - numbers.kb) * cb
@@ -293,7 +295,7 @@ def _decode(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
-    """Return RGB or RGBA as the planes of a layout, rounded and clipped."""
+    """Convert RGB or RGBA to the planes of a layout, rounded and clipped."""
     layout = form.layout
     most = 255 if pixels.dtype == jnp.uint8 else 65535
     red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
@@ -315,10 +317,10 @@ def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
 
 
 def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Return twice the samples along an axis, interpolated linearly.
+    """Double the samples along an axis by linear interpolation.
 
-    With ``on_sample``, every other new sample lies on an old one; otherwise each old sample lies in
-    the middle between two new ones.
+    With ``on_sample``, every other new sample lies on an old one; otherwise each old sample lies
+    midway between two new ones.
     """
     before, after = _shifted(plane, axis, -1), _shifted(plane, axis, 1)
     if on_sample:
@@ -331,8 +333,9 @@ def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
 
 
 def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Return half the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
-    # Filters of unit gain whose product with the interpolation is 1 at the sample, 0 elsewhere.
+    """Halve the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
+    # Filters of unit gain (after the division by 8). Interpolation followed by the filter gives
+    # weight 1 to the sample itself and 0 to all others.
     taps = (-1, 2, 6, 2, -1) if on_sample else (0, -2, 6, 6, -2)
     padding = [(0, 0)] * plane.ndim
     padding[axis] = (2, 2 + plane.shape[axis] % 2)
@@ -347,7 +350,7 @@ def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
 
 
 def _shifted(plane: Array, axis: int, step: int) -> Array:
-    """Return each sample's neighbour ``step`` samples further; borders repeat."""
+    """Return, for each sample, the sample ``step`` further along an axis; border samples repeat."""
     padding = [(0, 0)] * plane.ndim
     padding[axis] = (max(0, -step), max(0, step))
     start = max(0, step)

@@ -2,9 +2,8 @@
 """Static HDR metadata: the display that a film was graded on, and how bright the film gets.
 
 PyAV reads the metadata from frames but cannot set it on an output. Encoders whose bitstream carries
-it take it as a parameter. For the other encoders it belongs into the container. PyAV copies a
-container's metadata only from a stream that serves as a template, so this module builds a Matroska
-header with nothing but one such stream.
+it take it as a parameter. For other encoders it belongs in the container. PyAV copies such metadata
+only from a stream used as a template, so this module builds a Matroska header with one such stream.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ class StaticHDR:
     Attributes:
         mastering: chromaticities x, y of red, green, blue and white, then the least and the
             greatest luminance in cd/m²; None if unknown.
-        light: greatest light level of a pixel and of a frame's average in cd/m²; None if unknown.
+        light: greatest light level of any pixel (MaxCLL) and greatest average of any frame
+            (MaxFALL) in cd/m²; None if unknown.
     """
 
     mastering: tuple[float, ...] | None = None
@@ -76,8 +76,8 @@ class StaticHDR:
         return found
 
 
-# Encoder → its names of both parameters, and its units: those of chromaticity, those of luminance,
-# and the decimals to write.
+# Encoder → its names of both parameters, and how it writes values: units per 1 of chromaticity,
+# units per cd/m² of luminance, and decimals.
 _NAMES = {
     "libx264": ("mastering-display", "cll", (50_000, 10_000, 0)),
     "libx265": ("master-display", "max-cll", (50_000, 10_000, 0)),
@@ -94,7 +94,7 @@ def _mastering(data: bytes) -> tuple[float, ...] | None:
 
 
 def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContainer:
-    """Return an opened Matroska file that holds one video stream with this metadata, and no frames.
+    """Return an open Matroska file that has one video stream with this metadata and no frames.
 
     Args:
         codec: Matroska's name of the codec, such as ``V_VP9``.
@@ -102,7 +102,7 @@ def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContai
         height: of the frames, in pixels.
         hdr: the metadata.
     """
-    # The numbers are identifiers of RFC 9559 (Matroska), for instance 55BC: MaxCLL.
+    # The hexadecimal numbers are element IDs of RFC 9559 (Matroska); 55BC, for instance, is MaxCLL.
     light, mastering = b"", b""
     if hdr.light is not None:
         light = _element("55BC", hdr.light[0]) + _element("55BD", hdr.light[1])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The content of a pixel format: depth, chroma resolution, alpha.
 
-FFmpeg has two hundred pixel formats, but they hold one of three kinds of picture; the rest is
-packing. For each there is a planar format of the same content, in which colours are converted.
+FFmpeg has two hundred pixel formats, but their content is one of three kinds of picture; the rest
+is packing. Colours are converted in a planar format, which stores each channel in an array of its
+own; nearly every format has a planar equivalent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import av
 __all__ = ["Layout"]
 
 Kind = Literal["rgb", "yuv", "grey"]
-# Powers of two by which chroma is coarser (horizontally, vertically) → its name.
+# log₂ of chroma subsampling (horizontal, vertical) → its name.
 _CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (0, 1): "440"}
 # Bits for which FFmpeg has a planar format, by the stem of its name.
 _DEPTHS = {
@@ -34,7 +35,7 @@ class Layout:
         kind: RGB, luma with chroma, or luma alone.
         bits: depth of each channel.
         alpha: whether there is an alpha channel.
-        chroma: by how many powers of two chroma is coarser, horizontally and vertically.
+        chroma: log₂ of the subsampling of chroma, horizontal and vertical; (1, 1) is 4:2:0.
     """
 
     kind: Kind
@@ -44,12 +45,12 @@ class Layout:
 
     @classmethod
     def of(cls, pixel_format: str) -> Layout:
-        """Return the content of FFmpeg's pixel format of this name."""
+        """Return the content of the FFmpeg pixel format with this name."""
         # Subsampling is read off the chroma size of a picture of 64×64.
         form = av.VideoFormat(pixel_format, 64, 64)
         alpha = form.has_palette or any(part.is_alpha for part in form.components)
         bits = max((part.bits for part in form.components), default=8)
-        # FFmpeg decodes palettes to RGB; XYZ of digital cinema has three full channels, too.
+        # Palettes hold RGB colours; XYZ of digital cinema has three full channels like RGB.
         if form.is_rgb or form.has_palette or pixel_format.startswith("xyz"):
             return cls("rgb", bits, alpha)
         if len(form.components) - alpha < 3:
@@ -59,10 +60,10 @@ class Layout:
 
     @property
     def planar(self) -> str:
-        """Name of the planar format of this content, or of the smallest that holds it.
+        """Name of the planar format with this content, or of the smallest one that can hold it.
 
-        Grey with alpha becomes RGB, chroma of a quarter of the width becomes full chroma, and
-        floating point becomes 16 bits.
+        Grey with alpha becomes RGB, chroma at a quarter of the width becomes 4:4:4, and floating
+        point becomes 16 bits.
         """
         if self.kind == "rgb" or (self.kind == "grey" and self.alpha):
             stem, tail = ("gbra", "p") if self.alpha else ("gbr", "p")
@@ -77,5 +78,5 @@ class Layout:
 
     @property
     def pixel_bits(self) -> Literal[8, 16]:
-        """Bits of each channel of the RGB pixels that this is converted to."""
+        """Bits per channel of the RGB pixels that such pictures are converted to."""
         return 8 if self.bits <= 8 else 16

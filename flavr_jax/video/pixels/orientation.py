@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that are stored turned or mirrored, as phones store them.
+"""Pictures that are stored rotated or mirrored, as phones do.
 
-If the output can hold a display matrix, nothing is turned. Otherwise whole planes are turned, so
-that pictures keep their stored values.
+If the output can hold a display matrix, pictures stay as stored. Otherwise whole planes are turned
+upright, which keeps the stored values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flavr_jax.video.pixels.layout import Layout
 __all__ = ["display_matrix", "inverse", "turned", "upright", "upright_info"]
 
 _MATRIX = struct.Struct("=9i")
-# FFmpeg writes a, b, c, d as 16.16 fixed point and w as 2.30.
+# FFmpeg stores the matrix elements a, b, c, d as 16.16 fixed point and w as 2.30.
 _UNTURNED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 # FFmpeg's chroma locations with rows and columns swapped: left becomes top.
 _SWAPPED_SITING = {1: 4, 4: 1}
@@ -37,7 +37,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
 
 
 def upright_info(info: ClipInfo) -> ClipInfo:
-    """Return the facts of a clip after its pictures have been turned upright."""
+    """Return the properties of a clip after its pictures have been turned upright."""
     matrix = info.display_matrix
     if matrix is None or matrix[0]:
         return dataclasses.replace(info, display_matrix=None)
@@ -55,7 +55,7 @@ def upright_info(info: ClipInfo) -> ClipInfo:
 
 
 def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
-    """Return a frame as it is shown; angles between quarter turns are ignored."""
+    """Turn a frame as it is shown; angles other than quarter turns are ignored."""
     original = frame.original
     return dataclasses.replace(
         frame,
@@ -82,7 +82,7 @@ def turned(matrix: tuple[int, ...], pixels: np.ndarray) -> np.ndarray:
 
 
 def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFrame | None:
-    """Return a picture with its planes turned, or None for packed formats, which have no planes."""
+    """Return a picture with its planes turned; None for packed formats, which have no planes."""
     layout = Layout.of(frame.format.name)
     if frame.format.name.replace("yuvj", "yuv") != layout.planar:
         return None
@@ -92,13 +92,13 @@ def _turned_planes(matrix: tuple[int, ...], frame: av.VideoFrame) -> av.VideoFra
     for target, source in zip(result.planes, frame.planes, strict=True):
         samples(target, layout)[:] = turned(matrix, samples(source, layout))
     if isinstance(frame.opaque, Origin):
-        # Without its path: a copy of the source's file would not be turned.
+        # Without its path, or the sink would copy the source's file, which is not upright.
         result.opaque = Origin(frame.opaque.index)
     return result
 
 
 def _turned_format(pixel_format: str) -> str:
-    """Return a pixel format whose chroma is subsampled along the other axis."""
+    """Return the pixel format after a quarter turn: chroma is subsampled along the other axis."""
     layout = Layout.of(pixel_format)
     if layout.chroma[0] == layout.chroma[1]:
         return pixel_format

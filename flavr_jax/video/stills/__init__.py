@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and animations as clips, and clips as images and animations."""
+"""Reading and writing clips as images and animations."""

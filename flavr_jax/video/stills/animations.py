@@ -2,9 +2,10 @@
 """Writing GIF and reading animated WebP; reading GIF and writing WebP work as for any video.
 
 A GIF has 256 colours. One palette is chosen for the whole clip, because a palette for each frame
-would make still areas flicker; so the frames wait, losslessly compressed, in an unnamed temporary
-file. Dithering is by a fixed pattern for the same reason. Where the source is dithered already, its
-own colours are the palette, so that originals keep their dots, and made frames get dots alike.
+would make still areas flicker. Until it is known, the frames are kept losslessly compressed in an
+unnamed temporary file. Dithering uses a fixed pattern for the same reason. If the source is
+dithered already, the palette is made of its own colours: originals keep their dots, and
+interpolated frames get similar ones.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ __all__ = ["GifWriter", "WebPReader", "plays_of_gif"]
 logger = logging.getLogger(__name__)
 
 _TICK = Fraction(1, 100)  # seconds
-# In ticks: browsers show a frame of one tick for ten.
+# In ticks: browsers show a frame of one tick for ten ticks.
 _SHORTEST = 2
 _PATTERN = "dither=bayer:bayer_scale=3:diff_mode=rectangle"
 _DIFFUSED = "dither=floyd_steinberg:diff_mode=none"
-_GIF_HEAD = 1 << 16  # bytes: colours and comments may precede the block that says how often
+_GIF_HEAD = 1 << 16  # bytes: a palette and comments may precede the block with the repeat count
 
 
 class GifWriter:
-    """Writes a GIF, without the frames that come sooner than 20 ms after another.
+    """Writes a GIF; a frame less than 20 ms after the last one written is left out.
 
-    It repeats as often as ``info.plays`` says, and without end where that says nothing.
+    The GIF plays ``info.plays`` times, or endlessly if that is None.
     """
 
     def __init__(self, path: Path, info: ClipInfo, *, overwrite: bool = False) -> None:
@@ -57,7 +58,7 @@ class GifWriter:
 
         Args:
             path: the GIF.
-            info: facts of the frames to come.
+            info: properties of the frames to come.
             overwrite: whether ``path`` may exist.
 
         Raises:
@@ -82,7 +83,7 @@ class GifWriter:
         self._end, self._count, self._rounded = 0, 0, False
 
     def write(self, frame: TimedFrame) -> None:
-        """Add a frame, unless it comes too soon; pts have to increase."""
+        """Add a frame, unless it follows too soon; pts must increase."""
         tick = round(frame.pts / _TICK)
         self._count += 1
         self._rounded |= tick * _TICK != frame.pts
@@ -95,7 +96,7 @@ class GifWriter:
         original = frame.original is not None
         if self._dithered is None:
             self._dithered = original and is_dithered(frame.pixels)
-        # Colours of made frames would take entries from those that originals need exactly.
+        # Originals need their colours exactly; those of interpolated frames would take up entries.
         if original or not self._dithered:
             self._palette.push(picture)
             with contextlib.suppress(NothingYet):
@@ -143,7 +144,7 @@ class GifWriter:
         colours.push(palette)
         colours.push(None)
         self._file.seek(0)
-        # A GIF stores delays, not times: that of the last frame has to be given.
+        # A GIF stores delays, not times, and nothing follows the last frame to tell its delay.
         delay = max(_SHORTEST, self._end - self._ticks[-1])
         options = {"loop": str(_gif_loop(self.info.plays)), "final_delay": str(delay)}
         with (
@@ -161,7 +162,7 @@ class GifWriter:
     def _in_colours(
         self, waiting: Iterable[av.VideoFrame], frames: FilterContext, sink: FilterContext
     ) -> Iterator[PalettePicture]:
-        """Yield the waiting pictures with their colours as numbers of the palette."""
+        """Yield the stored pictures as palette indices."""
         for tick, frame, original in zip(self._ticks, waiting, self._originals, strict=True):
             pixels = frame.to_ndarray() if self._dithered else None
             frame.time_base, frame.pts = _TICK, tick
@@ -212,7 +213,7 @@ class WebPReader:
 
 
 def plays_of_gif(path: Path) -> int:
-    """Return how often a GIF is shown, 0 for without end, from the block in front of its frames."""
+    """Return how often a GIF plays, 0 for endlessly, from the block before its frames."""
     with path.open("rb") as file:
         head = file.read(_GIF_HEAD)
     found = re.search(rb"\x21\xff\x0b(?:NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01(..)", head, re.DOTALL)
@@ -223,7 +224,7 @@ def plays_of_gif(path: Path) -> int:
 
 
 def _gif_loop(plays: int | None) -> int:
-    """Return FFmpeg's option: repeats after the first time, 0 for without end, -1 for none."""
+    """Return FFmpeg's option ``loop``: repeats after the first play, 0 for endless, -1 for none."""
     if not plays:
         return 0
     return -1 if plays == 1 else min(plays - 1, 65535)
@@ -240,12 +241,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _buffer(graph: Graph, width: int, height: int) -> FilterContext:
-    add_buffer: Any = graph.add_buffer  # PyAV 18 says that it takes no name of a format
+    add_buffer: Any = graph.add_buffer  # PyAV 18's type hint does not allow a format's name
     return add_buffer(width=width, height=height, format="bgra", time_base=_TICK)
 
 
 def _graph(info: ClipInfo, filters: list[tuple[str, str]]) -> Graph:
-    """Return a graph that sends pictures through filters, one after the other."""
+    """Return a graph that passes pictures through filters, one after the other."""
     graph = Graph()
     nodes = [graph.add(name, arguments) for name, arguments in filters]
     graph.link_nodes(_buffer(graph, info.width, info.height), *nodes, graph.add("buffersink"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made frames among dithered originals: the same dots, so that the texture does not pulse.
+"""Dithering of interpolated frames like the originals around them, so that they do not flicker.
 
-A GIF of a photograph consists of dots in a few colours. A network averages the dots away, and when
-dotted and smooth frames alternate, they flicker. So made frames are dithered by error diffusion in
-the originals' own colours, and where nothing moves they get the originals' dots.
+A GIF of a photograph consists of dots in a few colours. A network averages the dots away, and
+alternating dotted and smooth frames would flicker. Interpolated frames are therefore dithered by
+error diffusion in the originals' colours, and where nothing moves they get the originals' dots.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from flavr_jax.typing import Frame
 __all__ = ["PalettePicture", "is_dithered", "with_still_dots"]
 
 _COLOURS = 256
-# Part of the dots that lie between two equal ones of another colour: 0.1 to 0.4 where a picture is
-# dithered visibly, below 0.01 in drawings and in smooth pictures of few colours.
+# Share of pixels that lie between two equal neighbours of another colour: 0.1 to 0.4 in visibly
+# dithered pictures, below 0.01 in drawings and in smooth pictures of few colours.
 _BETWEEN = 0.05
-_SAME = 16  # the most levels of 255 by which a network changes what stands still
+_SAME = 16  # largest change, in levels of 255, that a network makes to pixels that do not move
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class PalettePicture:
     """A frame of a GIF.
 
     Attributes:
-        indices: the picture in numbers of the palette.
-        pixels: the picture before that, in BGRA; None where it is not needed.
+        indices: the picture as palette indices.
+        pixels: the picture before dithering, in BGRA; None if it is not needed.
         original: whether it comes from the source.
     """
 
@@ -41,10 +41,10 @@ class PalettePicture:
 
 
 def with_still_dots(pictures: Iterable[PalettePicture]) -> Iterator[PalettePicture]:
-    """Yield the pictures; made ones get the originals' dots where nothing moves.
+    """Yield the pictures; interpolated ones get the originals' dots where nothing moves.
 
-    Error diffusion carries rounding errors from moving parts into still ones, whose dots would
-    change from frame to frame.
+    Error diffusion carries rounding errors from moving parts into still ones; without this, dots
+    there would change from frame to frame.
     """
     before: PalettePicture | None = None
     made: list[PalettePicture] = []
@@ -63,12 +63,12 @@ def with_still_dots(pictures: Iterable[PalettePicture]) -> Iterator[PalettePictu
 
 
 def _copy_dots(source: PalettePicture, target: PalettePicture, where: np.ndarray) -> None:
-    """Copy the palette numbers of a picture into another where both had nearly equal colours.
+    """Copy the palette indices of a picture into another where their colours are nearly equal.
 
     Args:
         source: an original.
-        target: a made picture.
-        where: dots that stand still from the original to the next.
+        target: an interpolated picture.
+        where: mask of pixels that are equal in this original and the next.
     """
     if source.pixels is None or target.pixels is None:
         return
@@ -84,8 +84,8 @@ def _copy_dots(source: PalettePicture, target: PalettePicture, where: np.ndarray
 
 
 def is_dithered(pixels: Frame) -> bool:
-    """Return whether a picture has few colours, mixed as dots."""
-    # One number for each colour, so that colours compare in one step.
+    """Return whether a picture has few colours, mixed by dithering."""
+    # Pack each colour into one number, so that colours compare in one step.
     dots = pixels.reshape(-1, pixels.shape[-1]).astype(np.uint64)
     codes = (dots << (np.arange(dots.shape[-1], dtype=np.uint64) * 16)).sum(axis=-1)
     if np.unique(codes).size > _COLOURS or min(pixels.shape[:2]) < 3:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scene-linear OpenEXR images, and the 16-bit RGB that stands for them in front of a network.
+"""Scene-linear OpenEXR images, and the 16-bit RGB that a network receives for them.
 
-Linear light has no upper limit, RGB has. ACEScct (Academy S-2016-001), a curve made for grading,
-converts between the two: it reaches 222 times white, with steps far finer than those of 16-bit
-floats.
+Linear light has no upper limit, but RGB has. ACEScct (Academy S-2016-001), a curve made for
+grading, converts between the two: it reaches 222 times white, with steps far finer than those of
+16-bit floats.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["displayed", "encoded", "from_linear", "linear_of_display", "read", "
 # The linear part of the curve, below _CUT; S-2016-001, section 4.4.
 _CUT, _SLOPE, _OFFSET = 0.0078125, 10.5402377416545, 0.0729055341958355
 _CODES = np.arange(65536) / 65535
-# The light of each 16-bit code: a look-up is faster than the power.
+# Linear light of each 16-bit code: a look-up is faster than computing the power.
 _LIGHT = np.where(
     _CODES > _SLOPE * _CUT + _OFFSET, 2 ** (_CODES * 17.52 - 9.72), (_CODES - _OFFSET) / _SLOPE
 ).astype(np.float32)
 
 
 def from_linear(light: Float[np.ndarray, "height width channel"]) -> Frame:
-    """Return linear light as ACEScct in uint16; alpha, a fourth channel, stays linear."""
+    """Convert linear light to ACEScct in uint16; alpha, a fourth channel, stays linear."""
     light = light.astype(np.float32)
     curve = (np.log2(np.maximum(light, _CUT)) + 9.72) / 17.52
     coded = np.where(light > _CUT, curve, _SLOPE * light + _OFFSET)
@@ -42,14 +42,14 @@ def from_linear(light: Float[np.ndarray, "height width channel"]) -> Frame:
 
 
 def to_linear(pixels: Frame) -> Float[np.ndarray, "height width channel"]:
-    """Return ACEScct as linear light in float32, the inverse of ``from_linear``."""
+    """Convert ACEScct to linear light in float32, the inverse of ``from_linear``."""
     light = _LIGHT[pixels]
     light[..., 3:] = pixels[..., 3:] / np.float32(65535)
     return light
 
 
 def displayed(pixels: Frame) -> Frame:
-    """Return ACEScct pixels as sRGB in uint16, clipped at white."""
+    """Convert ACEScct pixels to sRGB in uint16, clipped at white."""
     light = np.clip(to_linear(pixels), 0, 1)
     shown = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
     shown[..., 3:] = light[..., 3:]
@@ -57,7 +57,7 @@ def displayed(pixels: Frame) -> Frame:
 
 
 def linear_of_display(pixels: Frame) -> Float[np.ndarray, "height width channel"]:
-    """Return pixels in sRGB, of any depth, as linear light."""
+    """Convert sRGB pixels of any depth to linear light."""
     coded = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     light = np.where(coded > 0.04045, ((coded + 0.055) / 1.055) ** 2.4, coded / 12.92)
     light[..., 3:] = coded[..., 3:]
@@ -65,7 +65,7 @@ def linear_of_display(pixels: Frame) -> Float[np.ndarray, "height width channel"
 
 
 def read(path: Path) -> Float[np.ndarray, "height width channel"]:
-    """Return an image's linear light, with 3 channels or 4.
+    """Read an image as linear light with 3 or 4 channels.
 
     Raises:
         OSError: the file is missing or cannot be read.
@@ -78,7 +78,7 @@ def read(path: Path) -> Float[np.ndarray, "height width channel"]:
         if isinstance(error, OSError):
             raise
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
-    # The planes are read directly: swscale would clip at white.
+    # The planes are read directly, because swscale would clip at white.
     kind = np.dtype("<f2") if frame.format.name.endswith("f16le") else np.dtype("<f4")
     planes = [
         np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)[:, : plane.width]
@@ -92,14 +92,14 @@ def read(path: Path) -> Float[np.ndarray, "height width channel"]:
 def write(path: Path, light: Float[np.ndarray, "height width channel"]) -> None:
     """Write linear light as 16-bit floats."""
     form = "gbrapf32le" if light.shape[2] == 4 else "gbrpf32le"
-    # Rounded here, because FFmpeg cuts the bits that a 16-bit float lacks.
+    # Round here: FFmpeg truncates the mantissa to 16-bit floats.
     halves = light.astype(np.float16).astype(np.float32)
     frame = av.VideoFrame.from_ndarray(halves, form)
     path.write_bytes(encoded("exr", frame, {"format": "half", "compression": "zip16"}))
 
 
 def encoded(codec: str, frame: av.VideoFrame, options: dict[str, str]) -> bytes:
-    """Return a picture as the content of a file, by one of FFmpeg's image encoders.
+    """Encode a picture with one of FFmpeg's image encoders, and return the file's content.
 
     Args:
         codec: FFmpeg's name of the encoder, such as ``png``.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image file: its size and tags, its pixels in, and pixels out.
+"""Reading and writing a single image file: its size, its tags and its pixels.
 
-Images of 8 bits go through Pillow. FFmpeg reads and writes those of 16 bits, which Pillow knows
+Images of 8 bits go through Pillow. FFmpeg reads and writes those of 16 bits, which Pillow supports
 only in grey, and those of floating point.
 """
 
@@ -28,7 +28,7 @@ from flavr_jax.video.stills.tags import ImageTags, with_tags
 
 __all__ = ["ImageHeader", "eight_bits", "read_header", "read_image", "write_image"]
 
-_PNG_DEPTH = 24  # the byte of a PNG file that holds the bits of a channel
+_PNG_DEPTH = 24  # offset of the byte in a PNG file that gives the bits per channel
 # PNG's level 3 is three times as fast as the default and a few per cent larger.
 _COMPRESSION: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 3},
@@ -40,7 +40,7 @@ _PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG", "tiff": "TIFF"}
 
 @dataclasses.dataclass(frozen=True)
 class ImageHeader:
-    """The facts of an image that are known before its pixels are read.
+    """Properties of an image that are known before its pixels are read.
 
     Attributes:
         width: in pixels, as stored.
@@ -67,7 +67,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises a dozen kinds, some of its own, some by accident
+    except Exception as error:  # Pillow raises a dozen kinds of error, some only by accident
         raise ValueError(f"{path} cannot be read as an image: {error}.") from error
 
 
@@ -85,7 +85,7 @@ def read_header(path: Path) -> ImageHeader:
         with Image.open(path) as image:
             (width, height), tags = image.size, ImageTags.of(image)
             if image.format == "TIFF" and tags.swaps_sides:
-                width, height = height, width  # Pillow turns this format, and no other
+                width, height = height, width  # Pillow turns TIFFs upright, but no other format
             return ImageHeader(width, height, tags)
 
 
@@ -93,7 +93,7 @@ def read_image(path: Path, tags: ImageTags) -> Frame:
     """Return the stored pixels of an image as RGB or RGBA of 8 or 16 bits; grey becomes RGB.
 
     Args:
-        path: the image; EXR's linear light becomes ACEScct.
+        path: the image; linear light (EXR) is converted to ACEScct.
         tags: of its header.
 
     Raises:
@@ -106,7 +106,7 @@ def read_image(path: Path, tags: ImageTags) -> Frame:
         return deep
     with _explained(path):
         mode = imageio.immeta(path, plugin="pillow", index=0)["mode"]
-        # CMYK has four channels too, but the last is no alpha.
+        # CMYK has four channels too, but the fourth is not alpha.
         as_mode = "RGB" if mode == "CMYK" else None
         pixels = imageio.imread(path, plugin="pillow", index=0, mode=as_mode)
     if pixels.dtype == bool:
@@ -119,12 +119,12 @@ def read_image(path: Path, tags: ImageTags) -> Frame:
     colour = pixels[..., : pixels.shape[-1] - len(alpha)]
     colour = np.broadcast_to(colour, (*colour.shape[:2], 3))
     pixels = np.concatenate([colour, *alpha], axis=-1)
-    # Pillow turns TIFFs upright as it decodes them.
+    # Pillow turns TIFFs upright when it decodes them; this turns them back.
     return tags.stored(pixels) if suffix in (".tif", ".tiff") else pixels
 
 
 def _read_16_bits(path: Path) -> Frame | None:
-    """Return an image of more than 8 bits, through FFmpeg; None for images that Pillow reads."""
+    """Read an image of more than 8 bits through FFmpeg; None for images that Pillow should read."""
     with path.open("rb") as file:
         header = file.read(_PNG_DEPTH + 1)
     if path.suffix.lower() == ".png" and header[_PNG_DEPTH:] != b"\x10":
@@ -166,7 +166,7 @@ def write_image(path: Path, kind: str, pixels: Frame, tags: ImageTags) -> None:
 
 
 def _write_16_bits(path: Path, kind: str, pixels: Frame) -> None:
-    order = "be" if kind == "png" else "le"  # the orders that FFmpeg's encoders take
+    order = "be" if kind == "png" else "le"  # the byte orders that FFmpeg's encoders accept
     stem = "rgba64" if pixels.shape[2] == 4 else "rgb48"
     frame = av.VideoFrame.from_ndarray(pixels, f"{stem}le").reformat(format=stem + order)
     options = {"compression_level": "3"} if kind == "png" else {"compression_algo": "lzw"}

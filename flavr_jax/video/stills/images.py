@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of images as clips, and clips as folders of images.
+"""Folders of images read as clips, and clips written as folders of images.
 
 Orientation, colour profile, size, depth and alpha are those of the first image, for originals and
-for the images made between them.
+for the images interpolated between them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _PQ_AND_HLG = (16, 18)  # transfer curves, as H.273 numbers them
 class ImageFolder:
     """Reads the images of a folder in natural order: ``2.png`` comes before ``10.png``.
 
-    Other files are ignored. Grey becomes RGB. The first image decides size, depth and alpha: an
-    image of another size is an error; another depth, or alpha where the first has none, is
-    converted, with a warning if that loses something. EXR images are linear light; their pixels
-    are ACEScct here, and ``info.pixel_format`` is one of floating point.
+    Other files are ignored. Grey becomes RGB. The first image sets size, depth and alpha. An image
+    of another size is an error; an image of another depth or with other alpha is converted, with a
+    warning if that loses something. EXR images hold linear light: their pixels are converted to
+    ACEScct, and ``info.pixel_format`` is a floating-point format.
     """
 
     def __init__(self, path: Path, *, rate: Fraction = Fraction(24)) -> None:
@@ -60,7 +60,7 @@ class ImageFolder:
 
         Args:
             path: the folder.
-            rate: frames per second, which images do not tell.
+            rate: frames per second, which images do not state.
 
         Raises:
             ValueError: there are no images, images of several sizes, or one that is unreadable.
@@ -75,7 +75,7 @@ class ImageFolder:
                     f"{other} is {_times(found.shown_size)} pixels, but {self.paths[0].name} is "
                     f"{_times(header.shown_size)}; a clip has one size."
                 )
-            # Thousands of equal profiles need the memory of one.
+            # Equal tags share one object: thousands of profiles then need the memory of one.
             self._tags.append(header.tags if found.tags == header.tags else found.tags)
         self.damage: str | None = None
         first = read_image(self.paths[0], header.tags)
@@ -112,9 +112,9 @@ class ImageFolder:
 
 
 class ImageFolderWriter:
-    """Writes a folder of images from ``frame_000001.png`` on, without their times.
+    """Writes a folder of images, numbered from ``frame_000001.png``; times are not stored.
 
-    An original that comes from a file of the same kind is copied as that file.
+    An original that comes from a file of the same format is copied byte for byte.
     """
 
     def __init__(
@@ -129,14 +129,14 @@ class ImageFolderWriter:
 
         Args:
             path: the folder.
-            info: facts of the frames to come.
-            encoding: tells the kind of images.
+            info: properties of the frames to come.
+            encoding: gives the format of the images.
             overwrite: whether ``path`` may exist.
 
         Raises:
-            OSError: it cannot be made, or exists and may not be replaced. A folder that holds
-                anything but images of a writer such as this one never is.
-            ValueError: HDR video is to become linear light.
+            OSError: the folder cannot be created, or exists and may not be replaced. A folder that
+                holds anything but images from such a writer is never replaced.
+            ValueError: PQ or HLG video would have to be converted to linear light.
         """
         if overwrite:
             _check_only_ours(path)
@@ -194,37 +194,37 @@ def _images_of(folder: Path) -> list[Path]:
     if not images:
         raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)}).")
     for image in images:
-        # To open a pipe would wait for a writer without end; a broken link is told when it is read.
+        # Opening a pipe could wait for a writer forever. Broken links are reported when read.
         if image.exists() and not image.is_file():
             raise ValueError(f"{image} is a pipe or a device, not an image. Take it out.")
     return sorted(images, key=lambda entry: _natural(entry.name))
 
 
 def image_kind(path: Path) -> str:
-    """Return what ``Encoding.images`` calls an image of this name: png, jpg, tiff, exr, …."""
+    """Return an image's format as ``Encoding.images`` names it: png, jpg, tiff, exr and so on."""
     suffix = path.suffix.lower().removeprefix(".")
     return {"jpeg": "jpg", "tif": "tiff"}.get(suffix, suffix)
 
 
 def kind_of_output(info: ClipInfo, encoding: Encoding) -> str:
-    """Return the kind of images that a folder gets: png, jpg, tiff or exr."""
+    """Return the format of images to write to a folder: png, jpg, tiff or exr."""
     if encoding.images != "auto":
         return encoding.images
     return "exr" if is_linear(info) else "png"
 
 
 def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
-    """Return a frame for outputs without headroom."""
+    """Return a frame with pixels of the usual range, for outputs without headroom."""
     return dataclasses.replace(frame, pixels=standard(frame.pixels, colour))
 
 
 def is_linear(info: ClipInfo) -> bool:
-    """Return whether a clip's frames are ACEScct that stands for linear light."""
+    """Return whether a clip's frames are linear light encoded as ACEScct."""
     return info.pixel_format in ("gbrpf32le", "gbrapf32le")
 
 
 def _is_ours(entry: Path) -> bool:
-    """True for an image that ``ImageFolderWriter`` wrote, by its name."""
+    """Return whether an entry has the name of an image that ``ImageFolderWriter`` writes."""
     match = re.fullmatch(r"frame_[0-9]{6,}(\.[a-z]+)", entry.name)
     return match is not None and match[1] in SUFFIXES and entry.is_file()
 
@@ -240,7 +240,7 @@ def _check_only_ours(path: Path) -> None:
 
 
 def displayed(frame: TimedFrame) -> TimedFrame:
-    """Return a frame of linear light as sRGB, for outputs that cannot exceed white."""
+    """Convert a frame of linear light to sRGB, for outputs that cannot exceed white."""
     return dataclasses.replace(frame, pixels=exr.displayed(frame.pixels), original=None)
 
 
@@ -255,7 +255,7 @@ def _times(size: tuple[int, int]) -> str:
 
 
 def _shown_alike(pixels: Frame, tags: ImageTags, target: ImageTags) -> tuple[np.ndarray, set[str]]:
-    """Return pixels that look the same under the clip's tags, and a line for each loss."""
+    """Convert pixels to look the same under the clip's tags; also return messages of losses."""
     lost = set()
     if not tags.same_colours(target):
         made = converted(pixels, tags.profile, target.profile)
@@ -269,7 +269,7 @@ def _shown_alike(pixels: Frame, tags: ImageTags, target: ImageTags) -> tuple[np.
 
 
 def _fitted(pixels: Frame, target: Layout) -> tuple[Frame, set[str]]:
-    """Return pixels in the depth and with the alpha of a clip, and a line for each loss."""
+    """Convert pixels to a clip's depth and alpha; also return a message for each loss."""
     lost = set()
     kind = np.dtype(np.uint8 if target.bits == 8 else np.uint16)
     if pixels.dtype.itemsize > kind.itemsize:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image file says about its pixels: how to turn them, and which colours they mean.
+"""Tags of image files: how to turn the pixels, and the colour profile that they are in.
 
-Images that are made between others have to say the same, or a sequence alternates between upright
-and lying pictures, or between two looks. Pillow writes both tags; FFmpeg, which writes images of 16
-bits, writes neither through PyAV, so that they are put into its files here.
+Interpolated images need the same tags as their neighbours; otherwise orientation or colours would
+alternate along the sequence. Pillow writes both tags. Images of 16 bits are written by FFmpeg,
+which through PyAV writes neither, so this module inserts them into the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flavr_jax.video.pixels.orientation import inverse, turned
 
 __all__ = ["ImageTags", "converted", "display_matrix_of", "is_srgb", "orientation_of", "with_tags"]
 
-_ORIENTATION, _PROFILE = 0x0112, 34675  # TIFF's and EXIF's numbers of the tags
+_ORIENTATION, _PROFILE = 0x0112, 34675  # tag numbers in TIFF and EXIF
 _ONE = 1 << 16
 # EXIF's orientations 1 to 8 as FFmpeg's display matrices a, b, c, d: a point (x, y) of the stored
 # picture is shown at (a·x + c·y, b·x + d·y).
@@ -39,8 +39,8 @@ class ImageTags:
     """How to show the pixels of an image file.
 
     Attributes:
-        orientation: as EXIF numbers it, 1 to 8; 1 shows them as they are stored.
-        profile: the ICC profile of RGB pixels; without one they are sRGB.
+        orientation: EXIF's number, 1 to 8; 1 shows the pixels as stored.
+        profile: the ICC profile of RGB pixels; None means sRGB.
     """
 
     orientation: int = 1
@@ -48,9 +48,9 @@ class ImageTags:
 
     @classmethod
     def of(cls, image: Image.Image) -> ImageTags:
-        """Return the tags of an image that Pillow has opened; unknown values count as none."""
+        """Return the tags of an image opened with Pillow; unknown values count as missing."""
         try:
-            # Elsewhere Pillow would decode a PNG to look for EXIF data behind the picture.
+            # If EXIF data is not before the picture, Pillow would decode the PNG to look behind it.
             has_exif = image.format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
         except (OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error):
@@ -58,7 +58,7 @@ class ImageTags:
         if orientation not in range(1, 9):
             orientation = 1
         profile = image.info.get("icc_profile")
-        # Profiles of grey and CMYK pixels mean nothing for the RGB that these become.
+        # Grey and CMYK pixels are converted to RGB, for which their profiles are not valid.
         if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
             profile = None
         return cls(int(orientation), profile)
@@ -73,7 +73,7 @@ class ImageTags:
 
     @property
     def swaps_sides(self) -> bool:
-        """Return whether the picture is shown with height and width exchanged."""
+        """Return whether height and width are exchanged when the picture is shown."""
         return self.orientation >= 5
 
     def upright(self, pixels: Frame) -> Shaped[np.ndarray, "_height _width channel"]:
@@ -105,7 +105,7 @@ class ImageTags:
 
 
 def display_matrix_of(orientation: int) -> tuple[int, ...] | None:
-    """Return EXIF's orientation as FFmpeg's display matrix; None for as it is stored."""
+    """Convert an EXIF orientation to FFmpeg's display matrix; None to show pixels as stored."""
     if orientation == 1:
         return None
     a, b, c, d = (_ONE * value for value in _MATRICES[orientation - 1])
@@ -113,7 +113,7 @@ def display_matrix_of(orientation: int) -> tuple[int, ...] | None:
 
 
 def orientation_of(matrix: tuple[int, ...] | None) -> int:
-    """Return a display matrix as EXIF's orientation; 1 for turns that EXIF does not know."""
+    """Convert a display matrix to an EXIF orientation; 1 for turns that EXIF does not know."""
     if matrix is None:
         return 1
     a, b, c, d = ((value > 0) - (value < 0) for value in (*matrix[:2], *matrix[3:5]))
@@ -122,20 +122,20 @@ def orientation_of(matrix: tuple[int, ...] | None) -> int:
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Return whether an ICC profile is sRGB by its description."""
+    """Return whether an ICC profile contains the name sRGB, as its description does."""
     return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
 def converted(pixels: Frame, source: bytes | None, target: bytes | None) -> Frame | None:
-    """Return 8-bit RGB or RGBA pixels in another ICC profile, or None where that is impossible.
+    """Convert 8-bit RGB or RGBA pixels to another ICC profile; None if that is impossible.
 
     Args:
-        pixels: in ``source``.
-        source: a profile; None for sRGB.
-        target: likewise.
+        pixels: colours in the profile ``source``.
+        source: the present profile; None for sRGB.
+        target: the profile to convert to; None for sRGB.
     """
     if pixels.dtype != np.uint8:
-        return None  # little CMS takes 16 bits, but not from Pillow
+        return None  # Little CMS can convert 16 bits, but Pillow does not offer it
     srgb = ImageCms.createProfile("sRGB")
     try:
         before, after = (srgb if icc is None else io.BytesIO(icc) for icc in (source, target))
@@ -148,7 +148,7 @@ def converted(pixels: Frame, source: bytes | None, target: bytes | None) -> Fram
 
 
 def with_tags(path: Path, kind: str, tags: ImageTags) -> None:
-    """Put tags into a PNG or TIFF file that has none."""
+    """Insert tags into a PNG or TIFF file that has none."""
     if tags == ImageTags():
         return
     change = _png_with_tags if kind == "png" else _tiff_with_tags
@@ -160,18 +160,18 @@ def _png_with_tags(content: bytes, tags: ImageTags) -> bytes:
     if tags.profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(tags.profile)))
     if tags.orientation != 1:
-        # The chunk holds bare TIFF data; the prefix belongs to JPEG.
+        # The chunk holds TIFF data without the prefix, which JPEG needs.
         chunks.append((b"eXIf", tags._exif().removeprefix(b"Exif\0\0")))
     made = b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )
-    start = 8 + 25  # behind the signature and the header chunk, where iCCP has to be
+    start = 8 + 25  # after the signature and the header chunk; iCCP has to precede the pixels
     return content[:start] + made + content[start:]
 
 
 def _tiff_with_tags(content: bytes, tags: ImageTags) -> bytes:
-    """Append a copy of the directory with the tags in it, and point the header at it."""
+    """Append a copy of the TIFF directory that has the tags too, and point the header to it."""
     order = "<" if content[:2] == b"II" else ">"
     (offset,) = struct.unpack_from(order + "I", content, 4)
     (count,) = struct.unpack_from(order + "H", content, offset)
@@ -179,14 +179,14 @@ def _tiff_with_tags(content: bytes, tags: ImageTags) -> bytes:
     entries = [content[start : start + 12] for start in starts]
     content += b"\0" * (len(content) % 2)  # offsets are even
     if tags.profile is not None:
-        # Type 7 is "undefined", bytes without a meaning to TIFF; they are too long for the entry.
+        # Type 7, "undefined", is raw bytes. They do not fit in the entry, so it holds their offset.
         undefined = struct.pack(order + "HHII", _PROFILE, 7, len(tags.profile), len(content))
         entries.append(undefined)
         content += tags.profile + b"\0" * (len(tags.profile) % 2)
     if tags.orientation != 1:
         short = struct.pack(order + "HHIHH", _ORIENTATION, 3, 1, tags.orientation, 0)
         entries = [entry for entry in entries if entry[:2] != short[:2]] + [short]
-    # TIFF 6.0 wants the entries in ascending order of their tags.
+    # TIFF 6.0 requires entries in ascending order of their tags.
     entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
     header = content[:4] + struct.pack(order + "I", len(content))
     directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
