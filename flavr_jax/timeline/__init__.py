@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames are wanted when: exact times, cuts and repeated frames; knows no container."""
+"""Exact times of output frames, cuts, and repeated frames, independent of file formats."""

@@ -2,10 +2,10 @@
 """Cuts: where one shot ends and the next begins.
 
 A network that interpolates across a cut morphs one picture into another. A missed cut is ugly; a
-false one merely repeats a frame. Two neighbouring frames are a cut if they differ visibly, if
-neither can be rebuilt from moved and relit blocks of the other (pans, fast motion and fades can),
-if that is unusual among the frames around them, and if the picture does not return a moment later
-(as after a flash).
+false one merely repeats a frame. There is a cut between two frames if they differ visibly, if
+neither can be rebuilt from moved and relit blocks of the other (as is possible in pans, fast motion
+and fades), if that is unusual among the frames around them, and if the picture does not return a
+moment later (as after a flash).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["find_cuts", "is_cut", "mismatch"]
 # In cells. A block may have moved by a tenth of the picture's width.
 _BLOCK, _SHIFT = 4, 5
 
-# Thresholds, chosen by hand on the clips of scripts/evaluate_cuts.py; the result changes little
-# around each of them.
+# Thresholds, chosen by hand on the clips of scripts/evaluate_cuts.py; results change little if one
+# of them is varied.
 _VISIBLE, _STILL = 6.0, 1.0  # differences
-_LEAST_CONTRAST = 4.0  # levels of 255; a picture below it is black or white all over
-_LEAST_DETAIL = 0.2  # part of a picture's contrast; camera pictures have 0.2 to 0.5 in 4 cells
+_LEAST_CONTRAST = 4.0  # levels of 255; a picture with less is nearly uniform, such as all black
+_LEAST_DETAIL = 0.2  # share of a picture's contrast; camera pictures have 0.2 to 0.5 in 4 cells
 _SAME_SCENE, _RELATED, _OTHER_SCENE = 0.35, 0.8, 0.87  # mismatches
 _UNUSUAL = 1.5  # mismatch × (difference here / usual difference)
-_ONE_WAY = 0.7  # part of a change in luma that has the same sign everywhere
+_ONE_WAY = 0.7  # |mean change| of luma / mean |change|: 1 if all parts get lighter, or all darker
 
 
 def find_cuts(frames: Iterable[Frame]) -> Iterator[int]:
-    """Yield the numbers of the frames that begin a new shot, except the first frame, lazily."""
+    """Yield the number of each frame that begins a new shot, except the first frame, lazily."""
     surroundings = with_surroundings(frames, lambda frame: frame)
     for number, (_, before, after) in enumerate(surroundings):
         if before and is_cut(before, after):
@@ -48,13 +48,13 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
 
     Args:
         before: up to ``REACH`` frames before the boundary, at least one, in the order of time.
-        after: up to ``REACH`` frames behind the boundary, at least one.
+        after: up to ``REACH`` frames after the boundary, at least one.
     """
     changes = [difference(a, b) for a, b in itertools.pairwise([*before, *after])]
     change = changes.pop(len(before) - 1)
     if change < _VISIBLE:
         return False
-    # Still neighbours, as in animation on twos, say nothing about the usual motion.
+    # Repeated frames, as in animation on twos, say nothing about the usual motion.
     usual = statistics.median([other for other in changes if other > _STILL] or [0.0])
     strangeness = mismatch(before[-1], after[0])
     contrast = float(min(before[-1].luma.std(), after[0].luma.std()))
@@ -64,17 +64,17 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
 
 
 def mismatch(a: Thumbnail, b: Thumbnail) -> float:
-    """Return how badly the better of two reconstructions works: ``b`` from ``a``, or reverse.
+    """Return the error of the better of two reconstructions: ``b`` from ``a``, or ``a`` from ``b``.
 
-    A reconstruction moves and relights blocks of the other picture. The result is 0 where motion
-    and light explain the difference, and about 1 where flat blocks would do as well. Encoders ask
-    the same question to decide where a new group of pictures begins.
+    A reconstruction moves and relights blocks of the other picture. The result is 0 if motion and
+    light explain the whole difference, and about 1 if blocks of uniform colour would do as well.
+    Encoders use the same criterion to decide where a new group of pictures begins.
     """
     return min(_unexplained(a.luma, b.luma), _unexplained(b.luma, a.luma))
 
 
 def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: float) -> bool:
-    """Return whether the picture only lights up or darkens, and returns within ``REACH`` frames."""
+    """Return whether the picture only gets lighter or darker, and is back in ``REACH`` frames."""
     # A flash changes light in one direction; a cut makes some parts lighter and others darker.
     step = after[0].luma - before[-1].luma
     if abs(step.mean()) < _ONE_WAY * np.abs(step).mean():
@@ -84,7 +84,7 @@ def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: f
 
 
 def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
-    """Return the part of ``target``'s detail that moved, relit blocks of ``source`` lack."""
+    """Return the share of ``target``'s detail that moved, relit blocks of ``source`` lack."""
     rows, columns = (min(_BLOCK, length) for length in target.shape)
     whole = tuple(
         slice(length // side * side) for length, side in zip(target.shape, (rows, columns))
@@ -93,11 +93,12 @@ def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
     # A factor beyond 4 would turn the noise of a black picture into detail.
     gain = np.clip(target.std() / max(float(source.std()), 1e-3), 0.25, 4.0)
     relit = (source - source.mean()) * gain + target.mean()
+    # All shifts of the source: [shift down, shift across, rows, columns].
     moved = sliding_window_view(np.pad(relit, _SHIFT, mode="edge"), target.shape)
     blocks = (target.shape[0] // rows, rows, target.shape[1] // columns, columns)
     missing = np.abs(moved - target).reshape(*moved.shape[:2], *blocks).mean(axis=(3, 5))
     flat = target.reshape(blocks).mean(axis=(1, 3), keepdims=True)
-    # Drawings are so flat that any edge that comes into view would outweigh their detail.
+    # Drawings have so little detail that any edge coming into view would outweigh it.
     detail = max(np.abs(target.reshape(blocks) - flat).mean(), _LEAST_DETAIL * target.std())
-    # One level more than the detail: noise in flat pictures is no mismatch.
+    # Adding one level keeps noise in flat pictures from counting as a mismatch.
     return float(missing.min(axis=(0, 1)).mean() / (1 + detail))

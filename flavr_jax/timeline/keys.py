@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys: the frames that motion is interpolated between, and where there must be none.
+"""Keys, the frames that motion is interpolated between, and the places without motion.
 
-Without dropping repeats, every frame is a key. With it, only the first of equal frames is a key,
-so that the motion to the next picture takes the longer interval. Where repeats follow a cadence,
-keys are moved to even times.
+If repeats are not dropped, every frame is a key. Otherwise only the first of equal frames is a key,
+so the motion to the next picture is spread over the longer interval. Where repeats follow a
+cadence, keys are moved to even times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flavr_jax.video.frames import TimedFrame
 __all__ = ["Key", "Link", "find_keys"]
 
 Link: TypeAlias = Literal["motion", "still", "cut"]
-"""How a key follows the one before it; the first key of a clip follows by a cut."""
+"""Relation of a key to the one before it; the first key of a clip counts as a cut."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class Key:
 
     Attributes:
         frame: the frame itself.
-        link: how it follows the key before it.
+        link: relation to the key before it.
         time: when it is due, in seconds; strictly increasing over a clip.
-        shown: (pts, duration) of the input frames that it stands for, its own first.
+        shown: (pts, duration) of the input frames that it represents, its own first.
     """
 
     frame: TimedFrame
@@ -46,7 +46,7 @@ class Key:
 def find_keys(frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool) -> Iterator[Key]:
     """Yield the keys of a clip, lazily; every input frame is in the ``shown`` of exactly one.
 
-    Holds some ``thumbnails.REACH`` frames, and with ``repeats`` some ``2 · CADENCE_REACH`` more.
+    About ``thumbnails.REACH`` frames are in memory, with ``repeats`` ``2 · CADENCE_REACH`` more.
 
     Args:
         frames: with increasing pts.
@@ -77,10 +77,10 @@ def _linked(
 
 
 def _without_repeats(linked: Iterable[tuple[TimedFrame, Link]]) -> Iterator[Key]:
-    """Yield one key for each run of equal frames, unless the run is so long that it is a rest.
+    """Yield one key for each run of equal frames, or all frames of a run so long that it is a rest.
 
-    Each frame of a rest is a key, so that the motion after it does not become slow motion. The
-    last frame of a shot is a key too, so that no motion leads on from the key before it.
+    All frames of a rest are keys; otherwise the motion after it would be spread over the rest. The
+    last frame of a shot is always a key, so that no motion is made after the key before it.
     """
     run: list[TimedFrame] = []
     run_link: Link = "cut"
@@ -90,7 +90,7 @@ def _without_repeats(linked: Iterable[tuple[TimedFrame, Link]]) -> Iterator[Key]
             run, run_link = [frame], link
             continue
         run.append(frame)
-        # The rest has begun: all frames but the latest, which may end the shot, become keys.
+        # The run is a rest: all frames but the latest, which may end the shot, become keys.
         if run_link == "still" or len(run) > LONGEST_RUN:
             yield from (_key([one], "still" if n else run_link) for n, one in enumerate(run[:-1]))
             run, run_link = run[-1:], "still"
@@ -124,7 +124,7 @@ def _at_even_times(keys: Iterable[Key]) -> Iterator[Key]:
         moving = itertools.takewhile(lambda other: other.link == "motion", ahead)
         time = even_time([*starts, key.time, *(other.time for other in moving)], len(starts))
         starts.append(key.time)
-        # Where the cadence ends, its even times could put a key beyond the next one.
+        # At the end of a cadence, its even times could put a key after the next one.
         return dataclasses.replace(key, time=time) if not ahead or time < ahead[0].time else key
 
     for key in keys:

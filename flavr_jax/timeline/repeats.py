@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Repeated frames, and the cadence in which film and animation repeat them.
 
-Animation is drawn "on twos" or threes, and film is fitted to 30 or 60 frames a second by showing
-some frames twice. A repeat is seldom an exact copy, because compression changes it.
+Animation is drawn "on twos" or "on threes", and film is converted to 30 or 60 frames per second by
+showing some frames twice. A repeat is seldom an exact copy, because compression changes it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from flavr_jax.timeline.thumbnails import Thumbnail, square_means
 __all__ = ["CADENCE_REACH", "LONGEST_CADENCE", "LONGEST_RUN", "even_time", "is_repeat", "motion"]
 
 LONGEST_RUN = 5
-"""Equal frames in a row that a cadence can have (12 pictures a second in 60); more are a rest."""
+"""Most equal frames in a row that a cadence can have (12 pictures/s in 60); a longer run is a rest,
+in which the picture really stands still."""
 
 LONGEST_CADENCE = 5
-"""Pictures in a cadence: 24 pictures in 30 frames repeat every fourth, 25 in 30 every fifth."""
+"""Most pictures in one period: 24 pictures in 30 frames repeat every fourth, 25 every fifth."""
 
 CADENCE_REACH = 2 * LONGEST_CADENCE
-"""Pictures on either side in which a cadence is looked for: it has to occur twice."""
+"""Pictures on either side that are searched for a cadence: its period has to occur twice."""
 
-# Motion is measured in the worst hundredth of squares of 8×8 samples, so that a small object that
-# moves over a still background is found.
+# Motion is measured in the hundredth of all squares of 8×8 samples that differ most, so that a
+# small object moving over a still background is found.
 _SQUARE, _WORST = 8, 100
 _UNSEEN = 1.0  # motion that nobody sees, in levels of 255
-_NOISE = 6.0  # motion that encoding the same picture twice can cause
-_AGAINST_MOTION = 0.35  # part of the largest motion nearby
+_NOISE = 6.0  # largest apparent motion that encoding the same picture twice can cause
+_AGAINST_MOTION = 0.35  # a repeat has less than this share of the largest motion nearby
 
 
 def is_repeat(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
-    """Return whether ``after[0]`` shows the picture of the frame before it, compression aside.
+    """Return whether ``after[0]`` repeats the frame before it, apart from compression.
 
-    Slow motion that continues all around is no repeat: motion has to stop for a moment.
+    Slow but steady motion is no repeat: the motion has to stop for a moment.
 
     Args:
         before: up to ``REACH`` frames before the boundary, at least one, in the order of time.
-        after: up to ``REACH`` frames behind the boundary, at least one.
+        after: up to ``REACH`` frames after the boundary, at least one.
     """
     moved = [motion(a, b) for a, b in itertools.pairwise([*before, *after])]
     here = moved.pop(len(before) - 1)
@@ -58,15 +59,15 @@ def motion(a: Thumbnail, b: Thumbnail) -> float:
 
 
 def even_time(starts: Sequence[Fraction], index: int) -> Fraction:
-    """Return when a picture is due if those around it are spread evenly over their cadence.
+    """Return when a picture is due if the pictures of a cadence are spread evenly in time.
 
-    Film in 30 frames a second begins its pictures at frames 0, 1, 2, 3, 5, 6, 7, 8, 10, …; they
-    were taken at 0, 1.25, 2.5, 3.75, 5, …. A picture is never due before it is first shown. Where
-    there is no cadence, it is due when it is first shown.
+    Film at 30 frames per second shows new pictures at frames 0, 1, 2, 3, 5, 6, 7, 8, 10, …; they
+    were taken at 0, 1.25, 2.5, 3.75, 5, …. A picture is never due before it is first shown. Without
+    a cadence, it is due when it is first shown.
 
     Args:
-        starts: when the pictures of one shot are first shown, in seconds, without a gap.
-        index: number of the picture among them.
+        starts: when consecutive pictures of one shot are first shown, in seconds.
+        index: index of the picture among them.
     """
     lengths = [after - before for before, after in itertools.pairwise(starts)]
     first = max(0, min(index - LONGEST_CADENCE, len(lengths) - CADENCE_REACH))

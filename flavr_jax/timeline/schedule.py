@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When each output frame is shown, and which moment of the input it shows.
+"""The time at which each output frame is shown, and the moment of the input that it shows.
 
-Times are Fractions of a second, so that nothing ever drifts: 23.976 is 24000/1001, and each
-interval of a variable frame rate is split on its own. There are two time lines: that of the input,
-which keys are on, and that of the output, which slow motion stretches.
+Times are Fractions of a second, so nothing drifts: 23.976 is 24000/1001, and each interval of a
+variable frame rate is split on its own. There are two time lines: keys are on that of the input;
+that of the output is stretched in slow motion.
 
-Moments are made lazily and equal requests are merged, because one interval can hold millions of
-output frames: a screen recording may show one picture for hours.
+Moments are generated lazily and equal requests are merged, because one interval can hold millions
+of output frames: a screen recording may show one picture for hours.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ __all__ = [
 ]
 
 Cut: TypeAlias = Literal["hold", "blend", "ignore"]
-"""Frames shown inside the interval at a cut: the nearer of the two, or a mix of both.
+"""Frames to show between the two frames at a cut.
 
-``ignore`` does not look for cuts.
+``hold`` shows the nearer of the two, ``blend`` mixes them, ``ignore`` does not look for cuts.
 """
 
 MOST_PARTS = 4096
-"""The largest factor, and the finest parts of an interval that different frames are made for."""
+"""The largest factor, and the largest number of different frames that one interval can get."""
 
 _LARGEST_INT = 2**31 - 1  # FFmpeg's rationals have 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
 class OutputTiming:
-    """The times of the output frames that are asked for.
+    """The requested times of output frames.
 
     Attributes:
-        factor: parts that each interval is split into; in slow motion also how many times as long
-            the output takes.
-        fps: frames per second of the output, at a constant rate; None follows from ``factor``.
-        slow_motion: stretch time by ``factor``, from zero on as sound and subtitles are, the last
-            frame included; otherwise the clip keeps its times and its end.
+        factor: number of parts that each interval is split into; in slow motion also the duration
+            of the output divided by that of the input.
+        fps: constant frame rate of the output in frames per second; None if ``factor`` sets it.
+        slow_motion: stretch time by ``factor``, counted from zero as for sound and subtitles, and
+            including the last frame's duration; otherwise the clip keeps its times and its end.
     """
 
     factor: int = 8
@@ -75,7 +75,7 @@ class OutputTiming:
 
     @property
     def stretch(self) -> int:
-        """Length of the output over that of the input."""
+        """Duration of the output divided by that of the input."""
         return self.factor if self.slow_motion else 1
 
 
@@ -95,11 +95,11 @@ class Moment:
 
 
 class Clock:
-    """Gives out the moments of the output as the times of input frames come in.
+    """Generates the moments of the output from the times of input frames as they arrive.
 
     Attributes:
-        timing: which frames are asked for.
-        end: where the output ends, in seconds, as far as is known; final after ``finish``.
+        timing: the requested times.
+        end: end of the output in seconds, as known so far; final once ``finish`` is called.
     """
 
     def __init__(self, timing: OutputTiming) -> None:
@@ -110,7 +110,12 @@ class Clock:
         self._count = 0
 
     def advance(self, pts: Fraction, duration: Fraction) -> Iterator[Moment]:
-        """Return the moments before an input frame, lazily, given its pts and its duration."""
+        """Return the moments between the last input frame and the next one, lazily.
+
+        Args:
+            pts: when the next input frame is shown, in seconds.
+            duration: how long it is shown.
+        """
         moments: Iterator[Moment] = iter(())
         if self._first is None:
             self._first = pts
@@ -132,7 +137,7 @@ class Clock:
         return self._ticks(self._first, self.end, 1 / self.timing.fps)
 
     def _stretched(self, time: Fraction) -> Fraction:
-        """Return the output's time for a time of the input."""
+        """Convert a time of the input to the output's."""
         return time * self.timing.stretch
 
     def _parts(self, start: Fraction, end: Fraction) -> Iterator[Moment]:
@@ -145,7 +150,7 @@ class Clock:
     def _ticks(self, first: Fraction, until: Fraction, step: Fraction) -> Iterator[Moment]:
         """Return the moments of a constant rate before a time of the output."""
         start = self._stretched(first)
-        # Counted before any is made: the next call may come while these moments still wait.
+        # Update the count now: the next call may come before this generator is consumed.
         count = max(self._count, math.ceil((until - start) / step))
         numbers, self._count = range(self._count, count), count
         times = (start + number * step for number in numbers)
@@ -154,13 +159,13 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The times inside an interval that a network can make.
+    """The times inside an interval at which a network can make frames.
 
     Attributes:
-        levels: parts that successive passes split intervals into; (8, 8) makes eighths in one pass
-            and 64ths in two.
-        bound: add passes until every frame is this close to its time, in seconds, or exact; None
-            stops where the grid is as fine as the spacing of the frames that are asked for.
+        levels: number of parts that each successive pass splits intervals into; (8, 8) gives
+            eighths after one pass and 64ths after two.
+        bound: add passes until every frame is within this many seconds of its time; None stops when
+            the grid is as fine as the spacing of the requested frames.
     """
 
     levels: tuple[int, ...]
@@ -171,8 +176,8 @@ class Grid:
 
         Args:
             position: from 0 to 1, the interval's ends.
-            spacing: between the frames asked for, in the same unit.
-            scale: the interval's length in seconds of the output.
+            spacing: distance between requested frames, in the same unit.
+            scale: length of the interval in seconds of the output.
         """
         parts, nearest = 1, Fraction(round(position))
         for level in self.levels:
@@ -188,15 +193,16 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Output frames in a row that show one position between two keys.
+    """Consecutive output frames that show the same position between two keys.
 
     Attributes:
-        position: from 0, the first key, to below 1, the second.
+        position: from 0, the first key, to just below 1, the second.
         pts: when the first of the frames is shown, in seconds.
         duration: how long each is shown.
-        error: how far the motion shown is from the frames' times at most, in seconds of the output.
+        error: largest distance between a frame's own time and the time of the motion that it shows,
+            in seconds of the output.
         count: number of frames; each begins where the one before it ends.
-        number: of the first of them in the output, from 1; 0 until the requests are numbered.
+        number: output number of the first frame, from 1; 0 until the requests are numbered.
     """
 
     position: Fraction
@@ -207,7 +213,7 @@ class Request:
     number: int = 0
 
     def each(self) -> Iterator[Request]:
-        """Yield a request for each of the frames."""
+        """Yield a separate request for each of the frames."""
         for number in range(self.count):
             yield dataclasses.replace(self, pts=self.pts + number * self.duration, count=1)
 
@@ -215,16 +221,17 @@ class Request:
 def schedule(
     keys: Iterable[Key], clock: Clock, grid: Grid, *, cut: Cut = "hold"
 ) -> Iterator[tuple[Key, list[Request]]]:
-    """Yield each key with what is shown from its time on, until the next key's; lazily.
+    """Yield each key with the requests from its time on until the next key's, lazily.
 
-    Two keys are read ahead: a key may be due after the frame that it was first shown in, and only
-    the frame after that one tells what is shown until then. The requests' pts increase.
+    Two keys are read ahead. A key may be due after the time at which it was first shown, and the
+    moments up to its due time are known only once the key after it has been read. The pts of the
+    requests increase.
 
     Args:
         keys: of a clip, in order.
-        clock: a new one.
-        grid: the times that can be made.
-        cut: what to show inside the interval at a cut.
+        clock: a new clock.
+        grid: the times at which frames can be made.
+        cut: what to show between the two frames at a cut.
     """
     moments = _Moments()
     ahead: deque[Key] = deque()
@@ -242,7 +249,7 @@ def schedule(
                 _place(moment, first, second, clock, grid, cut)
                 for moment in moments.before(second.time)
             )
-            # What is nearest to the second key is shown by it, as the first of its requests.
+            # Requests that round to the second key (position 1) become its first requests.
             requests, late = _split(_merged(itertools.chain(carried, placed)))
             carried = [dataclasses.replace(request, position=Fraction(0)) for request in late]
             yield first, requests
@@ -252,7 +259,7 @@ def schedule(
 
 
 class _Moments:
-    """Moments in order, added as iterators and taken one by one."""
+    """A queue of moments, added as iterators and taken one by one."""
 
     def __init__(self) -> None:
         self._waiting: deque[Iterator[Moment]] = deque()
@@ -263,7 +270,7 @@ class _Moments:
         self._waiting.append(moments)
 
     def before(self, time: Fraction | None = None) -> Iterator[Moment]:
-        """Take the moments that show an earlier time of the input, or all."""
+        """Take the moments that show an input time before ``time``, or all of them."""
         while True:
             while self._next is None and self._waiting:
                 self._next = next(self._waiting[0], None)
@@ -276,7 +283,7 @@ class _Moments:
 
 
 def _merged(requests: Iterable[Request]) -> Iterator[Request]:
-    """Yield the requests with those in a row that ask for one position as one."""
+    """Merge consecutive requests for the same position into one."""
     pending: Request | None = None
     for request in requests:
         if pending is None:
@@ -297,7 +304,7 @@ def _merged(requests: Iterable[Request]) -> Iterator[Request]:
 
 
 def _split(requests: Iterable[Request]) -> tuple[list[Request], list[Request]]:
-    """Return the requests inside an interval, and those that show the key at its end."""
+    """Separate the requests inside an interval from those that show the key at its end."""
     inside: list[Request] = []
     at_end: list[Request] = []
     for request in requests:
@@ -306,9 +313,9 @@ def _split(requests: Iterable[Request]) -> tuple[list[Request], list[Request]]:
 
 
 def _place(moment: Moment, key: Key, following: Key, clock: Clock, grid: Grid, cut: Cut) -> Request:
-    """Return a moment between two keys as a position there, from 0 to 1, both included."""
+    """Convert a moment between two keys to a position from 0 to 1, both included."""
     length = following.time - key.time
-    # A key at an even time may be due after it is first shown.
+    # The moment may precede the key: a key moved to an even time may be due after it is shown.
     position = max(Fraction(0), (moment.time - key.time) / length)
     wanted, scale = position, length * clock.timing.stretch
     spacing = moment.duration / scale
@@ -328,15 +335,15 @@ Shown = TypeVar("Shown", Request, TimedFrame)
 
 
 def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
-    """Yield ``items``, the last of them shown until the clock's end; two are held back.
+    """Yield ``items``, with the last one shown until the clock's end; two are held back.
 
-    At a constant rate, the end seldom falls on a frame. The last frame is cut short, or left out
-    and the one before it prolonged where less than half of it would remain.
+    At a constant rate, the clip's end seldom coincides with the end of a frame. The last frame is
+    cut short; if less than half of it would remain, it is dropped and the one before is prolonged.
     """
     held: deque[Shown] = deque()
     for item in items:
         held.append(item)
-        # Two, because the last may turn out to be a sliver that goes to the one before it.
+        # Hold two: the last may be dropped, and then the one before it is changed.
         if len(held) > 2:
             yield held.popleft()
     if len(held) > 1 and clock.end - held[-1].pts < held[-1].duration / 2:
@@ -348,10 +355,10 @@ def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
 
 
 def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:
-    """Return what is known of the output beforehand.
+    """Return the output's properties that are known beforehand.
 
     Raises:
-        ValueError: the input's rate times the factor is beyond all sense.
+        ValueError: the output's rate is outside the limits of ``check_rate``.
     """
     count = info.frame_count and (info.frame_count - 1) * timing.factor + 1
     if timing.fps is None:
@@ -365,7 +372,8 @@ def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:
     if info.frame_count:
         seconds = info.frame_count * timing.stretch / info.rate
         count = max(1, round(seconds * timing.fps))
-    # The coarsest ticks that both a start of the input and whole output frames fall on.
+    # The greatest common divisor of the input's time base and the length of an output frame:
+    # the coarsest tick of which both are multiples.
     step = 1 / timing.fps
     tick = Fraction(
         math.gcd(

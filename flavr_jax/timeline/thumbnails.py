@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames reduced to some 48 cells, which is enough to find cuts and repeats while frames stream by.
+"""Frames reduced to some 48 cells along the longer side, enough to find cuts and repeats.
 
-Both questions are asked about a boundary between two frames, and both compare it with the
-boundaries around it: :func:`with_surroundings` hands out each frame with ``REACH`` thumbnails on
-either side.
+Both searches judge a boundary between two frames by comparing it with the boundaries around it.
+:func:`with_surroundings` therefore yields each frame with ``REACH`` thumbnails on either side.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ REACH = 4
 """Frames compared on either side of a boundary."""
 
 _CELLS = 48  # along the longer side
-_SAMPLES = 4  # pixels read per cell in each direction; to read all of a 4K frame is slow
+_SAMPLES = 4  # pixels read per cell in each direction; reading all of a 4K frame is slow
 
 # RGB → luma and two colour differences by BT.601; detection is not sensitive to the matrix.
 _LUMA_CHROMA = np.array(
@@ -40,8 +39,8 @@ class Thumbnail:
 
     Attributes:
         cells: mean luma and chroma of each cell, in levels of 255.
-        samples: every n-th pixel as RGB in levels of 255; small motion is visible here that the
-            means of cells hide.
+        samples: every n-th pixel as RGB in levels of 255; these show small motion that the means of
+            cells hide.
     """
 
     cells: Float[np.ndarray, "rows columns 3"]
@@ -71,7 +70,7 @@ def difference(a: Thumbnail, b: Thumbnail) -> float:
 
 
 def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Return the means of squares of pixels [height, width, channel]; incomplete ones are cut."""
+    """Return means over squares of pixels [height, width, channel]; incomplete squares are cut."""
     rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
     whole = pixels[: rows * side, : columns * side]
     return whole.reshape(rows, side, columns, side, -1).mean(axis=(1, 3))
@@ -80,12 +79,12 @@ def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
 def with_surroundings(
     items: Iterable[Item], pixels: Callable[[Item], Frame]
 ) -> Iterator[tuple[Item, list[Thumbnail], list[Thumbnail]]]:
-    """Yield each item with the thumbnails before it and those from it on, lazily.
+    """Yield each item with the thumbnails before it and those from it onwards, lazily.
 
     ``REACH`` items are read ahead.
 
     Args:
-        items: frames, or whatever holds one, in the order of time.
+        items: frames, or objects that hold one, in the order of time.
         pixels: returns an item's picture.
 
     Yields:
