@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inference: a trained network turns the frames of a clip into more frames."""
+"""Inference: a trained network interpolates the frames of a clip."""

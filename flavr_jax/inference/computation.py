@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that a device may still be computing, and the check that all of them are numbers.
+"""Frames that a device may still be computing, and the check that all values are finite.
 
-A network whose weights or sums overflow predicts NaN or infinity. Rounded to integers those become
-black or white pixels that nobody can tell from a picture, so the check has to come before rounding:
-it runs on the device, in the same program as the network, and costs one bool per window.
+A network whose weights or sums overflow predicts NaN or infinity. Rounded to integers, those become
+black or white pixels that cannot be told from real ones. The check therefore comes before rounding:
+it runs on the device, in the same program as the network, and returns one bool per window.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class NonFiniteError(ValueError):
     """The network predicted NaN or infinity.
 
     Attributes:
-        cause: why, and what the user can do about it.
-        interval: the first interval of the computation where it happened.
+        cause: the reason, and what the user can do about it.
+        interval: the first interval of the computation in which it happened.
     """
 
     def __init__(self, subject: str, cause: str, interval: int = 0) -> None:
@@ -46,7 +46,7 @@ class Computation:
     """The frames inside consecutive intervals; ``numpy.asarray`` waits for them.
 
     Attributes:
-        frames: on the device.
+        frames: the frames, on the device.
         finite: for each interval, whether every value was finite before it was rounded.
         precision: what the network computes in, for the error message.
     """

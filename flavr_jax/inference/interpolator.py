@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that is ready to turn frames into more frames."""
+"""A loaded network that interpolates frames."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Interpolator:
     Attributes:
         config: the network's settings.
         provenance: where the parameters came from.
-        boundary: how frames beyond a clip's ends are made up.
+        boundary: how frames beyond a clip's ends are synthesised.
         precision: what it computes in, never ``auto``.
-        runs_on: the device and the precision in words, with the reason if ``auto`` chose
-            it, or a warning if it is slow on this device.
+        runs_on: a text with the device and the precision; it adds why ``auto`` chose the precision,
+            or a warning if it is slow on this device.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Interpolator:
 
     @property
     def factor(self) -> int:
-        """Largest factor that one pass makes: ``n_outputs + 1``."""
+        """Largest factor that one pass can make: ``n_outputs + 1``."""
         return self.config.factor
 
     def passes(self, factor: int) -> list[int]:
@@ -100,9 +100,8 @@ class Interpolator:
     ) -> Float[Array, "batch n_outputs height width 3"]:
         """Return the network's raw output, float32 and not clipped, for any height and width.
 
-        Frames are padded to multiples of ``config.multiple`` by repeating border pixels, and
-        cropped back. NaN and infinity are passed on; :meth:`between` is the method that refuses
-        them.
+        Frames are padded to multiples of ``config.multiple`` by repeating border pixels, and the
+        output is cropped back. NaN and infinity are returned; only :meth:`between` raises an error.
 
         Args:
             windows: float32 RGB in [0, 1], ``config.n_inputs`` consecutive frames per sample.
@@ -113,24 +112,24 @@ class Interpolator:
         """
         batch = windows.shape[0]
         rows = jnp.asarray(windows, jnp.float32)
-        # Every batch size is a program of its own; few sizes mean few compilations.
+        # Every batch size needs its own compiled program, so use few sizes.
         rows = jnp.pad(rows, ((0, _bucket(batch) - batch), *((0, 0),) * 4))
         return _predict(self.config, self._params, rows)[:batch]
 
     def between(self, frames: Frames, factor: int) -> Computation:
         """Compute the frames inside every interval of ``frames`` that has its full context.
 
-        ``n_inputs`` frames make one interval, and each further frame makes one more. The result
-        has the type and the channels of ``frames``. Alpha goes through the network as a grey clip
-        of its own, unless it is opaque throughout.
+        ``n_inputs`` frames give one interval, and each further frame gives one more. The result has
+        the type and the channels of ``frames``. Alpha goes through the network separately, as a
+        grey clip, unless all of it is opaque.
 
         Args:
             frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them.
             factor: one of :meth:`passes`; ``factor − 1`` frames are made per interval.
 
         Returns:
-            The frames, perhaps still in computation: ``numpy.asarray`` waits for them, and raises
-            a :class:`NonFiniteError` where the network predicted NaN or infinity.
+            The frames, possibly still being computed: ``numpy.asarray`` waits for them, and raises
+            a :class:`NonFiniteError` if the network predicted NaN or infinity.
         """
         intervals = frames.shape[0] - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
@@ -143,19 +142,19 @@ class Interpolator:
             else:
                 grey = np.repeat(rows[..., 3:], 3, axis=-1)
                 alpha, alpha_finite = _between(self.config, self._params, grey, factor)
-                # The network predicts three channels of a grey clip, nearly equal; take one.
+                # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         return Computation(made[:intervals], finite[:intervals], self.precision)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
-        """Return ``(n − 1) · factor + 1`` frames for n; the given ones are among them unchanged.
+        """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.
 
-        The whole clip is in memory; :func:`flavr_jax.inference.stream.interpolate` streams.
+        The whole clip is in memory; :func:`flavr_jax.inference.stream.interpolate` streams instead.
 
         Args:
             frames: uint8 RGB, ``[n, height, width, 3]``.
-            factor: how many times the frame rate; see :meth:`passes`.
+            factor: factor by which the frame rate is multiplied; see :meth:`passes`.
 
         Raises:
             ValueError: the factor cannot be made, or the frames have another shape or type.
@@ -175,8 +174,8 @@ class Interpolator:
 def load(path: str | Path | None = None, *, precision: Precision = "auto") -> Interpolator:
     """Load an interpolator from a checkpoint directory; None loads the bundled checkpoint.
 
-    JAX's compilation cache keeps compiled programs between runs: in the directory that
-    ``JAX_COMPILATION_CACHE_DIR`` names, else under ``~/.cache/flavr_jax``.
+    JAX's compilation cache keeps compiled programs between runs, in the directory
+    ``JAX_COMPILATION_CACHE_DIR`` if that is set, else under ``~/.cache/flavr_jax``.
 
     Args:
         path: a directory written by :func:`flavr_jax.checkpoint.save`.
@@ -185,8 +184,8 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it is not a checkpoint, or is damaged, or its weights are NaN, infinite or too
-            large for the precision, or fp8 was asked for and it has no scales.
+        ValueError: it is not a checkpoint, or is damaged; its weights are NaN, infinite or too
+            large for the precision; or fp8 was requested and it has no scales.
     """
     program_cache.enable()
     stored = checkpoint.load(DEFAULT_CHECKPOINT if path is None else path)
@@ -221,10 +220,10 @@ def _between(
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
-    # A network that makes eighths makes quarters too: every second of its frames.
+    # A network that makes eighths also makes quarters: take every second of its frames.
     step = config.factor // factor
     outputs = _predict(config, params, windows, tuple(range(step - 1, config.n_outputs, step)))
-    # Before clipping, which turns infinity into white, and rounding, which turns NaN into black.
+    # Check before clipping turns infinity into white and rounding turns NaN into black.
     finite = jnp.isfinite(outputs).all(axis=(1, 2, 3, 4))
     return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype), finite
 

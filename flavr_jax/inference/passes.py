@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass of frames through the network, which fills the intervals where a frame is wanted.
+"""One pass of frames through the network, which fills the intervals where a frame is requested.
 
-A pass splits an interval evenly, say into eighths. A frame that is wanted at a finer time is then
-wanted inside one of the eighths, and the next pass fills that. So passes are chained: each reads
-the output of the one before as if it were the clip.
+A pass splits an interval evenly, for instance into eighths. If a frame is requested at a finer
+time, that time lies inside one of the eighths, which the next pass fills. Passes are therefore
+chained: each reads the output of the one before as if it were the clip.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from flavr_jax.video.frames import TimedFrame
 __all__ = ["Network", "Node", "fill"]
 
 _MOST_WAITING = 8
-"""Groups that may wait behind a computation.
+"""Largest number of groups that may be queued behind a computation.
 
-Without a limit, a long stretch where no frame is wanted would be read into memory before the
+Without a limit, a long stretch without requests would be read into memory before the result of the
 computation is fetched.
 """
 
@@ -45,7 +45,7 @@ class Network(Protocol):
 
     @property
     def factor(self) -> int:
-        """Parts of an interval that one pass makes at most."""
+        """Largest number of parts that one pass can split an interval into."""
         ...
 
     def passes(self, factor: int) -> list[int]:
@@ -53,10 +53,10 @@ class Network(Protocol):
         ...
 
     def between(self, frames: Frames, factor: int) -> ArrayLike:
-        """Compute the frames inside every interval that has its context.
+        """Compute the frames inside every interval that has its full context.
 
-        ``numpy.asarray`` of the result waits for them: ``[interval, factor − 1, height, width,
-        channel]`` of the type of ``frames``.
+        ``numpy.asarray`` of the result waits for them. Their shape is ``[interval, factor − 1,
+        height, width, channel]``, and their type is that of ``frames``.
         """
         ...
 
@@ -66,8 +66,8 @@ class Node:
     """A frame, and the requests for it and for the interval that begins with it.
 
     Attributes:
-        frame: of the input, or made by an earlier pass; the times in it are not used.
-        wanted: requests at position 0 are for the frame itself, others for the interval.
+        frame: a frame of the input, or one made by an earlier pass; its times are not used.
+        wanted: the requests; those at position 0 are for the frame itself, others for the interval.
         ends_shot: True if no window may hold both this frame and the next.
     """
 
@@ -82,8 +82,8 @@ class _Interval:
 
     Attributes:
         node: its first frame.
-        window: the frames that the network reads for it; none after a shot's last frame.
-        needed: True if it has to be filled.
+        window: the frames that the network reads for it; empty after a shot's last frame.
+        needed: True if the interval has to be filled.
     """
 
     node: Node
@@ -93,11 +93,12 @@ class _Interval:
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Consecutive nodes that are handed on together.
+    """Consecutive nodes whose intervals are computed together.
 
     Attributes:
         nodes: in order.
-        frames: what the network reads to fill all their intervals; none to leave them unfilled.
+        frames: the frames that the network reads to fill all their intervals; empty to leave the
+            intervals unfilled.
     """
 
     nodes: list[Node]
@@ -107,16 +108,16 @@ class _Group:
 def fill(
     nodes: Iterable[Node], network: Network, factor: int, *, batch: int = 1, last: bool = True
 ) -> Iterator[Node]:
-    """Yield the nodes and, inside each interval that needs it, the nodes that split it evenly.
+    """Yield the nodes and, inside each interval that needs it, new nodes that split it evenly.
 
-    While a batch computes, the batch before it is handed on.
+    While a batch is being computed, the nodes of the batch before it are yielded.
 
     Args:
         nodes: of a clip, in order.
         network: makes ``factor − 1`` frames per interval; a window never leaves its shot.
         factor: one of ``network.passes(…)``.
         batch: intervals to compute at once.
-        last: False if a finer pass follows, which needs context from this one.
+        last: False if a finer pass follows, which reads frames of this one as context.
 
     Raises:
         NonFiniteError: the network predicted NaN or infinity; the message names the output frame.
@@ -132,7 +133,7 @@ def fill(
             made = network.between(np.stack(group.frames), factor) if group.frames else None
             started.append((group, made))
             computing += made is not None
-            # One computation stays on the device while its predecessor is encoded on the host.
+            # Keep one computation running on the device while the host encodes the one before it.
             while computing > 1 or len(started) > _MOST_WAITING:
                 group, made = started.popleft()
                 computing -= made is not None
@@ -155,11 +156,11 @@ def _context(network: Network) -> tuple[int, int]:
 
 
 def _reach(network: Network, factor: int) -> Fraction:
-    """Return how far from a time, in intervals, later passes may read frames for it.
+    """Return how far from a requested time, in intervals, later passes may read frames.
 
-    The next pass reads ``max(before, after)`` parts of an interval, and the one after it as many
-    parts of such a part. A part is at most half an interval, so all passes together read less than
-    twice as far as the next one.
+    The next pass reads as far as ``max(before, after)`` parts of an interval, and each further pass
+    as many parts of a part. A part is at most half an interval, so all passes together read less
+    than twice as far as the next one.
     """
     return Fraction(2 * max(_context(network)), factor)
 
@@ -167,11 +168,11 @@ def _reach(network: Network, factor: int) -> Fraction:
 def _intervals(
     shot: Iterable[Node], network: Network, factor: int, reach: Fraction
 ) -> Iterator[_Interval]:
-    """Yield the interval behind each node of a shot; the last node has an empty one."""
+    """Yield the interval after each node of a shot; the last node has an empty one."""
     before, after = _context(network)
     around = math.ceil(reach)
-    near: deque[Node] = deque()  # from at most `around` nodes before the interval to the last read
-    index = 0  # in `near`, of the node that the interval begins with
+    near: deque[Node] = deque()  # from up to `around` nodes before the interval to the last read
+    index = 0  # index in `near` of the node that begins the interval
 
     def pixels() -> Iterator[Frame]:
         for node in shot:
@@ -197,8 +198,8 @@ def _intervals(
 def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
     """Return whether a node's requests need the interval ``ahead`` nodes after it to be filled.
 
-    A request inside the interval itself does. So does one nearby whose time falls between the parts
-    that this pass makes: the passes after it read this interval's frames as context.
+    A request inside the interval needs it. So does a nearby request whose time is not on this
+    pass's grid: the later passes that make it read this interval's frames as context.
     """
     return any(
         (ahead == 0 and wish.position > 0)
@@ -208,7 +209,7 @@ def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
 
 
 def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
-    """Group up to ``batch`` consecutive intervals that are needed; others stay alone."""
+    """Group up to ``batch`` consecutive intervals that are needed; others get a group each."""
     needed: list[_Interval] = []
     for interval in intervals:
         if interval.needed:
@@ -222,7 +223,7 @@ def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
 
 
 def _group_of(intervals: list[_Interval]) -> _Group:
-    """Return one group for consecutive intervals, whose windows overlap in all but one frame."""
+    """Return one group for consecutive intervals; each adds one frame to the window before."""
     frames = [*intervals[0].window, *(each.window[-1] for each in intervals[1:])]
     return _Group([each.node for each in intervals], frames)
 
@@ -239,7 +240,7 @@ def _finish(group: _Group, made: ArrayLike | None, factor: int) -> Iterator[Node
     for node, between in zip(group.nodes, frames):
         wanted: list[list[Request]] = [[] for _ in range(factor)]
         for wish in node.wanted:
-            # The place inside the interval becomes a part of it, and the place inside that part.
+            # Split the position in the interval into the part's number and the position in it.
             part, position = divmod(wish.position * factor, 1)
             wanted[part].append(dataclasses.replace(wish, position=position))
         yield Node(node.frame, wanted[0])
@@ -249,7 +250,7 @@ def _finish(group: _Group, made: ArrayLike | None, factor: int) -> Iterator[Node
 
 
 def _name_of_frame(group: _Group, interval: int) -> str:
-    """Return words for the first output frame that is made in this interval or a later one."""
+    """Describe the first output frame that is requested inside this interval or a later one."""
     for node in group.nodes[interval:]:
         for wish in node.wanted:
             if wish.position > 0:

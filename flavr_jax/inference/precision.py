@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The precision that a network computes in: named by the user, or the fastest one available.
+"""The precision that a network computes in: chosen by the user, or the fastest one available.
 
-``fp8`` stores the feature maps that calibration chose (:mod:`flavr_jax.quantization`) in
-float8_e4m3fn and multiplies them in that type; the rest of such a network is bfloat16. Any device
-can compute this, but only Hopper GPUs have kernels that make it fast.
+With ``fp8``, the feature maps that calibration chose (:mod:`flavr_jax.quantization`) are stored and
+multiplied in float8_e4m3fn; the rest of the network is bfloat16. Any device can compute this, but
+only Hopper GPUs have kernels that make it fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TYPES = {
     "fp16": jnp.float16,
     "fp32": jnp.float32,
 }
-_SIZE = 8  # smallest frame of a network; the choice of kernels does not depend on the size
+_SIZE = 8  # smallest frame side of a network; the choice of kernels does not depend on it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class Prepared:
     """A network's parameters on the device, ready for many calls.
 
     Attributes:
-        params: packed.
-        precision: what it computes in, never ``auto``.
-        reason: why ``auto`` chose it, or why it is slow if the user named it; may be empty.
+        params: packed parameters.
+        precision: what the network computes in, never ``auto``.
+        reason: why ``auto`` chose it, or why it is slow if the user chose it; may be empty.
     """
 
     params: flavr.Parameters
@@ -62,12 +62,13 @@ def prepare(
 
     Args:
         config: the network.
-        params: not packed, of any floating type.
+        params: parameters that are not packed, of any floating-point type.
         precision: what to compute in.
         scales: of the feature maps that are stored in 8 bits, if the checkpoint was calibrated.
 
     Raises:
-        ValueError: the precision is unknown, or fp8 without scales, or too small for the weights.
+        ValueError: the precision is unknown, is fp8 without scales, or has too small a range for
+            the weights.
     """
     if precision == "auto":
         precision, reason = _fastest(config, scales)
@@ -87,7 +88,7 @@ def prepare(
 
 
 def _fastest(config: ModelConfig, scales: Mapping[str, float] | None) -> tuple[Precision, str]:
-    """Return the fastest precision on this device, and why it is that one."""
+    """Return the fastest precision on this device, and the reason for it."""
     if jax.default_backend() == "cpu":
         return "fp32", "the device is a CPU"
     if not scales:
@@ -103,16 +104,16 @@ def _packed(
     precision: Precision,
     scales: Mapping[str, float] | None,
 ) -> flavr.Parameters:
-    """Convert parameters to the type of a precision and pack them; ``scales`` are for fp8."""
+    """Convert parameters to the type of a precision and pack them; only fp8 uses ``scales``."""
     cast = _cast(params, precision)
     return quantized.pack(config, cast, scales if precision == "fp8" else None)
 
 
 def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
-    """Return why some convolution has no 8-bit kernel on this device; None if all have one."""
+    """Return why a convolution has no fast 8-bit kernel on this device; None if all have one."""
     packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
     windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
-    # Traced without computing: which kernel each convolution gets, and why not the fast one.
+    # Trace the network without computing, to see which kernel each convolution would get.
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
         if "mosaic_gpu" in choice.refused:
             return choice.refused["mosaic_gpu"]

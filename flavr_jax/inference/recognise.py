@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes of clips, predicted by a classifier that this project trained."""
+"""Classification of clips with a classifier trained by this project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["recognise"]
 
 
 def recognise(path: Path, clips: list[Path], top: int = 5) -> Iterator[list[tuple[str, float]]]:
-    """Yield, for each clip, the likeliest classes with their probabilities, the likeliest first.
+    """Yield, for each clip, the most likely classes with their probabilities, best first.
 
     Args:
         path: a classifier's checkpoint.

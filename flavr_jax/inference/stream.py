@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interpolation of a clip of any length, frame by frame, in bounded memory.
 
-There are four stages, each a generator that pulls on the one before. Frames become keys, which know
-where shots end and which frames repeat. The schedule says which frames are to be shown between two
-keys. Passes through the network fill the intervals that need it; times that are finer than one pass
-makes take further passes over the result. The last stage yields the frames that were asked for.
+There are four stages, each a generator that reads from the one before. First, frames become keys,
+which record where shots end and which frames repeat. Second, the schedule lists the frames to show
+between two keys. Third, passes through the network fill the intervals that need it; times finer
+than one pass can make take further passes over the result. Last, the requested frames are yielded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Options", "Summary", "interpolate"]
 Item = TypeVar("Item")
 
 _FINEST = 4096
-"""Parts of an interval that passes can go down to when times are off the network's grid."""
+"""Number of parts that passes may split an interval into, for times off the network's grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Options:
     Attributes:
         factor: multiply the frame rate by this: 2, 4 or 8, or 16 and more in several passes; 8 if
             neither factor nor fps is given.
-        fps: output frames per second, constant, such as 60 or 60000/1001; replaces factor.
+        fps: constant output frame rate in frames per second, such as 60 or 60000/1001; use it
+            instead of factor.
         slow_motion: keep the frame rate (or use fps), and play the clip slower by the factor.
         exact_times: with fps or dedup, frames may be due at times that one pass through the network
-            cannot make. Make them in more passes, as exactly as largest_error says; by default the
-            nearest time of one pass is shown.
+            cannot make. Use more passes until every frame is within largest_error of its time; by
+            default the nearest time of one pass is shown.
         largest_error: with exact_times, how far off a frame may be, in seconds.
         cut: what is shown between the two frames at a cut: hold shows the nearer one, blend mixes
             them, ignore does not look for cuts.
@@ -69,10 +70,10 @@ class Options:
 
     @property
     def timing(self) -> OutputTiming:
-        """Rate and stretch that these options ask for.
+        """Output rate and stretch that these options request.
 
         Raises:
-            ValueError: two rates are asked for, or an impossible one.
+            ValueError: both ``fps`` and ``factor`` set the rate, or the rate is impossible.
         """
         if None not in (self.fps, self.factor) and not self.slow_motion:
             raise ValueError(
@@ -91,8 +92,8 @@ class Summary:
         frames_out: frames yielded.
         cuts: cuts found.
         repeats: frames left out because they repeat others.
-        largest_error: the largest distance, in seconds of the output, between the time of a made
-            frame and the time whose motion it shows.
+        largest_error: the largest distance, in seconds of the output, between an interpolated
+            frame's own time and the time of the motion that it shows.
     """
 
     frames_in: int = 0
@@ -119,22 +120,22 @@ def interpolate(
     *,
     summary: Summary | None = None,
 ) -> Iterator[TimedFrame]:
-    """Yield the frames asked for, each with its time, lazily.
+    """Yield the requested frames, each with its time, lazily.
 
-    Frames of the input are among them unchanged, with the pts and duration that they have in the
-    output. Without ``fps``, n frames become ``(n − 1) · factor + 1``, whether there are cuts and
-    repeats or not. The output begins when the input does and, unless time is stretched, ends when
-    it ends, exactly.
+    Frames of the input that are among them are unchanged, except for their pts and duration in the
+    output. Without ``fps``, n frames become ``(n − 1) · factor + 1``, whether or not there are cuts
+    and repeats. The output begins exactly when the input does and, unless time is stretched, ends
+    exactly when it ends.
 
     Args:
         frames: with increasing pts, all of one size and type.
         network: such as ``flavr_jax.load()``.
         options: which frames to make.
-        summary: counts that are updated as frames come out.
+        summary: counts that are updated as frames are yielded.
 
     Raises:
         ValueError: the factor cannot be made; raised before any frame is read.
-        NonFiniteError: the network predicted NaN or infinity, while frames come out.
+        NonFiniteError: the network predicted NaN or infinity; raised while frames are yielded.
     """
     summary = Summary() if summary is None else summary
     grid = _grid(network, options)
@@ -149,7 +150,10 @@ def interpolate(
 
 
 def _grid(network: Network, options: Options) -> Grid:
-    """Return the times that may be made: the factor's, or finer ones for fps and dedup."""
+    """Return the times at which frames may be made: those of the factor, or finer ones.
+
+    ``fps`` and ``dedup`` need finer times.
+    """
     levels = network.passes(options.timing.factor) if options.timing.fps is None else []
     if options.timing.fps is not None or options.dedup:
         # Frames may be due anywhere inside an interval, so go as fine as the limit allows.
@@ -160,7 +164,7 @@ def _grid(network: Network, options: Options) -> Grid:
 def _counted(
     plan: Iterable[tuple[Key, list[Request]]], summary: Summary
 ) -> Iterator[tuple[Key, list[Request]]]:
-    """Number the requests of a plan, and count in ``summary`` what they say."""
+    """Number the requests of a plan, and update the counts in ``summary``."""
     number = 1
     for key, requests in plan:
         summary.cuts += key.link == "cut" and summary.frames_in > 0
@@ -175,7 +179,7 @@ def _counted(
 
 
 def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
-    """Yield keys as nodes; each frame that mixes the two sides of a cut is a shot of its own."""
+    """Yield keys as nodes; each frame that blends both sides of a cut becomes a shot of its own."""
     for (key, requests), following in _with_next(plan):
         ends_shot = following is None or following[0].link == "cut"
         inside = [wish for wish in requests if wish.position > 0]
@@ -200,13 +204,13 @@ def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:
 
 
 def _mix(first: Frame, second: Frame, share: float) -> Frame:
-    """Return two frames mixed; ``share`` is that of the second, from 0 to 1."""
+    """Mix two frames; ``share`` is the weight of the second, from 0 to 1."""
     mixed = first * np.float32(1 - share) + second * np.float32(share)
     return np.rint(mixed).astype(first.dtype)
 
 
 def _outputs(nodes: Iterable[Node], clock: Clock, summary: Summary) -> Iterator[TimedFrame]:
-    """Yield the frames that were requested, at the times they were requested for."""
+    """Yield the requested frames at their requested times."""
     frames = (
         dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
         for node in nodes

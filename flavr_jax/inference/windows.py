@@ -2,7 +2,7 @@
 """Frames beyond a clip's ends, so that its first and last interval have a full window too.
 
 The network reads frames on both sides of an interval. At a clip's ends some of them do not exist
-and are made up from those that do. The official code skips these intervals instead.
+and are synthesised from those that do. The official code skips these intervals instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flavr_jax.typing import Frame
 __all__ = ["BOUNDARIES", "Boundary", "extend"]
 
 Boundary: TypeAlias = Literal["mirror", "duplicate", "extrapolate"]
-"""How frames beyond a clip's end are made up; see :data:`BOUNDARIES`."""
+"""How frames beyond a clip's end are synthesised; see :data:`BOUNDARIES`."""
 
 
 def _mirror(end: list[Frame], step: int) -> Frame:
@@ -31,7 +31,7 @@ def _duplicate(end: list[Frame], step: int) -> Frame:
 
 def _extrapolate(end: list[Frame], step: int) -> Frame:
     if len(end) == 1:
-        return end[0]  # one frame does not change, so there is nothing to continue
+        return end[0]  # a single frame has no change to continue
     first, second = end[0].astype(np.float32), end[1].astype(np.float32)
     most = np.iinfo(end[0].dtype).max
     return np.clip(np.rint(first + step * (first - second)), 0, most).astype(end[0].dtype)
@@ -42,17 +42,17 @@ BOUNDARIES: dict[Boundary, Callable[[list[Frame], int], Frame]] = {
     "duplicate": _duplicate,
     "extrapolate": _extrapolate,
 }
-"""Functions that make a frame ``step`` ≥ 1 frames beyond an end, from the frames at that end.
+"""Functions that synthesise the frame ``step`` ≥ 1 frames beyond an end from the frames there.
 
-The outermost frame comes first. ``mirror`` reflects the clip about its end frame, ``duplicate``
-repeats that frame, and ``extrapolate`` continues each pixel's change linearly.
+Frames are given from the end inwards. ``mirror`` reflects the clip about its end frame,
+``duplicate`` repeats that frame, and ``extrapolate`` continues each pixel's change linearly.
 """
 
 
 def extend(
     frames: Iterable[Frame], before: int, after: int, boundary: Boundary = "extrapolate"
 ) -> Iterator[Frame]:
-    """Yield ``before`` made-up frames, ``frames``, and ``after`` made-up frames, lazily.
+    """Yield ``before`` synthesised frames, ``frames``, and ``after`` synthesised ones, lazily.
 
     At most ``max(before, after) + 1`` frames are in memory.
     """
