@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mosaic GPU kernels for Hopper, and what launches them."""
+"""Mosaic GPU kernels for Hopper, and the code that launches them."""

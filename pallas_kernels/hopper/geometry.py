@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution in numbers: which input pixels meet which weights, and how many there are."""
+"""Index arithmetic and sizes of a convolution: which input pixels each tap reads."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pallas_kernels.hopper.primitives import Scalar, divide
 __all__ = ["INTERPRETER_MARGIN", "ConvShape", "Geometry"]
 
 INTERPRETER_MARGIN = 8
-"""Pixels of zeros around pictures in the interpreter, which has no out-of-bounds TMA copies.
+"""Zero pixels around frames in the interpreter, which has no out-of-bounds TMA copies.
 
-More than any kernel reaches (7 taps reach 3), and a multiple of every stride.
+Larger than the reach of any kernel (3 pixels for 7 taps), and a multiple of every stride.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Which input pixels meet which weights.
+    """Kernel, padding, stride and phases of a convolution.
 
     Attributes:
         kernel: taps in time, height and width.
-        low: frames of zeros before the clip, rows above the picture and columns left of it.
+        low: zero padding before the first frame, above the first row and left of the first column.
         stride: 1, or 2 for an output of half the height and width.
         phases: 1, or 2 for a transposed convolution, which doubles height and width: output pixel
-            2·y + p, of phase p, meets every second tap from p on.
+            2·y + p, of phase p, uses every second tap, starting with tap p.
     """
 
     kernel: tuple[int, int, int]
@@ -36,25 +36,26 @@ class Geometry:
 
     @property
     def row_taps(self) -> tuple[int, ...]:
-        """Vertical taps that read one halo tile, each a row lower; a number per row phase.
+        """Number of vertical taps that read the same halo tile, for each row phase.
 
-        A halo tile has the rows that all its vertical taps reach, so it is copied once for all of
-        them. At stride 2 it has every second row: taps 0, 2, … read one, taps 1, 3, … another.
+        A halo tile has the rows of all its vertical taps, each of which starts one row lower, so it
+        is copied once for all of them. At stride 2 a halo tile has every second row: taps 0, 2, …
+        read one tile, taps 1, 3, … another.
         """
         kh = self.kernel[1]
         if self.stride == 1:
             return (kh // self.phases,)
-        # Of 3 taps, two have even numbers and one an odd one; of a single tap there is no odd one.
+        # Of 3 taps, two are even and one is odd; a single tap is even, so there is one row phase.
         return tuple(len(range(first, kh, 2)) for first in range(min(2, kh)))
 
     @property
     def halo_tiles(self) -> int:
-        """Halo tiles per chunk of channels: for each horizontal tap one per row phase."""
+        """Halo tiles per chunk of channels: one for each horizontal tap and row phase."""
         return self.kernel[2] // self.phases * len(self.row_taps)
 
     @property
     def spatial_taps(self) -> int:
-        """Weight tiles per chunk of channels: one a tap in height and width."""
+        """Weight tiles per chunk of channels: one for each spatial tap."""
         return self.kernel[2] // self.phases * sum(self.row_taps)
 
     def halo_origin(
@@ -63,18 +64,18 @@ class Geometry:
         """Origin of a halo tile.
 
         Args:
-            halo_tile: its number, below :attr:`halo_tiles`.
-            phase: of the output pixels, in height and width; (0, 0) if not transposed.
+            halo_tile: index of the halo tile, below :attr:`halo_tiles`.
+            phase: phase of the output pixels in height and width; (0, 0) if not transposed.
 
         Returns:
             Row and column relative to the output tile, then the row and column phase of the
             strided view; (0, 0) at stride 1.
         """
         if self.stride == 1:
-            # A halo tile belongs to one horizontal tap, and starts at the first vertical one.
+            # A halo tile belongs to one horizontal tap, and starts with the first vertical tap.
             return phase[0] - self.low[1], halo_tile + phase[1] - self.low[2], 0, 0
         # Tap k reads input pixel 2·y + k − low, that is, row (k − low) // 2 of phase (k − low) % 2.
-        # `divide` needs numbers ≥ 0: the even margin is added first and half of it taken off after.
+        # `divide` needs numbers ≥ 0: add the even margin first, and subtract half of it after.
         column, row = divide(halo_tile, len(self.row_taps))
         row, row_phase = divide(row - self.low[1] + INTERPRETER_MARGIN, 2)
         column, column_phase = divide(column - self.low[2] + INTERPRETER_MARGIN, 2)
@@ -82,12 +83,12 @@ class Geometry:
         return row - half, column - half, row_phase, column_phase
 
     def tap_index(self, halo_tile: Scalar, row_tap: Scalar, phase: tuple[Scalar, Scalar]) -> Scalar:
-        """Index of a tap in the kernel's flattened height × width."""
+        """Index of a tap in the kernel flattened over height and width."""
         if self.stride == 1:
-            # Phase p of a transposed convolution meets taps p, p + 2, …
+            # Phase p of a transposed convolution uses taps p, p + 2, …
             row, column = self.phases * row_tap + phase[0], self.phases * halo_tile + phase[1]
         else:
-            # Halo tiles count row phases fastest, so that neighbours share L2 lines.
+            # Row phases vary fastest, so that successive halo tiles share cache lines in L2.
             column, row = divide(halo_tile, len(self.row_taps))
             row += 2 * row_tap
         return row * self.kernel[2] + column
@@ -95,20 +96,20 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvShape:
-    """Everything about one convolution that tile sizes depend on.
+    """All properties of a convolution on which tile sizes depend.
 
     Attributes:
-        geometry: which pixels meet which weights.
-        batch: samples.
+        geometry: kernel, padding, stride and phases.
+        batch: number of samples.
         in_time: frames of the input.
         time: frames of the output.
-        height: of the output; for a transposed convolution, of one of its phases.
-        width: likewise.
-        in_channels: of each input; they count as joined.
-        channels: of the output.
-        out_bytes: of an output value.
-        in_bytes: of a value of inputs and weights.
-        residual: whether an 8-bit residual is added; it comes through the ring of inputs.
+        height: height of the output; for a transposed convolution, of one phase.
+        width: width of the output, likewise.
+        in_channels: channels of each of the concatenated inputs.
+        channels: channels of the output.
+        out_bytes: bytes per output value.
+        in_bytes: bytes per value of inputs and weights.
+        residual: whether an 8-bit residual is added, which passes through the input ring.
     """
 
     geometry: Geometry
@@ -133,30 +134,30 @@ class ConvShape:
         kind = "t" if geometry.phases == 2 else f"s{geometry.stride}"
         bits = f"{8 * self.out_bytes}"
         if self.in_bytes == 1:
-            # The tables hold bfloat16 and float16 under one key: both run alike.
+            # In 16 bits the key is the same for bfloat16 and float16, which are equally fast.
             bits = f"8-{bits}" + " added" * self.residual
         return f"{kernel}{kind} {size} {channels}-{self.channels} {bits}"
 
     @property
     def depth(self) -> int:
-        """Input channels."""
+        """Input channels in all."""
         return sum(self.in_channels)
 
     @property
     def products(self) -> float:
-        """Multiplications per output value, those with zero padding included."""
+        """Multiplications per output value, including those with zero padding."""
         return self.depth * math.prod(self.geometry.kernel) / self.geometry.phases**2
 
     def temporal_taps_met(self, frame: int) -> int:
-        """Temporal taps of an output frame that meet frames of the clip, not zero padding."""
+        """Number of temporal taps of an output frame that read frames of the clip, not padding."""
         # Tap k of output frame t reads input frame t + k − low, which must lie in [0, in_time).
         low, taps = self.geometry.low[0], self.geometry.kernel[0]
         return min(taps, self.in_time + low - frame) - max(0, low - frame)
 
     @property
     def frames_by_cost(self) -> tuple[tuple[int, ...], ...]:
-        """Output frames grouped by how many temporal taps they meet, the most first."""
-        # A tile of one frame takes a pass per temporal tap that it meets, so this is its cost.
+        """Output frames grouped by :meth:`temporal_taps_met`, the most expensive group first."""
+        # A tile of one frame makes a pass for each of these taps, so their number is its cost.
         counts = [self.temporal_taps_met(frame) for frame in range(self.time)]
         return tuple(
             tuple(frame for frame, count in enumerate(counts) if count == shared)
@@ -164,16 +165,17 @@ class ConvShape:
         )
 
     def tile_k(self, tile_n: int) -> int:
-        """Input channels of one step, for tiles of ``tile_n`` output channels.
+        """Input channels per step (a chunk), for tiles of ``tile_n`` output channels.
 
-        A chunk must divide every input, so that none straddles two of them. It fills at most one
-        swizzled row (128 bytes) of inputs and weights. A residual is read and added in the same
-        chunks in which the output is stored, so with one it must suit both.
+        A chunk must divide the channels of every input, so that it never straddles two of them. It
+        fills at most one swizzled row (128 bytes) of inputs and weights. A residual passes through
+        the input ring in the chunks in which the output is stored, so a chunk must then also fit
+        the output.
         """
         sizes = [*self.in_channels, 128 // self.in_bytes]
-        # 8-bit weights are K-major, so their swizzled rows are input channels alone.
+        # 8-bit weights are K-major: their swizzled rows have input channels, not output channels.
         if self.in_bytes == 2 or self.residual:
             sizes.append(tile_n)
         if self.residual:
             sizes.append(128 // self.out_bytes)
-        return min(size & -size for size in sizes)  # the largest power of two that divides it
+        return min(size & -size for size in sizes)  # the largest power of two that divides all

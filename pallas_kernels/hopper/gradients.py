@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients of the Mosaic GPU operations.
 
-No convolution runs forward again: the forward pass keeps what the backward pass needs. For an
-activation that is the output, which the next operation keeps anyway. For a gate or another scale it
-is the sums before it; the forward pass then applies the scale outside of the kernel, which costs a
-pass over them, but spares the kernels that would have to compute the gate ahead.
+The backward pass recomputes no convolution; the forward pass keeps what it needs. For an activation
+this is the output, which the next operation keeps in any case. For a gate or another scale it is
+the sums before scaling. In training, the scale is therefore applied outside the kernel, which costs
+a pass over the sums but saves the kernels that compute the gate ahead.
 
-The gradient with respect to a convolution's inputs is a convolution, which the forward pass's
-kernel runs, too; for the one with respect to its weights see ``weight_gradient/gradient.py``.
+The gradient with respect to a convolution's inputs is a convolution, which the same kernel runs.
+``weight_gradient/gradient.py`` computes the gradient with respect to the weights.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = [
 Factors: TypeAlias = Array | tuple[Array, Array]
 """A scale ``[batch, channel]``, or a gate's kernel and bias."""
 
-_PIXELS = (1, 2, 3)  # axes of a feature map that a mean is taken over
+_PIXELS = (1, 2, 3)  # axes of a feature map over which means are taken
 
 
 class Parameters(NamedTuple):
-    """What an operation can be differentiated with respect to."""
+    """Arguments with respect to which an operation can be differentiated."""
 
     inputs: tuple[FeatureMap, ...]
     kernel: Array | QuantizedKernel
@@ -52,13 +52,13 @@ class Parameters(NamedTuple):
 
     @property
     def unquantized(self) -> Array:
-        """The kernel, where it is known to be an array."""
+        """The kernel as an array; it must not be quantised."""
         assert not isinstance(self.kernel, QuantizedKernel)
         return self.kernel
 
 
 class Gemm(NamedTuple):
-    """A convolution as :func:`implicit_gemm` takes it: output size without batch and channels."""
+    """Arguments of :func:`implicit_gemm`; ``size`` is time, height and width of the output."""
 
     inputs: tuple[FeatureMap, ...]
     weights: Array | QuantizedKernel
@@ -67,19 +67,19 @@ class Gemm(NamedTuple):
 
     @property
     def unquantized(self) -> Array:
-        """The weights, where they are known to be an array."""
+        """The weights as an array; they must not be quantised."""
         assert not isinstance(self.weights, QuantizedKernel)
         return self.weights
 
 
 Prepare: TypeAlias = Callable[[tuple[FeatureMap, ...], Array], Gemm]
-"""From an operation's inputs and kernel to its convolution; linear in both."""
+"""Maps an operation's inputs and kernel to its convolution; linear in both."""
 
 Forward: TypeAlias = Callable[[Parameters], FeatureMap]
 
 
 class _Scaled(NamedTuple):
-    """What the forward pass of a scaled convolution keeps."""
+    """Residuals of a scaled convolution: what its forward pass keeps for the backward pass."""
 
     given: Parameters
     sums: Float[Array, "batch time height width channel"]
@@ -94,15 +94,15 @@ def differentiable(
     *,
     in_training: Forward | None = None,
 ) -> Forward:
-    """``forward`` with a gradient.
+    """Give ``forward`` a gradient.
 
-    Totals carry none: they follow from the values, whose gradient is whole.
+    No gradient passes through totals, because they repeat information in the values.
 
     Args:
-        forward: ``activation(conv + bias + residual)``.
-        prepare: the convolution in it.
+        forward: computes ``activation(conv + bias + residual)``.
+        prepare: makes the convolution from inputs and kernel.
         activation: applied last.
-        in_training: the same function, used where a gradient will follow.
+        in_training: computes the same in the forward pass of a gradient; by default ``forward``.
     """
 
     def start(given: Parameters) -> tuple[FeatureMap, tuple[Parameters, Array]]:
@@ -115,7 +115,7 @@ def differentiable(
         inputs, kernel = _convolution_gradients(prepare, given, gradient)
         bias = None
         if given.bias is not None:
-            # Added up in float32: 16 bits would stop growing after a few hundred pixels.
+            # Sum in float32: a 16-bit sum would stop growing after a few hundred pixels.
             axes = tuple(range(gradient.ndim - 1))
             bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(given.bias.dtype)
         residual = None if given.residual is None else _as_cotangent(given.residual, gradient)
@@ -132,19 +132,19 @@ def differentiable_scaled(
     scale_of: Callable[[Array, Factors], Array],
     activation: Activation,
 ) -> Forward:
-    """``forward`` with a gradient, for which it runs as a convolution and a pass over it.
+    """Give ``forward`` a gradient; in training it runs as a convolution and a pass over its sums.
 
     Args:
-        forward: ``activation((conv + bias) · scale + residual)``.
-        prepare: the convolution in it.
-        scale_of: the scale ``[batch, channel]``, float32, from the means of conv + bias and the
-            factors.
+        forward: computes ``activation((conv + bias) · scale + residual)``.
+        prepare: makes the convolution from inputs and kernel.
+        scale_of: computes the float32 scale ``[batch, channel]`` from the means of conv + bias and
+            the factors.
         activation: applied last.
     """
 
     def start(given: Parameters) -> tuple[FeatureMap, _Scaled]:
         sums, mean = _sums_and_mean(prepare, given)
-        # In float32, as in the epilogue, so that training and inference round alike.
+        # In float32, as in the epilogue, so that training and inference round in the same way.
         added = None if given.residual is None else given.residual.values.astype(jnp.float32)
         assert given.factors is not None
         output = finish(
@@ -153,7 +153,7 @@ def differentiable_scaled(
             residual=added,
             activation=activation,
         ).astype(sums.dtype)
-        # The output of `forward` says whether totals are expected and in how many partial sums.
+        # Both passes must return the same tree, so totals have the shape that `forward` gives.
         known = jax.eval_shape(forward, given).totals
         totals = None if known is None else _totals(output, known)
         return FeatureMap(output, totals), _Scaled(given, sums, mean, output)
@@ -190,8 +190,8 @@ def _scaled_gradients(
 ) -> Parameters:
     """Gradients of a scaled convolution, from the gradient before its activation.
 
-    Two passes, which read as little as possible: sums over pixels, from which the gradient of the
-    mean follows, and then the gradient of the convolution.
+    Two passes over the pixels are needed: sums, from which the gradient of the mean follows, and
+    then the gradient of the convolution's output.
     """
     given, sums, mean, _ = kept
     wide = gradient.astype(jnp.float32)
@@ -217,21 +217,21 @@ def input_gradient(
     geometry: Geometry,
     size: tuple[int, int, int],
 ) -> Float[Array, "batch in_time in_height in_width channel"]:
-    """The gradient of :func:`implicit_gemm`'s inputs, joined along channels.
+    """The gradient of :func:`implicit_gemm`'s inputs, concatenated along the channels.
 
     Args:
-        gradient: of the output.
-        weights: of the convolution.
-        geometry: which pixels meet which weights.
-        size: time, height and width of the inputs; the latter two even at stride 2.
+        gradient: gradient of the output.
+        weights: weights of the convolution.
+        geometry: kernel, padding, stride and phases of the convolution.
+        size: time, height and width of the inputs; at stride 2 the latter two are even.
     """
-    # Each input pixel gathers the outputs that read it: taps in reverse, channels swapped.
+    # Each input pixel gathers the outputs that read it: reverse the taps and swap the channels.
     flipped = jnp.swapaxes(weights[::-1, ::-1, ::-1], 3, 4)
     (kt, *taps), (before, *low) = geometry.kernel, geometry.low
     # Tap k reads input y + k − low; flipped, output y' reads gradient y' + k' − (taps − 1 − low).
     low_time = kt - 1 - before
     if geometry.phases == 2:
-        # The transpose of a transposed convolution is the strided one.
+        # The transpose of a transposed convolution is a strided convolution.
         rows, columns = (count - 1 - 2 * first for count, first in zip(taps, low))
         back = Geometry(geometry.kernel, (low_time, rows, columns), stride=2)
         return implicit_gemm((gradient,), flipped, back, size)[0]
@@ -241,7 +241,7 @@ def input_gradient(
     back = Geometry(geometry.kernel, (low_time, rows, columns))
     if geometry.stride == 1:
         return implicit_gemm((gradient,), flipped, back, size)[0]
-    # A 1×1 tap at stride 2 reads every second pixel: the others have no gradient.
+    # A 1×1 tap at stride 2 reads every second pixel; the others have gradient 0.
     _, _, height, width, _ = gradient.shape
     found, _ = implicit_gemm((gradient,), flipped, back, (size[0], height, width))
     zero, none, between = jnp.zeros((), found.dtype), (0, 0, 0), (0, 1, 1)
@@ -256,12 +256,12 @@ def _strided_input_gradient(
 ) -> Float[Array, "batch in_time in_height in_width channel"]:
     """The input gradient of a convolution of stride 2, as a transposed convolution.
 
-    That has an even number of taps. With ``first`` rows before the picture, its tap k is tap
-    2 · first + low − k of the forward pass; where that has no such tap, zeros.
+    The transposed convolution has an even number of taps. With ``first`` rows of padding, its tap k
+    is tap 2 · first + low − k of the forward pass, or zero if there is no such tap.
     """
     (kt, *taps), (before, *low) = geometry.kernel, geometry.low
     first = [(count - low) // 2 for count, low in zip(taps, low)]
-    # Zeros before and behind make the number of taps even, so that each phase has equally many.
+    # Zero taps at both ends make the number of taps even, so that all phases have as many.
     front = [2 * f + low - count + 1 for f, low, count in zip(first, low, taps)]
     behind = [(f + count) % 2 for f, count in zip(front, taps)]
     flipped = jnp.pad(flipped, ((0, 0), *zip(front, behind), (0, 0), (0, 0)))
@@ -274,9 +274,9 @@ def _strided_input_gradient(
 def gate_scale(
     mean: Float32[Array, "batch channel"], gate: Factors
 ) -> Float32[Array, "batch channel"]:
-    """A gate's scale.
+    """A gate's scale from the means.
 
-    Written as a sum, not as a matrix product, for which XLA would try algorithms when it compiles.
+    It is written as a sum, because XLA would autotune a matrix product at compile time.
     """
     assert isinstance(gate, tuple)
     kernel, bias = (x.astype(jnp.float32) for x in gate)
@@ -286,7 +286,7 @@ def gate_scale(
 def _activation_gradient(
     activation: Activation, output: Float[Array, "..."], gradient: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """The gradient before an activation; its slope follows from its output's sign, too."""
+    """The gradient before an activation, from its output: input and output have the same sign."""
     _, pull_back = jax.vjp(functools.partial(activate, activation=activation), output)
     return pull_back(gradient)[0]
 
@@ -298,12 +298,12 @@ def _to_pixels(x: Float32[Array, "batch channel"]) -> Float32[Array, "batch 1 1 
 def _convolution_gradients(
     prepare: Prepare, given: Parameters, gradient: Float[Array, "..."]
 ) -> tuple[tuple[FeatureMap, ...], Array]:
-    """The gradients of inputs and kernel, from that of the convolution's output."""
+    """The gradients of inputs and kernel, from the gradient of the convolution's output."""
     gemm = prepare(given.inputs, given.unquantized)
     arrays, weights, geometry = gemm.inputs, gemm.unquantized, gemm.geometry
-    # Padding, packing and the like are linear: JAX transposes them.
+    # Padding and packing in `prepare` are linear, so JAX can transpose them.
     _, pull_back = jax.vjp(lambda *both: prepare(*both)[:2], given.inputs, given.unquantized)
-    # The kernels multiply 16 bits; sums are float32 again.
+    # The kernels multiply in 16 bits and sum in float32.
     gradient = gradient.astype(weights.dtype)
     if gradient.ndim == 4:  # images
         gradient = gradient[:, None]
@@ -312,7 +312,7 @@ def _convolution_gradients(
         gradient = jnp.pad(gradient, (*((0, 0),) * 4, (0, missing)))
     _, time, height, width, _ = arrays[0].values.shape
     joined = input_gradient(gradient, weights, geometry, (time, height, width))
-    # The kernel joins all inputs along channels, so their gradients come joined.
+    # The gradients of all inputs are concatenated along the channels.
     ends = np.cumsum([x.values.shape[-1] for x in arrays])[:-1]
     inputs = tuple(map(_as_cotangent, arrays, jnp.split(joined, ends, axis=-1)))
     of_weights = weight_gradient(tuple(x.values for x in arrays), gradient, geometry)
@@ -320,8 +320,8 @@ def _convolution_gradients(
 
 
 def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:
-    """The gradient of a feature map's values, and zeros for what follows from them."""
-    # JAX wants a cotangent of the same tree; totals and scale have none of their own.
+    """Wrap the gradient of a feature map's values, with zeros for its totals and scale."""
+    # A cotangent must have the same tree; no gradient passes through totals and scale.
     zeros = jax.tree.map(jnp.zeros_like, x)
     return zeros._replace(values=gradient.astype(x.values.dtype))
 
@@ -329,6 +329,6 @@ def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:
 def _totals(
     values: Float[Array, "batch time height width channel"], like: jax.ShapeDtypeStruct
 ) -> Float32[Array, "batch time partial channel"]:
-    """Totals of the kernel's shape, in one partial sum; XLA drops them where no one asks."""
+    """Totals in the shape that the kernel returns, as one partial sum; XLA removes unused ones."""
     sums = values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None]
     return jnp.pad(sums, ((0, 0), (0, 0), (0, like.shape[2] - 1), (0, 0)))

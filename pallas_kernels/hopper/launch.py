@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Mosaic GPU implementations share: when they can run, and how they are launched."""
+"""Code that all Mosaic GPU implementations share: checks of the arguments, and launches."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def why_not(
     *,
     channels: Sequence[int] | None = None,
 ) -> str | None:
-    """Why the kernels cannot run on these inputs here; None if they can.
+    """Reason why the kernels cannot run here on these inputs; None if they can.
 
     Args:
         inputs: the operation's inputs.
         kernel: ``[…, in_channel, channel]``.
-        channels: counts that have to fill swizzled rows; by default the inputs' and the output's.
+        channels: channel counts that must fill swizzled rows; by default those of all inputs and
+            of the output.
     """
     reason = device.why_not()
     if reason is not None:
@@ -51,11 +52,11 @@ def why_not(
             "it needs bfloat16, float16 or float8_e4m3fn throughout, and got "
             f"{' and '.join(sorted(dtypes))}"
         )
-    # The halo of more taps would leave no room for two stages of tiles.
+    # With more taps, the halo would leave no room for two stages of tiles.
     if max(kernel.shape[-4:-2]) > _LARGEST_KERNEL:
         return f"it has kernels of up to {_LARGEST_KERNEL} taps in height and width"
     counts = list(channels or (*(x.values.shape[-1] for x in inputs), kernel.shape[-1]))
-    # The narrowest swizzle is 32 bytes: 16 values of 16 bits, 32 of 8.
+    # The narrowest swizzle is 32 bytes: 16 values of 16 bits, or 32 of 8 bits.
     multiple = 32 if isinstance(kernel, QuantizedKernel) else 16
     if any(count % multiple for count in counts):
         return f"it needs channels in multiples of {multiple}, and got {counts}"
@@ -75,9 +76,9 @@ def convolve(
     kernel = gemm.weights
     out_dtype, out_scale, residual_scale = None, None, None
     if isinstance(kernel, QuantizedKernel):
-        # Sums are of products of stored numbers, and the output is stored in units of its own; so
-        # both scales go into the epilogue's factors. It works for any activation here, as all of
-        # them satisfy f(a · x) = a · f(x) for a > 0.
+        # The sums are of products of stored numbers, and the output has its own scale, so the
+        # epilogue's factors include both scales. The output's scale may be applied before the
+        # activation, because all activations here satisfy f(a · x) = a · f(x) for a > 0.
         out_dtype, out_scale = kernel.out_dtype, kernel.out_scale
         unit = 1.0 if out_scale is None else 1 / out_scale
         factors = jnp.broadcast_to(unit, kernel.shape[-1:])
@@ -114,8 +115,8 @@ def gated(
     output is written once.
 
     Args:
-        arguments: of the operation.
-        prepare: the convolution in it.
+        arguments: arguments of the operation.
+        prepare: makes the convolution from inputs and kernel.
     """
 
     def forward(given: Parameters) -> FeatureMap:
@@ -153,15 +154,15 @@ def gate(
     *,
     phases: int = 1,
 ) -> tuple[Float32[Array, "batch channel"], Float32[Array, "batch channel"]]:
-    """Scale and offset of a convolution that is gated, from sums over its inputs."""
+    """Scale and offset of a gated convolution, from sums over its inputs."""
     totals = tuple(
-        # A pass over the input, where the operation before did not add it up.
+        # Without totals from the previous operation, this takes a pass over the input.
         x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
     arrays = tuple(x.values for x in inputs)
     weights = kernel.in_16_bits if isinstance(kernel, QuantizedKernel) else kernel
-    # Gates are computed in 16 bits: from the dequantised kernel where products are of 8 bits.
+    # Gates are computed from a 16-bit kernel: the dequantised one if products are in 8 bits.
     affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases)
     return affine[:, 0], affine[:, 1]
 
@@ -174,6 +175,6 @@ def scale_and_offset(
         scale = scale.astype(jnp.float32)
     if bias is None:
         return scale, None
-    # One row for all samples, unless the scale differs from sample to sample.
+    # One row serves all samples, unless there is a scale for each sample.
     offset = bias.astype(jnp.float32)[None]
     return scale, offset if scale is None else offset * scale

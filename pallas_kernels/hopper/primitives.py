@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of what a kernel body handles, and the few Pallas primitives that move and signal.
+"""Types of values in a kernel body, and wrappers of the Pallas primitives for copies and barriers.
 
-Pallas annotates its primitives with internal classes that nobody can name in a signature. The
-aliases below say what an argument is, and :data:`jaxtyping.Shaped` adds shapes to them.
+Pallas annotates its primitives with internal classes, which signatures cannot name. The aliases
+below stand for them, and :data:`jaxtyping.Shaped` adds shapes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Ref(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Type of the values."""
+        """Dtype of the values."""
         ...
 
     @property
     def at(self) -> Any:
-        """``ref.at[index]`` is the view of a part; nothing is read."""
+        """``ref.at[index]`` is a view of a part, without reading it."""
         ...
 
     def __getitem__(self, index: Any) -> Any:
@@ -51,10 +51,10 @@ class Ref(Protocol):
 
 
 Barrier: TypeAlias = Ref
-"""One mbarrier of shared memory, or an array of them, one a stage."""
+"""One mbarrier in shared memory, or an array with one for each stage."""
 
 Accumulator: TypeAlias = Ref
-"""float32 registers of one warpgroup that ``wgmma`` adds to."""
+"""float32 registers of one warpgroup in which ``wgmma`` accumulates."""
 
 Scalar: TypeAlias = int | Int[Array, ""]
 """A number known when the kernel is traced, or an int32 in a register."""
@@ -66,15 +66,15 @@ Index: TypeAlias = Scalar | pl.Slice
 
 
 def divide(number: Numbers, by: int) -> tuple[Numbers, Numbers]:
-    """Quotient and remainder of numbers that are not negative, in a kernel or outside.
+    """Quotient and remainder of nonnegative numbers, inside or outside a kernel.
 
-    ``//`` and ``%`` round towards −∞: on traced numbers each lowers to a dozen instructions that
-    test signs, in the producer's critical path. C's truncating division is one.
+    ``//`` and ``%`` round towards −∞, so that on traced numbers each lowers to a dozen instructions
+    that test signs, in the producer's critical path. Truncating division needs no such tests.
     """
     value: Any = number
     quotient: Any
     remainder: Any
-    # Numbers known when tracing stay Python numbers, which Pallas folds into addresses.
+    # Numbers that are known at trace time stay Python numbers, which Pallas folds into addresses.
     if isinstance(value, int):
         quotient, remainder = divmod(value, by)
     else:
@@ -89,14 +89,14 @@ def copy_in(source: Ref, target: Ref, barrier: Barrier) -> None:
 
 
 def copy_out(source: Ref, target: Ref) -> None:
-    """Start a TMA copy from shared to global memory, in the warpgroup's current group of stores."""
+    """Start a TMA copy from shared to global memory; :func:`wait_for_stores` waits for it."""
     _plgpu.copy_smem_to_gmem(source, target)
 
 
 def wait_for_stores(pending: int, *, read_only: bool = False) -> None:
     """Wait until at most ``pending`` stores are in flight.
 
-    With ``read_only`` it is enough that shared memory was read, and so can be overwritten.
+    With ``read_only``, wait only until shared memory has been read and can be overwritten.
     """
     _plgpu.wait_smem_to_gmem(pending, wait_read_only=read_only)
 
@@ -107,7 +107,7 @@ def wait(barrier: Barrier) -> None:
 
 
 def arrive(barrier: Barrier) -> None:
-    """Count one arrival of this warpgroup."""
+    """Signal the arrival of this warpgroup at a barrier."""
     _plgpu.barrier_arrive(barrier)
 
 

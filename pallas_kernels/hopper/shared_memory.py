@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles of pixels in shared memory: one place, seen by the copy engine and by the tensor cores.
+"""Tiles of pixels in shared memory, with one view for TMA and one for the tensor cores.
 
-The copy engine (TMA) copies a box ``[frames, rows, columns, channels]`` that may start or end
-outside the picture, where it reads zeros and writes nothing. The tensor cores (WGMMA) want a matrix
-of pixels × channels in core tiles of 8 rows. When one pixel's channels are exactly as wide as the
-swizzle (64 of 2 bytes: 128 bytes), both are the same bytes: a swizzle permutes 16-byte pieces
-within 8 consecutive pixels only, and core tiles of 8 × 64 follow each other as the pixels do.
+TMA copies a region ``[frames, rows, columns, channels]`` that may extend beyond the frame; outside
+it reads zeros and writes nothing. The tensor cores (WGMMA) need a matrix of pixels × channels in
+core tiles of 8 rows. If the channels of a pixel are exactly as wide as the swizzle (64 channels of
+2 bytes are 128 bytes), both layouts are the same bytes: a swizzle permutes 16-byte units only
+within 8 consecutive pixels, and core tiles of 8 × 64 have the order of the pixels.
 
-The two views are a ``plgpu.RefUnion``. Its documentation promises nothing about how views that
-overlap relate; on an H200 (jax 0.11.2) they are the same bytes, and the GPU tests check it. The
-interpreter keeps them apart and has no copies that leave the picture, so there a tile is copied
-row by row into the matrix view, from a picture with a margin.
+The two views are a ``plgpu.RefUnion``. Its documentation does not specify how overlapping views are
+related; on an H200 (jax 0.11.2) they are the same bytes, and the GPU tests check it. In the
+interpreter the views are separate memory, and copies must not leave the frame. There a tile is
+copied row by row into the matrix view, from a frame with a margin.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pallas_kernels.hopper.primitives import Barrier, Index, Ref, Scalar, copy_i
 __all__ = ["TileRing", "Views", "swizzled", "tiled"]
 
 PictureIndex: TypeAlias = Callable[[Index, Index], tuple[Index, ...]]
-"""From frames and rows to the whole index of a picture in global memory."""
+"""Maps frames and rows to the complete index of an array of frames in global memory."""
 
 Stage: TypeAlias = Scalar | tuple[Scalar, ...]
-"""Index of a stage, with one number per axis of the rings."""
+"""Index of a stage, with one number for each axis of ``TileRing.stages``."""
 
 
 class Views(NamedTuple):
@@ -54,22 +54,22 @@ def swizzled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
 
 def tiled(channels: int, dtype: DTypeLike) -> tuple[Any, ...]:
     """Transforms of a WGMMA operand: core tiles of 8 × ``channels``, swizzled."""
-    # WGMMA reads core matrices of 8 rows, each as wide as the swizzle.
+    # WGMMA reads core tiles of 8 rows, each as wide as the swizzle.
     transform: Any = plgpu.TilingTransform
     return (transform((8, channels)), *swizzled(channels, dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TileRing:
-    """A ring (or several) of tiles of pixels in shared memory.
+    """One or several rings of tiles of pixels in shared memory.
 
     Attributes:
-        stages: how many tiles there are, along one or more axes.
-        frames: of a tile.
-        rows: of a tile, the halo included.
-        columns: of a tile; a multiple of 8, the rows of a core tile.
-        channels: of a tile; as wide as a swizzle: 32, 64 or 128 bytes.
-        dtype: of the values.
+        stages: number of stages, preceded by the number of rings if there are several.
+        frames: frames of a tile.
+        rows: rows of a tile, including the halo.
+        columns: columns of a tile; a multiple of 8, the rows of a core tile.
+        channels: channels of a tile; as wide as a swizzle: 32, 64 or 128 bytes.
+        dtype: dtype of the values.
         interpret: whether the interpreter runs the kernel.
     """
 
@@ -83,8 +83,8 @@ class TileRing:
 
     @property
     def smem(self) -> plgpu.RefUnion:
-        """Scratch memory, which a kernel receives as the two references of :class:`Views`."""
-        # The same bytes twice: with axes of pixels for TMA, and as rows of a matrix for WGMMA.
+        """Scratch memory; the kernel gets it as the two references of :class:`Views`."""
+        # Two views of the same bytes: with axes of pixels for TMA, and as a matrix for WGMMA.
         box = (self.frames, self.rows, self.columns)
         pixels = self.frames * self.rows * self.columns
         return plgpu.RefUnion(
@@ -102,7 +102,7 @@ class TileRing:
 
     @property
     def arrivals(self) -> int:
-        """Arrivals at a full barrier per tile: one a copy."""
+        """Arrivals at a full barrier per tile: one for each copy."""
         return self.frames * self.rows if self.interpret else 1
 
     def load(
@@ -114,8 +114,8 @@ class TileRing:
         stage: Stage,
         full: Barrier,
     ) -> None:
-        """Start copying the tile at ``origin`` (frame, row) into a stage; ``full`` counts it."""
-        # One copy, one arrival. Parts outside of the picture arrive as zeros: that is the padding.
+        """Start copying the tile at ``origin`` (frame, row) into a stage, and signal ``full``."""
+        # One copy, one arrival. Parts outside the frame arrive as zeros, the padding.
         if not self.interpret:
             box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
             copy_in(picture.at[box], views.tma.at[stage], full)
@@ -133,8 +133,8 @@ class TileRing:
         index: PictureIndex,
         origin: tuple[Scalar, Scalar],
     ) -> None:
-        """Start copying a stage to the tile at ``origin`` (frame, row) of the picture."""
-        # Parts outside of the picture are not written.
+        """Start copying a stage to the tile at ``origin`` (frame, row) in global memory."""
+        # Parts outside the frame are not written.
         if not self.interpret:
             box = index(pl.ds(origin[0], self.frames), pl.ds(origin[1], self.rows))
             copy_out(views.tma.at[stage], picture.at[box])
@@ -143,8 +143,8 @@ class TileRing:
             copy_out(views.mma.at[pixels], picture.at[index(origin[0] + frame, origin[1] + row)])
 
     def _rows(self, stage: Stage) -> Iterator[tuple[int, int, tuple[Index, ...]]]:
-        """Every row of a tile: frame, row, and its pixels' index in the matrix view."""
-        # A ring of rings has an index for each of its axes.
+        """Yield each row of a tile: frame, row, and index of its pixels in the matrix view."""
+        # With several rings, the stage is an index for each axis of `stages`.
         at = stage if isinstance(stage, tuple) else (stage,)
         for frame in range(self.frames):
             for row in range(self.rows):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures tile sizes on the device at hand, for the tables that ``conv/config.py`` reads."""
+"""Measurement of tile sizes on the current device, for the tables that ``conv/config.py`` reads."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from pallas_kernels.hopper.geometry import ConvShape
 
 __all__ = ["Measurement", "measure", "measure_all", "save", "shortlist"]
 
-_LAUNCHES = 8  # of the kernel in one program: calling it costs as much as a small convolution
-_PROGRAMS = 6  # started in a row, for the same reason
+_LAUNCHES = 8  # launches per program: calling a program takes as long as a small convolution
+_PROGRAMS = 6  # programs started in a row, for the same reason
 
-# Held by the process that measures; several compile side by side.
+# Held by the process that uses the GPU, while others compile.
 _gpu_lock: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
@@ -54,12 +54,13 @@ Program: TypeAlias = Callable[[_Operands], list[Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One config on one convolution.
+    """Result of measuring one config on one convolution.
 
     Attributes:
-        config: tile and rings.
-        milliseconds: of a launch, median.
-        error: of the output, relative to the first config's; anything but 0 means a bug.
+        config: tile sizes and ring depths.
+        milliseconds: median time of a launch.
+        error: largest difference from the first config's output, relative; a value other than 0
+            indicates a bug.
     """
 
     config: Config
@@ -68,7 +69,7 @@ class Measurement:
 
 
 def shortlist(conv: ConvShape, count: int) -> list[Config]:
-    """The ``count`` configs of the lowest estimated cost."""
+    """The ``count`` configs with the lowest estimated cost."""
     # The cost model is cheap and roughly right; compiling every candidate would take hours.
     ranked = sorted(candidates(conv), key=lambda config: cost(conv, config, device.sm_count()))
     return ranked[:count]
@@ -77,16 +78,16 @@ def shortlist(conv: ConvShape, count: int) -> list[Config]:
 def measure_all(
     convs: Sequence[ConvShape], tries: int, *, dtype: DTypeLike = jnp.bfloat16, processes: int = 1
 ) -> Iterator[tuple[ConvShape, list[Measurement]]]:
-    """Measure every convolution's shortlist of ``tries``, as :func:`measure` does.
+    """Measure the ``tries`` configs with the lowest estimated cost for each convolution.
 
-    Several processes compile side by side and use the GPU one at a time; each must leave memory on
-    it to the others (``XLA_PYTHON_CLIENT_PREALLOCATE=false``).
+    Several processes compile at the same time and take turns on the GPU. None of them may reserve
+    all of its memory (``XLA_PYTHON_CLIENT_PREALLOCATE=false``).
     """
     run = functools.partial(_measure_shortlist, tries=tries, dtype=dtype)
     if processes == 1:
         yield from zip(convs, map(run, convs))
         return
-    context = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, broken
+    context = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
     with concurrent.futures.ProcessPoolExecutor(
         processes, mp_context=context, initializer=_share_gpu, initargs=(context.Lock(),)
     ) as pool:
@@ -115,7 +116,7 @@ def measure(
     with _gpu_lock:
         operands = jax.block_until_ready(_operands(conv, dtype))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        # Threads do not inherit context variables, which hold a stand-in for the device.
+        # Threads do not inherit context variables, and one of them holds the stand-in device.
         contexts = [contextvars.copy_context() for _ in configs]
         started = [
             pool.submit(context.run, _compile, conv, config, operands, dtype)
@@ -139,10 +140,10 @@ def _time(
         for _ in range(repeats):
             before = time.perf_counter()
             jax.block_until_ready([program(operands) for _ in range(_PROGRAMS)])
-            # Started together and waited for once: the GPU is never idle between launches.
+            # The programs are started together, so that the GPU is never idle between launches.
             times.append(1e3 * (time.perf_counter() - before) / (_LAUNCHES * _PROGRAMS))
         output = outputs[-1].astype(jnp.float32)
-        # Configs differ in how they cut the convolution, not in what they compute.
+        # All configs must compute the same, so the first output is the reference.
         expected = output if expected is None else expected
         error = float(jnp.abs(output - expected).max() / jnp.abs(expected).max())
         found.append(Measurement(config, statistics.median(times), error))
@@ -152,8 +153,8 @@ def _time(
 def save(table: str, best: dict[str, Config], command: str, environment: str) -> None:
     """Add the best configs, by :attr:`ConvShape.key`, to a device's table.
 
-    Earlier ones for other convolutions stay, and so do the command and environment that each was
-    measured by: ``runs`` lists these, and every config has its run's number.
+    Configs of other convolutions stay. ``runs`` in the table lists the command and the environment
+    of each measurement, and every config has the number of its run.
     """
     path = TABLES / f"{table}.json"
     content = json.loads(path.read_text()) if path.exists() else {"runs": [], "configs": {}}
@@ -161,7 +162,7 @@ def save(table: str, best: dict[str, Config], command: str, environment: str) ->
         **content["configs"],
         **{key: {"run": -1, **dataclasses.asdict(config)} for key, config in best.items()},
     }
-    # Runs without a config left go; the numbers of the others follow.
+    # Drop runs whose configs have all been replaced, and renumber the others.
     kept = sorted({entry["run"] for entry in entries.values()} - {-1})
     runs = [content["runs"][run] for run in kept]
     numbers = {run: number for number, run in enumerate([*kept, -1])}
@@ -169,7 +170,7 @@ def save(table: str, best: dict[str, Config], command: str, environment: str) ->
     if best:
         runs.append({"command": command, "environment": environment})
     path.parent.mkdir(exist_ok=True)
-    # A fresh name: nothing that another process writes, or a user has there, is overwritten.
+    # A unique name, so that neither files of other processes nor of the user are overwritten.
     partial = path.with_suffix(f".partial-{time.time_ns()}.json")
     with partial.open("x") as file:
         file.write(_as_json(runs, dict(sorted(entries.items()))))
@@ -177,7 +178,7 @@ def save(table: str, best: dict[str, Config], command: str, environment: str) ->
 
 
 def _as_json(runs: list[dict[str, str]], entries: dict[str, dict[str, Any]]) -> str:
-    """A table with one line a run and config, so that a change of one is a change of one line."""
+    """A table with one line per run and config, so that a changed config changes only its line."""
     of_runs = ",\n  ".join(map(json.dumps, runs))
     configs = ",\n  ".join(
         f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()
@@ -186,9 +187,9 @@ def _as_json(runs: list[dict[str, str]], entries: dict[str, dict[str, Any]]) -> 
 
 
 def _operands(conv: ConvShape, dtype: DTypeLike) -> _Operands:
-    """Normally distributed data: zeros would draw less power, and so run faster."""
+    """Normally distributed data; with zeros the GPU draws less power and so runs faster."""
     keys = iter(jax.random.split(jax.random.key(0), len(conv.in_channels) + 3))
-    # The key of a convolution does not tell bfloat16 from float16; they run alike.
+    # A convolution's key does not distinguish bfloat16 and float16, which are equally fast.
     kind = dtype if conv.in_bytes == 2 else E4M3
 
     def draw(*shape: int) -> Array:
@@ -216,7 +217,7 @@ def _compile(conv: ConvShape, config: Config, operands: _Operands, dtype: DTypeL
         out_dtype={1: E4M3, 2: dtype, 4: jnp.float32}[conv.out_bytes],
         residual_scale=jnp.float32(1) if conv.residual else None,
     )
-    # Unscaled sums of many products would all be clipped in 8 bits, and compare equal.
+    # Without a scale, all 8-bit outputs would be clipped, and wrong ones would compare equal.
     scale = jnp.full((1, conv.channels), conv.products**-0.5)
 
     def launches(operands: _Operands) -> list[Array]:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolution kernel: an implicit matrix product on the tensor cores."""
+"""The convolution kernel: an implicit GEMM on the tensor cores."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A consumer of a convolution: a warpgroup that multiplies its part of every tile."""
+"""A consumer: a warpgroup that computes the products and the epilogue of its part of each tile."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Stages(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Vertical tap and row phase of the next step, and the stages that it reads."""
+    """Loop state: vertical tap and row phase of the next step, and the stages that it reads."""
 
     row_tap: Scalar
     row_phase: Scalar
@@ -63,14 +63,14 @@ def consume(
 ) -> None:
     """Compute this warpgroup's part of the ``tile_count`` tiles of this thread block."""
     config = problem.config
-    # Sums are registers; the tensor cores read both operands from shared memory.
+    # Sums are in registers; the tensor cores read both operands from shared memory.
     m, n = problem.warpgroup_m, config.tile_n
     accumulator = plgpu.WGMMAAccumulatorRef((n, m) if config.swap_ab else (m, n), jnp.float32)
 
     def consume_tile(number: Scalar, stages: _Stages) -> _Stages:
         tile = tile_of(number)
         if refs.affine is not None:
-            # Arrives during the main loop; the epilogue waits for it.
+            # This copy overlaps the main loop; the epilogue waits for it.
             row = 0 if refs.affine.shape[0] == 1 else tile.sample
             copy_in(
                 refs.affine.at[row, :, pl.ds(tile.channel, config.tile_n)],
@@ -85,19 +85,19 @@ def consume(
             inputs = finish_tile(problem, refs, tile, warpgroup, sums, after.inputs)
             return after._replace(inputs=inputs)
 
-        # An accumulator a frame, zeroed for each tile.
+        # One accumulator per frame, which starts at zero for each tile.
         return pl.run_scoped(run, *[accumulator] * problem.warpgroup_frames)
 
     lax.fori_loop(0, tile_count, consume_tile, _Stages(jnp.int32(0), jnp.int32(0)))
-    wait_for_stores(0)  # shared memory is gone when the thread block ends
+    wait_for_stores(0)  # stores read shared memory, which is freed when the block ends
 
 
 def _release(
     problem: Problem, refs: Refs, after: _Stages, *, input_too: bool | Bool[Array, ""]
 ) -> None:
-    """Mark the stages before these as empty: of the weights, and of the input if ``input_too``."""
+    """Release the weight stage before ``after``, and the input stage if ``input_too``."""
     config = problem.config
-    # Each consumer arrives once; the second arrival completes the barrier's phase.
+    # Each consumer arrives once; the second arrival tells the producer that the stage is empty.
     arrive(refs.weight_empty.at[previous_stage(after.weights, config.weight_stages)])
 
     def release_input() -> None:
@@ -117,27 +117,28 @@ def _multiply(
     accumulators: tuple[Accumulator, ...],
     stages: _Stages,
 ) -> _Stages:
-    """Add up all products of a tile, and return the stages that come next."""
+    """Accumulate all products of a tile, and return the stages that come next."""
     config, geometry = problem.config, problem.conv.geometry
-    # The producer counts the same steps, so the rings stay in step without any message.
+    # The producer iterates over the same steps, so both agree on the stages without messages.
     first, end = temporal_taps_of(problem, tile)
     steps = (end - first) * (problem.conv.depth // problem.tile_k) * geometry.spatial_taps
 
     def multiply_step(number: Scalar, step: _Step) -> _Step:
         row_tap, row_phase, stages = step
-        # Vertical taps share a halo tile, so only the first one waits for it.
+        # Vertical taps share a halo tile, so only the first of them waits for it.
         pl.when(row_tap == 0)(functools.partial(wait, refs.input_full.at[stages.inputs]))
         wait(refs.weight_full.at[stages.weights])
-        # Unrolled: accumulators are registers, which no runtime index can choose.
+        # Unrolled, because accumulators are registers and cannot be indexed at run time.
         for temporal_tap, frame, source in problem.frame_products:
             a, b = _operands(problem, refs, warpgroup, step, temporal_tap, source)
             wgmma(accumulators[frame], a, b)
-        # One step's products stay in flight, so that the tensor cores never run dry. Those of the
-        # step before are done: its stages are free, the halo tile's if this step has a new one.
+        # Keep this step's products in flight, so that the tensor cores never idle. Those of the
+        # previous step are complete: release its weights, and its halo tile if this step has
+        # begun a new one.
         wgmma_wait(len(problem.frame_products))
         release = functools.partial(_release, problem, refs, stages, input_too=row_tap == 0)
         pl.when(number > 0)(release)
-        # After its last vertical tap a halo tile is done; weights have a stage each step.
+        # The halo tile changes after the last vertical tap; the weights change every step.
         last = row_tap == row_taps_of(geometry, row_phase) - 1
         return _Step(
             jnp.where(last, 0, row_tap + 1),
@@ -155,18 +156,18 @@ def _multiply(
 def _operands(
     problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, temporal_tap: int, source: int
 ) -> tuple[Ref, Ref]:
-    """Operands A and B of one product: of an input frame (``source``) and a temporal tap."""
+    """Operands A and B of one product, of the input frame ``source`` and a temporal tap."""
     config = problem.config
-    # Tap r of a column of the kernel reads the halo tile from its r-th row on.
+    # Vertical tap r reads the halo tile from its r-th row on.
     start = step.row_tap * config.tile_w
     if not config.split_frames:
-        # The second consumer has the lower half of the rows.
+        # The second consumer computes the lower half of the rows.
         start += warpgroup * problem.warpgroup_m
     tap, frame = temporal_tap, source
     if config.split_frames:
         tap = mirrored(warpgroup, temporal_tap, problem.conv.geometry.kernel[0])
         frame = mirrored(warpgroup, source, problem.conv.time)
-    # Frames of a halo tile follow each other, each with its halo rows.
+    # The frames of a halo tile lie one after the other, each with its halo rows.
     start += frame * problem.halo_rows * config.tile_w
     pixels = refs.input_smem.mma.at[step.stages.inputs, pl.ds(start, problem.warpgroup_m)]
     weights = refs.weight_smem.at[step.stages.weights, tap - problem.temporal_taps[0]]

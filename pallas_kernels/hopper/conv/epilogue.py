@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a convolution's tile: scale, offset, residual, activation, store, channel totals.
+"""The epilogue of a tile: scale, offset, residual, activation, store and channel totals.
 
-The sums are in registers, in WGMMA's layout. Stores go through shared memory, because TMA reads
-nothing else, ``store_n`` channels of one frame at a time; while one is copied out, the next is
-computed.
+The sums are in registers, in WGMMA's layout. Output goes to global memory through shared memory,
+the only source that TMA can store from, ``store_n`` channels of one frame at a time. While one
+block is copied out, the next is computed.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ __all__ = ["finish_tile"]
 
 
 class _Block(NamedTuple):
-    """What is stored at a time: ``store_n`` channels of ``tile_h / 2`` rows of one frame.
+    """Part of a tile that one store writes: ``store_n`` channels of ``tile_h / 2`` rows of a frame.
 
     Attributes:
-        tile: that it belongs to.
-        warpgroup: that computes it.
+        tile: the tile that it belongs to.
+        warpgroup: the consumer that computes it.
         row_block: 0 for the upper rows of the tile, 1 for the lower ones.
-        frame: of the tile.
-        channel: its first, counted from the tile's.
-        stage: of this warpgroup's store ring.
+        frame: index of the frame within the tile.
+        channel: index of its first channel within the tile.
+        stage: stage of this consumer's store ring.
     """
 
     tile: Tile
@@ -62,10 +62,10 @@ def finish_tile(
     sums: list[Float32[Array, "rows columns"]],
     input_stage: Scalar,
 ) -> Scalar:
-    """Finish and store a warpgroup's part of a tile; ``sums`` has an array per frame.
+    """Finish and store a consumer's part of a tile; ``sums`` has one array per frame.
 
     Returns:
-        The stage of the input ring that comes next, after those that held the residual.
+        The next stage of the input ring, after those that held the residual.
     """
     config = problem.config
     if refs.affine is not None:
@@ -73,28 +73,29 @@ def finish_tile(
     stored = 0
     # Unrolled over channels and frames: slices of registers need constant bounds.
     for channel in range(0, config.tile_n, problem.store_n):
-        # The producer copied it after the tile's last step, into the next stage.
+        # The producer copied the residual into the stage after the tile's last halo tile.
         if refs.residual is not None:
             wait(refs.input_full.at[input_stage])
         for each in range(problem.warpgroup_frames):
             frame = mirrored(warpgroup, each, config.tile_t) if config.split_frames else each
-            # Per frame: its blocks add up to one partial sum.
+            # All blocks of a frame go into one partial sum.
             totals = []
             for part in range(problem.blocks_per_frame):
-                # Consumers that split the frames have both blocks of a frame, else one each.
+                # If the consumers split the frames, each computes both row blocks, else one.
                 row_block = part if config.split_frames else warpgroup
                 stage = stored % config.store_stages
                 block = _Block(tile, warpgroup, row_block, frame, channel, stage)
                 values = _block_sums(problem, sums[each], channel, part)
                 values = _finish_block(problem, refs, block, values, input_stage)
                 stored += 1
-                # The stage was last used `store_stages` stores ago: that one must have been read.
+                # The store that used this stage before, `store_stages` ago, must have been read.
                 wait_for_stores(config.store_stages - 1, read_only=True)
                 _store(problem, refs, block, values)
                 if refs.totals is not None:
                     totals.append(_block_totals(problem, refs, block, values))
             if refs.totals is not None:
-                # Every warpgroup stores its own partial sum: no atomics, so runs repeat bitwise.
+                # Each consumer stores its own partial sum; without atomics, results are
+                # bitwise reproducible.
                 own = 0 if config.split_frames else warpgroup
                 target = refs.totals.at[
                     tile.sample * problem.conv.time + tile.frame + frame,
@@ -103,7 +104,7 @@ def finish_tile(
                 ]
                 jax_versions.store(target, functools.reduce(jnp.add, totals))
         if refs.residual is not None:
-            # It is in registers now, for all frames of these channels.
+            # All frames of these channels have been read into registers.
             arrive(refs.input_empty.at[input_stage])
             input_stage = next_stage(input_stage, config.input_stages)
     return input_stage
@@ -112,7 +113,7 @@ def finish_tile(
 def _block_sums(
     problem: Problem, sums: Float32[Array, "rows columns"], channel: int, part: int
 ) -> Float32[Array, "block_rows block_columns"]:
-    """A block's sums, out of those that a warpgroup has of one frame."""
+    """Select the sums of one block from a consumer's sums of one frame."""
     width, pixels = problem.store_n, problem.warpgroup_m // problem.blocks_per_frame
     channels = slice(channel, channel + width)
     if problem.config.swap_ab:  # sums are [channels, pixels]
@@ -128,7 +129,7 @@ def _finish_block(
     values: Float32[Array, "rows columns"],
     input_stage: Scalar,
 ) -> Float32[Array, "rows columns"]:
-    """``activation(values · scale + offset + residual)``, within what the output can hold."""
+    """``activation(values · scale + offset + residual)``, clipped to the output type's range."""
     factor = functools.partial(_factor, problem, refs, block, values.shape)
     if refs.affine is not None:
         values = values * factor(0) + factor(1)
@@ -137,7 +138,7 @@ def _finish_block(
         values = values + (residual * factor(2) if problem.factors == 3 else residual)
     values = _activate(values, problem.activation)
     if problem.conv.out_bytes == 1:
-        # e4m3 has no infinity: without this, what is too large would become NaN.
+        # e4m3 has no infinity: a value beyond its range would become NaN.
         values = jnp.clip(values, -LARGEST, LARGEST)
     return values
 
@@ -157,15 +158,15 @@ def _factor(
 def _residual(
     problem: Problem, refs: Refs, block: _Block, input_stage: Scalar
 ) -> Float32[Array, "rows columns"]:
-    """A block of the residual, out of the input ring."""
+    """Read a block of the residual from the input ring."""
     pixels = problem.warpgroup_m // problem.blocks_per_frame
-    # A stage has `halo_rows` rows per frame; those of a residual begin with the tile's first.
+    # A stage has room for `halo_rows` rows per frame; a residual starts at the first of them.
     start = block.frame * problem.halo_rows * problem.config.tile_w + block.row_block * pixels
     residual = refs.input_smem.mma.at[input_stage, pl.ds(start, pixels)]
     if problem.config.swap_ab:
         residual = residual.transpose((1, 0))
         if problem.conv.in_bytes == 1:
-            # 8-bit values can be read transposed in this layout only.
+            # This is the only layout in which 8-bit values can be read transposed.
             values = jax_versions.load(residual, plgpu.Layout.WGMMA_TRANSPOSED)
             return plgpu.layout_cast(jax_versions.as_float32(values), plgpu.Layout.WGMMA)
     return jax_versions.as_float32(jax_versions.load(residual, plgpu.Layout.WGMMA))
@@ -176,7 +177,7 @@ def _activate(
 ) -> Float32[Array, "rows columns"]:
     if activation == "relu":
         return jnp.maximum(values, 0.0)
-    # For a slope between 0 and 1 the larger one is right on either side, without a comparison.
+    # Leaky ReLU with a slope between 0 and 1 is max(x, slope · x), which needs no select.
     return values if activation is None else jnp.maximum(values, LEAKY_SLOPE * values)
 
 
@@ -191,15 +192,15 @@ def _store(
         if problem.conv.out_bytes == 1:
             values = plgpu.layout_cast(values, plgpu.Layout.WGMMA_TRANSPOSED)
     smem[...] = values.astype(problem.out_dtype)
-    plgpu.commit_smem()  # TMA reads through another proxy, which sees writes only after this
+    plgpu.commit_smem()  # makes the writes visible to TMA, which uses another memory proxy
     columns = pl.ds(tile.column, problem.config.tile_w)
     channel = tile.channel + block.channel
 
     def index(frames: Index, rows: Index) -> tuple[Index, ...]:
         if problem.conv.geometry.phases == 1:
             return frames, rows, columns, pl.ds(channel, problem.store_n)
-        # The phases of a transposed convolution interleave: of rows on an axis of their own, of
-        # columns as blocks of channels.
+        # The phases of a transposed convolution are interleaved: those of rows have an axis, those
+        # of columns are blocks of channels.
         start = tile.phase[1] * problem.conv.channels + channel
         return frames, rows, tile.phase[0], columns, pl.ds(start, problem.store_n)
 
@@ -213,7 +214,7 @@ def _store(
 def _block_totals(
     problem: Problem, refs: Refs, block: _Block, values: Float32[Array, "rows columns"]
 ) -> Float[Array, " channels"]:
-    """Each channel's sum over the block's pixels that lie in the picture."""
+    """Sum each channel over those pixels of the block that lie inside the frame."""
     # Pixels are the columns of the sums with swap_ab, else their rows.
     axis = 1 if problem.config.swap_ab else 0
     inside = _inside(problem, block, values.shape, axis)
@@ -222,8 +223,8 @@ def _block_totals(
     if problem.interpret:
         return jnp.sum(values, axis=axis)
 
-    # `jnp.sum` would use one scratch for both warpgroups, which do not wait for each other.
-    # The reduced vector keeps the layout that the sums have along the channels.
+    # `jnp.sum` would use the same scratch memory for both consumers, which are not synchronised.
+    # The result keeps the layout that the sums have along the channels.
     layout: Any = plgpu.Layout.WGMMA.reduce(axis)
     inline: Any = plgpu.inline_mgpu(
         arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
@@ -236,9 +237,10 @@ def _block_totals(
 def _inside(
     problem: Problem, block: _Block, shape: tuple[int, ...], axis: int
 ) -> Bool[Array, "rows columns"] | None:
-    """True for a block's pixels (counted along ``axis``) in the picture; None if all of them are.
+    """Mask of a block's pixels (along ``axis``) that lie inside the frame; None if all do.
 
-    Pixels beyond its end are computed from zeros, but a bias makes them differ from zero.
+    Pixels beyond the end of the frame must not count: their inputs are zero, but a bias makes their
+    outputs nonzero.
     """
     config, conv, tile = problem.config, problem.conv, block.tile
     if conv.height % config.tile_h == 0 and conv.width % config.tile_w == 0:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions over time, height and width as one matrix product, on Hopper's tensor cores.
+"""Convolution over time, height and width as an implicit GEMM on Hopper's tensor cores.
 
 One kernel serves every convolution here: 3×3×3 and 1×1×1, strides of 1 and 2, and the transposed
 convolution as four phases. A thread block computes tiles of ``tile_m`` output pixels × ``tile_n``
-output channels, of one frame or of all frames of a clip (each input frame that is fetched then
-serves up to three output frames, and products with temporal zero padding are left out). It walks
-over the input in steps of one spatial tap and ``tile_k`` channels:
+output channels, of one frame or of all frames of a clip. If a tile spans the clip, each input frame
+is fetched once for up to three output frames, and products with temporal zero padding are skipped.
+The main loop runs over the input in steps of one spatial tap and ``tile_k`` channels:
 
-- The producer, one warpgroup, copies ahead through two rings of shared memory: halo tiles of the
-  input, and tiles of the weights (``producer.py``).
-- Two consumers multiply (``consumer.py``): pixels × channels of the input times channels × output
-  channels of the weights, or the same transposed (``swap_ab``) where there are few output channels,
-  into float32 accumulators in registers.
-- The taps above and below a pixel read the same halo tile from another row. So a 3×3 kernel copies
-  three halo tiles, one for each horizontal tap, not nine.
-- Blocks are persistent, one an SM: each walks over its tiles (``tiles.py``), and the producer runs
-  ahead across tiles, so that one tile's epilogue hides the next one's copies.
+- The producer, one warpgroup, fills two rings in shared memory ahead of the consumers: halo tiles
+  of the input, and tiles of the weights (``producer.py``).
+- Two consumers multiply (``consumer.py``) the input, pixels × channels, by the weights, channels ×
+  output channels, into float32 accumulators in registers. With few output channels the product is
+  transposed (``swap_ab``).
+- The vertical taps read the same halo tile from different rows on. So a 3×3 kernel copies three
+  halo tiles, one for each horizontal tap, not nine.
+- Blocks are persistent, one per SM: each computes several tiles (``tiles.py``), and the producer
+  runs ahead across tiles, so that the epilogue of one tile hides the copies for the next.
 
-The epilogue (``epilogue.py``) scales, adds offset and residual, applies the activation and, if
-asked, adds up each channel over the tile's pixels, from which a gate is computed
+The epilogue (``epilogue.py``) applies scale, offset, residual and activation. If asked, it also
+sums each channel over the tile's pixels; a later gate is computed from these totals
 (``hopper/gate/kernel.py``).
 """
 
@@ -49,13 +49,13 @@ from pallas_kernels.hopper.shared_memory import Views
 
 __all__ = ["implicit_gemm"]
 
-# 65,536 registers of an SM over 3 warpgroups of 128 threads. The producer only starts copies; the
-# consumers hold up to 128 sums a thread and what the epilogue needs beside them.
+# Registers per thread: an SM has 65,536 for 3 warpgroups of 128 threads. The producer only starts
+# copies; a consumer's thread holds up to 128 sums and the values of the epilogue.
 _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 40, 232
 
 
 class _Operands(NamedTuple):
-    """What the kernel reads, as it lies in global memory."""
+    """Inputs of the kernel, in their shapes in global memory."""
 
     inputs: tuple[Shaped[Array, "frames *size channels"], ...]
     weights: Shaped[Array, "kt taps_x_depth channels"]
@@ -81,25 +81,27 @@ def implicit_gemm(
     """``activation(conv(inputs) · scale + offset + residual)`` and its channel totals.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` of one type, joined along channels:
-            bfloat16, float16 or float8_e4m3fn; at stride 2 height and width must be even.
-        weights: ``[*kernel, channel, out_channel]`` of the same type; of 8 bits
+        inputs: ``[batch, time, height, width, channel]`` arrays of one dtype (bfloat16, float16 or
+            float8_e4m3fn), convolved as if concatenated along the channels; at stride 2 height and
+            width must be even.
+        weights: ``[*kernel, channel, out_channel]`` of the same dtype; in 8 bits
             ``[*kernel, out_channel, channel]``.
         geometry: kernel, padding, stride and phases.
-        size: time, height and width of the output; of one phase for a transposed convolution.
-            Input beyond the end counts as zero.
+        size: time, height and width of the output; for a transposed convolution, of one phase.
+            Input beyond the border counts as zero.
         scale: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
-        residual: of the output's shape and the inputs' type.
-        residual_scale: factor of the residual; needs a scale or an offset.
+        residual: has the output's shape and the inputs' dtype.
+        residual_scale: factor of the residual; requires ``scale`` or ``offset``.
         activation: applied last.
         totals: whether to return the totals.
-        out_dtype: of the output; the inputs' where not given.
-        config: tile and rings; chosen by :mod:`pallas_kernels.hopper.conv.config` where not given.
+        out_dtype: dtype of the output; by default the inputs'.
+        config: tile sizes and ring depths; by default those that
+            :mod:`pallas_kernels.hopper.conv.config` chooses.
 
     Returns:
-        The output, and float32 ``[batch, time, partial, out_channel]``, its sums over parts of
-        height and width, or None.
+        The output, and its totals or None: float32 ``[batch, time, partial, out_channel]``, sums
+        over parts of height and width.
     """
     dtype = jnp.dtype(inputs[0].dtype)
     conv = _conv_shape(
@@ -130,14 +132,14 @@ def _as_clips(
     output: Shaped[Array, "..."],
     sums: Float32[Array, "frames partials channels"] | None,
 ) -> tuple[Array, Array | None]:
-    """Output and totals with an axis of frames; phases interleaved, and what is padding cut off."""
+    """Reshape output and totals to clips: interleave the phases, and cut padding off."""
     conv, phases = problem.conv, problem.conv.geometry.phases
     output = output.reshape(
         conv.batch, conv.time, -1, phases * problem.padded_size[1], conv.channels
     )
     if sums is not None:
         sums = sums.reshape(conv.batch, conv.time, -1, conv.channels)
-    # The interpreter stores whole tiles; a GPU has nothing to cut off here.
+    # Only the interpreter stores whole tiles; on a GPU there is nothing to cut off.
     return output[:, :, : phases * conv.height, : phases * conv.width], sums
 
 
@@ -149,7 +151,7 @@ def _conv_shape(
     out_dtype: jnp.dtype,
     residual: bool,
 ) -> ConvShape:
-    """The convolution as tile sizes depend on it."""
+    """The properties of the convolution on which tile sizes depend."""
     in_bytes = jnp.dtype(inputs[0].dtype).itemsize
     k_major = in_bytes == 1  # 8-bit weights are [out, in]
     return ConvShape(
@@ -163,7 +165,7 @@ def _conv_shape(
         channels=weights.shape[-2 if k_major else -1],
         out_bytes=out_dtype.itemsize,
         in_bytes=in_bytes,
-        # A residual of 16 bits takes the chunks that inputs and output have anyway.
+        # A 16-bit residual has the same chunks of channels as inputs and output in any case.
         residual=residual and k_major,
     )
 
@@ -173,11 +175,11 @@ def _affine(
     offset: Float32[Array, "samples_or_1 channel"] | None,
     residual_scale: Float[Array, ""] | None,
 ) -> Float32[Array, "_ factors channel"] | None:
-    """All factors as one array, which takes one copy: ``[batch or 1, 2 or 3, channel]``."""
+    """Stack all factors, so that one copy fetches them: ``[batch or 1, 2 or 3, channel]``."""
     if scale is None and offset is None:
         assert residual_scale is None
         return None
-    # The epilogue multiplies and adds in any case: one form of it is enough.
+    # The epilogue always multiplies and adds, so that one version of it is enough.
     if scale is None:
         scale = jnp.ones_like(jnp.asarray(offset))
     offset = jnp.zeros_like(scale) if offset is None else jnp.broadcast_to(offset, scale.shape)
@@ -190,10 +192,10 @@ def _affine(
 def _picture(
     problem: Problem, x: Shaped[Array, "batch time height width channel"], stride: int
 ) -> Shaped[Array, "frames *view channels"]:
-    """Frames in a row, with the phases of a stride apart: a copy then has no gaps in its columns.
+    """View frames so that a strided convolution copies contiguous columns: ``[frames, …]``.
 
-    The phases of rows get an axis; those of columns are blocks of channels, because TMA descriptors
-    have at most 5 axes.
+    At stride 2, even and odd rows (the phases) get an axis, and even and odd columns become blocks
+    of channels, because TMA descriptors have at most 5 axes.
     """
     batch, time, height, width, channels = x.shape
     if problem.interpret:
@@ -202,7 +204,8 @@ def _picture(
             (INTERPRETER_MARGIN, INTERPRETER_MARGIN + stride * tile)
             for tile in (config.tile_h, config.tile_w)
         )
-        # A margin in front for the halo, and behind for the halo and for tiles that stick out.
+        # A margin before the frame for the halo, and after it for the halo and for tiles that
+        # extend beyond the frame.
         x = jnp.pad(x, ((0, 0), (0, 0), rows, columns, (0, 0)))
         height, width = x.shape[2:4]
     if stride == 1:
@@ -210,32 +213,33 @@ def _picture(
     return x.reshape(batch * time, height // 2, 2, width // 2, 2 * channels)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+@functools.partial(jax.jit, static_argnums=0)  # layers of equal shapes are lowered once
 def _launch(
     problem: Problem, operands: _Operands
 ) -> tuple[Shaped[Array, "..."], Float32[Array, "frames partials channels"] | None]:
-    """Run the kernel; the output's phases are still apart."""
-    # Pallas takes arrays by position, and there is no reference for an operand that is None.
+    """Run the kernel; the phases of its output are not yet interleaved."""
+    # Pallas takes arrays by position, and an operand that is None has no reference.
     arrays, tree = jax.tree.flatten(operands)
     tiles = math.prod(problem.grid)
-    # One persistent block an SM: its shared memory holds one block's rings.
+    # One persistent block per SM, whose shared memory has room for the rings of one block.
     blocks = min(device.sm_count(), tiles)
 
     def body(*references: Ref) -> None:
         given, others = references[: len(arrays)], references[len(arrays) :]
         refs = _as_refs(problem, jax.tree.unflatten(tree, given), others)
-        # All warpgroups run this body, and part ways below.
+        # All warpgroups run this body; they branch below.
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-        # Tiles block, block + blocks, …: neighbours in number run at the same time (see `tile_at`).
+        # This block has the tiles block, block + blocks, …, so that tiles with neighbouring numbers
+        # run at the same time (see `tile_at`).
         tile_count, _ = divide(tiles - block + blocks - 1, blocks)
 
-        # Producer and consumers derive tiles by themselves: no message says which is next.
+        # Producer and consumers compute the next tile independently, so they exchange no message.
         def tile_of(number: Scalar) -> Tile:
             return tile_at(problem, block + number * blocks)
 
         @pl.when(warpgroup == CONSUMERS)
         def _produce() -> None:
-            # Given back here, taken by the consumers below: the sum over warpgroups stays the same.
+            # Frees registers that the consumers take below.
             plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
             produce(problem, refs, tile_count, tile_of)
 
@@ -255,8 +259,8 @@ def _launch(
         thread_name="warpgroup",
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
-            # Each warp reads from shared memory only what it wrote itself, or what the copy
-            # engine did; barriers and `commit_smem` order that.
+            # Automatic barriers are not needed: each warp reads from shared memory only data that
+            # it wrote itself or that TMA wrote, ordered by barriers and `commit_smem`.
             unsafe_no_auto_barriers=True,
         ),
         interpret=jax_versions.interpreter() if problem.interpret else None,
@@ -270,7 +274,7 @@ def _as_refs(
     operands: tuple[tuple[Ref, ...], Ref, Ref | None, Ref | None],
     others: tuple[Ref, ...],
 ) -> Refs:
-    """Name the references of a kernel: operands, then outputs and scratch in Pallas's order."""
+    """Name the references of a kernel: operands, then outputs and scratch, in Pallas's order."""
     output, *rest = others
     totals = rest.pop(0) if problem.totals else None
     inputs, weights, stores, *rest = rest

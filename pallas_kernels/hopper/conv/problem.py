@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch of the convolution kernel: everything that is known when it is compiled."""
+"""Compile-time parameters of a launch of the convolution kernel."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ __all__ = ["Problem"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Everything about a launch that is known when it is compiled.
+    """Compile-time parameters of a launch.
 
     Attributes:
         conv: the convolution.
-        config: tile and rings.
-        dtype: of inputs, weights and residual: bfloat16, float16 or float8_e4m3fn.
-        out_dtype: of the output.
+        config: tile sizes and ring depths.
+        dtype: dtype of inputs, weights and residual: bfloat16, float16 or float8_e4m3fn.
+        out_dtype: dtype of the output.
         activation: applied last.
         residual: whether a residual is added to the sums.
-        totals: whether to add up the output's channels.
-        interpret: whether the interpreter runs it.
-        factors: rows of the epilogue's factors: scale, offset and, for a residual, its scale.
+        totals: whether to compute channel totals of the output.
+        interpret: whether the interpreter runs the kernel.
+        factors: number of factors per channel in the epilogue: 2 for scale and offset, 3 with a
+            scale of the residual.
     """
 
     conv: ConvShape
@@ -46,7 +47,7 @@ class Problem:
     def __post_init__(self) -> None:
         config = self.config
         assert config.tile_t == 1 or config.tile_t == self.conv.time == self.conv.in_time
-        # Halves of a tile for two consumers; 8 rows of a core tile of shared memory.
+        # Consumers take half of the rows each; a swizzle atom of shared memory has 8 rows.
         assert config.tile_h % CONSUMERS == config.tile_w % 8 == 0
         assert self.conv.channels % config.tile_n == 0
         # The narrowest swizzle is 32 bytes, and one WGMMA takes 32 bytes of K.
@@ -56,7 +57,7 @@ class Problem:
         assert self.store_n * self.out_dtype.itemsize <= 128
         assert self.factors == 2 or self.residual
         if config.swap_ab:
-            # With swap_ab channels are the rows of the sums, of which WGMMA has 64.
+            # With swap_ab the channels are the rows of WGMMA, which are multiples of 64.
             assert self.store_n % 64 == 0
             # The second consumer mirrors the first in time, so padding must be symmetric.
             low, taps = self.conv.geometry.low[0], self.conv.geometry.kernel[0]
@@ -72,12 +73,12 @@ class Problem:
 
     @property
     def spans_clip(self) -> bool:
-        """True if a tile has all frames of the clip."""
+        """True if a tile contains all frames of the clip."""
         return self.config.tile_t == self.conv.time == self.conv.in_time
 
     @property
     def tile_k(self) -> int:
-        """Input channels of a step."""
+        """Input channels per step of the main loop."""
         return self.conv.tile_k(self.config.tile_n)
 
     @property
@@ -87,15 +88,15 @@ class Problem:
 
     @property
     def store_n(self) -> int:
-        """Output channels stored at a time; with a residual, as many as a stage holds of it."""
-        # Blocks of channels must divide the tile, so a power of two that does.
+        """Output channels per store; with a residual, as many as an input stage holds."""
+        # The largest power of two that divides tile_n, since blocks must divide the tile.
         size = self.config.tile_n
         size = min(size & -size, 128 // self.out_dtype.itemsize)  # one swizzled row of 128 bytes
         return self.tile_k if self.residual else size
 
     @property
     def stores(self) -> int:
-        """Stores per tile and consumer."""
+        """Number of stores per tile and consumer."""
         return self.config.tile_t * self.config.tile_n // self.store_n
 
     @property
@@ -110,17 +111,17 @@ class Problem:
 
     @property
     def blocks_per_frame(self) -> int:
-        """Blocks of ``tile_h / 2`` rows in which one consumer stores a frame."""
+        """Blocks of ``tile_h / 2`` rows that one consumer stores per frame."""
         return CONSUMERS if self.config.split_frames else 1
 
     @property
     def halo_rows(self) -> int:
-        """Rows of a halo tile: those of the output and what the vertical taps reach beyond."""
+        """Rows of a halo tile: those of the output, and those that vertical taps read below."""
         return self.config.tile_h + max(self.conv.geometry.row_taps) - 1
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Tiles: batch, rows, columns, phases, frames, channels."""
+        """Number of tiles along batch, rows, columns, phases, frames and channels."""
         config = self.config
         return (
             self.conv.batch,
@@ -133,41 +134,42 @@ class Problem:
 
     @property
     def frame_order(self) -> tuple[tuple[int, ...], ...]:
-        """Frames that tiles begin with, in groups, the most expensive first: blocks then end alike.
+        """First frames of tiles in groups of equal cost, the most expensive first.
 
-        Tiles go round the thread blocks. Were frames simply counted, 132 blocks and 4 frames would
-        give some blocks only frames in the middle of the clip, which meet more temporal taps.
+        Tiles are dealt to the thread blocks round-robin. In plain order, 132 blocks and 4 frames
+        would give some blocks only frames in the middle of the clip, which read more temporal taps.
+        In this order all blocks end at about the same time.
         """
         return self.conv.frames_by_cost if self.config.tile_t == 1 else ((0,),)
 
     @property
     def padded_size(self) -> tuple[int, int]:
-        """Height and width that are stored: in the interpreter, tiles are stored whole."""
+        """Height and width of the stored output; the interpreter stores whole tiles."""
         if not self.interpret:
             return self.conv.height, self.conv.width
-        # It has no copies that are cut at the end of the output.
+        # The interpreter's copies are not clipped at the end of the output.
         return self.grid[1] * self.config.tile_h, self.grid[2] * self.config.tile_w
 
     @property
     def partial_sums(self) -> int:
-        """Partial sums of each frame's channels."""
+        """Number of partial sums per frame and channel."""
         _, rows, columns, phases, _, _ = self.grid
         return rows * columns * phases * self.partial_sums_per_tile
 
     @property
     def partial_sums_per_tile(self) -> int:
-        """Partial sums per frame and tile: one for each consumer that has pixels of the frame."""
+        """Partial sums per frame and tile: one for each consumer with pixels of the frame."""
         return 1 if self.config.split_frames else CONSUMERS
 
     @property
     def out_types(self) -> list[jax.ShapeDtypeStruct]:
-        """Output and totals in global memory; the phases of a transposed convolution are apart."""
+        """Types of output and totals in global memory, before phases are interleaved."""
         conv, frames = self.conv, self.conv.batch * self.conv.time
         height, width = self.padded_size
         shape = (frames, height, width, conv.channels)
         if conv.geometry.phases == 2:
-            # Phases of rows have an axis; those of columns are blocks of channels, because TMA
-            # descriptors have at most 5 axes.
+            # Row phases have an axis of their own; column phases are blocks of channels, because
+            # TMA descriptors have at most 5 axes.
             shape = (frames, height, 2, width, 2 * conv.channels)
         types = [jax.ShapeDtypeStruct(shape, self.out_dtype)]
         if self.totals:
@@ -177,35 +179,35 @@ class Problem:
 
     @property
     def frame_products(self) -> tuple[tuple[int, int, int], ...]:
-        """Temporal tap, output frame and input frame of the products of one step.
+        """Temporal tap, output frame and input frame of each product of one step.
 
-        Where consumers split the frames, these are the first one's; the second one has the same
-        ones mirrored in time.
+        If the consumers split the frames, these are the products of the first one. Those of the
+        second one are mirrored in time.
         """
         return self._frame_products(self.warpgroup_frames)
 
     def _frame_products(self, frames: int) -> tuple[tuple[int, int, int], ...]:
         if not self.spans_clip:
             return ((0, 0, 0),)  # the loop over steps counts temporal taps as well
-        # Tap k of output frame t meets input frame t + k − low.
+        # Tap k of output frame t reads input frame t + k − low.
         low = self.conv.geometry.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
             for tap in range(self.conv.geometry.kernel[0])
             for frame in range(frames)
-            if 0 <= frame + tap - low < self.conv.time  # products with zero padding are left out
+            if 0 <= frame + tap - low < self.conv.time  # skip products with zero padding
         )
 
     @property
     def temporal_taps(self) -> tuple[int, int]:
-        """First temporal tap of a tile of the weights, and how many it has."""
-        # Of a clip of one frame only the middle tap meets it: the others need not be copied.
+        """First temporal tap of a tile of the weights, and the number of taps in it."""
+        # Taps that read only padding need not be copied; for one frame, only the middle tap counts.
         taps = [tap for tap, _, _ in self._frame_products(self.config.tile_t)]
         return min(taps), max(taps) - min(taps) + 1
 
     @property
     def input_ring(self) -> TileRing:
-        """Halo tiles of the input, and of a residual."""
+        """Ring of halo tiles of the input, and of blocks of the residual."""
         return TileRing(
             stages=(self.config.input_stages,),
             frames=self.config.tile_t,
@@ -218,7 +220,7 @@ class Problem:
 
     @property
     def store_ring(self) -> TileRing:
-        """Output on its way to global memory, a ring for each consumer."""
+        """Rings of output blocks on their way to global memory, one ring per consumer."""
         return TileRing(
             stages=(CONSUMERS, self.config.store_stages),
             frames=1,

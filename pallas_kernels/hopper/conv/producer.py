@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The producer of a convolution: one warpgroup that keeps the rings full, ahead of the consumers.
+"""The producer: the warpgroup that copies inputs and weights into the rings.
 
-One thread starts a TMA copy and needs few registers, so the producer gives its own to the consumers
-and runs ahead of them as far as the rings are deep, across tiles.
+Starting TMA copies takes few registers, so the producer gives most of its registers to the
+consumers. It runs ahead of them, also from one tile to the next, until the rings are full.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["produce"]
 
 
 class _Position(NamedTuple):
-    """How far the producer is: the next stage of each ring, and how many it has filled."""
+    """Progress of the producer: for each ring, the next stage and the number of stages filled."""
 
     input_stage: Scalar
     inputs: Scalar
@@ -40,7 +40,7 @@ class _Position(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """One of the inputs that count as joined, and the channels that lie before it."""
+    """One of the concatenated inputs, its channels, and the number of channels before it."""
 
     picture: Shaped[Ref, "frames height width channels"]
     channels: int
@@ -48,7 +48,7 @@ class _Source(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What one halo tile is for: temporal tap, first input channel, its number among the taps."""
+    """Position of a halo tile: temporal tap, first input channel, index among the halo tiles."""
 
     temporal_tap: Scalar
     channel: Scalar
@@ -58,34 +58,34 @@ class _Step(NamedTuple):
 def produce(
     problem: Problem, refs: Refs, tile_count: Scalar, tile_of: Callable[[Scalar], Tile]
 ) -> None:
-    """Fill the rings with what the ``tile_count`` tiles of this thread block need."""
+    """Copy inputs and weights of the ``tile_count`` tiles of this thread block into the rings."""
     config = problem.config
 
     def produce_tile(number: Scalar, position: _Position) -> _Position:
-        # The order of copies is the order in which consumers read: they share no other signal.
+        # Copies must have the order in which the consumers read: nothing else identifies them.
         tile = tile_of(number)
         first, end = temporal_taps_of(problem, tile)
         before = 0
         for picture, channels in zip(refs.inputs, problem.conv.in_channels):
             source = _Source(picture, channels, before)
             load = functools.partial(_produce_step, problem, refs, tile, first, source)
-            # Chunks never straddle two inputs, so each input is walked over by itself.
+            # A chunk of channels never straddles two inputs, so each input has its own loop.
             chunks = channels // problem.tile_k
             steps = (end - first) * chunks * problem.conv.geometry.halo_tiles
             position = lax.fori_loop(0, steps, load, position)
             before += channels
         if refs.residual is not None:
-            # The epilogue reads it last, so it is copied last, through the same ring.
+            # The epilogue reads the residual last, so it is copied last, through the same ring.
             for channel in range(0, config.tile_n, problem.store_n):
                 position = _produce_residual(problem, refs, tile, channel, position)
         return position
 
     zero = jnp.int32(0)
-    # All stages start empty. Positions live in registers: only barriers are shared.
+    # All stages start empty. The position is in registers; only barriers are shared.
     start = _Position(zero, zero, zero, zero)
     position = lax.fori_loop(0, tile_count, produce_tile, start)
-    # A kernel must not end while a barrier has a phase that no one waited for. Stages that were
-    # never filled have none.
+    # A kernel must not end before someone has waited for every completed phase of a barrier. Stages
+    # that were never filled have completed none.
     for count, stages, empty in (
         (position.inputs, config.input_stages, refs.input_empty),
         (position.weights, config.weight_stages, refs.weight_empty),
@@ -103,20 +103,21 @@ def _produce_step(
     number: Scalar,
     position: _Position,
 ) -> _Position:
-    """Copy one halo tile, then the tiles of the weights that multiply it."""
+    """Copy one halo tile, then the tiles of weights for its vertical taps."""
     geometry = problem.conv.geometry
-    # Halo tiles of one chunk of channels follow each other: they overlap, and meet in L2.
+    # The halo tiles of one chunk of channels come one after another: they overlap, so that later
+    # ones are in the L2 cache.
     number, halo_tile = divide(number, geometry.halo_tiles)
     if problem.spans_clip:
-        # One copy has the weights of every temporal tap, as they share the halo tile.
+        # One copy fetches the weights of all temporal taps, because they share the halo tile.
         step = _Step(problem.temporal_taps[0], number * problem.tile_k, halo_tile)
     else:
-        # Chunks fastest, then temporal taps, each of which reads another input frame.
+        # Chunks vary fastest, then temporal taps, each of which reads another input frame.
         temporal_tap, chunk = divide(number, source.channels // problem.tile_k)
         step = _Step(first_tap + temporal_tap, chunk * problem.tile_k, halo_tile)
     position = _produce_halo_tile(problem, refs, tile, source, step, position)
     load = functools.partial(_produce_weights, problem, refs, tile, source.before, step)
-    # A tile of the weights a vertical tap; all of them multiply this halo tile.
+    # One tile of weights per vertical tap; all of them multiply this halo tile.
     row_taps = row_taps_of(geometry, divide(halo_tile, len(geometry.row_taps))[1])
     return lax.fori_loop(0, row_taps, load, position)
 
@@ -126,16 +127,16 @@ def _produce_halo_tile(
 ) -> _Position:
     """Copy a halo tile as soon as its stage is free."""
     geometry = problem.conv.geometry
-    # Frames of all samples lie in a row; a tile that spans the clip takes all of a sample.
+    # Samples and frames share an axis; a tile that spans the clip starts at its sample's first.
     frame = tile.sample * problem.conv.in_time
     if not problem.spans_clip:
         # Output frame t and temporal tap k read input frame t + k − low.
         frame += tile.frame + step.temporal_tap - geometry.low[0]
     row, column, row_phase, column_phase = geometry.halo_origin(step.halo_tile, tile.phase)
-    # The interpreter's pictures have a margin in front, in units of the strided view.
+    # For the interpreter, frames have a margin; it is in units of the strided view here.
     margin = INTERPRETER_MARGIN // geometry.stride if problem.interpret else 0
     columns = pl.ds(tile.column + column + margin, problem.config.tile_w)
-    # At stride 2 a row has pairs of pixels, whose channels lie one after the other.
+    # At stride 2 a column is a pair of pixels, whose channels lie one after the other.
     channels = pl.ds(column_phase * source.channels + step.channel, problem.tile_k)
 
     def index(frames: Index, rows: Index) -> tuple[Index, ...]:
@@ -182,7 +183,7 @@ def _produce_weights(
             pl.ds(tap * problem.conv.depth + channel, problem.tile_k),
             pl.ds(tile.channel, problem.config.tile_n),
         )
-    # The wait comes last: everything above is computed while the stage is still in use.
+    # Wait last, so that everything above is computed while the stage is still in use.
     _wait_until_empty(position.weights, stages, refs.weight_empty.at[stage])
     copy_in(
         refs.weights.at[pl.ds(step.temporal_tap, problem.temporal_taps[1]), *tile_of_tap],
@@ -199,7 +200,7 @@ def _produce_residual(
     assert refs.residual is not None
     margin = INTERPRETER_MARGIN if problem.interpret else 0
     columns = pl.ds(tile.column + margin, problem.config.tile_w)
-    # The same channels that the epilogue stores at a time, in its order.
+    # Chunks and order are those of the epilogue's stores.
     channels = pl.ds(tile.channel + channel, problem.store_n)
     stage, stages = position.input_stage, problem.config.input_stages
     _wait_until_empty(position.inputs, stages, refs.input_empty.at[stage])
@@ -215,5 +216,5 @@ def _produce_residual(
 
 
 def _wait_until_empty(filled: Scalar, stages: int, empty: Barrier) -> None:
-    """Wait until the consumers have released a stage; on the first round nobody has used it."""
+    """Wait until the consumers have released a stage; in the first round it is still unused."""
     pl.when(filled >= stages)(functools.partial(wait, empty))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the warpgroups of a convolution share: memory, the order of tiles, stages of a ring."""
+"""Code that producer and consumers share: memory, the order of tiles, stages of a ring."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = [
     "temporal_taps_of", "tile_at",
 ]  # fmt: skip
 
-_REDUCTION_FLOATS = 256  # scratch of one warpgroup that adds up channels
+_REDUCTION_FLOATS = 256  # scratch memory of one consumer for channel totals
 
 
 class Refs(NamedTuple):
     """The kernel's memory: global first, then shared, then barriers.
 
-    ``full`` barriers complete when a copy has arrived, ``empty`` ones when all consumers are done.
+    A ``full`` barrier completes when a copy has arrived, an ``empty`` one when all consumers have
+    released the stage.
     """
 
     inputs: tuple[Shaped[Ref, "frames height width channels"], ...]
@@ -49,7 +50,7 @@ class Refs(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Where a tile begins, and which of a frame's partial sums is its first."""
+    """Origin of a tile, and the index of its first partial sum within a frame."""
 
     sample: Scalar
     row: Scalar
@@ -64,18 +65,18 @@ def scratch(problem: Problem) -> list[Any]:
     """Shared memory and barriers, in the order of :class:`Refs`."""
     config = problem.config
     _, taps = problem.temporal_taps
-    # As the weights lie in global memory: TMA copies do not transpose.
+    # The axes are in the order of global memory, because TMA copies do not transpose.
     k_by_n = (problem.tile_k, config.tile_n)
     weights = (config.weight_stages, taps, *(k_by_n[::-1] if problem.weights_k_major else k_by_n))
-    # TMA arrives once a copy; a stage is empty when every consumer has said so.
+    # TMA arrives once per copy; a stage is empty when every consumer has arrived.
     full = functools.partial(plgpu.Barrier, num_arrivals=1)
     empty = functools.partial(plgpu.Barrier, num_arrivals=CONSUMERS)
     return [
-        # The order of `Refs`: references come to the kernel by position.
+        # In the order of `Refs`, because the kernel gets references by position.
         problem.input_ring.smem,
         plgpu.SMEM(weights, problem.dtype, transforms=tiled(problem.tile_k, problem.dtype)),
         problem.store_ring.smem,
-        # Each consumer has its own copy: it may be a tile ahead of the other.
+        # Each consumer has its own factors, because it may be a tile ahead of the other.
         plgpu.SMEM((CONSUMERS, problem.factors, config.tile_n), jnp.float32),
         plgpu.SMEM((CONSUMERS, _REDUCTION_FLOATS), jnp.float32),
         plgpu.Barrier(num_arrivals=problem.input_ring.arrivals, num_barriers=config.input_stages),
@@ -87,19 +88,19 @@ def scratch(problem: Problem) -> list[Any]:
 
 
 def tile_at(problem: Problem, number: Scalar) -> Tile:
-    """The tile of a number.
+    """The tile with a given number.
 
-    Channels count fastest, then phases, then columns: tiles of neighbouring numbers run at the same
-    time and read the same inputs, which then come from the L2 cache.
+    Channels vary fastest, then frames of equal cost, phases and columns. Tiles with neighbouring
+    numbers run at the same time and read overlapping inputs, which then come from the L2 cache.
     """
     batch, rows, columns, phases, _, channels = problem.grid
     config = problem.config
-    # Mixed-radix digits of the number, the fastest first.
+    # Split the number into mixed-radix digits, the fastest first.
     place, channel = divide(number, channels)
     frame, rest = _frame_of(problem, place, batch * rows * columns * phases)
     rest, phase = divide(rest, phases)
     rest, column = divide(rest, columns)
-    # Rows of tiles come late, samples last: they share no input but the halo.
+    # Rows vary slowly, since they share only the halo; samples, which share nothing, vary slowest.
     sample, row = divide(rest, rows)
     return Tile(
         sample,
@@ -113,15 +114,15 @@ def tile_at(problem: Problem, number: Scalar) -> Tile:
 
 
 def _frame_of(problem: Problem, place: Scalar, places: int) -> tuple[Scalar, Scalar]:
-    """Frame of a tile, and its number among the ``places`` of that frame.
+    """Frame of a tile, and the tile's number among the ``places`` tiles of that frame.
 
-    Groups of equally expensive frames follow each other; within one, frames count fastest. The
-    group is selected without a branch, as a thread block cannot look up a table in registers.
+    Groups of equally expensive frames follow each other; within a group, frames vary fastest. The
+    group is selected by arithmetic, because registers cannot be indexed at run time.
     """
     frame, rest, start = 0, place, 0
     for frames in problem.frame_order:
         inside = place - start
-        # A group is either a run of neighbours or both ends of the clip: an arithmetic series.
+        # A group is a run of neighbouring frames or both ends of the clip: an arithmetic sequence.
         first, step = frames[0], (frames[-1] - frames[0]) // max(1, len(frames) - 1)
         quotient, remainder = divide(inside, len(frames))
         frame = jnp.where(inside >= 0, first + remainder * step, frame)
@@ -131,39 +132,40 @@ def _frame_of(problem: Problem, place: Scalar, places: int) -> tuple[Scalar, Sca
 
 
 def temporal_taps_of(problem: Problem, tile: Tile) -> tuple[Scalar, Scalar]:
-    """First temporal tap that meets a frame of the clip, and the end.
+    """First temporal tap that reads a frame of the clip, and one past the last.
 
-    A tile that spans the clip takes one pass, in which it multiplies all temporal taps.
+    A tile that spans the clip makes a single pass, in which it multiplies all temporal taps.
     """
-    # Its products know their input frames (see `Problem.frame_products`).
+    # `Problem.frame_products` lists the temporal taps of such a tile.
     if problem.spans_clip:
         return 0, 1
     conv = problem.conv
     low, taps = conv.geometry.low[0], conv.geometry.kernel[0]
-    # Tap k reads frame t + k − low: taps before `first` and from the end on meet padding only.
+    # Tap k reads frame t + k − low: taps outside this range read only padding.
     first = jnp.maximum(0, low - tile.frame)
     return first, jnp.minimum(taps, conv.in_time + low - tile.frame)
 
 
 def next_stage(stage: Scalar, stages: int) -> Scalar:
-    """The ring's stage after ``stage``; cheaper than a remainder, as no number is divided."""
+    """The stage after ``stage`` in a ring; a select is cheaper than a remainder."""
     return jnp.where(stage == stages - 1, 0, stage + 1)
 
 
 def previous_stage(stage: Scalar, stages: int) -> Scalar:
-    """The ring's stage before ``stage``."""
+    """The stage before ``stage`` in a ring."""
     return jnp.where(stage == 0, stages - 1, stage - 1)
 
 
 def row_taps_of(geometry: Geometry, row_phase: Scalar) -> Scalar:
-    """Vertical taps that read a halo tile of this row phase (0, or 0 and 1 in turn)."""
+    """Number of vertical taps that read a halo tile of this row phase (at stride 2: 0 or 1)."""
     first, *others = geometry.row_taps
     return jnp.where(row_phase == 0, first, others[0]) if others else first
 
 
 def mirrored(warpgroup: Scalar, number: int, count: int) -> Scalar:
-    """A frame or temporal tap of the first consumer; for the second one counted from the end.
+    """Index of a frame or temporal tap; the second consumer counts from the end.
 
-    Both then run the same code with equally many products, as the clip's ends are symmetric.
+    Since both ends of the clip have the same padding, both consumers then run the same code with
+    the same number of products.
     """
     return jnp.where(warpgroup == 0, number, count - 1 - number)

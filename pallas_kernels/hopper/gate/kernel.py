@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate of a convolution that has not run yet, in three small kernels on a Hopper GPU.
+"""The gate of a convolution, computed before the convolution by three small kernels.
 
-A gate scales each channel by a function of all channels' global means. The mean is linear in the
-convolution's input: each tap of the kernel sums the whole picture except the rows, columns and
-frames that it cannot reach. So it follows from each frame's channel totals, which the kernel that
-wrote the frame has added up already, and from sums over the frame's border. The gate's scale is
-then known before the convolution runs, and goes into its epilogue.
+A gate scales each channel of the convolution's output by a function of all channels' global means.
+These means are linear in the convolution's input: each tap of the kernel sums the whole input
+except the rows, columns and frames that it cannot reach. So the means follow from each frame's
+channel totals, which the kernel that wrote the frame has already computed, and from sums over the
+frame's border. The gate's scale is then known before the convolution runs, and is applied in its
+epilogue.
 
-XLA would make ten kernels of it, each of them short and waiting for the one before. Here
+XLA would compile this to ten short kernels, each waiting for the one before. The three kernels are:
 
-1. the frames' totals, border rows and columns are added up (``sums.py``);
-2. each tap's sums are formed from them and multiplied by the weights, 64 input channels of one
-   temporal tap × 32 output channels a thread block;
-3. these are added up to the mean; the gate's matrix, the sigmoid and the convolution's bias follow.
+1. Sum the frames' totals, border rows and border columns (``sums.py``).
+2. Form each tap's sums from them and multiply these by the weights; a thread block handles 64 input
+   channels of one temporal tap and 32 output channels.
+3. Add up these products to the mean; apply the gate's matrix, the sigmoid and the bias.
 
-Rows beyond the end arrive as zeros. No block waits for another.
+Rows beyond the end of an array are read as zeros. No thread block waits for another.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from pallas_kernels.hopper.shared_memory import tiled
 
 __all__ = ["gate_ahead"]
 
-# A vector in the register layout of a matrix that one warpgroup holds: one value a row.
+# Register layout of a vector with one value per row of a matrix that one warpgroup holds.
 _PER_ROW = plgpu.Layout.WGMMA.reduce(1)
-# Border row or column that each tap leaves out: 0 the first one, 1 the last one, None neither. The
-# first of 3 taps reads one pixel before its output, so it never reads the last row.
+# By number of taps, the border row or column that each tap does not read: 0 for the first, 1 for
+# the last, None for neither. The first of 3 taps reads the pixel before its output, so it never
+# reads the last row.
 _LEFT_OUT: dict[int, tuple[int | None, ...]] = {
     1: (None,),
     3: (1, None, 0),
@@ -60,20 +62,20 @@ def gate_ahead(
     """Scale and offset of a gated convolution, from sums over its input.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]`` of one type, joined along channels, of
-            which each has a multiple of 16.
-        totals: of each input: float32 ``[batch, time, partial, channel]``, partial sums over
-            height and width, however many.
-        kernel: ``[kt, kh, kw, channel, out_channel]`` of 16 bits, at stride 1 with zero padding: 1
-            or 3 taps along each axis; for a transposed convolution (``phases`` = 2) 4 in height and
-            width.
+        inputs: ``[batch, time, height, width, channel]`` arrays of one dtype, convolved as if
+            concatenated along the channels; each has a multiple of 16 channels.
+        totals: totals of each input: float32 ``[batch, time, partial, channel]``, any number of
+            partial sums over height and width.
+        kernel: 16-bit ``[kt, kh, kw, channel, out_channel]`` of a convolution at stride 1 with zero
+            padding: 1 or 3 taps along each axis; for a transposed convolution (``phases`` = 2) 4 in
+            height and width.
         bias: ``[out_channel]`` or None.
-        gate: matrix ``[out_channel, out_channel]`` and ``[out_channel]``.
+        gate: the gate's matrix ``[out_channel, out_channel]`` and bias ``[out_channel]``.
         phases: 1, or 2 for a transposed convolution that doubles height and width.
 
     Returns:
-        float32 ``[batch, 2, out_channel]``: the factor of the convolution's sums, and what is then
-        added to them.
+        float32 ``[batch, 2, out_channel]``: the scale of the convolution's sums, and the offset
+        that is added after scaling.
     """
     batch, time, height, width, _ = inputs[0].shape
     kt, kh, kw, depth, channels = kernel.shape
@@ -91,13 +93,13 @@ def gate_ahead(
         dtype=jnp.dtype(kernel.dtype),
         interpret=device.interpreting(),
     )
-    # Samples and frames as one axis: a thread block adds up within a frame.
+    # Samples and frames become one axis, since a thread block only sums within a frame.
     frames = tuple(x.reshape(-1, *x.shape[2:]) for x in (*inputs, *totals))
     weights = kernel.reshape(kt * kh * kw, depth, channels)
     return _launch(problem, frames, weights, bias, *gate)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+@functools.partial(jax.jit, static_argnums=0)  # layers of equal shapes are lowered once
 def _launch(
     problem: GateProblem,
     frames: tuple[Float[Array, "frames ..."], ...],
@@ -118,7 +120,7 @@ def _launch(
 
 
 def _padded(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes padded"]:
-    """With zeros up to a multiple of 64 channels."""
+    """Pad with zeros to a multiple of 64 channels."""
     missing = -x.shape[-1] % TILE_M
     return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing))) if missing else x
 
@@ -140,17 +142,18 @@ def _multiply(
         barrier: Barrier,
     ) -> None:
         sample, k_tile, temporal, column = map(lax.axis_index, names)
-        # Blocks split the output channels, so that a small layer fills the GPU, too.
+        # Blocks split the output channels, so that even a small layer fills the GPU.
         columns = pl.ds(column * tile_n, tile_n)
         rows = pl.ds(_first_channel(problem, k_tile), TILE_M)
-        # One barrier counts all taps: their weights are needed together.
+        # One barrier counts the copies for all taps, whose weights are needed together.
         for tap in range(kh * kw):
             copy_in(weights.at[temporal * kh * kw + tap, rows, columns], smem.at[tap], barrier)
-        taps = _tap_sums(problem, sums, sample, k_tile, temporal)  # while the weights arrive
+        taps = _tap_sums(problem, sums, sample, k_tile, temporal)  # overlaps the copies
         wait(barrier)
         product = jnp.float32(0)
         for tap, values in enumerate(taps):
-            # Element by element, then a sum over rows: a matrix product would have a single row.
+            # Multiply elementwise and sum over rows: operand A of a matrix product would have only
+            # one row.
             values = lax.broadcast_in_dim(values, (TILE_M, tile_n), (0,))
             product += values * smem[tap].astype(jnp.float32)
         store(products.at[sample, k_tile * kt + temporal, columns], jnp.sum(product, axis=0))
@@ -176,10 +179,10 @@ def _multiply(
 def _first_channel(problem: GateProblem, k_tile: Scalar) -> Scalar:
     """First channel of a k tile in the weights, which have no padding between the inputs.
 
-    Rows beyond an input's end are multiplied by sums that are zero.
+    The tile may extend beyond its input; the sums for those rows are zero.
     """
     start, missing = 0, 0
-    # Without a padded input before it, a tile starts where it would in the padded sums.
+    # If no input before it is padded, a tile starts at the same channel as in the padded sums.
     channel = k_tile * TILE_M
     for tiles, size in zip(problem.k_tiles[:-1], problem.in_channels):
         start, missing = start + tiles, missing + tiles * TILE_M - size
@@ -194,18 +197,18 @@ def _tap_sums(
     k_tile: Scalar,
     temporal: Scalar,
 ) -> list[Float32[Array, " k"]]:
-    """The sum over all input pixels that each spatial tap reads, of 64 channels.
+    """For each spatial tap, the sum over all input pixels that it reads, for 64 channels.
 
-    Inclusion and exclusion: the frame's total, less the row and the column that the tap leaves out,
-    plus the corner that both contain.
+    By inclusion and exclusion: the frame's total, minus the row and the column that the tap does
+    not read, plus the corner that both contain.
     """
     rows = pl.ds(k_tile * TILE_M, TILE_M)
     quantities = [jnp.float32(0)] * len(problem.sum_ranges)
     for frame in range(problem.time):
-        # Temporal tap k of output frame t reads frame f = t + k − kt // 2; this is t.
-        # Frames that serve no output frame through this tap count zero times.
+        # Temporal tap k of output frame t reads frame f = t + k − kt // 2; `target` is t. Frames
+        # that no output frame reads through this tap count zero times.
         target = frame - temporal + problem.kernel[0] // 2
-        # No branch: the temporal tap is known only when the kernel runs.
+        # A factor, not a Python branch, because the temporal tap is known only at run time.
         reached = jnp.where((target >= 0) & (target < problem.time), 1.0, 0.0)
         for i, partials in enumerate(problem.sum_ranges):
             for partial in partials:
@@ -235,7 +238,7 @@ def _finish(
     shift: Float[Array, " channels"],
     bias: tuple[Float[Array, " padded"], ...],
 ) -> Float32[Array, "batch 2 channels"]:
-    """Third kernel: the mean, the gate's matrix and sigmoid; scale and offset."""
+    """Third kernel: means, the gate's matrix and sigmoid; returns scale and offset."""
     tile_n, tiles = problem.tile_n, pl.cdiv(problem.channels, TILE_M)
 
     def body(
@@ -253,7 +256,7 @@ def _finish(
             rows = pl.ds(tile * TILE_M, TILE_M)
             copy_in(matrix.at[rows, columns], smem.at[tile], barrier)
 
-        # While the matrix arrives. Every block computes all means: cheaper than a fourth kernel.
+        # Overlaps the copies. Every block computes all means; a fourth kernel would cost more.
         means = [_mean(problem, products.at[sample], bias, tile) for tile in range(tiles)]
         wait(barrier)
         product = jnp.float32(0)
@@ -291,13 +294,13 @@ def _mean(
     bias: list[Ref],
     tile: int,
 ) -> Float32[Array, " m"]:
-    """Means of the convolution's output, bias included, of 64 output channels."""
+    """Means of 64 channels of the convolution's output, including the bias."""
     rows = pl.ds(tile * TILE_M, TILE_M)
-    # Of a transposed convolution, the sums are over the pixels of all four phases.
+    # For a transposed convolution, the sums are over the pixels of all four phases.
     pixels = problem.time * problem.height * problem.width * problem.phases**2
     mean = jnp.float32(0)
     for partial in range(products.shape[0]):
         mean += load(products.at[partial, rows], _PER_ROW)
-    # Known when compiled, so it is a product, not a division.
+    # The count is a compile-time constant, so multiply by its inverse instead of dividing.
     mean = mean * (1 / pixels)
     return mean + load(bias[0].at[rows], _PER_ROW).astype(jnp.float32) if bias else mean

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launches that compute a gate: everything that is known when they are compiled."""
+"""Compile-time parameters of the three launches that compute a gate."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from jax.experimental import pallas as pl
 __all__ = ["TILE_M", "GateProblem", "RowSum"]
 
 TILE_M = 64
-"""Rows of a tile: those of the register layout that one warpgroup holds a matrix in."""
+"""Rows of a tile: those of a matrix in the register layout of one warpgroup."""
 
 _MAX_TILES = 8
-"""Tiles that a thread block adds up: what fits shared memory, and can be in flight at once."""
+"""Most tiles that one thread block sums: all are in shared memory at the same time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RowSum:
-    """A sum over ``rows`` rows of channels, split over thread blocks."""
+    """A sum over ``rows`` rows of channels, split among thread blocks."""
 
     rows: int
 
     @property
     def blocks(self) -> int:
-        """Thread blocks that the rows are split over, each with a partial sum of its own."""
+        """Number of thread blocks that share the rows; each computes one partial sum."""
         return pl.cdiv(pl.cdiv(self.rows, TILE_M), _MAX_TILES)
 
     @property
     def tiles(self) -> int:
-        """Tiles of rows in each block."""
+        """Number of tiles of rows per block."""
         return pl.cdiv(pl.cdiv(self.rows, TILE_M), self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateProblem:
-    """Everything that is known when the kernels are compiled.
+    """Compile-time parameters of the three kernels.
 
     Attributes:
-        batch: samples.
-        time: frames of a sample.
-        height: of the input.
-        width: of the input.
-        partials: partial sums in a frame's totals, the most of any input.
-        in_channels: of each input.
-        channels: of the output.
+        batch: number of samples.
+        time: frames per sample.
+        height: height of the input.
+        width: width of the input.
+        partials: number of partial sums in a frame's totals, the maximum over the inputs.
+        in_channels: channels of each input.
+        channels: channels of the output.
         kernel: taps in time, height and width.
         phases: 1, or 2 for a transposed convolution.
-        in_dtype: of the inputs.
-        dtype: of the weights.
+        in_dtype: dtype of the inputs.
+        dtype: dtype of the weights.
         interpret: whether the interpreter runs the kernels.
     """
 
@@ -68,30 +68,30 @@ class GateProblem:
 
     @property
     def row_sums(self) -> tuple[RowSum, RowSum, RowSum]:
-        """The sums of a frame: of its totals, of a border row, of a border column."""
+        """The sums of a frame: over its totals, over a border row, over a border column."""
         return RowSum(self.partials), RowSum(self.width), RowSum(self.height)
 
     @property
     def sum_ranges(self) -> tuple[range, ...]:
         """Indices of the partial sums of the total, two rows, two columns and four corners."""
-        # In the order in which `sums.py` and the second kernel go through them.
+        # This order is shared with `sums.py` and with `_tap_sums` of the second kernel.
         total, row, column = (row_sum.blocks for row_sum in self.row_sums)
         sizes = (total, row, row, column, column, 1, 1, 1, 1)
-        # A border row or column and its opposite have as many partial sums.
+        # Opposite borders have the same number of partial sums.
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return tuple(range(end - size, end) for end, size in zip(ends, sizes))
 
     @property
     def sum_n(self) -> int:
-        """Channels that a block adds up: as many float32 as a swizzle of 128 bytes holds."""
+        """Channels per block: at most 32, the floats of a swizzled row of 128 bytes."""
         return min(32, *(size & -size for size in self.in_channels))
 
     @property
     def k_tiles(self) -> tuple[int, ...]:
-        """Tiles of 64 channels that each input takes, the last one padded."""
+        """Number of tiles of 64 channels in each input; the last one is padded."""
         return tuple(pl.cdiv(size, TILE_M) for size in self.in_channels)
 
     @property
     def tile_n(self) -> int:
-        """Output channels of a block; few, so that there are blocks for all SMs."""
+        """Output channels per block; few, so that there are enough blocks for all SMs."""
         return min(32, self.channels & -self.channels)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The first kernel of a gate: sums over each frame's channel totals, border rows and columns.
 
-They are partial sums that need no loop: a thread block starts copies of up to 512 rows of 32
-channels at once, and adds up what arrives. The second kernel adds the partial sums up.
+Its results are partial sums, so that no loop is needed: a thread block starts the copies of up to
+512 rows of 32 channels at once and sums them. The second kernel adds up the partial sums.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from pallas_kernels.hopper.shared_memory import swizzled, tiled
 __all__ = ["PER_COLUMN", "add_up", "warpgroup_kernel"]
 
 PER_COLUMN = plgpu.Layout.WGMMA.reduce(0)
-"""Register layout of a vector with one value a column of a matrix that one warpgroup holds."""
+"""Register layout of a vector with one value per column of a matrix that one warpgroup holds."""
 
 _Source: TypeAlias = Callable[[Scalar, Index], Ref]
-"""From an edge (0 for the first row or column, 1 for the last one) and rows to what is added up."""
+"""Maps an edge (0 for the first row or column, 1 for the last) and rows to the values to sum."""
 
 
 class _Sources(NamedTuple):
-    """Where a frame's sums come from."""
+    """Sources of a frame's sums."""
 
     rows: tuple[_Source, _Source, _Source]
     corners: _Source
 
 
 class _SumMemory(NamedTuple):
-    """Shared memory, for totals (float32) and pixels (16 bits)."""
+    """Shared memory for totals (float32) and for pixels (the inputs' dtype)."""
 
     totals: Ref
     pixels: Ref
@@ -51,7 +51,7 @@ class _SumMemory(NamedTuple):
 def warpgroup_kernel(
     problem: GateProblem, body: Callable[..., None], name: str, **options: Any
 ) -> Callable[..., list[Array]]:
-    """A kernel of one warpgroup a thread block."""
+    """Build a kernel whose thread blocks have one warpgroup."""
     body.__name__ = name
     kernel: Any = plgpu.kernel(
         body,
@@ -77,7 +77,7 @@ def add_up(
         memory = _SumMemory(wide, narrow, (barriers[0], barriers[1], barriers[2]))
         frame, chunk, partial = map(lax.axis_index, names)
         target = sums.at[frame, partial, pl.ds(chunk * sum_n, sum_n)]
-        # The chunk belongs to one input; which one is known only when the kernel runs.
+        # The chunk belongs to one of the inputs, which is known only at run time.
         start = 0
         for picture, total, size in zip(pictures, totals, problem.in_channels):
             channels = pl.ds(chunk * sum_n - start, sum_n)
@@ -97,7 +97,7 @@ def add_up(
         scratch_types=[
             _tiles(problem, row_sums[0].tiles, jnp.float32),
             _tiles(problem, pixel_tiles, problem.in_dtype),
-            # All copies of a sum are in flight together, so one barrier counts them all.
+            # All copies for a sum are in flight together, so one barrier counts them.
             *(plgpu.Barrier(num_arrivals=row_sum.tiles) for row_sum in row_sums),
         ],
         grid=(frames[0].shape[0], depth // sum_n, partials),
@@ -107,11 +107,11 @@ def add_up(
 
 
 def _tiles(problem: GateProblem, count: int, dtype: DTypeLike) -> Any:
-    """Shared memory of tiles: as TMA sees them, and as matrices (see ``shared_memory.py``)."""
-    # Swizzled rows are as wide as the sum, so TMA and registers see the same bytes.
+    """Shared memory for tiles, with views for TMA and as matrices (see ``shared_memory.py``)."""
+    # Swizzled rows have exactly `sum_n` channels, so both views have the same byte order.
     width = problem.sum_n
     shape = (count, TILE_M, width)
-    if problem.interpret:  # which would keep the two apart
+    if problem.interpret:  # the interpreter does not alias the two views
         return plgpu.SMEM(shape, dtype)
     return plgpu.RefUnion(
         plgpu.SMEM(shape, dtype, transforms=swizzled(width, dtype)),
@@ -125,8 +125,8 @@ def _sources(
     totals: Shaped[Ref, "partials channels"],
     channels: Index,
 ) -> _Sources:
-    """The rows and corners of one frame that are added up."""
-    # An edge is 0 or 1, so its product with the last index is the first or the last one.
+    """The rows and corners of one frame that enter its sums."""
+    # Edge 0 or 1 times the last index is the first or the last index.
     bottom, right = problem.height - 1, problem.width - 1
     return _Sources(
         (
@@ -145,22 +145,22 @@ def _add_rows(
     place: tuple[Array, Scalar],
     target: Shaped[Ref, " channels"],
 ) -> None:
-    """Add up the rows of this block's partial sum, if it is ``here``, of this input."""
+    """Sum the rows of this block's partial sum, if the block belongs to this input (``here``)."""
     here, partial = place
     first = 0
     for i, (row_sum, source) in enumerate(zip(problem.row_sums, sources)):
-        end = first + row_sum.blocks * (1 if i == 0 else 2)  # of both edges
+        end = first + row_sum.blocks * (1 if i == 0 else 2)  # two edges for rows and columns
 
         @pl.when(here & (partial >= first) & (partial < end))
         def _(
             row_sum: RowSum = row_sum, source: _Source = source, i: int = i, first: int = first
         ) -> None:
-            # Blocks of the first edge come before those of the second one.
+            # Blocks of the first edge come before those of the second.
             edge, number = divide(partial - first, row_sum.blocks)
-            # Totals are float32, borders are pixels of 16 bits: memory of two types.
+            # Totals are float32 and borders have the inputs' dtype, hence two memories.
             tiles = memory.pixels if i else memory.totals
             tma, matrices = (tiles, tiles) if problem.interpret else tiles
-            # All copies start before the first is waited for: latency is paid once.
+            # Start all copies before waiting for the first: their latencies overlap.
             for tile in range(row_sum.tiles):
                 rows = pl.ds((number * row_sum.tiles + tile) * TILE_M, TILE_M)
                 copy_in(source(edge, rows), tma.at[tile], memory.barriers[i])
@@ -177,9 +177,9 @@ def _copy_corner(
     place: tuple[Array, Scalar],
     target: Shaped[Ref, " channels"],
 ) -> None:
-    """Copy the pixel of a corner, if this block's partial sum is one: the last four are."""
+    """Copy a corner pixel, if this block's partial sum is one of the last four, the corners."""
     here, partial = place
-    # Corners are the last of the ranges: 0 is the total, 1 to 4 rows and columns.
+    # Range 0 is the total, 1 to 4 are rows and columns, and the corners start at 5.
     first = problem.sum_ranges[5].start
 
     @pl.when(here & (partial >= first))

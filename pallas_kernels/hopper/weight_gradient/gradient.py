@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution's gradient with respect to its kernel: by a kernel of its own, or by XLA.
+"""A convolution's gradient with respect to its weights: by a GPU kernel, or by XLA.
 
-The kernel (``kernel.py``) multiplies 64 channels by 64. Where there are 32, two neighbouring
-columns count as one pixel of 64 channels: of the products of pairs with pairs, a tap takes those of
-columns that are as far apart as it reaches.
+The GPU kernel (``kernel.py``) multiplies 64 channels by 64. With 32 channels, two neighbouring
+columns are treated as one pixel of 64 channels. Of the products of pairs with pairs, each tap then
+takes those of columns at the distance that it spans.
 
-XLA takes what the kernel cannot, as one 2-D convolution. 3-D ones of 16 bits it runs with channels
-outermost, which moves every array twice, and it tries algorithms for each new shape of a
-convolution when it compiles. The 2-D convolution joins all frames along the channels and keeps the
-pairs of frames that a temporal tap connects, or joins the frames under the taps.
+XLA computes all other cases, as one 2-D convolution. It would run 16-bit 3-D convolutions with
+channels outermost, which transposes every array twice, and autotune each new shape at compile time.
+The 2-D convolution either has all frames concatenated along the channels, and its result is reduced
+to the pairs of frames that a temporal tap connects; or it has the frames under each temporal tap
+concatenated.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from pallas_kernels.hopper.weight_gradient.problem import CHANNELS, MAX_FRAMES
 
 __all__ = ["weight_gradient"]
 
-# With so few channels on (geometric) average, and so few frames, wider matrices make up for
-# products that no tap takes (measured on an H200 with cuDNN 9).
+# With so few channels (geometric mean of input and output) and frames, larger matrices make up for
+# the products that no tap uses (measured on an H200 with cuDNN 9).
 _FEW_CHANNELS = 64
 _FEW_FRAMES = 4
 
@@ -43,21 +44,22 @@ def weight_gradient(
     """The gradient of :func:`implicit_gemm`'s weights, float32.
 
     Args:
-        inputs: ``[batch, time, height, width, channel]``, joined along channels.
-        gradient: of the output: ``[batch, time, height, width, out_channel]``.
-        geometry: which pixels meet which weights.
+        inputs: ``[batch, time, height, width, channel]`` arrays, convolved as if concatenated
+            along the channels.
+        gradient: gradient of the output, ``[batch, time, height, width, out_channel]``.
+        geometry: kernel, padding, stride and phases.
 
     Returns:
         ``[*kernel, channel, out_channel]``.
     """
-    # The kernel takes inputs apart if their channels fill tiles; XLA makes one call of all.
+    # The kernel handles inputs separately if their channels fill tiles; XLA needs one call for all.
     if not _has_kernel(gradient) or any(x.shape[-1] % CHANNELS for x in inputs):
         inputs = (jnp.concatenate(inputs, axis=-1),)
     if geometry.phases == 1:
         found = [_untransposed(x, gradient, geometry) for x in inputs]
         return jnp.concatenate(found, axis=3)
-    # A transposed convolution is the transpose of a strided one, which reads its output and writes
-    # its input. So input and gradient change places, and the taps are flipped.
+    # A transposed convolution is the transpose of a strided one that reads its output and writes
+    # its input. So input and gradient swap roles, and the taps are flipped.
     low = tuple(
         size - 1 - scale * before
         for size, scale, before in zip(geometry.kernel, (1, 2, 2), geometry.low)
@@ -68,7 +70,7 @@ def weight_gradient(
 
 
 def _has_kernel(gradient: Array) -> bool:
-    """True if the kernel runs on this device and type."""
+    """True if the kernel runs on this device and for this dtype."""
     return CAN_TRANSPOSE and device.why_not() is None and gradient.dtype.itemsize == 2
 
 
@@ -77,7 +79,7 @@ def _untransposed(
     gradient: Float[Array, "batch time height width channel"],
     geometry: Geometry,
 ) -> Float32[Array, "kt kh kw depth channel"]:
-    """The gradient for a convolution that is not transposed."""
+    """The weight gradient of a convolution that is not transposed."""
     if _has_kernel(gradient):
         by_kernel = _by_kernel(x, gradient, geometry)
         if by_kernel is not None:
@@ -89,10 +91,10 @@ def _untransposed(
 
 
 def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Array] | None:
-    """A function that runs the kernel, or None where that cannot compute this gradient."""
+    """A function that runs the GPU kernel, or None if the kernel cannot compute this gradient."""
     (kt, *taps), (_, *low), stride = geometry.kernel, geometry.low, geometry.stride
     depth, channels = x.shape[-1], gradient.shape[-1]
-    # Tiles span the clip, and the sums of more than 3 temporal taps would not fit the registers.
+    # Tiles span the clip, and the sums of more than 3 temporal taps would not fit into registers.
     if x.shape[1] != gradient.shape[1] or x.shape[1] > MAX_FRAMES or kt > 3:
         return None
     if stride == 2:
@@ -112,24 +114,24 @@ def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Ar
 def _column_pairs(
     x: Float[Array, "batch time height width channel"],
 ) -> Float[Array, "batch time height pairs two_channels"]:
-    """Two neighbouring columns as one pixel of twice the channels."""
+    """View two neighbouring columns as one pixel with twice the channels."""
     return x.reshape(*x.shape[:3], x.shape[3] // 2, 2 * x.shape[4])
 
 
 def _strided_by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient at stride 2, where pairs of the input's columns are columns of stride 1.
+    """The gradient at stride 2: with pairs of input columns as pixels, the stride in width is 1.
 
-    Tap 2·t + n − 1 in width is column n of the pair that tap t reads.
+    Horizontal tap 2·t + n − 1 is column n of the pair that tap t reads.
     """
     (kt, kh, kw), channels = geometry.kernel, (x.shape[-1], gradient.shape[-1])
-    # Four taps in height, so that both phases of rows have two.
+    # Four taps in height, so that both row phases have two.
     taps = (kt, 4, kw // 2 + 1)
     sums = weight_sums(_column_pairs(x), gradient, taps, geometry.low, 2)
     return sums.reshape(kt, 4, 2 * taps[2], *channels)[:, :kh, 1 : 1 + kw]
 
 
 def _by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient at stride 1 and three taps in width, from pairs of columns of both."""
+    """The gradient at stride 1 with three taps in width, from column pairs of both operands."""
     kt, kh, kw = geometry.kernel
     pairs = _column_pairs(x), _column_pairs(gradient)
     sums = weight_sums(*pairs, geometry.kernel, geometry.low, 1)
@@ -153,12 +155,12 @@ def _tap_of_pairs(
 def _with_all_frames(x: Array, gradient: Array, geometry: Geometry) -> Array:
     """Multiply every frame of the input by every frame of the gradient.
 
-    A temporal tap takes the sum over the pairs of frames that it connects. float32
+    Each temporal tap then sums the pairs of frames that it connects. Returns float32
     ``[*kernel, channel, out_channel]``.
     """
     taps, first = geometry.kernel[0], geometry.low[0]
     times = x.shape[1], gradient.shape[1]
-    # One large convolution; products of frames that no tap connects are thrown away.
+    # One large convolution; products of frames that no tap connects are discarded.
     pairs = _over_space(_frames_in_channels(x), _frames_in_channels(gradient), geometry)
     pairs = pairs.reshape(*pairs.shape[:2], times[0], -1, times[1], gradient.shape[-1])
 
@@ -181,16 +183,16 @@ def _frames_in_channels(
 
 
 def _with_frames_under_taps(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """Multiply every frame of the gradient by the frames under its temporal taps, zeros included.
+    """Multiply every frame of the gradient by the frames under its temporal taps, with padding.
 
-    float32 ``[*kernel, channel, out_channel]``.
+    Returns float32 ``[*kernel, channel, out_channel]``.
     """
     taps, first = geometry.kernel[0], geometry.low[0]
     batch, time, *size, channels = gradient.shape
     high = taps - 1 - first + time - x.shape[1]
     x = jnp.pad(x, ((0, 0), (first, high), *((0, 0),) * 3))
     stack = jnp.concatenate([x[:, tap : tap + time] for tap in range(taps)], axis=-1)
-    # Frames count as images: the temporal taps are channels now.
+    # Frames become independent images, since the temporal taps are channels now.
     found = _over_space(
         stack.reshape(batch * time, *stack.shape[2:]),
         gradient.reshape(batch * time, *size, channels),
@@ -205,7 +207,7 @@ def _over_space(
     gradient: Float[Array, "images height width channel"],
     geometry: Geometry,
 ) -> Float[Array, "kh kw depth channel"]:
-    """The gradient of a 2-D kernel."""
+    """The gradient of the weights of a 2-D convolution."""
     _, *size = geometry.kernel
     stride, shape = geometry.stride, (x.shape[-1], gradient.shape[-1])
     # A single tap is a matrix product over the pixels that it reads.
@@ -216,7 +218,7 @@ def _over_space(
         )
         return product[None, None]
     low = geometry.low[1:]
-    # Pairs of columns double the channels, which pays only where there are few.
+    # Pairs of columns double the channels, which pays off only if there are few.
     even = x.shape[2] % 2 == gradient.shape[2] % 2 == 0
     if even and stride == 1 and size[1] > 1 and max(shape) <= _FEW_CHANNELS // 2:
         return _over_pairs(x, gradient, (size[0], size[1]), low)
@@ -229,8 +231,8 @@ def _over_pairs(
     size: tuple[int, int],
     low: tuple[int, int],
 ) -> Float[Array, "kh kw depth channel"]:
-    """The gradient of a 2-D kernel from pairs of columns: tensor cores run best on 64 channels."""
-    # A pair before the picture holds up to two columns of padding; `shift` is what it has too much.
+    """The same gradient from pairs of columns: tensor cores are most efficient with 64 channels."""
+    # Padding comes in pairs of columns; `shift` columns of it exceed the `low` that are needed.
     before = (low[1] + 1) // 2
     shift = 2 * before - low[1]
     taps = (size[1] + shift) // 2 + 1
@@ -249,7 +251,7 @@ def _over_pixels(
     low: tuple[int, int],
     stride: int,
 ) -> Float[Array, "kh kw depth channel"]:
-    """The gradient of a 2-D kernel, as the transpose of its convolution."""
+    """The same gradient as the linear transpose of the convolution with respect to its kernel."""
     shape = (*size, x.shape[-1], gradient.shape[-1])
     padding = [
         (before, (many - 1) * stride + taps - before - have)

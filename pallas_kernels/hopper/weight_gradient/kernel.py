@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution's gradient with respect to its kernel, on Hopper's tensor cores.
+"""A convolution's gradient with respect to its weights, on Hopper's tensor cores.
 
-For every tap it is a matrix product over all pixels: channels of the input × pixels times pixels ×
-channels of the output's gradient. A thread block computes 64 channels of either, for one column of
-the kernel's taps, over its part of the pixels (split-K):
+For every tap it is a matrix product over all pixels: the input, channels × pixels, times the
+output's gradient, pixels × channels. A thread block computes 64 × 64 channels for one column of the
+kernel's taps, over a part of the pixels (split-K):
 
-- The producer copies two tiles a step, of the input with its halo and of the gradient. They span
-  the clip, so that every temporal tap finds its frames in them.
-- The consumers multiply, one for each vertical tap, which reads the same halo tile from another
-  row. The sums of all temporal taps stay in registers until the last step.
+- In each step the producer copies two tiles, one of the input with its halo and one of the
+  gradient. They span the clip, so that they contain the frames of every temporal tap.
+- Each consumer multiplies for one vertical tap; all read the same halo tile, from different rows
+  on. The sums of all temporal taps stay in registers until the last step.
 
-Blocks that split the pixels of the same channels store partial sums, and XLA adds them up: without
-atomics, runs repeat bitwise.
+Blocks that split the pixels of the same channels store partial sums, which XLA adds up. Without
+atomics, results are bitwise reproducible.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ from pallas_kernels.hopper.weight_gradient.problem import CHANNELS, TILE_H, TILE
 __all__ = ["weight_sums"]
 
 _PRODUCER_REGISTERS = 40
-# 64 × 64 sums take 32 registers a thread and temporal tap; four warpgroups share 65,536.
+# By number of consumers. 64 × 64 sums take 32 registers per thread and temporal tap; three or four
+# warpgroups share 65,536 registers.
 _CONSUMER_REGISTERS = {2: 232, 3: 152}
 
 
 class _Memory(NamedTuple):
-    """Both rings; a pair of barriers a stage serves the two of them."""
+    """Both rings; each stage has one full and one empty barrier for both of them."""
 
     inputs: Views
     gradients: Views
@@ -62,7 +63,7 @@ class _Memory(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What a thread block computes: every ``split_k``-th tile of pixels from ``first`` on."""
+    """Work of a thread block: every ``split_k``-th tile of pixels from ``first`` on."""
 
     output_tile: Scalar
     first: Scalar
@@ -76,15 +77,15 @@ def weight_sums(
     low: tuple[int, int, int],
     row_stride: int,
 ) -> Float32[Array, "kt kh kw depth channels"]:
-    """The gradient of a convolution's kernel.
+    """The gradient of a convolution's weights.
 
     Args:
-        x: ``[batch, time, height, width, channel]``, 16-bit, of up to 4 frames and a multiple of 64
-            channels; at a row stride of 2 its height must be even.
-        gradient: of the output, likewise, with as many frames.
-        kernel: taps in time, height and width; for each phase of rows 2 or 3 in height.
-        low: frames of zeros before the clip, rows above the picture and columns left of it.
-        row_stride: of the convolution in height; in width it is 1.
+        x: 16-bit input ``[batch, time, height, width, channel]`` of up to 4 frames and a multiple
+            of 64 channels; at a row stride of 2 its height must be even.
+        gradient: gradient of the output, with the same restrictions and number of frames.
+        kernel: taps in time, height and width; in height 2 or 3 for each row phase.
+        low: zero padding before the first frame, above the first row and left of the first column.
+        row_stride: stride of the convolution in height; in width it is 1.
 
     Returns:
         float32 ``[*kernel, channel, out_channel]``.
@@ -110,7 +111,7 @@ def weight_sums(
 def _picture(
     problem: WeightProblem, x: Shaped[Array, "batch time height width channels"], stride: int
 ) -> Shaped[Array, "frames *view channels"]:
-    """Frames in a row, with the phases of rows on an axis of their own."""
+    """Merge samples and frames into one axis; at stride 2, give even and odd rows an axis."""
     batch, time, height, width, channels = x.shape
     if problem.interpret:
         margin = INTERPRETER_MARGIN
@@ -122,7 +123,7 @@ def _picture(
     return x.reshape(batch * time, height // 2, 2, width, channels)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # lowered once for all layers that are alike
+@functools.partial(jax.jit, static_argnums=0)  # layers of equal shapes are lowered once
 def _launch(
     problem: WeightProblem,
     x: Shaped[Array, "frames *view depth"],
@@ -143,7 +144,7 @@ def _launch(
     ) -> None:
         memory = _Memory(Views(*inputs), Views(*gradients), full, empty)
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
-        # Blocks of one split run together and read the same pixels, which then come from L2.
+        # Blocks of one split run at the same time and read the same pixels, so these are in L2.
         split, output_tile = divide(block, outputs)
         steps, _ = divide(pixel_tiles - split + splits - 1, splits)
         part = _Part(output_tile, split, steps)
@@ -201,7 +202,7 @@ def _scratch(problem: WeightProblem) -> list[Any]:
 def _as_kernel(
     problem: WeightProblem, sums: Float32[Array, "outputs consumers kt 64 64"]
 ) -> Float32[Array, "kt kh kw depth channels"]:
-    """The tiles of the result, put where they belong."""
+    """Rearrange the tiles of the result into the weights' shape."""
     # [depth tile, channel tile, column tap, row phase, row tap, temporal tap, depth, channel];
     # vertical tap = 2 · row tap + row phase at a stride of 2.
     sums = sums.reshape(
@@ -219,7 +220,7 @@ def _produce(
     memory: _Memory,
     part: _Part,
 ) -> None:
-    """The producer: both tiles of every step."""
+    """Run the producer: copy both tiles of every step."""
     x, gradient = pictures
     _, channel_tiles, halo_tiles = problem.output_tiles
     output_tile, halo_tile = divide(part.output_tile, halo_tiles)
@@ -227,16 +228,16 @@ def _produce(
     column_by, phase = divide(halo_tile, problem.row_stride)
     # Horizontal tap k reads column x + k − low.
     column_by -= problem.low[2]
-    # As in `Geometry.halo_origin`: the even margin keeps numbers from being negative.
+    # As in `Geometry.halo_origin`, the even margin keeps the dividend from being negative.
     row_by, phase = divide(phase - problem.low[1] + INTERPRETER_MARGIN, problem.row_stride)
     margin = INTERPRETER_MARGIN if problem.interpret else 0
     row_by += (margin - INTERPRETER_MARGIN) // problem.row_stride
-    # Every block reads its own 64 channels of either picture.
+    # Every block reads its own 64 channels of both arrays.
     near_channels = pl.ds(depth_tile * CHANNELS, CHANNELS)
     far_channels = pl.ds(channel_tile * CHANNELS, CHANNELS)
 
     def produce_step(step: Scalar, stage: Scalar) -> Scalar:
-        # Interleaved, so that the splits differ by one step at most.
+        # Interleaved, so that the numbers of steps of the splits differ by at most one.
         number = part.first + step * problem.split_k
         number, column = divide(number, problem.pixel_tiles[2])
         sample, row = divide(number, problem.pixel_tiles[1])
@@ -252,7 +253,7 @@ def _produce(
         def far_index(frames: Index, rows: Index) -> tuple[Index, ...]:
             return frames, rows, far_columns, far_channels
 
-        # On the first round, nobody has used the stage.
+        # In the first round the stage is still unused.
         pl.when(step >= problem.stages)(functools.partial(wait, memory.empty.at[stage]))
         full, origin = memory.full.at[stage], (frame, row + row_by)
         problem.input_ring.load(x, near_index, origin, memory.inputs, stage, full)
@@ -261,7 +262,7 @@ def _produce(
         return next_stage(stage, problem.stages)
 
     lax.fori_loop(0, part.steps, produce_step, jnp.int32(0))
-    # A kernel must not end while a barrier has a phase that no one waited for.
+    # A kernel must not end before someone has waited for every completed phase of a barrier.
     for stage in range(problem.stages):
         pl.when(part.steps > stage)(functools.partial(wait, memory.empty.at[stage]))
 
@@ -273,11 +274,11 @@ def _consume(
     accumulators: tuple[Accumulator, ...],
     steps: Scalar,
 ) -> None:
-    """A consumer: the products of its vertical tap, of every step."""
+    """Run a consumer: in every step, accumulate the products of its vertical tap."""
     pixels = TILE_H * TILE_W
     halo_pixels = problem.input_ring.rows * TILE_W
 
-    # The stage before the current one: its products are known to be done.
+    # Releases the stage before the current one, whose products are complete.
     def release(stage: Scalar) -> None:
         arrive(memory.empty.at[previous_stage(stage, problem.stages)])
 
@@ -288,9 +289,9 @@ def _consume(
             start = source * halo_pixels + warpgroup * TILE_W
             shifted = memory.inputs.mma.at[stage, pl.ds(start, pixels)]
             plain = memory.gradients.mma.at[stage, pl.ds(frame * pixels, pixels)]
-            # The input as [channels, pixels]: the transposed view only changes the descriptor.
+            # Operand A is [channels, pixels]; a transposed view only changes the descriptor.
             wgmma(accumulators[tap], shifted.transpose((1, 0)), plain)
-        # This step's products stay in flight; the step before is done, so its stage is free.
+        # Keep this step's products in flight; those of the previous step are complete.
         wgmma_wait(len(problem.frame_products))
         pl.when(step > 0)(functools.partial(release, stage))
         return next_stage(stage, problem.stages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch of the weight gradients' kernel: everything that is known when it is compiled."""
+"""Compile-time parameters of a launch of the weight gradient's kernel."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ CHANNELS = 64
 """Channels of a tile: the widest swizzle of 16-bit values, and the rows of a WGMMA."""
 
 MAX_FRAMES = 4
-"""Frames of a clip at most: with more, fewer than three stages of tiles that span it would fit."""
+"""Most frames of a clip. Tiles span the clip; with more frames, fewer than 3 stages would fit."""
 
 TILE_H, TILE_W = 8, 8
 _MAX_STAGES = 4
-_FIXED_STEPS = 3  # a block's cost beside its steps: the first copies, and storing the sums
+_FIXED_STEPS = 3  # fixed cost of a block, in steps: the first copies, and storing the sums
 _RESERVED = 4096  # bytes of shared memory for barriers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightProblem:
-    """A launch: everything that is known when it is compiled.
+    """Compile-time parameters of a launch.
 
     Attributes:
         kernel: taps in time, height and width.
-        low: frames of zeros before the clip, rows above and columns left of the picture.
-        row_stride: 1 or 2; in width it is 1.
-        batch: samples.
-        time: frames of both.
-        height: of the gradient.
-        width: likewise.
+        low: zero padding before the first frame, above the first row and left of the first column.
+        row_stride: stride in height, 1 or 2; in width it is 1.
+        batch: number of samples.
+        time: frames of input and gradient.
+        height: height of the gradient.
+        width: width of the gradient.
         depth: channels of the input.
-        channels: of the gradient.
-        dtype: of both.
-        sm_count: of the GPU.
-        interpret: whether the interpreter runs it.
+        channels: channels of the gradient.
+        dtype: dtype of input and gradient.
+        sm_count: number of SMs of the GPU.
+        interpret: whether the interpreter runs the kernel.
     """
 
     kernel: tuple[int, int, int]
@@ -68,24 +68,24 @@ class WeightProblem:
 
     @property
     def consumers(self) -> int:
-        """Warpgroups that multiply: one for each vertical tap that reads the same halo tile."""
+        """Number of consumers: one for each vertical tap that reads the same halo tile."""
         return self.kernel[1] // self.row_stride
 
     @property
     def output_tiles(self) -> tuple[int, int, int]:
-        """Tiles of the result: channels of the input, of the gradient, and halo tiles."""
+        """Number of tiles of the result along input channels, gradient channels and halo tiles."""
         # At a row stride of 2, even and odd vertical taps read different rows.
         halo_tiles = self.kernel[2] * self.row_stride
         return self.depth // CHANNELS, self.channels // CHANNELS, halo_tiles
 
     @property
     def pixel_tiles(self) -> tuple[int, int, int]:
-        """Samples, rows and columns of tiles of pixels."""
+        """Number of pixel tiles along samples, rows and columns."""
         return self.batch, pl.cdiv(self.height, TILE_H), pl.cdiv(self.width, TILE_W)
 
     @property
     def split_k(self) -> int:
-        """Blocks that split the pixels of an output tile: so many that all SMs end alike."""
+        """Number of blocks that share the pixels of an output tile, chosen by estimated time."""
         # More splits fill the SMs, but each block pays its first copies and its stores.
         outputs, pixels = math.prod(self.output_tiles), math.prod(self.pixel_tiles)
 
@@ -93,12 +93,12 @@ class WeightProblem:
             rounds = pl.cdiv(outputs * splits, self.sm_count)
             return rounds * (pl.cdiv(pixels, splits) + _FIXED_STEPS)
 
-        # Ties go to fewer splits, which leave fewer partial sums to add up.
+        # `min` returns the first of equals, the fewest splits, with the fewest partial sums to add.
         return min(range(1, min(pixels, self.sm_count) + 1), key=cost)
 
     @property
     def frame_products(self) -> tuple[tuple[int, int, int], ...]:
-        """Temporal tap, frame of the gradient and frame of the input that meet."""
+        """Temporal tap, gradient frame and input frame of each product of one step."""
         low = self.low[0]
         return tuple(
             (tap, frame, frame + tap - low)
@@ -109,20 +109,20 @@ class WeightProblem:
 
     @property
     def stages(self) -> int:
-        """Stages of both rings: as many as fit shared memory."""
-        # Both tiles together; the input's has a halo of one row for each further tap.
+        """Number of stages of both rings, limited by shared memory."""
+        # Rows of both tiles; that of the input has one more for each vertical tap but the first.
         rows = 2 * TILE_H + self.consumers - 1
         size = self.time * rows * TILE_W * CHANNELS * self.dtype.itemsize
         return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
 
     @property
     def input_ring(self) -> TileRing:
-        """Tiles of the input, with the rows that the vertical taps reach."""
+        """Ring of tiles of the input, with the rows that the vertical taps read."""
         return self._ring(TILE_H + self.consumers - 1)
 
     @property
     def gradient_ring(self) -> TileRing:
-        """Tiles of the gradient, without a halo."""
+        """Ring of tiles of the gradient, without a halo."""
         return self._ring(TILE_H)
 
     def _ring(self, rows: int) -> TileRing:
