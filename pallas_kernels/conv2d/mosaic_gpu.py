@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d on Hopper's tensor cores: an implicit matrix product over clips of one frame.
+"""conv2d on Hopper's tensor cores: an implicit GEMM over clips of one frame.
 
-Few output channels would leave most of a tensor core idle. So where there are few, the horizontal
-taps fall into groups, each with output channels of its own; the groups' sums are then shifted and
+Few output channels would leave most of a tensor core idle. In this case the horizontal taps are
+split into groups, each with output channels of its own, and the groups' sums are then shifted and
 added up.
 """
 
@@ -26,12 +26,12 @@ from pallas_kernels.hopper.gradients import Gemm, Parameters, differentiable
 __all__ = ["conv2d", "why_not"]
 
 _FEW_CHANNELS = 32
-_MAX_GROUPED = 64  # output channels of all groups: more would cost memory traffic
-_MULTIPLE = 16  # of output channels, which the kernel needs; the rest is zeros
+_MAX_GROUPED = 64  # most output channels of all groups: more would cost too much memory traffic
+_MULTIPLE = 16  # the kernel needs a multiple of this many output channels; zeros are added
 
 
 def why_not(arguments: Conv2dArguments) -> str | None:
-    """Why this cannot run here on these arguments; None if it can."""
+    """Reason why this cannot run here on these arguments; None if it can."""
     channels = [x.values.shape[-1] for x in arguments.inputs]
     return launch.why_not(arguments.inputs, arguments.kernel, channels=channels)
 
@@ -59,7 +59,7 @@ def conv2d(arguments: Conv2dArguments) -> FeatureMap:
     prepare = functools.partial(_as_gemm, padding=padding)
 
     def in_training(given: Parameters) -> FeatureMap:
-        # The backward pass needs the mirrored picture anyway.
+        # The backward pass needs the padded image in any case.
         arrays = tuple(x.values[:, 0] for x in prepare(given.inputs, given.unquantized).inputs)
         return FeatureMap(
             _convolve(arrays, given.unquantized, given.bias, activation, out_dtype, low=low)
@@ -79,7 +79,7 @@ def _as_gemm(
     arrays = tuple(x.values for x in inputs)
     if padding == "reflect":
         low = (0, 0, 0)
-        # The kernel pads with zeros alone.
+        # The kernel itself can only pad with zeros.
         arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % _MULTIPLE)))
     # Images are clips of one frame.
@@ -92,8 +92,8 @@ def _mirrored(
 ) -> Float[Array, "batch padded_height padded_width channel"]:
     """``x`` with ``reach`` more rows and columns on each side, mirrored.
 
-    Computed as a sum of three padded arrays for each axis, which XLA fuses into one pass, also
-    backwards; concatenation would take a pass for each axis.
+    It is computed as a sum of three padded arrays for each axis, which XLA fuses into one pass,
+    also in the backward pass; concatenation would take a pass for each axis.
     """
     for axis, count in enumerate(reach, 1):
         size = x.shape[axis]
@@ -118,21 +118,21 @@ def _convolve(
     *,
     low: tuple[int, int] | None,
 ) -> Float[Array, "batch height width channel"]:
-    """The convolution by the kernel.
+    """Run the convolution on the GPU kernel.
 
     Args:
-        arrays: padded images; with ``low``, images as large as the output.
-        kernel: of the convolution.
-        bias: of the convolution.
+        arrays: images; already padded if ``low`` is None, else as large as the output.
+        kernel: weights of the convolution.
+        bias: bias of the convolution.
         activation: applied last.
-        out_dtype: of the output.
-        low: rows and columns of zeros that the images count as having before their first ones.
+        out_dtype: dtype of the output.
+        low: rows and columns of zero padding before the images, which the kernel adds.
     """
     kh, kw, _, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
     if low is None:
         height, width, low = height - kh + 1, width - kw + 1, (0, 0)
-    # The kernel stores whole rows of 16 channels; the zeros are cut off below.
+    # The kernel stores multiples of 16 channels; the added ones are cut off below.
     missing = -channels % _MULTIPLE
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
     if bias is not None:
@@ -154,25 +154,26 @@ def _shifted_sums(
     kernel: Float[Array, "kh kw depth channel"],
     padding: Padding,
 ) -> Float32[Array, "batch height width channel"]:
-    """The convolution's sums: groups of horizontal taps apart, shifted and added up."""
+    """The convolution's sums, from separate sums of groups of horizontal taps."""
     kh, kw, depth, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
     if height < kh or width < kw:
         arrays = tuple(reference.pad(x, kernel, padding) for x in arrays)
-        # Images smaller than the kernel have no inside that could do without padding.
+        # In images smaller than the kernel, every output pixel needs padding.
         return _convolve(arrays, kernel, None, None, jnp.dtype("float32"), low=None)
     taps = _taps_together(kw, channels)
     groups = -(-kw // taps)
-    # The first group is filled up with zeros in front, and the last tap of a group is the pixel
-    # itself. So all sums that the inside of the picture needs lie in the picture.
+    # Zero taps are added before the first group, and the last tap of a group reads the pixel
+    # itself. So pixels away from the border only need sums at positions inside the image.
     lacking = groups * taps - kw
     apart = jnp.pad(kernel, ((0, 0), (lacking, 0), (0, 0), (0, 0)))
     apart = apart.reshape(kh, groups, taps, depth, channels).transpose(0, 2, 3, 4, 1)
-    # A channel's groups lie side by side: frames made of the channels are read in long runs.
+    # The groups of a channel lie side by side, so that reading one output frame, which is made of
+    # a few channels, gives long contiguous runs.
     apart = apart.reshape(kh, taps, depth, channels * groups)
     sums = _convolve(arrays, apart, None, None, jnp.dtype("float32"), low=(kh // 2, taps - 1))
     sums = sums.reshape(*sums.shape[:3], channels, groups)
-    # A single tap's sums of the mirrored picture are its mirrored sums.
+    # With one tap per group, sums over a mirrored image are the mirrored sums.
     mode = "reflect" if taps == 1 and padding == "reflect" else "constant"
     sums = jnp.pad(sums, ((0, 0), (0, 0), (kw // 2, kw // 2), (0, 0), (0, 0)), mode=mode)
     starts = (taps - 1 - lacking + taps * group for group in range(groups))
@@ -184,7 +185,7 @@ def _shifted_sums(
 
 
 def _taps_together(kw: int, channels: int) -> int:
-    """Horizontal taps in a group: as few as :data:`_MAX_GROUPED` channels allow."""
+    """Number of horizontal taps in a group: as few as :data:`_MAX_GROUPED` channels allow."""
     return -(-kw // max(1, _MAX_GROUPED // channels))
 
 
@@ -197,13 +198,13 @@ def _with_borders(
 ) -> Float32[Array, "batch height width channel"]:
     """``sums`` with both ends of an axis replaced by convolutions of padded strips.
 
-    Strips, because padding the whole pictures would copy them.
+    Only strips are padded, because padding whole images would copy them.
     """
     reach, size = kernel.shape[axis - 1] // 2, sums.shape[axis]
     if reach == 0:
         return sums
     cut = functools.partial(lax.slice_in_dim, axis=axis)
-    # Both ends as one batch: one launch.
+    # Both ends are one batch, for a single launch.
     both_ends = (
         jnp.concatenate([cut(x, 0, 2 * reach), cut(x, size - 2 * reach, size)]) for x in arrays
     )

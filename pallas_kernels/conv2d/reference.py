@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of conv2d: join, pad, convolve, finish."""
+"""The definition of conv2d: concatenate, pad, convolve, apply the epilogue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def conv2d(
     out_dtype: jnp.dtype,
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
-    # Sums in out_dtype: rounding them to 16 bits first would lose what float32 is asked for.
+    # The sums have out_dtype, because a float32 output must not be rounded to 16 bits first.
     sums = lax.conv_general_dilated(
         pad(jnp.concatenate(inputs, axis=-1), kernel, padding),
         kernel,

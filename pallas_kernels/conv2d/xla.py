@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d in the forms that XLA runs fast: products without a copy for 1×1, "same" padding else."""
+"""conv2d in forms that XLA runs fast: matrix products for 1×1 kernels, else "same" padding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def conv2d(
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
     kh, kw = kernel.shape[:2]
-    # A 1×1 convolution is a matrix product; joining its inputs would copy them.
+    # A 1×1 convolution is a matrix product; concatenating its inputs would copy them.
     if (kh, kw) == (1, 1):
         sums = _pointwise(inputs, kernel[0, 0], out_dtype)
         return finish(sums, bias, activation=activation).astype(out_dtype)
@@ -41,8 +41,8 @@ def conv2d(
         preferred_element_type=out_dtype,
     )
     if padding == "reflect":
-        # Zero padding around the mirrored border, cropped away again: on a CPU, jax 0.10 runs an
-        # unpadded convolution 5 times slower than a padded one.
+        # Crop the zero padding around the mirrored border. It is there because on a CPU, jax 0.10
+        # runs an unpadded convolution 5 times slower than a padded one.
         sums = sums[:, kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width]
     return finish(sums, bias, activation=activation).astype(out_dtype)
 
@@ -52,7 +52,7 @@ def _pointwise(
     kernel: Float[Array, "depth channel"],
     out_dtype: jnp.dtype,
 ) -> Float[Array, "batch height width channel"]:
-    """A 1×1 convolution as one matrix product an input, added up: nothing is joined."""
+    """A 1×1 convolution as a sum of one matrix product per input, without concatenating them."""
     sums, start = None, 0
     for x in inputs:
         part = kernel[start : start + x.shape[-1]]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv3d on Hopper's tensor cores: an implicit matrix product (``hopper/conv/kernel.py``).
+"""conv3d on Hopper's tensor cores: an implicit GEMM (``hopper/conv/kernel.py``).
 
-A strided convolution of few channels (the stem: 3) first becomes one of stride 1 over 2×2 blocks of
-pixels, whose channels fill a row of the tensor cores' operands.
+A strided convolution with few input channels (3 in the stem) is first turned into one of stride 1
+over 2×2 blocks of pixels, whose channels fill a row of the tensor cores' operands.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pallas_kernels.hopper.gradients import (
 
 __all__ = ["conv3d", "why_not"]
 
-_MIN_DEPTH = 16  # input channels of one WGMMA of 16 bits
-_FEW_CHANNELS = _MIN_DEPTH // 4  # 2×2 blocks of these fill it
+_MIN_DEPTH = 16  # input channels of one 16-bit WGMMA
+_FEW_CHANNELS = _MIN_DEPTH // 4  # most input channels whose 2×2 blocks fit into that
 
 
 def why_not(arguments: Conv3dArguments) -> str | None:
-    """Why this cannot run here on these arguments; None if it can."""
+    """Reason why this cannot run here on these arguments; None if it can."""
     kernel = arguments.kernel
     few = arguments.stride[1] == 2 and kernel.shape[3] <= _FEW_CHANNELS
     return launch.why_not(arguments.inputs, kernel, channels=kernel.shape[4:] if few else None)
@@ -91,7 +91,7 @@ def _as_gemm(
     frames = time if pad_time else time - kt + 1
     if stride[1] == 1:
         return Gemm(inputs, kernel, Geometry((kt, kh, kw), low), (frames, height, width))
-    # Rounded up: an odd last row is read with a row of zeros.
+    # Sizes are rounded up: an odd last row is paired with a row of zeros.
     size = (frames, -(-height // 2), -(-width // 2))
     if depth <= _FEW_CHANNELS:
         return _blocks_as_gemm(inputs, kernel, low[0], size)
@@ -112,7 +112,7 @@ def _blocks_as_gemm(
     arrays = tuple(x.values for x in inputs)
     weights = kernel.values if isinstance(kernel, QuantizedKernel) else kernel
     arrays, weights, padding = xla.space_to_depth(arrays, weights)
-    # 12 channels of blocks of 3 become 16; zeros add nothing to the sums.
+    # 2×2 blocks of 3 channels have 12; pad them to 16 with zeros, which do not change the sums.
     missing = _MIN_DEPTH - weights.shape[3]
     arrays = (jnp.pad(x, ((0, 0),) * 4 + ((0, missing),)) for x in arrays)
     weights = jnp.pad(weights, ((0, 0),) * 3 + ((0, missing), (0, 0)))

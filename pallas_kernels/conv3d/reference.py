@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of conv3d: join, convolve, finish."""
+"""The definition of conv3d: concatenate, convolve, apply the epilogue."""
 
 from __future__ import annotations
 

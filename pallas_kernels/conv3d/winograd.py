@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution of four frames over time on a CPU: 6 products of frames and taps in place of 10.
+"""Convolution of four frames over time on a CPU, with 6 products of frames and taps, not 10.
 
-Winograd's F(4, 3) along time (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308): frames and
-taps are polynomials in time; their values at six points multiply, one 2-D convolution a point, and
-four output frames are interpolated from the products. The combinations are sums of whole frames,
-which on a CPU cost little beside the convolutions. On a GPU products are cheap and passes over
-memory are not, so it does not pay there.
+This is Winograd's F(4, 3) along time (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308).
+Frames and taps are treated as polynomials in time and evaluated at six points. Their values are
+multiplied, one 2-D convolution per point, and four output frames are interpolated from the
+products. Evaluation and interpolation are sums of whole frames. On a CPU these cost little beside
+the convolutions; on a GPU, passes over memory cost more than the products that they would save.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["TapsAtPoints", "at_points", "conv_frames", "suits"]
 
 FRAMES, TAPS = 4, 3
 
-# The sixth point is infinity. These lie around 1, so that their powers stay close to 1: over 128
-# channels the rounding error is 9e-7 of the sums, two thirds of that with 0, ±1, ±2. A direct
-# convolution has 4e-7.
+# The sixth point is infinity. Magnitudes near 1 keep the powers near 1: over 128 channels the
+# relative rounding error of the sums is 9e-7, two thirds of that with the points 0, ±1, ±2. A
+# direct convolution has 4e-7.
 FINITE_POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TapsAtPoints:
-    """A kernel's values at the six points; ``shape`` is that of the kernel it was made from.
+    """A kernel's values at the six points; ``shape`` is that of the original kernel.
 
     Attributes:
         values: an array ``[kh, kw, in_channel, channel]`` for each point.
     """
 
-    values: Any  # not Array: trees of shapes have other things in the place of arrays
+    values: Any  # not Array: trees of shapes hold other objects in place of arrays
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,9 +66,9 @@ class TapsAtPoints:
 def suits(frames: int, kernel: Array) -> bool:
     """Return whether :func:`conv_frames` can convolve this many frames and is faster here.
 
-    The sums and differences need float32: half precision would lose several bits in them.
+    It needs float32: in half precision the sums and differences would lose several bits.
     """
-    # On other devices a product costs less than the passes over memory that it saves.
+    # On other devices the saved products cost less than the additional passes over memory.
     fits = frames == FRAMES and kernel.shape[0] == TAPS and kernel.dtype == jnp.float32
     return fits and device.is_cpu()
 
@@ -87,7 +87,7 @@ def conv_frames(
     """3-D convolution of four frames, with one frame of padding in time and the given one in space.
 
     Raises:
-        ValueError: for another number of frames.
+        ValueError: the inputs do not have four frames.
     """
     if inputs[0].shape[1] != FRAMES:
         raise ValueError(
@@ -96,7 +96,7 @@ def conv_frames(
         )
     if not isinstance(kernel, TapsAtPoints):
         kernel = at_points(kernel)
-    # One 2-D convolution a point: the points are independent of each other.
+    # One 2-D convolution per point; the points are independent of each other.
     products = [
         lax.conv_general_dilated(
             jnp.concatenate([_combine(frames, jnp.moveaxis(x, 1, 0)) for x in inputs], axis=-1),
@@ -112,7 +112,7 @@ def conv_frames(
 
 def _combine(weights: Sequence[float], arrays: Any) -> Any:
     """The weighted sum of the arrays."""
-    # Weights of 0 and 1 are common at these points, and cost no multiplication.
+    # Skip multiplications by 0 and 1, which are common at these points.
     terms = [
         array if weight == 1 else weight * array for weight, array in zip(weights, arrays) if weight
     ]
@@ -122,8 +122,8 @@ def _combine(weights: Sequence[float], arrays: Any) -> Any:
 def _matrices() -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
     """Weights of the frames and of the taps at each point, and of the products in each output.
 
-    With V the values of the powers of time at the points, the product of two polynomials is
-    V⁻¹ (V a · V b). A convolution is its transpose in one of them.
+    If the rows of V are the powers of time at each point, the product of two polynomials is
+    V⁻¹ (V a · V b). A convolution is the transpose of this with respect to a or b.
     """
     size = FRAMES + TAPS - 1
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """conv3d as 2-D convolutions: XLA runs these several times faster than 3-D ones.
 
-The frames under the kernel's temporal taps are stacked along the channels, so one 2-D convolution
-sums over time as well. Output frames whose taps all lie inside the clip share one call; those at
-the clip's ends get a call of their own with only the taps that meet a frame. At 4 frames that saves
-the sixth of the products that would multiply zero padding.
+The frames under the kernel's temporal taps are stacked along the channels, so that one 2-D
+convolution sums over time as well. Output frames whose taps all lie inside the clip share one call.
+Each frame at the ends of the clip gets its own call with only the taps that read a frame. With 4
+frames this saves the sixth of the products that would multiply zero padding.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pallas_kernels.core.epilogue import Activation, finish
 
 __all__ = ["TapsAtPoints", "conv3d", "conv_frames", "pack_kernel", "space_to_depth"]
 
-# Below this many channels, a stride of 2 is moved into them (space to depth): the 3-channel stem
-# would leave most of every vector register and tensor-core tile empty.
+# With fewer channels, a stride of 2 is turned into more channels (space to depth): the 3 channels
+# of the stem would leave most of every vector register and tensor-core tile empty.
 FEW_CHANNELS = 8
 
 
@@ -28,7 +28,7 @@ def pack_kernel(kernel: Array, frames: int) -> Array | TapsAtPoints:
     """See :func:`pallas_kernels.pack_kernel`."""
     if kernel.shape[3] < FEW_CHANNELS or not winograd.suits(frames, kernel):
         return kernel
-    return winograd.at_points(np.asarray(kernel))  # NumPy, as there is nothing to compile
+    return winograd.at_points(np.asarray(kernel))  # NumPy, so that nothing is compiled
 
 
 def conv3d(
@@ -52,7 +52,7 @@ def conv3d(
         return finish(sums, bias, scale, residual, activation)
     if not pad_time and (kh, kw) == (1, 1) and stride[1] == 1:
         return finish(_over_time(inputs, kernel[:, 0, 0]), bias, scale, residual, activation)
-    # After space to depth it is a convolution of stride 1, with 4 times the channels.
+    # Space to depth gives a convolution of stride 1 with 4 times the channels.
     if stride[1] == 2 and kernel.shape[3] < FEW_CHANNELS:
         inputs, kernel, padding = space_to_depth(inputs, kernel)
         stride = (1, 1, 1)
@@ -75,8 +75,8 @@ def conv_frames(
         return winograd.conv_frames(inputs, kernel, stride, padding)
     time, taps = inputs[0].shape[1], kernel.shape[0]
     reach = taps // 2
-    # Frames in the middle of the clip meet the same taps, so they are one call. Those at the ends
-    # meet fewer, and get a call each.
+    # Frames in the middle of the clip use all taps, so they share one call. Those at the ends use
+    # fewer and get one call each.
     runs: list[Array] = []
     frame = 0
     while frame < time:
@@ -101,7 +101,7 @@ def _conv_run(
 ) -> Array:
     """Compute ``count`` output frames; frame n reads input frames from first + n on."""
     kt, kh, kw, _, channels = taps.shape
-    # Tap-major, as the kernel's taps are moved next to its input channels below.
+    # Tap-major, in the order of the kernel, whose taps are moved before its input channels below.
     stack = [x[:, first + t : first + t + count] for t in range(kt) for x in inputs]
     joined = stack[0] if len(stack) == 1 else jnp.concatenate(stack, axis=-1)
     batch, _, height, width, depth = joined.shape
@@ -116,9 +116,9 @@ def _conv_run(
 
 
 def _over_time(inputs: tuple[Array, ...], kernel: Array) -> Array:
-    """A 1×1 kernel over unpadded time: a matrix product a tap and input; nothing is joined."""
+    """A 1×1 kernel over unpadded time, as a sum of one matrix product per tap and input."""
     count = inputs[0].shape[1] - kernel.shape[0] + 1
-    # Joining the inputs would copy them; sums of products read each once.
+    # Concatenating the inputs would copy them.
     sums, start = None, 0
     for x in inputs:
         for tap, weights in enumerate(kernel[:, start : start + x.shape[-1]]):
@@ -149,7 +149,7 @@ def space_to_depth(
 
     blocks = jnp.concatenate(inputs, axis=-1)
     batch, time, height, width, _ = blocks.shape
-    # An odd last row or column shares its block with zeros, which the padding would have been.
+    # Fill the block of an odd last row or column with zeros, which are its padding.
     blocks = jnp.pad(blocks, ((0, 0), (0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     height, width = blocks.shape[2] // 2, blocks.shape[3] // 2
     blocks = blocks.reshape(batch, time, height, 2, width, 2, depth)

@@ -32,8 +32,8 @@ def gate(
     activation: Activation = None,
 ) -> Float[Array, "batch *size channel"]:
     """See :func:`pallas_kernels.gate`."""
-    # A 16-bit sum over a picture would stop growing long before its end.
+    # A 16-bit sum over a whole frame would stop growing long before its end.
     mean = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
-    # The sigmoid in float32; its product with x in the type of x.
+    # The sigmoid is computed in float32, its product with x in the dtype of x.
     scale = gate_scale(mean, kernel, bias).astype(x.dtype)
     return finish(x, scale=scale, residual=residual, activation=activation)

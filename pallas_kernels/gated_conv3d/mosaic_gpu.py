@@ -16,9 +16,9 @@ __all__ = ["gated_conv3d", "why_not"]
 
 
 def why_not(arguments: GatedArguments) -> str | None:
-    """Why this cannot run here on these arguments; None if it can."""
+    """Reason why this cannot run here on these arguments; None if it can."""
     size = arguments.kernel.shape[:3]
-    if max(size) > 3:  # the gate ahead knows which border such taps leave out, and no wider ones
+    if max(size) > 3:  # `gate_ahead` has border sums for these sizes only
         return f"it has kernels of 1 or 3 taps an axis, and got {size}"
     return launch.why_not(arguments.inputs, arguments.kernel)
 
@@ -32,6 +32,6 @@ def _as_gemm(inputs: tuple[FeatureMap, ...], kernel: Array | QuantizedKernel) ->
     """The convolution as :func:`implicit_gemm` runs it."""
     kt, kh, kw = kernel.shape[:3]
     _, time, height, width, _ = inputs[0].values.shape
-    # Odd sizes padded by half of them: the output is as large as the input.
+    # Odd kernel sizes with half of them as padding keep the size of the input.
     geometry = Geometry((kt, kh, kw), (kt // 2, kh // 2, kw // 2))
     return Gemm(inputs, kernel, geometry, (time, height, width))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of gated_conv3d: convolve, gate."""
+"""The definition of gated_conv3d: convolve, then gate."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gated_conv3d as two steps: one pass of XLA over the convolution, one over the gate."""
+"""gated_conv3d for XLA in two steps, the convolution and the gate."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """gated_conv3d_transpose on Hopper's tensor cores: four 3×2×2 convolutions in one launch.
 
-Each output pixel (2·y + p, 2·x + q) is a 3×2×2 convolution of the input with every second tap of
-the kernel. The four phases (p, q) are tiles of one kernel, stored interleaved. The gate is that of
-:func:`pallas_kernels.hopper.launch.gated`.
+The output pixels (2·y + p, 2·x + q) of a phase (p, q) are a 3×2×2 convolution of the input with
+every second tap of the kernel. One launch computes the tiles of all four phases and stores them
+interleaved. :func:`pallas_kernels.hopper.launch.gated` applies the gate.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pallas_kernels.hopper.gradients import Gemm
 
 __all__ = ["gated_conv3d_transpose", "why_not"]
 
-# In each phase two taps in height and width, of which the first is at −1 + phase.
+# Each phase has two taps in height and width, the first of which reads pixel −1 + phase.
 _GEOMETRY = Geometry((3, 4, 4), (1, 1, 1), phases=2)
 
 
 def why_not(arguments: GatedArguments) -> str | None:
-    """Why this cannot run here on these arguments; None if it can."""
+    """Reason why this cannot run here on these arguments; None if it can."""
     return launch.why_not(arguments.inputs, arguments.kernel)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of the transposed convolution: zeros between the pixels, then a convolution."""
+"""The definition of the transposed convolution: insert zeros between pixels, then convolve."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def conv3d_transpose(inputs: tuple[Array, ...], kernel: Array, bias: Array | Non
         jnp.concatenate(inputs, axis=-1),
         kernel,
         window_strides=(1, 1, 1),
-        # A transposed padding of 1 with 4 taps leaves 4 − 1 − 1 = 2 zeros around the spread pixels.
+        # A transposed padding of 1 with 4 taps is a padding of 4 − 1 − 1 = 2 after zero insertion.
         padding=[(1, 1), (2, 2), (2, 2)],
         lhs_dilation=(1, 2, 2),
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),

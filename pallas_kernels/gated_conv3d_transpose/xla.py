@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transposed convolution as sub-pixel phases: no multiplication meets an inserted zero.
+"""The transposed convolution as sub-pixel phases, which avoids products with inserted zeros.
 
-Along one axis, even outputs see taps 0 and 2 over the inputs i−1 and i, odd outputs taps 1 and 3
-over i and i+1. So each of the four phases is a 2×2 convolution of the input, and the phases are
-interleaved afterwards.
+Along one axis, even outputs use taps 0 and 2 on the inputs i−1 and i; odd outputs use taps 1 and 3
+on i and i+1. So each of the four phases is a 2×2 convolution of the input in space, and the phases
+are interleaved afterwards.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def conv3d_transpose(
 ) -> Array:
     """Kernel 3×4×4, stride 1×2×2, padding 1: ``[b, t, 2·height, 2·width, channel]``."""
     batch, time, height, width, _ = inputs[0].shape
-    # Phase p reads one pixel more before (p = 0) or behind (p = 1): its two taps are at i−1, i or
-    # i, i+1.
+    # Phase 0 has taps at i−1 and i and so needs padding before; phase 1 has taps at i and i+1 and
+    # needs it after.
     rows = [
         jnp.stack(
             [
