@@ -13,7 +13,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -63,8 +62,9 @@ def _fractions(
 
 
 # Python drops an exception that is raised inside a callback of its garbage collector, and JAX
-# registers such callbacks. A Ctrl-C is therefore also recorded here, where `track` checks it.
-_interrupted = threading.Event()
+# registers such callbacks. The signal that stops a run is therefore also recorded here, where
+# `track` checks it.
+_stopped_by: list[int] = []
 
 # All in seconds. An item with a shorter wait was computed in the same batch as the one before.
 _SAME_BATCH = 0.05
@@ -80,10 +80,12 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     The help text comes from the docstrings of the options and their fields. The exit code is
     ``main``'s return value (``None`` is 0); 2 for a wrong command line, ``ValueError``,
     ``OSError``, a missing package or too little memory, each reported as one line on stderr; 130
-    for Ctrl-C. ``FLAVR_DEBUG=1`` shows the traceback instead of the line.
+    for Ctrl-C and 143 for SIGTERM, which both remove partial outputs. ``FLAVR_DEBUG=1`` shows the
+    traceback instead of the line.
     """
-    _interrupted.clear()
-    handler = signal.signal(signal.SIGINT, _interrupt)
+    _stopped_by.clear()
+    stops = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, _interrupt) for number in stops]
     try:
         with lasting_outputs():
             configuration = (tyro.conf.FlagCreatePairsOff,)
@@ -91,12 +93,12 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
             if hint := _unused_gpu():
                 print(f"warning: {hint}", file=sys.stderr)
             code = main(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         with lasting_outputs():
             print("interrupted.", file=sys.stderr)
         # Files that main opened are closed by now, but computations may still run on other
         # threads, and shutting the interpreter down under them can crash.
-        os._exit(130)
+        os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
         if not _is_users(error) or os.environ.get("FLAVR_DEBUG") == "1":
             raise
@@ -104,7 +106,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
             print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in zip(stops, handlers):
+            signal.signal(number, handler)
     sys.exit(code)
 
 
@@ -119,8 +122,8 @@ def _is_users(error: Exception) -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _interrupted.set()
-    raise KeyboardInterrupt
+    _stopped_by.append(number)
+    raise KeyboardInterrupt(number)
 
 
 def _unused_gpu() -> str | None:
@@ -179,8 +182,8 @@ def track(
         for count, item in enumerate(items, 1):
             pace.arrived(count, time.monotonic())
             yield item
-            if _interrupted.is_set():
-                raise KeyboardInterrupt
+            if _stopped_by:
+                raise KeyboardInterrupt(_stopped_by[0])
             now = time.monotonic()
             speed = pace.speed(count, now)
             left = f"{max(total - count, 0) / speed:.0f} s left" if total else ""

@@ -400,7 +400,8 @@ def test_a_mistake_is_one_line_and_costs_nothing(interpolate, capsys, mistake):
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
 
 
-def test_ctrl_c_leaves_no_file(network, tmp_path):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_leaves_no_file(network, tmp_path, sent, code):
     write_clip(tmp_path / "in.mp4", 600)
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "in.mp4", "--factor", "8", "--checkpoint", network],
@@ -415,8 +416,8 @@ def test_ctrl_c_leaves_no_file(network, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert errors.splitlines()[-1] == "interrupted."
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.mp4"]
