@@ -28,7 +28,6 @@ _TYPES = {
     "fp16": jnp.float16,
     "fp32": jnp.float32,
 }
-_SIZE = 8  # smallest frame side of a network; the choice of kernels does not depend on it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,10 +111,13 @@ def _packed(
 def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
     """Return why a convolution has no fast 8-bit kernel on this device; None if all have one."""
     packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
-    windows = jax.ShapeDtypeStruct((1, config.n_inputs, _SIZE, _SIZE, 3), jnp.float32)
-    # Trace the network without computing, to see which kernel each convolution would get.
+    # The smallest frames that the network takes: the choice does not depend on the size.
+    side = config.multiple
+    windows = jax.ShapeDtypeStruct((1, config.n_inputs, side, side, 3), jnp.float32)
+    # Trace the network without computing, to see which kernel each convolution would get. Only
+    # 3-D convolutions have 8-bit kernels.
     for choice in explain(functools.partial(flavr.apply, config), packed, windows):
-        if "mosaic_gpu" in choice.refused:
+        if "conv3d" in choice.operation and "mosaic_gpu" in choice.refused:
             return choice.refused["mosaic_gpu"]
     return None
 

@@ -173,5 +173,5 @@ def test_packed_clips_are_read_like_any_others(tmp_path):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ModuleNotFoundError, match=r"flavr-jax\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[train\]"):
         loader(LoaderConfig())

@@ -78,6 +78,15 @@ def test_auto_is_8_bits_on_a_hopper_gpu_where_there_are_scales(params, on_gpu):
     assert "the checkpoint has no scales" in without.reason
 
 
+def test_auto_is_8_bits_for_a_warping_head_too(on_gpu):
+    # Its 2-D convolutions and its look-up never have 8 bits.
+    config = ModelConfig(width=32, n_outputs=1, base="warp", trunk_scale=2, refine=16)
+    scales = dict.fromkeys(quantized.feature_maps(config), 0.02)
+    with assume_hopper():
+        prepared = prepare(config, flavr.init(config, jax.random.key(0)), "auto", scales)
+    assert prepared.precision == "fp8"
+
+
 def test_auto_is_16_bits_on_another_gpu_and_says_why(params, on_gpu):
     prepared = prepare(CONFIG, params, "auto", SCALES)
     assert (prepared.precision, dtypes(prepared)) == ("bf16", {"bfloat16"})

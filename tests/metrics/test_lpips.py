@@ -54,6 +54,6 @@ def test_another_file_is_refused(tmp_path):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     lpips._installed.cache_clear()
-    with pytest.raises(ModuleNotFoundError, match=r"flavr-jax\[metrics\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .*\[metrics\]"):
         lpips.load_weights()
     lpips._installed.cache_clear()

@@ -37,7 +37,11 @@ def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height,
     with pk.assume_hopper():
         choices = pk.explain(apply, *arguments)
         lowered = jax.jit(apply).trace(*arguments).lower(lowering_platforms=("cuda",))
-    assert [choice.implementation for choice in choices] == ["mosaic_gpu"] * 27
+    # The look-up has no kernel yet, and the second look reads 20 channels.
+    plain = ("sample", "conv2d") if config.base == "warp" else ()
+    kernels = [choice for choice in choices if choice.implementation == "mosaic_gpu"]
+    assert all(choice.operation in plain for choice in choices if choice not in kernels)
+    assert len(kernels) == 27 + (config.refine_layers + 2 if config.base == "warp" else 0)
     assert "mosaic_gpu" in lowered.as_text()
 
 
