@@ -4,8 +4,8 @@
 TensorFlow Datasets (TFDS) writes ArrayRecord shards in which each record is one frame, stored as
 the bytes of an image file. Writing needs TFDS but not TensorFlow; reading needs only the package
 ``array-record``. A record holds a frame and not a clip because a window of an 8× protocol needs
-only 11 of 25 frames. The inputs and targets of each sequence are stored as metadata, so a packed
-data set can be trained and scored on like the folder it came from.
+only 11 of 25 frames. The inputs and targets of each sequence are stored as metadata, so training
+and scoring work on a packed data set as on the folder it came from.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def _encode(frame: tuple[Clip, int], *, encoding: Encoding, short_side: int | No
     if short_side is not None and min(picture.shape[:2]) > short_side:
         scale = short_side / min(picture.shape[:2])
         size = round(picture.shape[1] * scale), round(picture.shape[0] * scale)
-        # Halving and more: a box averages all pixels, without the ringing of Lanczos.
+        # At half the size or less, a box filter averages all pixels without Lanczos's ringing.
         kind = Image.Resampling.BOX if scale <= 0.5 else Image.Resampling.LANCZOS
         picture = np.asarray(Image.fromarray(picture).resize(size, kind))
     return encode(picture, encoding)

@@ -5,9 +5,9 @@ A few minutes of video at 352 lines fit on a GPU as 8-bit frames, so training de
 nothing. Pass the array as an argument to jitted functions. A captured array becomes a constant of
 the program, and compiling a constant of this size takes minutes and then fails.
 
-The inputs of a window are ``spacing`` frames apart. If ``spacing`` is a multiple of 8, every eighth
-of the middle interval was filmed; a spacing of 4 has the quarters, 2 or 6 only the half. Targets at
-other times get weight 0.
+The inputs of a window are ``spacing`` frames apart. If ``spacing`` is a multiple of 8, a frame was
+filmed at every eighth of the middle interval; with a spacing of 4 or 12 at every quarter, with 2 or
+6 only at the half. Targets at other times get weight 0.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ClipBank:
 
 
 class SamplingTable(NamedTuple):
-    """What windows are sampled from: a row for each clip and spacing, with its log-weight."""
+    """Distribution that windows are sampled from: a row per clip and spacing, with a log-weight."""
 
     start: Int[Array, " rows"]
     length: Int[Array, " rows"]
@@ -87,12 +87,13 @@ def read_folder(folder: Path, *, height: int = 352, width: int = 640, workers: i
 
 
 def tabulate(bank: ClipBank, *, samples: int = 6) -> SamplingTable:
-    """Weight every clip and spacing by how much there is to learn from its windows.
+    """Weight every clip and spacing by how much can be learned from its windows.
 
     The measure is the mean absolute error e of averaging the two middle inputs, which grows with
     motion and detail. The weight e · exp(−e / 0.04) is largest at e = 0.04, the value of DAVIS:
-    windows with a smaller error are nearly still, those with a larger one hard to match. It is
-    multiplied by the square root of the number of windows, because long clips repeat themselves.
+    windows with a smaller error are nearly still, those with a larger one are hard to match. The
+    weight is multiplied by the square root of the number of windows, not by the number, because
+    long clips repeat themselves.
 
     Args:
         bank: clips to sample from.

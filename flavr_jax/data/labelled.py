@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled clips for classification, in folders ``root/CLASS/clip.avi`` like UCF101 and HMDB51.
 
-A batch is determined by its number: the seed and the number give its clips, frames and crops. One
-number is therefore enough to resume, and processes can share a batch without communication.
+The seed and a batch's number determine its clips, frames and crops. One number is therefore enough
+to resume, and processes can share a batch without communication.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _BATCHES_AHEAD = 3
 
 @dataclasses.dataclass(frozen=True)
 class LabelledConfig:
-    """Which samples are cut from labelled clips.
+    """Size and spacing of the samples that are cut from labelled clips, and how they are read.
 
     Attributes:
-        frames: number of frames of a sample; a clip that is too short is repeated.
-        spacing: number of frames of the clip from one frame of the sample to the next.
+        frames: number of frames in a sample; a clip that is too short is repeated.
+        spacing: number of clip frames from one frame of the sample to the next.
         crop: side of the square crop in pixels, a multiple of 8.
         batch_size: number of samples in a step, over all devices.
-        flips: mirror half of the training samples; switch it off if classes differ in left and
-            right.
+        flips: mirror half of the training samples; switch it off if left and right matter to the
+            classes.
         threads: number of threads that read and decode.
     """
 
@@ -119,8 +119,8 @@ class LabelledLoader(Iterator[LabelledBatch]):
         Args:
             source: clips and labels.
             config: which samples are cut from them.
-            training: shuffle clips and cut at random places; else keep the order and cut from the
-                middle.
+            training: shuffle clips and cut at random places; otherwise keep the order and cut from
+                the middle.
             seed: seed of order and crops.
             process: index of this process; it reads its own share of every batch.
             processes: number of processes.
@@ -142,7 +142,7 @@ class LabelledLoader(Iterator[LabelledBatch]):
         return LabelledBatch(np.stack(clips), np.array(labels, np.int32))
 
     def get_state(self) -> dict[str, Any]:
-        """Return the number of the next batch, to save."""
+        """Return the number of the next batch, for saving."""
         return {"batch": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class LabelledLoader(Iterator[LabelledBatch]):
         epoch, place = divmod(number, len(self._source.paths))
         rng = np.random.default_rng((self._seed, number)) if self._training else None
         if self._training:
-            # Seeded by the epoch alone: every process and thread computes the same order.
+            # Seeded only by seed and epoch, so that all processes and threads get the same order.
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._source.paths))
             place = int(order[place])
         clip = folder.clips(self._source.paths[place])[0]
@@ -164,10 +164,11 @@ class LabelledLoader(Iterator[LabelledBatch]):
 def _cut(
     clip: Clip, config: LabelledConfig, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "time height width 3"]:
-    """Read one sample; ``rng`` draws first frame, crop and flip, None takes the middle."""
+    """Read one sample: at random with ``rng``, or from the middle and without flips if None."""
     share = rng.random(3) if rng is not None else np.full(3, 0.5)
     room = len(clip) - (config.frames - 1) * config.spacing
     start = int(share[0] * max(room, 1))
+    # The remainder repeats a clip that is too short.
     numbers = [(start + n * config.spacing) % len(clip) for n in range(config.frames)]
     window = np.stack([_square(clip.read(n), config.crop, share[1:], clip.name) for n in numbers])
     if rng is not None and config.flips and rng.random() < 0.5:

@@ -138,6 +138,6 @@ def _keys(
     key: Key[Array, ""], count: int, part: Int[Array, ""] | int, parts: int
 ) -> Key[Array, " count"]:
     """Keys of the windows of one part: every ``parts``-th key of the whole batch's sequence."""
-    # Strided, not contiguous: `draw_many` blurs the first windows it gets. With contiguous keys a
-    # batch drawn in parts would blur other windows than the same batch drawn whole.
+    # Strided, not contiguous: `draw_many` blurs the first windows that it gets. With contiguous
+    # keys, a batch drawn in parts would blur other windows than the same batch drawn as a whole.
     return jax.vmap(jax.random.fold_in, (None, 0))(key, part + parts * jnp.arange(count))

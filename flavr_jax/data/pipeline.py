@@ -40,9 +40,9 @@ class LoaderConfig:
         batch_size: number of windows in a batch of one process.
         spacings: numbers of frames from one input to the next. Windows of every spacing occur, so
             frame rates vary; clips too short for a spacing are used with the others.
-        shutters: odd numbers of frames averaged into one, to add motion blur. One of those smaller
-            than the spacing is drawn for each window. Use values above 1 only for clips of a high
-            frame rate.
+        shutters: odd numbers of frames to average into one, which adds motion blur. For each
+            window, one that is smaller than the spacing is drawn. Use values above 1 only for
+            clips of a high frame rate.
         seed: seed of the order and of the crops.
         threads: threads that read and decode in each loader process.
         workers: number of loader processes; 0 reads in the calling process.
@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
 
 class WindowIndex:
-    """Numbering of all windows of all clips at all spacings; the source that grain reads."""
+    """Numbers all windows of all clips at all spacings; grain reads it as its source."""
 
     def __init__(self, clips: list[Clip], spacings: tuple[int, ...]) -> None:
         """Count the windows.
@@ -105,7 +105,7 @@ class WindowIndex:
 
 
 class WindowReader:
-    """Reader of windows; a random crop and shutter are drawn once for all frames of a window."""
+    """Reads windows; crop and shutter are drawn once for all frames of a window."""
 
     def __init__(self, clips: list[Clip], n_outputs: int, config: LoaderConfig) -> None:
         inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
@@ -129,7 +129,7 @@ class WindowReader:
         return Window(frames[:N_INPUTS], frames[N_INPUTS:], filmed[N_INPUTS:].astype(np.float32))
 
     def _shutter(self, clip: Clip, spacing: int, start: int, rng: np.random.Generator) -> int:
-        """Draw one of the shutters that neither overlap between inputs nor leave the clip."""
+        """Draw a shutter; its exposures neither overlap between inputs nor leave the clip."""
         room = min(start, len(clip) - 1 - start - (N_INPUTS - 1) * spacing)
         fitting = [s for s in self._config.shutters if s == 1 or (s < spacing and s // 2 <= room)]
         return int(rng.choice(fitting or [1]))
@@ -181,7 +181,7 @@ class Loader(Iterator[Window]):
                 f"{processes * config.batch_size}; use a smaller `batch_size` or more clips."
             )
         order = grain.MapDataset.source(index).seed(config.seed).shuffle()
-        # Equal shares: where processes step together, a longer one would wait for the others.
+        # Shares are equal, because processes step together: one with more would have to wait.
         share = order[: len(index) // processes * processes][process::processes].repeat()
         windows = share.random_map(WindowReader(clips, n_outputs, config))
         reading = grain.ReadOptions(

@@ -32,7 +32,7 @@ from flavr_jax.data.sets.folder import CutFinder
 __all__ = ["SOURCES", "Average", "DataSet", "data_set"]
 
 Average: TypeAlias = Literal["samples", "sequences"]
-"""Mean over all windows, or over the means of sequences, so that long ones do not count more."""
+"""Mean over all frames, or over the means of sequences so that long ones do not weigh more."""
 
 
 @dataclasses.dataclass(frozen=True)

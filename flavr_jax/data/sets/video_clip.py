@@ -27,14 +27,14 @@ __all__ = ["SUFFIXES", "VideoClip"]
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg")
 _CACHE_BYTES = 256 << 20  # decoded frames of one clip
-# Clips that may hold a decoder and cached frames at a time: a folder may have thousands of clips.
+# Most clips that hold a decoder and cached frames at a time: a folder may have thousands of clips.
 _MAX_OPEN_CLIPS = 4
-# Up to this many frames ahead, decoding on is about as fast as seeking to a key frame.
+# For a frame at most this far ahead, decoding up to it is about as fast as seeking to a key frame.
 _MAX_DECODE_AHEAD = 48
 
 
 class VideoClip:
-    """Frames ``start`` to ``stop`` − 1 of a video file; threads share it in turn."""
+    """Frames ``start`` to ``stop`` − 1 of a video file; threads may share it and take turns."""
 
     def __init__(self, name: str, path: Path, start: int = 0, stop: int | None = None) -> None:
         """List the times of the file's frames.

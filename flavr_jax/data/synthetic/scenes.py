@@ -82,7 +82,7 @@ class _Light(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """A cut: before ``before`` and after ``after``, another view and another white balance."""
+    """A cut: at times before ``before`` or after ``after``, another view and white balance."""
 
     before: Float[Array, ""]
     after: Float[Array, ""]
@@ -181,8 +181,8 @@ def _render(
     scene: _Scene, times: Float[Array, " time"], size: tuple[int, int]
 ) -> Float[Array, "time height width 3"]:
     """Render instantaneous frames: layers are composited from back to front."""
-    # Positions go from the image through the camera's homography to the world, and from there
-    # through each layer's to its texture.
+    # The camera's homography maps positions in the image to the world; from there each layer's
+    # homography maps them to its texture.
     view = jax.vmap(functools.partial(motion.plane_from_image, scene.camera))(times)
     is_cut = ((times < scene.cut.before) | (times > scene.cut.after))[:, None, None]
     elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)

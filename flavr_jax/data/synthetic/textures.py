@@ -3,8 +3,8 @@
 
 A texel's red, green, blue and coverage are packed into one 32-bit word, 8 bits each. A texture is
 enlarged twofold before it is packed. Bilinear sampling blurs fine detail by an amount that
-depends on the sub-pixel position; at twice the resolution the blur falls on frequencies that frames
-do not show. Fine detail matters, because networks find it hardest to move.
+depends on the sub-pixel position; at twice the resolution, only frequencies that frames cannot show
+are blurred. Fine detail matters because it is the hardest for networks to move correctly.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def colour(
 ) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
     """Draw the colours of a texture.
 
-    Procedural textures are 1/f noise, whose spectrum is that of natural images, or edges, or
-    stripes and checks of any contrast and as fine as pixels, or smooth shades.
+    A procedural texture is one of these: 1/f noise, which has the spectrum of natural images;
+    edges; stripes or checks of any contrast, down to the size of pixels; smooth gradients.
 
     Args:
         key: random key.
@@ -55,8 +55,8 @@ def colour(
     # Half periods of stripes and checks are log-uniform from 0.75 to 40 texels. A network that was
     # not trained on such patterns may give values far outside [0, 1] for them.
     across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
-    # Half of the patterns are distorted by noise. tanh turns sines into square waves, the harder
-    # the larger its argument.
+    # Half of the patterns are distorted by noise. tanh turns sines into square waves, whose edges
+    # are the sharper the larger its argument.
     bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
     checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
     pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
@@ -65,8 +65,8 @@ def colour(
     chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # 3, 4 and 5 are plain noise
     shade = jnp.select([chosen == 0, chosen == 1, chosen == 2], [pattern, edges, plain], shade)
 
-    # Colours are near grey, as in most pictures. Patterns have any contrast up to full; that of
-    # other textures is log-uniform from 0.06 to 0.27.
+    # Colours are near grey, as in most pictures. The contrast of patterns is uniform from 0 to 1,
+    # that of other textures log-uniform from 0.06 to 0.27.
     base, contrast, mix_a, mix_b = palette
     grey = 0.15 + 0.7 * base[0]
     base = grey + 0.35 * (base - 0.5)
@@ -81,11 +81,11 @@ def colour(
 def coverage(
     key: Key[Array, ""], relief: Float[Array, "size size"], *, is_text: Bool[Array, ""] | bool
 ) -> Float[Array, "size size"]:
-    """Draw an object's coverage (alpha): a blob, a board, bars, glyphs, or a torn blob.
+    """Draw an object's coverage (alpha): a blob, a rounded rectangle, bars, glyphs, or a torn blob.
 
     Args:
         key: random key.
-        relief: noise from :func:`colour`, which tears blobs.
+        relief: noise from :func:`colour`, which tears holes into blobs.
         is_text: draw glyphs.
 
     Returns:
@@ -133,10 +133,11 @@ def pack(
     alpha: Float[Array, "size size"],
     pixels_per_texel: Float[Array, ""] | float = 1.0,
 ) -> UInt32[Array, "twice twice"]:
-    """Enlarge a texture twofold by Lanczos interpolation and pack it, 8 bits a value.
+    """Enlarge a texture twofold by Lanczos interpolation and pack it, with 8 bits per value.
 
-    If texels are smaller than pixels, frequencies above those of the pixel grid are removed. They
-    would alias differently in every frame, and a network that cannot predict them learns to blur.
+    If texels are smaller than pixels, frequencies above the pixel grid's Nyquist frequency are
+    removed. They would alias differently in every frame, and a network that cannot predict them
+    learns to blur.
 
     Args:
         colour: colours in [0, 1].
@@ -167,7 +168,7 @@ def sample(
         words: texture from :func:`pack`.
         u: horizontal positions in texels of the original texture, relative to its centre.
         v: vertical positions.
-        mirror: continue the texture beyond its border by mirroring, else by its border texels.
+        mirror: mirror the texture beyond its border; otherwise its border texels are repeated.
 
     Returns:
         Red, green, blue and coverage in [0, 1].
@@ -229,7 +230,7 @@ def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "tw
     between = (jnp.arange(2 * size)[:, None] - 0.5) / 2.0 - jnp.arange(size)[None, :]
     distance = between * bandwidth
     weights = jnp.where(jnp.abs(distance) < 3.0, jnp.sinc(distance) * jnp.sinc(distance / 3.0), 0.0)
-    # A constant has to stay one: the sum of a truncated kernel depends on the position.
+    # Normalise, so that constants stay constant: a truncated kernel's sum depends on the position.
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -249,7 +250,8 @@ def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
     down = jnp.fft.fftfreq(size)[:, None] * size
     across = jnp.fft.rfftfreq(size)[None, :] * size
     frequency = jnp.hypot(down, across)
-    # Without a limit, waves longer than a third of the texture dominate and leave one slope.
+    # Without this limit, waves longer than a third of the texture would dominate: it would look
+    # like a single gradient.
     amplitude = jnp.where(frequency > 0, jnp.maximum(frequency, 3.0), jnp.inf) ** -exponent
     parts = jax.random.normal(key_spectrum, (2, 4, size, size // 2 + 1))
     # Shaped white noise: one inverse FFT makes the whole texture, which tiles without a seam.
