@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration for 8 bits: measure scales and losses, choose feature maps, report the choice."""
+"""Calibration for 8-bit inference: measure scales and losses, choose feature maps, report them."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements for storing feature maps in 8 bits: their largest magnitudes, and PSNR lost.
 
-The type is float8_e4m3fn, which spans 17 octaves with three bits after the leading one. So the
-exact scale matters little as long as nothing is clipped, and a scale leaves room above the largest
-magnitude that calibration meets. The rounding matters: it is up to one part in sixteen.
+The type is float8_e4m3fn, which spans 17 octaves with three mantissa bits. The exact scale
+therefore matters little as long as nothing is clipped, so a scale leaves room above the largest
+magnitude seen in calibration. Rounding is what matters: its relative error is up to 1/16.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from flavr_jax.quantization.clips import Example
 
 __all__ = ["Measure", "PsnrLoss", "largest_magnitudes", "psnr_losses"]
 
-# Mean squared error of rounding to 8 bits. A prediction that is better than a file can hold, such
-# as that of a still picture, would otherwise show a large loss that nobody could see.
+# Mean squared error of rounding pixels to 8 bits, as a file does. Without it, a prediction that is
+# more exact than a file, such as that of a still picture, would show a large but invisible loss.
 _ROUNDING_ERROR = 1 / 255**2 / 12
 
 _Predict: TypeAlias = Callable[[flavr.Parameters, Array], Array]
@@ -35,13 +35,13 @@ _Predict: TypeAlias = Callable[[flavr.Parameters, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class PsnrLoss:
-    """PSNR lost against float32 by each clip, in dB, measured in two ways.
+    """Loss of PSNR against float32 for each clip, in dB, measured in two ways.
 
     Attributes:
-        actual: the difference of PSNR. Over a few windows it scatters and may be negative, because
-            errors of rounding may add to the network's own errors or cancel them.
-        independent: the loss that errors of the same size cause if they have nothing to do with the
-            network's own.
+        actual: the difference of PSNR. Over a few windows it varies and may be negative, because
+            rounding errors may add to the network's own errors or cancel them.
+        independent: the loss that errors of the same size cause if they are uncorrelated with the
+            network's own errors.
     """
 
     actual: Mapping[str, float]
@@ -49,7 +49,7 @@ class PsnrLoss:
 
     @property
     def mean(self) -> float:
-        """Mean over clips, of the measure whose mean is larger."""
+        """Mean over clips, for the one of both measures whose mean is larger."""
         return max(
             float(np.mean(list(by_clip.values()))) for by_clip in (self.actual, self.independent)
         )
@@ -69,7 +69,7 @@ class PsnrLoss:
         return max(self.actual[clip], self.independent[clip])
 
     def minus(self, other: PsnrLoss) -> PsnrLoss:
-        """Return the loss without another loss that is part of it, as if losses added up."""
+        """Subtract another loss that is part of this one, assuming that losses add up."""
         return PsnrLoss(
             {clip: lost - other.actual[clip] for clip, lost in self.actual.items()},
             {clip: lost - other.independent[clip] for clip, lost in self.independent.items()},
@@ -109,15 +109,17 @@ def psnr_losses(
 ) -> Measure:
     """Return a function that measures PSNR lost, for the scales of the maps in 8 bits.
 
-    Each call compiles the network anew, for the set of maps decides which program it is. The
-    program is dropped after the call: dozens would use up the memory maps that a process may have.
+    Each call compiles the network anew, because the program depends on the set of maps. It is freed
+    after the call: dozens of programs would exceed the number of memory mappings that a process may
+    have.
 
     Args:
         config: the network.
         params: in float32.
-        examples: what losses are measured on.
+        examples: the windows that losses are measured on.
     """
-    # On a CPU bfloat16 is slow, and it loses a hundredth of what 8 bits lose.
+    # bfloat16 is slow on a CPU. Float32 can stand in for it: bfloat16 loses only a hundredth of
+    # what 8 bits lose.
     on_cpu = jax.default_backend() == "cpu"
     narrow = params if on_cpu else jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     with jax.default_matmul_precision("highest"):  # a GPU would take TF32 for float32
@@ -138,9 +140,10 @@ def psnr_losses(
 
 
 def _new_program(config: ModelConfig) -> _Predict:
-    """Return the network as a jitted function of its own.
+    """Return the network as a new jitted function.
 
-    JAX keeps compiled programs as long as the function object that they belong to.
+    JAX keeps compiled programs as long as the function object that they belong to, so dropping the
+    function frees its program.
     """
     return jax.jit(functools.partial(flavr.apply, config))
 
@@ -148,7 +151,7 @@ def _new_program(config: ModelConfig) -> _Predict:
 def _predict(
     config: ModelConfig, run: _Predict, params: flavr.Parameters, example: Example
 ) -> Float[np.ndarray, "between height width 3"]:
-    """Return the predicted frames for which an example has the truth."""
+    """Return the predicted frames for which an example has true frames."""
     step = config.factor // (len(example.truth) + 1)
     outputs = run(params, jnp.asarray(example.inputs)[None])
     return np.asarray(outputs[0, step - 1 :: step])
@@ -163,6 +166,6 @@ def _lost(narrow: np.ndarray, exact: np.ndarray, truth: np.ndarray) -> tuple[flo
     own = error(exact, truth) + _ROUNDING_ERROR
     actual = 10 * np.log10((error(narrow, truth) + _ROUNDING_ERROR) / own).mean()
     independent = 10 * np.log10(1 + error(narrow, exact) / own).mean()
-    if np.isnan(independent):  # NaN would compare as if it were within every limit
+    if np.isnan(independent):  # no comparison with NaN is true, so it would exceed no limit
         return math.inf, math.inf
     return float(actual), float(independent)

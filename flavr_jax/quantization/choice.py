@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice of the feature maps that are stored in 8 bits.
 
-Storing a map in 8 bits is worth the multiplications that its readers then do in 8 bits, and costs
-PSNR. The choice begins with all maps. While a limit is exceeded, it returns to 16 bits the map with
-the most loss per multiplication; at the end it tries each returned map once more.
+Storing a map in 8 bits lets the convolutions that read it multiply in 8 bits, and costs PSNR. The
+search begins with all maps in 8 bits. While a limit is exceeded, the map with the most loss per
+multiplication is returned to 16 bits; at the end, 8 bits are tried once more for each such map.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from flavr_jax.quantization.calibration import Measure, PsnrLoss
 
 __all__ = ["Limits", "MapSelection", "Selection", "choose"]
 
-# Worth of a map whose readers multiply in 16 bits anyway, as a share of all multiplications: less
-# memory is read and written.
+# Least worth of a map, as a share of all multiplications. A map is worth this much even if its
+# readers multiply in 16 bits anyway, because less memory is read and written.
 _LEAST_WORTH = 0.01
 
 Track: TypeAlias = Callable[[Iterable[str]], Iterable[str]]
@@ -30,9 +30,10 @@ class Limits:
     """How much PSNR may be lost, in dB.
 
     Attributes:
-        mean_loss: mean over all clips. Calibration clips are few, so the default is a quarter below
-            the 0.02 dB that is promised for any clip.
-        worst_loss: on any one clip. It is larger because the few windows of one clip scatter.
+        mean_loss: largest mean loss over all clips. Calibration clips are few, so the default is a
+            quarter below the 0.02 dB that is promised for any clip.
+        worst_loss: largest loss on any one clip. It is higher, because results from the few windows
+            of one clip vary.
     """
 
     mean_loss: float = 0.015
@@ -44,7 +45,7 @@ class Limits:
                 raise ValueError(f"`{name}` is {value}; allow a loss above 0 dB.")
 
     def used_by(self, loss: PsnrLoss) -> float:
-        """Return the share of a limit that a loss uses, the larger of both; above 1 is too much."""
+        """Return the loss as a share of its limit, for the limit used most; above 1 is too much."""
         return max(loss.mean / self.mean_loss, loss.worst / self.worst_loss)
 
 
@@ -54,8 +55,8 @@ class MapSelection:
 
     Attributes:
         name: see :func:`flavr_jax.models.quantized.feature_maps`.
-        largest: the largest magnitude that calibration met.
-        scale: value of one unit of a stored number, if it is stored in 8 bits.
+        largest: the largest magnitude seen in calibration.
+        scale: factor from stored 8-bit numbers to values.
         alone: the loss if this map alone is stored in 8 bits; None if that was not measured.
         in_8_bits: True if it was chosen.
     """
@@ -69,13 +70,13 @@ class MapSelection:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """A choice of feature maps, and the measurements that it rests on.
+    """A choice of feature maps, and the measurements behind it.
 
     Attributes:
         maps: in order of computation.
         everything: the loss if all maps are stored in 8 bits; None if that was not measured.
         chosen: the loss of the choice.
-        share: of the multiplications in 3-D convolutions, the share done in 8 bits.
+        share: share of the multiplications in 3-D convolutions that is done in 8 bits.
     """
 
     maps: tuple[MapSelection, ...]
@@ -105,9 +106,9 @@ def choose(
         magnitudes: see :func:`flavr_jax.quantization.calibration.largest_magnitudes`.
         measure: see :func:`flavr_jax.quantization.calibration.psnr_losses`; called for every map
             alone and for every choice that is tried.
-        limits: how much may be lost; None for the defaults.
-        like: maps that were chosen for a similar network. If they are within the limits here, they
-            are the choice, and nothing else is measured.
+        limits: how much PSNR may be lost; None for the defaults.
+        like: maps that were chosen for a similar network. If their loss is within the limits here,
+            they are chosen, and nothing else is measured.
         track: receives the names of the maps that are measured one by one, to show progress.
 
     Raises:
@@ -130,7 +131,7 @@ def choose(
     while kept and limits.used_by(chosen) > 1:
         kept = _reduced(config, kept, alone, chosen, limits)
         chosen = measure(kept)
-    # Losses do not quite add up, so a map may have been returned to 16 bits without need.
+    # Losses add up only roughly, so a map may have been returned to 16 bits unnecessarily.
     returned = [name for name in scales if name not in kept]
     for name in sorted(returned, key=lambda name: limits.used_by(alone[name])):
         more = {other: scales[other] for other in scales if other in kept or other == name}
@@ -163,7 +164,7 @@ def _reduced(
     measured: PsnrLoss,
     limits: Limits,
 ) -> dict[str, float]:
-    """Return ``kept`` without one map or more, until the estimated loss is within the limits."""
+    """Remove maps from ``kept``, at least one, until the estimated loss is within the limits."""
     kept, before = dict(kept), _share(config, kept)
 
     def loss_per_multiplication(name: str) -> float:

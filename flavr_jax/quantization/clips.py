@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows with known frames inside, on which calibration measures what 8 bits cost a network.
+"""Windows with known in-between frames, on which calibration measures the PSNR that 8 bits cost.
 
-They come from the user's own clips: a window takes every second frame, and one of the frames
-between is the truth. Users without clips get synthetic windows. :func:`extremes` have no truth:
-they have the contrast that drives a network's features furthest.
+They come from the user's own clips: a window takes every second frame, and the frame between its
+middle two is the truth. Without clips, synthetic windows are used. The windows of :func:`extremes`
+have no truth: their contrast is the one that makes a network's features largest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flavr_jax.data.synthetic import scenes
 
 __all__ = ["Example", "drawn", "extremes", "of_clips"]
 
-_SCENES = 4  # windows judged as one synthetic clip, for the loss of a single window scatters
+_SCENES = 4  # windows judged as one synthetic clip; the loss of a single window varies too much
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Example:
 
     Attributes:
         clip: name of the clip; windows of one clip are judged together.
-        inputs: RGB in [0, 1], with heights and widths that the network takes.
-        truth: likewise, evenly spaced inside the middle interval.
+        inputs: RGB in [0, 1]; height and width are multiples that the network accepts.
+        truth: true frames, likewise RGB in [0, 1], evenly spaced inside the middle interval.
     """
 
     clip: str
@@ -58,7 +58,7 @@ def of_clips(
         n_outputs: frames that the network predicts inside an interval.
         windows: how many to take from each clip.
         size: height and width of the crop from the centre of larger frames.
-        multiple: of pixels in heights and widths, which the network asks for.
+        multiple: heights and widths are cropped to multiples of this, as the network requires.
 
     Raises:
         FileNotFoundError: there is no clip.
@@ -113,10 +113,10 @@ def _read(
 def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -> list[Example]:
     """Return synthetic windows, the same ones each time, with the truth for every predicted frame.
 
-    Each is a scene of its own. Four windows are judged together, as one clip.
+    Each shows a scene of its own. Four windows are judged together, as one clip.
     """
     before = (n_inputs - 2) // 2
-    # The paths are laid out for four inputs, at the times 0, 1, 2 and 3.
+    # Scenes are designed for four inputs, at the times 0, 1, 2 and 3: the middle ones are 1 and 2.
     times = np.arange(n_inputs) + 1 - before
     between = 1 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
     draw = jax.jit(scenes.draw_many, static_argnames=("size", "config"))
@@ -135,9 +135,9 @@ def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -
 def extremes(
     n_inputs: int, size: tuple[int, int]
 ) -> Float[np.ndarray, "windows n_inputs height width 3"]:
-    """Return windows of the largest contrast possible: flashes, checkerboards and noise of 0 and 1.
+    """Return windows of the greatest possible contrast: flashes, checkerboards, noise of 0 and 1.
 
-    They make larger features than natural clips do: up to three times as large in the last stages
+    They cause larger features than natural clips do, up to three times as large in the last stages
     of the bundled network.
     """
     height, width = size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The choice of feature maps as a table for people, and as plain values for the checkpoint."""
+"""The choice of feature maps as a table to print, and as plain values for the checkpoint."""
 
 from __future__ import annotations
 
