@@ -22,21 +22,21 @@ _RATE = 25  # frames per second; minterpolate gives the same frames at any rate
 
 
 def repeat(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """Yield the nearer of the two middle inputs, as a display does; half-way, the one before."""
+    """Yield the nearer of the two middle inputs; the earlier one half-way between them."""
     for _, before, after, _ in sequence.windows():
         frames = [before if 2 * k <= sequence.factor else after for k in range(1, sequence.factor)]
         yield np.stack(frames).astype(np.float32) / 255
 
 
 def average(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """Yield the two middle inputs of each window mixed by time."""
+    """Yield averages of the two middle inputs of each window, weighted linearly in time."""
     for _, before, after, _ in sequence.windows():
         pair = np.stack([before, after]).astype(np.float32) / 255
         yield np.stack([pair[0] * (1 - t) + pair[1] * t for t in _times(sequence.factor)])
 
 
 def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height width 3"]]:
-    """Yield the two middle inputs warped to each time by DIS optical flow, and mixed by time.
+    """Yield the two middle inputs warped by DIS optical flow and averaged, linearly in time.
 
     The flow at a time is interpolated from the two flows between the inputs, as in Super SloMo.
     Occlusion is not handled.

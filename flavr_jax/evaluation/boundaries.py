@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of a clip's first and last interval, where the network's window lacks a frame.
 
-The lacking frame is made up; this compares the ways to do that.
+The missing frame is synthesised; the scores compare the ways to do that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flavr_jax.typing import Windows
 
 __all__ = ["score_boundaries"]
 
-_KEPT = 3  # inputs that exist; the fourth is made up from them
+_KEPT = 3  # inputs that exist; the fourth is synthesised from them
 
 
 def score_boundaries(
@@ -63,7 +63,7 @@ def score_boundaries(
 
 
 def _ends(sequence: Sequence) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-    """Return for each end: frames missing in front, inputs, frames in the outermost interval."""
+    """Return for each end: number of frames missing before it, inputs, and target frames."""
     inputs, factor = sequence.inputs, sequence.factor
     gaps = {after - before for before, after in itertools.pairwise(inputs)}
     if len(inputs) < _KEPT or gaps != {factor}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of an evaluation: scores as CSV, predictions as PNG, and a picture of the worst frames.
+"""Files of an evaluation: scores as CSV, predictions as PNG, and a contact sheet of worst frames.
 
 Means hide how a method fails. The contact sheet shows the frames with the lowest PSNR, between
 their neighbours and beside the truth.
@@ -27,14 +27,14 @@ _AMPLIFY = 4  # differences are shown so many times larger
 
 
 def write_csv(path: Path, scores: Mapping[str, list[Sample]]) -> None:
-    """Write a line for each frame and method: where it is, its scores, its computing time.
+    """Write a line for each frame and method with its place, scores and computing time.
 
     Args:
         path: the file; it appears when it is complete.
         scores: samples by "data set/method".
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     names = list(dict.fromkeys(n for of in scores.values() for each in of for n in each.values))
     with written_whole(path) as partial, partial.open("w", newline="") as file:
@@ -56,7 +56,7 @@ class PredictionWriter:
         self._folder = folder
 
     def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
-        """Write a window's frames; for ``score(…, watch=[…])``.
+        """Write a window's frames; pass this method to ``score(…, watch=[…])``.
 
         Raises:
             OSError: they cannot be written.
@@ -84,12 +84,12 @@ class WorstCases:
     """Keeps the frames with the lowest PSNR, and draws them."""
 
     def __init__(self, count: int = 6, *, of_a_sequence: int = 2) -> None:
-        """Keep ``count`` frames, at most ``of_a_sequence`` of each, for neighbours look alike."""
+        """Keep ``count`` frames, at most ``of_a_sequence`` per sequence: its frames look alike."""
         self._count, self._of_a_sequence = count, of_a_sequence
         self._frames: list[_WorstFrame] = []
 
     def watch(self, outcome: Outcome, samples: list[Sample]) -> None:
-        """Keep the frames of a window that are among the worst; for ``score(…, watch=[…])``."""
+        """Keep a window's frames that are among the worst; pass it to ``score(…, watch=[…])``."""
         for number, sample in enumerate(samples):
             frame = _WorstFrame(sample, outcome.sequence, _pixels(outcome.prediction[number]))
             same = [each for each in self._frames if each.sample.sequence == sample.sequence]

@@ -57,7 +57,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "error_rms": jax.jit(error.error_rms),
     }
 )
-"""Metrics that need no weights, by the name of their function; LPIPS is the one that does."""
+"""Metrics that need no weights, by the name of their function; only LPIPS needs weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Sample:
 def method_of_network(
     predict: Callable[[Windows], Windows], n_outputs: int, precision: Precision | None = None
 ) -> Method:
-    """Wrap a network as a method that yields the predicted frames a sequence asks for.
+    """Wrap a network as a method that yields the predicted frames for a sequence's factor.
 
     Args:
         predict: the network.
         n_outputs: how many frames it predicts per window.
-        precision: what it computes in. If given, NaN and infinity are a
-            :class:`flavr_jax.inference.computation.NonFiniteError` and not a score.
+        precision: what it computes in. If given, NaN or infinity is not scored but raises a
+            :class:`flavr_jax.inference.computation.NonFiniteError`.
     """
 
     def method(sequence: Sequence) -> Iterator[Prediction]:
@@ -134,7 +134,7 @@ def perceptual_metric() -> Metric:
     """Return LPIPS as a metric; it needs the extra ``metrics``.
 
     Raises:
-        ModuleNotFoundError: that is not installed.
+        ModuleNotFoundError: the extra is not installed.
     """
     return partial(lpips.lpips, lpips.load_weights())
 
@@ -211,7 +211,7 @@ def mean(samples: Iterable[Sample], average: Average = "samples") -> dict[str, f
 
 
 def _outcomes(method: Method, sequence: Sequence) -> Iterator[Outcome]:
-    """Yield the outcomes of a sequence's windows, timed without the reading of frames."""
+    """Yield the outcomes of a sequence's windows; their times exclude reading frames."""
     clip = _TimedClip(sequence.clip)
     predictions = iter(method(dataclasses.replace(sequence, clip=clip)))
     for window in itertools.count():

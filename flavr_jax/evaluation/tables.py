@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as tables for people, with a card that states the protocol."""
+"""Scores as tables to print and as plain values, with a card that states the protocol."""
 
 from __future__ import annotations
 

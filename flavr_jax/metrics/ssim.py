@@ -27,7 +27,7 @@ def ssim_flavr(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """Return SSIM with a window of 11³, edges repeated: "ssim_matlab" of FLAVR's code."""
+    """Return SSIM with a window of 11³ and repeated edges, FLAVR's ``ssim_matlab``."""
     return _ssim(prediction, target, _mean_3d)
 
 
@@ -35,7 +35,7 @@ def ssim_2d(
     prediction: Float[Array, "*frames height width 3"],
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
-    """Return SSIM with a window of 11² on each colour, edges repeated: 2-D of FLAVR's code."""
+    """Return SSIM with a window of 11² on each colour and repeated edges, FLAVR's 2-D variant."""
     return _ssim(prediction, target, _mean_2d)
 
 
@@ -62,7 +62,7 @@ def _gaussian() -> np.ndarray:
 def _mean_2d(frames: Float[Array, "*frames height width 3"]) -> Float[Array, "*frames _h _w 3"]:
     edges = [(0, 0)] * (frames.ndim - 3) + [(_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)]
     down = _smooth(jnp.pad(frames, edges, mode="edge"), -3)
-    # Without the barrier XLA would repeat the first pass for every term of the second.
+    # Without the barrier, XLA would compute the first pass again for every term of the second.
     return _smooth(lax.optimization_barrier(down), -2)
 
 
