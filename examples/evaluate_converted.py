@@ -2,7 +2,7 @@
 """Score PyTorch weights: ``python examples/evaluate_converted.py FLAVR_2x.pth CLIPS``.
 
 CLIPS is a folder of videos, or of folders of images. Every second frame is an input; the frames
-between are predicted and compared with the true ones. PyTorch is not needed.
+in between are predicted and compared with the true ones. PyTorch is not needed.
 """
 
 import sys

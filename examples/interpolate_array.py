@@ -16,12 +16,13 @@ def moving_disc(n_frames: int = 4, size: int = 64, speed: float = 6.0) -> np.nda
     y, x = np.mgrid[:size, :size]
     centres = size / 2 + speed * (np.arange(n_frames) - (n_frames - 1) / 2)
     distance = np.hypot(x - centres[:, None, None], y - size / 2)
-    light = np.clip(size / 6 - distance + 0.5, 0, 1)  # 1 inside, with a soft edge
+    light = np.clip(size / 6 - distance + 0.5, 0, 1)  # 1 inside; the edge is one pixel wide
     return np.repeat((80 + 160 * light[..., None]).astype(np.uint8), 3, axis=-1)
 
 
 def disc_position(frames: np.ndarray) -> np.ndarray:
     """Measure the horizontal centre of the disc in each frame, in pixels."""
+    # The background has the value 80: subtract more, so that it weighs nothing in the mean.
     light = np.clip(frames[..., 1].astype(float) - 100, 0, None)
     return (light * np.arange(frames.shape[2])).sum((1, 2)) / light.sum((1, 2))
 

@@ -16,7 +16,7 @@ from flavr_jax.video.files import reader, sinks
 
 def interpolate_file(path: Path, output: Path, factor: int = 4) -> None:
     """Write ``path`` to ``output`` with ``factor`` times its frame rate; sound is copied."""
-    source = reader.open_source(path, headroom=True)  # keep values beyond black and white
+    source = reader.open_source(path, headroom=True)  # keep values below black and above white
     options = stream.Options(factor=factor)
     info = schedule.output_info(source.info, options.timing)  # frame rate, size, depth, colours
     with sinks.open_sink(str(output), info, source=path) as sink:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average checkpoints: ``scripts/average_checkpoints.py SHARP EVEN --output DIR``."""
+"""Average the parameters of checkpoints: ``scripts/average_checkpoints.py A B --output DIR``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flavr_jax import checkpoint, cli
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Average checkpoints fine-tuned from one another.
+    """Average the parameters of checkpoints that were fine-tuned from one another.
 
-    The mean of a checkpoint with a high PSNR and one with a low LPIPS lies between the two; the
-    weights set where.
+    The mean of a checkpoint with a high PSNR and one with a low LPIPS scores between the two; the
+    weights set the balance.
     """
 
     checkpoints: Positional[tuple[Path, ...]]
@@ -25,13 +25,13 @@ class Options:
     output: Path
     """Directory for the mean."""
     weights: tuple[float, ...] = ()
-    """Weight of each checkpoint; they sum to 1. Without them, all weights are the same."""
+    """Weight of each checkpoint; their sum must be 1. By default all are equal."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
 
 
 def main(options: Options) -> None:
-    """Read, average and write."""
+    """Write the mean of the checkpoints, and print its parts."""
     count = len(options.checkpoints)
     if count < 2:
         raise ValueError(f"a mean needs two checkpoints or more, not {count}; name them.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the network as a whole, layer by layer, and beside PyTorch on the same device."""
+"""Time the network as a whole and layer by layer, and compare it with PyTorch on one device."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ class Options:
     precision: tuple[OnePrecision, ...] = ("fp32",)
     """Precisions to compute in."""
     implementations: tuple[Literal["mosaic_gpu", "xla", "reference"], ...] = ("xla",)
-    """mosaic_gpu: kernels for Hopper GPUs; reference: the definition, in plain lax."""
+    """Implementations to time. mosaic_gpu: kernels for Hopper GPUs; xla: any device; reference: the
+    definition, in plain lax."""
     torch: tuple[TorchMode, ...] = ()
-    """Settings of PyTorch to compare with, if installed; float32 is PyTorch as shipped."""
+    """Settings of PyTorch to compare with; needs PyTorch. float32 is PyTorch's default, which uses
+    TF32 in convolutions."""
     torch_device: Literal["cuda", "cpu"] = "cuda"
-    """Device of PyTorch; on a CPU it uses its default number of threads."""
+    """Device that PyTorch runs on; on a CPU it uses its default number of threads."""
     repeats: int = 50
     """Calls to time, after a warm-up; the median is reported."""
     check: bool = True
-    """Compare outputs with the definition in float32; --no-check saves time and memory."""
+    """Compare outputs with float32 ones; --no-check saves time and memory."""
     profile: Path | None = None
     """Write a trace of the first implementation and precision into this folder, for XProf. Also
-    print tables of kernels, of layers, and with --torch of stages beside PyTorch's."""
+    print tables of kernels and layers and, with --torch, of stages beside PyTorch's."""
     json: Path | None = None
     """Append the measurements to this file, one line per row."""
     plot: Path | None = None
-    """Draw the times as bars into this PNG or SVG file; needs matplotlib."""
+    """Draw the times as a bar chart into this PNG or SVG file; needs matplotlib."""
 
 
 def main(options: Options) -> None:

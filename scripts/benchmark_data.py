@@ -24,32 +24,33 @@ from flavr_jax.profiling import data_throughput
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure windows drawn on the device, cut from clips in its memory, and read from disk.
+    """Count windows per second: drawn on the device, cut from clips in its memory, read from disk.
 
-    Without --source, septuplets of 448×256 with noise like a camera's are drawn and packed into a
-    temporary folder in several encodings.
+    Without --source, septuplets of 448×256 with camera-like noise are drawn and packed into a
+    temporary folder, once for each encoding.
     """
 
     source: tuple[Path, ...] = ()
-    """Folders of a data set to read, packed or not, instead of drawn septuplets."""
+    """Folders of a data set to read instead of drawn septuplets, packed or in its own layout."""
     dataset: str = "vimeo90k-train"
-    """Name of the data set; any name will do if the folders are packed."""
+    """Name of the data set; for packed folders any known name will do."""
     crop: int = 224
     """Side of a window in pixels."""
     batch: int = 24
     """Windows per batch."""
     encodings: tuple[array_record.Encoding, ...] = ("png", "jpeg", "raw")
-    """Encodings to pack drawn clips in."""
+    """Encodings in which drawn clips are packed."""
     clips: int = 48
-    """Number of clips to draw; at least a batch is drawn."""
+    """Number of clips to draw; at least one batch is drawn."""
     synthetic: bool = True
     """Also measure synthetic clips, and clips in the device's memory; takes minutes on a CPU."""
     threads: int = 8
-    """Threads that read, in each process of the loader."""
+    """Reading threads in each process of the loader."""
     workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))
     """Numbers of loader processes to measure; 0 reads in this process."""
     seconds: float = 10.0
-    """Length of each measurement, after the batches that a loader has in store."""
+    """Length of each measurement, which begins when the batches that the loader has prepared are
+    used up."""
     json: Path | None = None
     """Append the measurements to this file, one line per source."""
 
@@ -72,7 +73,10 @@ def main(options: Options) -> None:
 
 
 def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch], int]]:
-    """Yield the name of each source, a function that makes a batch, and how many it may store."""
+    """Yield the name of each source, a function that makes a batch, and its stored batches.
+
+    Their number is an upper bound; that many are drawn before the measurement begins.
+    """
     mixed = mixture.MixtureConfig(crop=options.crop, batch_size=options.batch)
     numbers = itertools.count()
 

@@ -36,34 +36,36 @@ IMPLEMENTATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time training steps on one device and on all, on a fixed batch and on batches read."""
+    """Time training steps on one device and on all, on a fixed batch and on batches from disk."""
 
     implementations: tuple[Implementation, ...] = ("flavr_jax",)
-    """torch: the same network in PyTorch, if installed, on one device and a fixed batch."""
+    """Implementations to time. torch: the same network in PyTorch, which has to be installed, on
+    one device and a fixed batch."""
     widths: tuple[int, ...] = (32, 64)
     """Widths of the networks to time."""
     n_outputs: int = 7
     """Frames that the networks predict."""
     devices: tuple[int, ...] = ()
-    """Numbers of devices to use; by default 1, and all that this machine has."""
+    """Numbers of devices to use; by default one, and all of this machine."""
     batch: int = 24
     """Windows per device and step."""
     crop: int = 256
     """Side of a window in pixels."""
     strategy: Strategy = "pmap"
-    """How a step is mapped over devices."""
+    """JAX transformation that maps a step over devices."""
     seconds: float = 2.0
-    """Approximate length of a round; each case has three rounds, and three more with reading."""
+    """Approximate length of a round. Each case has three rounds, and three more with --read."""
     read: bool = importlib.util.find_spec("grain") is not None
-    """Also time batches read from disk; needs the packages of the extra `train`."""
+    """Also time steps on batches read from disk; needs the packages of the extra `train`."""
     source: Path | None = None
-    """Folder of a data set to read, packed or not; by default, noise of Vimeo-90K's size."""
+    """Folder of a data set to read, packed or in its own layout; by default, noise of Vimeo-90K's
+    size is written to a temporary folder."""
     dataset: str = "folder-2x"
-    """Name of that data set."""
+    """Name of the data set in --source."""
     format: training_throughput.Format = "png"
-    """Image format of the noise; Vimeo-90K is in png."""
+    """Image format of the noise; Vimeo-90K uses png."""
     workers: int = max(1, (os.cpu_count() or 2) // 2)
-    """Processes that read; 0 reads in threads of this process."""
+    """Reading processes; 0 reads in threads of this process."""
     json: Path | None = None
     """Append the measurements to this file, one line per case."""
 
@@ -93,7 +95,7 @@ def main(options: Options) -> None:
 
 
 def _cases(options: Options) -> list[TrainingCase]:
-    """Return the cases, every width on every number of devices."""
+    """Return the cases: every width on every number of devices."""
     counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
     return [
         TrainingCase(
@@ -124,14 +126,14 @@ def _cells(found: Measurement, speed_up: float | None) -> list[str]:
 
 
 def _clips(options: Options, folder: Path) -> tuple[Clip, ...]:
-    """Return the clips to read, which are written to ``folder`` if the user named none."""
+    """Return the clips to read; without ``--source`` they are noise, written to ``folder``."""
     if options.source is None:
         return training_throughput.write_clips(folder, options.format)
     return tuple(each.clip for each in sources.data_set(options.dataset).read(options.source))
 
 
 def _record(figures: dict[str, Any], path: Path | None) -> None:
-    """Print a measurement as JSON, and append it to the file."""
+    """Print a measurement as JSON, and append it to the file if there is one."""
     line = json.dumps(figures)
     print(line, flush=True)
     if path is not None:

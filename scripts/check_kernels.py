@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the GPU kernels for a Hopper GPU without one, and report what would make them slow."""
+"""Compile the Hopper kernels on a machine without a GPU, and report what would make them slow."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ TARGETS = Path(__file__).resolve().parent.parent / "pallas_kernels" / "targets"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compile every kernel of a network for a GPU that need not be there.
+    """Compile every kernel of a network for a GPU that this machine need not have.
 
-    Exit code 1 where registers are spilled or products of the tensor cores are serialised.
+    The exit code is 1 if registers are spilled or products of the tensor cores are serialised.
     """
 
     model: Preset = "flavr_2x"
-    """Which network."""
+    """Network whose kernels are compiled: an official one by its factor, or the bundled one."""
     size: tuple[int, int] = (720, 1280)
     """Height and width in pixels, multiples of 8."""
     batch: int = 1
-    """Windows a call."""
+    """Windows per call."""
     precision: compilation.OfKernels = "bf16"
-    """What the network computes in."""
+    """Number format that the network computes in."""
     target: str = "nvidia_h200"
-    """A file of pallas_kernels/targets, without its suffix."""
+    """GPU to compile for: the name of a file in pallas_kernels/targets, without its suffix."""
     keep: Path | None = None
-    """Keep PTX, SASS and notes in this folder."""
+    """Keep the PTX, the SASS and the assembler's notes in this folder."""
 
 
 def main(options: Options) -> int:
-    """Print a line a kernel."""
+    """Print a line for each kernel, and return 1 if one of them would be slow."""
     target = TARGETS / f"{options.target}.txtpb"
     if not target.exists():
         known = ", ".join(sorted(path.stem for path in TARGETS.glob("*.txtpb")))

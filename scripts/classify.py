@@ -14,18 +14,19 @@ from flavr_jax.inference import recognise
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Print the likeliest classes of each clip."""
+    """Print the most probable classes of each clip."""
 
     clips: Positional[tuple[Path, ...]]
     """Videos, or folders of images."""
     checkpoint: Path
-    """Directory of a classifier, as scripts/train.py configs/classify_ucf101.toml makes it."""
+    """Checkpoint directory of a classifier, such as one trained by scripts/train.py with
+    configs/classify_ucf101.toml."""
     top: int = 5
     """Number of classes to print for each clip."""
 
 
 def main(options: Options) -> None:
-    """Print a line for each clip."""
+    """Print a line for each clip: its classes and their probabilities."""
     if missing := [path for path in options.clips if not path.exists()]:
         raise FileNotFoundError(f"{missing[0]} does not exist; name videos or folders of images.")
     found = recognise.recognise(options.checkpoint, list(options.clips), options.top)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a PyTorch FLAVR checkpoint into one that flavr_jax loads. PyTorch is not needed.
+"""Convert PyTorch weights of FLAVR into a checkpoint of flavr_jax. PyTorch is not needed.
 
 python scripts/convert_torch.py FLAVR_2x.pth --output checkpoints/flavr_2x
 python scripts/convert_torch.py FLAVR_2x.pth --inspect
@@ -25,25 +25,26 @@ from flavr_jax.torch_weights import report
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    """Convert weights of the official FLAVR or of mmagic's, or only show them."""
+    """Convert weights of the official FLAVR code or of mmagic, or only show them."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A .pth, .pt, .ckpt or .safetensors file, or cuFLAVR's folder of .bin tensors."""
+    """File to read: .pth, .pt, .ckpt, .safetensors, or a folder of .bin tensors from cuFLAVR."""
     output: Path | None = None
     """Checkpoint directory to write."""
     inspect: bool = False
     """Show hyper-parameters and a table of the tensors; write nothing."""
     join: Literal["concat", "add", "none"] | None = None
-    """How decoder and encoder features meet; needed for `none` alone, which looks like `add`."""
+    """Kind of skip connections. It is recognised, except for `none`, whose tensors look like those
+    of `add`: name it then."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision to store; bfloat16 halves the checkpoint and rounds the weights."""
+    """Type to store; bfloat16 halves the size of the checkpoint and rounds the weights."""
     overwrite: bool = False
     """Replace an existing checkpoint."""
 
 
 def main(options: ConvertOptions) -> None:
     """Read and describe the source; write the checkpoint unless --inspect is given."""
-    # Names are not cut to the terminal's width; it breaks long lines itself.
+    # The terminal breaks long lines itself; rich would cut names to the terminal's width.
     console = Console(width=200, highlight=False, markup=False, soft_wrap=True)
     source = torch_weights.read(options.source)
     console.print(printable(options.source), *report.source_lines(source), sep="\n  ")
@@ -67,7 +68,7 @@ def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: C
         console.print(
             report.network_line(torch_weights.recognise(source.tensors, join=options.join))
         )
-    except ValueError as error:  # any file may be looked at
+    except ValueError as error:  # --inspect also shows files that hold another network
         console.print(f"not recognised: {printable(error)}")
 
 

@@ -26,54 +26,54 @@ from flavr_jax.timeline import cuts
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Files to write, besides the tables that are printed."""
+    """Files to write in addition to the printed tables."""
 
     csv: Path | None = None
     """File for a line per frame and method."""
     json: Path | None = None
-    """File for the means, overall and by sequence."""
+    """File for the protocol card and the means, overall and by sequence."""
     worst: Path | None = None
-    """Folder for a picture per data set of the network's worst frames."""
+    """Folder for pictures of the network's worst frames, one picture per data set."""
     predictions: Path | None = None
     """Folder for the network's frames as PNG."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Score a checkpoint and the baselines on data sets, each under its protocol."""
+    """Score a checkpoint and the baselines on data sets, each by its own protocol."""
 
     checkpoint: Positional[Path]
     """Checkpoint directory."""
     source: Path
-    """Folder of the data set, unpacked or packed by scripts/prepare_data.py."""
+    """Folder of the data sets, in their official layout or packed by scripts/prepare_data.py."""
     dataset: Annotated[tuple[str, ...], arg(aliases=["--protocol"])] = (
         "davis-2x",
         "fps60-2x",
         "fps60-4x",
         "fps60-8x",
     )
-    """Data sets to score; an unknown name is answered with the known ones."""
+    """Data sets to score on; the error for an unknown name lists the known ones."""
     precision: Precision = "fp32"
     """Number format that the network computes in; auto is the fastest that the device and the
     checkpoint support."""
     baselines: tuple[str, ...] = tuple(filter(baselines.available, baselines.BASELINES))
-    """Baselines to score; give the flag no names to skip them. An unknown name is answered with
+    """Baselines to score; give the flag no names to skip them. The error for an unknown name lists
     the known ones."""
     lpips: bool = False
     """Also measure LPIPS; needs pip install -e ".[metrics]"."""
     boundary: bool = False
-    """Instead of all this, score the first and last interval of clips, once for each way to make up
-    the frame that the network lacks there."""
+    """Score only the first and last interval of clips, once for each way of making up the input
+    frame that is missing there; without baselines."""
     outputs: OmitArgPrefixes[Outputs] = dataclasses.field(default_factory=Outputs)
     """Files to write."""
 
 
 Scores: TypeAlias = dict[str, list[evaluation.Sample]]
-"""Samples by method."""
+"""The scored samples of each method, by its name in the tables."""
 
 
 def main(options: Options) -> None:
-    """Print a card and a table for each data set, and write the files that are asked for."""
+    """Print a card and tables for each data set, and write the requested files."""
     if unknown := sorted(set(options.baselines) - set(baselines.BASELINES)):
         known = ", ".join(map(repr, baselines.BASELINES))
         raise ValueError(f"unknown baseline {', '.join(unknown)}; known are {known}.")
@@ -114,7 +114,11 @@ def score(
     sequences: Sequence[clips.Sequence],
     metrics: Mapping[str, evaluation.Metric],
 ) -> Scores:
-    """Score the network and the baselines on one data set, and write pictures of the network."""
+    """Score the network and the baselines on one data set, and write the requested pictures.
+
+    A data set without true frames, such as middlebury-evaluation, has no scores; its predictions
+    are still written.
+    """
     outputs = options.outputs
     worst = evaluation.WorstCases()
     watchers = [worst.watch]
@@ -135,7 +139,7 @@ def score(
 
 def show(data_set: sources.DataSet, scores: Scores) -> None:
     """Print the card and the tables of a data set."""
-    # A file has no width of its own, and 80 columns would break names apart.
+    # For a file, rich assumes 80 columns, which would break names apart.
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(tables.card(data_set, scores))
     if not any(scores.values()):

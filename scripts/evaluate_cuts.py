@@ -18,7 +18,7 @@ from flavr_jax.timeline import cuts
 from flavr_jax.typing import Frame
 from flavr_jax.video.files import reader
 
-WIDTH = 160  # clips of different sizes are joined at 160×90
+WIDTH = 160  # clips of all sizes are reduced to 160×90, so that they can be joined
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Print precision and recall, and the false detections in each kind of join."""
+    """Print precision, recall, and the number of false detections in each kind of join."""
     paths = sorted(path for path in options.clips.iterdir() if path.suffix in (".mp4", ".mkv"))
     if len(paths) < 2:
         raise ValueError(f"{options.clips} holds {len(paths)} videos (.mp4, .mkv); two are needed.")
@@ -56,7 +56,7 @@ def main(options: Options) -> None:
 
 
 def read(path: Path, most: int = 60) -> list[Frame]:
-    """Read the first frames of a clip at 160×90; their aspect does not matter here."""
+    """Read the first ``most`` frames of a clip at 160×90, whatever its aspect ratio."""
     frames = []
     for frame, _ in zip(reader.open_source(path), range(most)):
         rows, columns = (
@@ -76,7 +76,7 @@ def timelines(
         length = min(chance.randint(5, 20), len(one) // 2, len(two) // 2)
         share = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
         leaving, coming = (1 - share) * one[-length:], share * two[:length]
-        yield "cut", [*one, *two], {len(one)}
+        yield "cut", [*one, *two], {len(one)}  # the only join that should be detected
         yield "dissolve", whole([one[:-length], leaving + coming, two[length:]]), set()
         black = np.zeros_like(one[:1])
         yield "fade", whole([one[:-length], leaving, black, coming, two[length:]]), set()

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damage small videos, images and weights at random, and check that the programs cope.
 
-python scripts/fuzz.py                            a minute, from a random seed that is printed
-python scripts/fuzz.py --seed 7 --seconds 3600    an hour, the same cases at every run
-python scripts/fuzz.py --seed 7 --first 123 --count 1 --keep /tmp/bad    one case again
+python scripts/fuzz.py                            for a minute, from a random seed that is printed
+python scripts/fuzz.py --seed 7 --seconds 3600    for an hour, with the same cases in every run
+python scripts/fuzz.py --seed 7 --first 123 --count 1 --keep /tmp/bad    repeat one case
 
-A case holds if the program ends by itself within the limits of time and memory, with exit code 0,
-1 or 2 and no traceback, prints no long message or terminal escape, leaves its input as it was, and
-writes nothing outside the folder of its output.
+A case passes if the program
+
+- ends by itself within the limits of time and memory,
+- with exit code 0, 1 or 2 and without a traceback,
+- prints no overlong message and no terminal escape,
+- leaves its input unchanged, and writes nothing outside the folder of its output.
 """
 
 from __future__ import annotations
@@ -57,23 +60,23 @@ class Options:
     """Run the reader, the converter and the command lines on damaged files."""
 
     seed: int | None = None
-    """Chooses the damage; by default a random one, which is printed."""
+    """Seed of the damage; by default a random one, which is printed."""
     seconds: float = 60.0
-    """Begin no new case after this time."""
+    """Time in seconds after which no new case begins."""
     first: int = 0
-    """Number of the first case, to see one again."""
+    """Number of the first case; use it to repeat a case that failed."""
     count: int | None = None
-    """How many cases; by default as many as the time allows."""
+    """Number of cases; by default as many as the time allows."""
     limit: float = 30.0
-    """Seconds that a case may take."""
+    """Most seconds that a case may take."""
     memory: float = 1.5
-    """Gigabytes that a case may take."""
+    """Most memory in gigabytes that a case may take."""
     keep: Path | None = None
     """Folder that receives the files of each case that fails."""
 
 
 def main(options: Options) -> int:
-    """Run cases until the time is up; return 1 if one failed."""
+    """Run cases until the time is up; return 1 if any of them failed, otherwise 0."""
     if not hasattr(os, "fork"):
         raise ValueError("each case runs in a forked process, which this system lacks; use Linux.")
     seed = secrets.randbits(32) if options.seed is None else options.seed
@@ -100,11 +103,11 @@ def main(options: Options) -> int:
 
 
 Program = Callable[[Path, Path], None]
-"""Works on an input and writes into a folder, ending as a command line does."""
+"""Function of an input and an output folder that behaves, and ends, like a command line."""
 
 
 def make_originals(folder: Path) -> dict[str, tuple[Path, Program]]:
-    """Write undamaged files; return each by its name, with the program that reads it."""
+    """Write undamaged files; return the path and the program of each, by its name."""
     folder.mkdir()
     originals: dict[str, tuple[Path, Program]] = {
         **{path.stem: (path, convert) for path in sorted(WEIGHTS.glob("*.pth"))},
@@ -124,8 +127,9 @@ def make_originals(folder: Path) -> dict[str, tuple[Path, Program]]:
         params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
         checkpoint.save(folder / "checkpoint", NETWORK, params)
 
-    # This process only forks. Libraries start threads when first used, and a thread that holds a
-    # lock at the time of a fork holds it for ever in the child.
+    # The files are written in a child process, and this process uses no library itself. Libraries
+    # start threads when first used, and a lock that a thread holds at the time of a fork stays
+    # locked for ever in the child.
     child = os.fork()
     if child == 0:
         try:
@@ -164,7 +168,7 @@ def copied(source: Path, case: Path) -> Path:
 def run_case(
     case: Path, original: tuple[Path, Program], generator: random.Random, options: Options
 ) -> list[str]:
-    """Damage a copy of one file, run its program on it, and return what is wrong."""
+    """Damage a copy of one file, run its program on it, and return its faults in words."""
     source, program = original
     path = copied(source, case)
     files = sorted(
@@ -182,7 +186,7 @@ def run_case(
 
 
 def damaged(data: bytes, generator: random.Random) -> bytes:
-    """Change bytes, cut, repeat or drop pieces, or write the numbers that programs stumble on."""
+    """Change bytes; cut, repeat or drop pieces; or write numbers at the limits of integer types."""
     changed = bytearray(data)
     for _ in range(generator.choice((1, 1, 2, 4, 16))):
         # Headers matter most, so half of the damage is done to the first kilobyte.
@@ -210,7 +214,7 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
 
 
 def content(case: Path) -> dict[str, str]:
-    """Digest of each file that a program may not touch, by name."""
+    """Return the digest of each file that a program must not touch, by name."""
     kept = [path for path in case.rglob("*") if path.is_file() and path.name != "messages"]
     return {
         str(path.relative_to(case)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -249,14 +253,18 @@ def supervised(program: Callable[[], None], case: Path, options: Options) -> tup
 
 
 def run_and_exit(program: Callable[[], None], messages: Path, case: Path, options: Options) -> None:
-    """The forked process: never returns to the caller's code."""
+    """Run a program inside the forked process, which it ends without returning to the caller.
+
+    Its exit code is that of the program, or 1 after an unexpected error.
+    """
     code: Any = 3
     try:
         for descriptor, path in ((0, os.devnull), (1, os.devnull), (2, messages)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.chdir(case / "output")
-        # A net below the supervisor's own: a single huge allocation is refused at once.
+        # The supervisor samples memory and can miss a single huge allocation; this limit refuses it
+        # at once.
         size = int(4e9 + 1e9 * options.memory)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
         seconds = int(2 * options.limit)
@@ -273,7 +281,7 @@ def run_and_exit(program: Callable[[], None], messages: Path, case: Path, option
 
 
 def resident(process: int) -> float:
-    """Gigabytes of memory that a process holds now; 0 where the system does not tell."""
+    """Return the resident memory of a process in gigabytes, or 0 if the system does not tell."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -290,12 +298,12 @@ def command(script: str, *arguments: object) -> None:
 
 
 def loaded(script: str) -> ModuleType:
-    """The module of a script, which is no package."""
+    """Load a script as a module; ``scripts`` is not a package, so it cannot be imported."""
     spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[script] = module  # dataclasses look their module up
+    sys.modules[script] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
     return module
 
@@ -327,21 +335,21 @@ def load_checkpoint(path: Path, _output: Path) -> None:
 
 
 class RepeatingNetwork(Interpolator):
-    """Stands for an 8× network and repeats frames, so that nothing has to be compiled."""
+    """Stand-in for an 8× network that repeats frames, so that nothing has to be compiled."""
 
     def __init__(self) -> None:
         self.config, self.provenance, self.boundary = NETWORK, {}, "mirror"
         self.precision, self.runs_on = "fp32", "no device"
 
     def between(self, frames: np.ndarray, factor: int) -> Computation:
-        """The second frame of each window, for every moment inside its interval."""
+        """Repeat the second frame of each window at every time inside its interval."""
         made = np.stack([frames[1 : len(frames) - 2]] * (factor - 1), axis=1)
         finite = np.ones(len(made), bool)
         return Computation(made, finite, self.precision)  # pyright: ignore[reportArgumentType]
 
 
 def pictures() -> list[np.ndarray]:
-    """Four frames of 48×64 in which stripes move."""
+    """Draw four frames of 48×64 in which stripes move."""
     column = np.arange(64)[None, :, None]
     row = np.arange(48)[:, None, None]
     phase = np.array([0.0, 2.0, 4.0])
@@ -372,7 +380,7 @@ def write_images(folder: Path, suffix: str) -> None:
 
 
 def safetensors(tensors: dict[str, np.ndarray]) -> bytes:
-    """Float32 tensors in the format that https://huggingface.co/docs/safetensors describes."""
+    """Encode float32 tensors as https://huggingface.co/docs/safetensors describes."""
     entries, position = [], 0
     for name, tensor in tensors.items():
         shape, end = list(tensor.shape), position + tensor.nbytes

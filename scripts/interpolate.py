@@ -42,15 +42,15 @@ class Options:
     target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OUTPUT]")] = None
     """The same as --output."""
     output: str | None = None
-    """Where the result goes. A name that ends in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m
-    is a video; a name without a suffix is a folder of images; - writes Y4M to a pipe. By default
+    """Name of the result. A name that ends in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp or .y4m is
+    a video; a name without a suffix is a folder of images; - writes Y4M to a pipe. By default
     clip.mp4 becomes clip_8x.mp4 (.mov, .mkv and .webm keep their suffix), a folder becomes
-    folder_8x/, and a pipe is answered with a pipe."""
+    folder_8x/, and input from a pipe is written to a pipe."""
     overwrite: bool = False
     """Replace the output if it exists."""
     verify: bool = False
-    """Read the output back at the end. Check that the original frames are unchanged and that made
-    frames do not flicker among them."""
+    """Read the output back at the end, and report how far original frames have changed and whether
+    the brightness of made frames flickers between them."""
     checkpoint: Path | None = None
     """Directory of the network to use; by default the bundled one."""
     precision: Precision = "auto"
@@ -59,17 +59,17 @@ class Options:
     motion: Annotated[stream.Options, tyro.conf.OmitArgPrefixes] = field(
         default_factory=stream.Options
     )
-    """Which frames to make."""
+    """Frames to make."""
     encoding: Annotated[encoders.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=encoders.Encoding
     )
-    """How the output is compressed."""
+    """Compression of the output."""
     source: Annotated[reader.Input, tyro.conf.OmitArgPrefixes] = field(default_factory=reader.Input)
-    """What the input does not say about itself."""
+    """Properties that the input does not state itself."""
 
 
 def main(options: Options) -> int:
-    """Interpolate one clip, and return 1 if the input was damaged, else 0."""
+    """Interpolate one clip; return 1 if the input was damaged, otherwise 0."""
     if None not in (options.target, options.output):
         raise ValueError(
             f"two outputs are named, {options.target} and {options.output}; leave --output out."
@@ -81,7 +81,7 @@ def main(options: Options) -> int:
     check_factor(interpolator, motion, source.info.rate)
     info = schedule.output_info(source.info, motion.timing)
     output = options.target or options.output or default_output(options, path)
-    # A pipe carries pictures and nothing else, so messages go to stderr then.
+    # If stdout carries the video, messages must go to stderr.
     say = functools.partial(print, file=sys.stderr if output == "-" else sys.stdout)
     say(f"{path} → {output}, {float(source.info.rate):.5g} → {float(info.rate):.5g} frames/s")
     say(f"checkpoint {options.checkpoint or 'default'} on {interpolator.runs_on}")
@@ -120,7 +120,7 @@ def main(options: Options) -> int:
 
 
 def check_factor(network: Interpolator, motion: stream.Options, rate: Fraction) -> None:
-    """Raise an error for a factor that this network cannot make, which names the --fps to use."""
+    """Raise a ValueError, which names the --fps to use instead, if the factor is impossible."""
     if motion.fps is not None:
         return
     factor = motion.timing.factor
@@ -137,7 +137,7 @@ def check_factor(network: Interpolator, motion: stream.Options, rate: Fraction) 
 
 
 def default_output(options: Options, path: Path) -> str:
-    """Return where the result goes when the user does not say."""
+    """Return the name of the output if the user gives none."""
     name = path.resolve().stem
     if options.motion.slow_motion or options.motion.fps is None:
         name += f"_{options.motion.timing.factor}x"

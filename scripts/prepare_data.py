@@ -20,7 +20,8 @@ class Options:
     """Pack a data set into a few large files for fast random access; see docs/data.md."""
 
     dataset: Positional[str]
-    """Name of the data set; folder-2x for your own clips. An unknown name lists the known ones."""
+    """Name of the data set; folder-2x for your own clips. The error for an unknown name lists the
+    known ones."""
     source: Path
     """Folder of the unpacked data set, in its official layout."""
     output: Path
@@ -29,7 +30,8 @@ class Options:
     """Image format of frames. original copies image files byte for byte; png is lossless; raw is
     lossless, largest and fastest to read; jpeg (quality 95) is lossy and smallest."""
     short_side: int | None = None
-    """Reduce larger frames to this many pixels on their shorter side; not with original."""
+    """Reduce larger frames to this many pixels on their shorter side; not with --encoding
+    original."""
     cuts: bool = True
     """Split clips of `folder-…` sets at cuts, so that no window spans two scenes."""
     threads: int = 8

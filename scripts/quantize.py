@@ -22,19 +22,19 @@ from flavr_jax.quantization.choice import Limits, Selection
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """The clips that are measured."""
+    """Clips to measure scales and losses on."""
 
     calibration: tuple[Path, ...] = ()
-    """Videos, folders of frames, or folders of either; synthetic windows if left out."""
+    """Videos, folders of frames, or folders of either; by default, windows are synthetic."""
     windows: int = 4
     """Number of windows to take from each clip."""
     synthetic: int = 12
     """Number of synthetic windows to draw if no clips are given."""
     size: tuple[int, int] = (256, 256)
-    """Height and width of the crop from the centre of frames."""
+    """Height and width in pixels of the crop from the centre of frames."""
 
     def crop(self, config: ModelConfig) -> tuple[int, int]:
-        """Return the size in the multiples of pixels that a network takes."""
+        """Return ``size`` rounded down to the multiples of pixels that a network takes."""
         multiple = config.multiple
         return self.size[0] // multiple * multiple, self.size[1] // multiple * multiple
 
@@ -48,7 +48,7 @@ class Clips:
             )
 
     def examples(self, config: ModelConfig) -> list[clips.Example]:
-        """Return the windows for a network."""
+        """Return windows with their true frames, cut from the clips or drawn."""
         inputs, outputs = config.n_inputs, config.n_outputs
         if self.calibration:
             return clips.of_clips(
@@ -64,28 +64,29 @@ class Clips:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choose which feature maps of a network are stored in 8 bits, and on what scale.
+    """Choose which feature maps of a network are stored in 8 bits, and the scale of each.
 
-    The result is a checkpoint that can run with --precision fp8. Other precisions do not change.
+    The resulting checkpoint can run with --precision fp8; its other precisions do not change.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint directory."""
     output: Path
-    """Directory for the checkpoint with scales. If it is CHECKPOINT itself, scales are added."""
+    """Directory for the checkpoint with scales. If it is CHECKPOINT itself, the scales are added
+    there."""
     overwrite: bool = False
     """Replace OUTPUT if it exists."""
     like: Path | None = None
-    """Calibrated checkpoint of a similar network. Its choice is taken if it stays within the
-    limits, which is much faster."""
+    """Calibrated checkpoint of a similar network. If its choice of maps stays within the limits, it
+    is taken without a search, which is much faster."""
     clips: tyro.conf.OmitArgPrefixes[Clips] = dataclasses.field(default_factory=Clips)
-    """The clips that are measured."""
+    """Clips to measure scales and losses on."""
     limits: tyro.conf.OmitArgPrefixes[Limits] = dataclasses.field(default_factory=Limits)
-    """How much PSNR may be lost on these clips, in dB."""
+    """Largest loss of PSNR on these clips, in dB."""
 
 
 def main(options: Options) -> None:
-    """Calibrate, measure, choose, write and report."""
+    """Measure the feature maps, choose those in 8 bits, print a table and write the checkpoint."""
     stored = checkpoint.load(options.checkpoint)
     adds = options.output.resolve() == options.checkpoint.resolve()
     if options.output.exists() and not adds and not options.overwrite:
@@ -106,7 +107,7 @@ def main(options: Options) -> None:
         like=like,
         track=functools.partial(cli.track, total=len(magnitudes), unit="maps"),
     )
-    # A file has no width of its own, and 80 columns would break names apart.
+    # For a file, rich assumes 80 columns, which would break names apart.
     Console(width=None if sys.stdout.isatty() else 120).print(report.table(selection))
     if not selection.scales:
         raise ValueError(
@@ -146,7 +147,7 @@ def _maps_in_8_bits(path: Path) -> dict[str, float]:
 def _provenance(
     options: Options, examples: list[clips.Example], selection: Selection
 ) -> dict[str, object]:
-    """Return plain values that say how the scales were made."""
+    """Return the origin of the scales: clips, limits, device and versions, as JSON values."""
     of_clips = bool(options.clips.calibration)
     return {
         "date": datetime.date.today().isoformat(),

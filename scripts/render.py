@@ -23,12 +23,13 @@ SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
 @dataclass(frozen=True)
 class Options:
-    """Render rolling balls by path tracing; frames in between are rendered, not interpolated."""
+    """Render rolling balls by path tracing. Every frame is rendered; none is interpolated."""
 
     output: str
     """A video (.mp4, .mov or .mkv), or a folder of PNG images if the name has no suffix."""
     frames: int = 24
-    """Number of frames; the paths of camera and balls are designed for 24."""
+    """Number of frames, not counting those added by --factor; camera and balls move along paths
+    designed for 24."""
     fps: str = "12"
     """Frames per second, such as 12 or 24000/1001; motion per frame does not change with it."""
     size: tuple[int, int] = (256, 448)
@@ -38,7 +39,8 @@ class Options:
     factor: int = 1
     """Render FACTOR - 1 frames inside each interval, at FACTOR times the frame rate."""
     seed: int = 0
-    """Seed of the paths; all frames use the same paths, so that noise does not flicker."""
+    """Seed of the sampled light paths; all frames use the same seed, so that noise does not
+    flicker."""
     encoding: Annotated[encoders.Encoding, tyro.conf.OmitArgPrefixes] = field(
         default_factory=encoders.Encoding
     )

@@ -20,7 +20,7 @@ class Options:
     """Train a network from a recipe; with several hosts, start the same command on each."""
 
     recipe: Positional[Path]
-    """TOML file with the recipe; configs/default.toml is that of the bundled checkpoint."""
+    """TOML file with the recipe; configs/default.toml is the bundled checkpoint's."""
     output: Path
     """Folder for checkpoint, states, log and plot."""
     places: Annotated[recipes.Places, OmitArgPrefixes] = dataclasses.field(
@@ -28,17 +28,17 @@ class Options:
     )
     """Folders and lists of data."""
     leg: Annotated[loop.Leg, OmitArgPrefixes] = dataclasses.field(default_factory=loop.Leg)
-    """Where to begin and where to stop."""
+    """Start and end of this part of the training."""
     hosts: Annotated[parallel.Hosts, OmitArgPrefixes] = dataclasses.field(
         default_factory=parallel.Hosts
     )
     """Processes that train together."""
     set: tuple[str, ...] = ()
-    """Changes to the recipe, in its own syntax: --set data.crop=224 optimizer.learning_rate=3e-4"""
+    """Changes to the recipe, in TOML syntax: --set data.crop=224 optimizer.learning_rate=3e-4"""
 
 
 def main(options: Options) -> None:
-    """Train, with progress on stderr."""
+    """Train by the recipe, and log progress to stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
     program_cache.enable()

@@ -32,7 +32,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Train all trials, and print them, the best one first."""
+    """Train all trials, and print a table of them, the best one first."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
     program_cache.enable()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure tile sizes of the GPU kernels on the GPU at hand, and keep the best."""
+"""Measure tile sizes of the GPU kernels on this machine's GPU, and keep the fastest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pallas_kernels.hopper.geometry import ConvShape
 class Options:
     """Time several tile sizes for every convolution of a network on this GPU.
 
-    The fastest go to pallas_kernels/tuned/DEVICE.json, from which the kernels read them.
+    The fastest are written to pallas_kernels/tuned/DEVICE.json, which the kernels read.
     """
 
     model: Preset = "flavr_2x"
@@ -34,21 +34,21 @@ class Options:
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (256, 448))
     """Heights and widths in pixels, multiples of 8."""
     batch: int = 1
-    """Windows a call."""
+    """Windows per call."""
     precision: compilation.OfKernels = "bf16"
-    """What the network computes in."""
+    """Number format that the network computes in."""
     tries: int = 8
-    """Tile sizes to measure per convolution, the ones of the lowest estimated cost."""
+    """Number of tile sizes to measure per convolution: those of the lowest estimated cost."""
     processes: int = 8
-    """Processes that compile side by side; one at a time uses the GPU."""
+    """Number of processes that compile in parallel; only one at a time uses the GPU."""
     missing: bool = False
-    """Measure only convolutions that the table does not have."""
+    """Measure only convolutions that are not in the table yet."""
     dry: bool = False
-    """Write nothing."""
+    """Only measure and print; do not write the table."""
 
 
 def main(options: Options) -> None:
-    """Print a line a try, and write the table of the device at hand."""
+    """Print a line for each tile size, and write the table of this machine's GPU."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
     environment = presentation.environment()
     print(environment, flush=True)
@@ -78,7 +78,7 @@ def main(options: Options) -> None:
 
 
 def convs(config: ModelConfig, options: Options, height: int, width: int) -> list[ConvShape]:
-    """The convolutions of one call."""
+    """Return the convolutions of one call of the network, by tracing it."""
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
