@@ -242,6 +242,7 @@ def _replace_folder(source: Path, target: Path, ours: Callable[[Path], bool]) ->
     try:
         source.rename(target)
     except OSError:
+        # The new folder could not take the name: give it back to the old one.
         old.rename(target)
         aside.rmdir()
         raise

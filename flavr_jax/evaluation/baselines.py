@@ -63,6 +63,8 @@ def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height wid
                 frame, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             ).astype(np.float32)
 
+        # t² · back − t (1 − t) · forth is the flow from time t to the input before it, and
+        # (1 − t)² · forth − t (1 − t) · back that to the input after it.
         yield np.stack(
             [
                 (1 - t) / 255 * warp(before, t * t * back - t * (1 - t) * forth)

@@ -74,6 +74,7 @@ class Interpolator:
         Raises:
             ValueError: it is not a product of such factors; the message names some that work.
         """
+        # One pass can make any divisor of the network's factor, by leaving frames out.
         single = [k for k in range(self.factor, 1, -1) if self.factor % k == 0]
         passes, left = [], factor
         while left > 1:
@@ -133,10 +134,12 @@ class Interpolator:
         """
         intervals = frames.shape[0] - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
+        # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
         made, finite = _between(self.config, self._params, rows[..., :3], factor)
         if rows.shape[-1] == 4:
             most = np.iinfo(rows.dtype).max
+            # Alpha that is opaque throughout would stay so: save the second pass.
             if rows[..., 3].min() == most:
                 alpha = jnp.full_like(made[..., :1], most)
             else:

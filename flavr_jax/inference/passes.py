@@ -126,6 +126,7 @@ def fill(
     started: deque[tuple[_Group, ArrayLike | None]] = deque()
     computing = 0
     for first in nodes:
+        # One shot at a time, so that no window crosses a cut.
         rest = () if first.ends_shot else _until_cut(nodes)
         reach = Fraction(0) if last else _reach(network, factor)
         intervals = _intervals(itertools.chain([first], rest), network, factor, reach)
@@ -138,6 +139,7 @@ def fill(
                 group, made = started.popleft()
                 computing -= made is not None
                 yield from _finish(group, made, factor)
+    # The clip has ended; finish what is still in computation.
     for group, made in started:
         yield from _finish(group, made, factor)
 

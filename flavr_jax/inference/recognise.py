@@ -38,6 +38,7 @@ def recognise(path: Path, clips: list[Path], top: int = 5) -> Iterator[list[tupl
     )
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     predict = jax.jit(lambda params, clips: classifier.apply(network, params, clips))
+    # Labels are required but unknown here, and not used.
     source = labelled.LabelledClips(tuple(names), tuple(clips), (0,) * len(clips))
     loader = labelled.LabelledLoader(source, settings, training=False)
     for clip in clips:

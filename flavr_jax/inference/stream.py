@@ -143,6 +143,7 @@ def interpolate(
     found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
     plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary)
     nodes = _nodes(plan)
+    # Chain the passes: each reads the output of the one before and splits it further.
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
         nodes = fill(nodes, network, level, batch=options.batch, last=last)
@@ -186,6 +187,7 @@ def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
         if following is None or not ends_shot:
             yield Node(key.frame, requests, ends_shot)
             continue
+        # Positions increase, so the requests at 0, which are for the key itself, come first.
         yield Node(key.frame, requests[: len(requests) - len(inside)], ends_shot)
         for wish in inside:
             pixels = _mix(key.frame.pixels, following[0].frame.pixels, float(wish.position))

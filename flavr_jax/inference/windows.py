@@ -58,6 +58,7 @@ def extend(
     """
     make = BOUNDARIES[boundary]
     iterator = iter(frames)
+    # The frames before the first can be made only when `before` frames after it are known.
     head = [frame for _, frame in zip(range(before + 1), iterator)]
     if not head:
         return
@@ -66,7 +67,7 @@ def extend(
     tail: deque[Frame] = deque(maxlen=after + 1)
     for part in (head, iterator):
         for frame in part:
-            tail.appendleft(frame)
+            tail.appendleft(frame)  # the outermost comes first, as in BOUNDARIES
             yield frame
     end = list(tail)
     for step in range(1, after + 1):

@@ -71,6 +71,7 @@ def _mean_3d(frames: Float[Array, "*frames height width 3"]) -> Float[Array, "*f
     nearest = np.clip(np.arange(3)[:, None] + np.arange(-_RADIUS, _RADIUS + 1), 0, 2)
     mixture = np.zeros((3, 3))
     for colour in range(3):
+        # Indices repeat at the edges, and add.at adds up all their weights.
         np.add.at(mixture[colour], nearest[colour], _gaussian())
     mixed = jnp.stack(
         [sum(float(mixture[to, of]) * frames[..., of] for of in range(3)) for to in range(3)], -1

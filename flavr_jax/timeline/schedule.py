@@ -110,7 +110,7 @@ class Clock:
         self._count = 0
 
     def advance(self, pts: Fraction, duration: Fraction) -> Iterator[Moment]:
-        """Return the moments between the last input frame and the next one, lazily.
+        """Return the moments from the last input frame to the next one, exclusive, lazily.
 
         Args:
             pts: when the next input frame is shown, in seconds.
@@ -120,6 +120,7 @@ class Clock:
         if self._first is None:
             self._first = pts
         elif self.timing.fps is None:
+            # The last frame's own moment belongs to this interval, as part 0.
             moments = self._parts(self._last, pts)
         else:
             moments = self._ticks(self._first, self._stretched(pts), 1 / self.timing.fps)
@@ -185,6 +186,7 @@ class Grid:
                 break
             parts *= level
             nearest = Fraction(round(position * parts), parts)
+            # Stop at a grid that is close enough and no coarser than the spacing of the frames.
             close = self.bound is None or abs(position - nearest) * scale <= self.bound
             if close and parts * spacing >= 1:
                 break

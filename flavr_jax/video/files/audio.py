@@ -67,6 +67,7 @@ def encodings_for(source: AudioStream, output: OutputContainer) -> Iterator[Soun
     for codec in _codecs(own, output):
         rates = codec.audio_rates or [context.sample_rate]
         above = [rate for rate in rates if rate >= context.sample_rate]
+        # The lowest rate that keeps all frequencies; if there is none, the highest.
         rate = min(above) if above else max(rates)
         same = codec.canonical_name == own
         lossless = codec.name.startswith(_LOSSLESS)
@@ -78,6 +79,7 @@ def encodings_for(source: AudioStream, output: OutputContainer) -> Iterator[Soun
             elif not same:
                 bits = min(bits, most)
             yield SoundEncoding(codec.name, rate, channels, bits)
+            # An encoder that does not list its rates may refuse an unusual one.
             if rate not in (44100, 48000) and codec.audio_rates is None:
                 yield SoundEncoding(codec.name, 48000, channels, None)
 
@@ -179,6 +181,7 @@ class EncodedSound:
             self._begin = begin or Fraction(0)
             start = (self._begin - self._times.start) * self._times.stretch
             self._offset = round(start * self._rate)
+            # Begin at zero; the check for a gap below then puts silence before the sound.
             if self._from_zero and self._offset > 0:
                 self._begin, self._offset = self._times.start, 0
             self._renew(frame)
@@ -254,6 +257,7 @@ class EncodedSound:
             )
         ]
         named = _named_layout(layout, frame.layout.nb_channels)
+        # Channels without positions get those of the usual layout for their number.
         if named != layout:
             places = "|".join(map(str, range(frame.layout.nb_channels)))
             nodes.append(graph.add("channelmap", f"map={places}:channel_layout={named}"))

@@ -265,6 +265,7 @@ class VideoReader:
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete."""
         end = Fraction(0)
+        # Packets of all streams are read, because the stated end is that of the whole file.
         packets = container.demux()
         decode = _decoder(stream)
         if container.format.name == "avi" and stream.codec_context.has_b_frames:

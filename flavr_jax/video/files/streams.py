@@ -101,6 +101,7 @@ class OtherStreams:
             if each is not None and not isinstance(each, Cover)
         }
         chapters = self._chapters()
+        # Tried apart, so that metadata which the container refuses does not cost any stream.
         if self._works(ways, chapters, described=True):
             _copy_metadata(self._container, output)
             output.set_chapters(chapters)

@@ -98,6 +98,7 @@ class VideoWriter:
         picture = self._picture(frame)
         tick = round(frame.pts / self._plan.tick)
         if self._plan.container.one_rate:
+            # A tick is one frame here: if two frames round to the same, the second takes the next.
             tick = max(tick, 0 if self._last is None else self._last + 1)
             if abs(tick * self._plan.tick - frame.pts) > self._plan.tick / 100 and not self._moved:
                 self._moved = True
