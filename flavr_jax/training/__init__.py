@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a recipe to a checkpoint."""
+"""Training: from a recipe to a checkpoint."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """States of a run on disk, from which a stopped run continues bit for bit.
 
-Orbax writes in the background, and only complete states count: a run that is killed while it saves
-continues from the state before. Leaves are stored by name as NumPy arrays, so that a state depends
-neither on the number of devices nor on optax's data structures.
+Orbax writes in the background, and only complete states count: a run that is killed during a save
+continues from the previous state. Leaves are stored by name as NumPy arrays, so that a state does
+not depend on the number of devices or on optax's data structures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Checkpoints", "from_arrays", "to_arrays"]
 
 Tree = TypeVar("Tree")
 
-_KEPT = 2  # states; older ones are deleted
+_KEPT = 2  # number of states; older ones are deleted
 
 
 class Checkpoints:
@@ -51,9 +51,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
-        """Write a state and plain values in the background.
+        """Write a state and JSON values (``host``) in the background.
 
-        All processes of a run must call this; one of them writes.
+        All processes of a run must call this; only one of them writes.
         """
         # The step reuses the donated buffers while Orbax writes, so the leaves are copied first.
         tree = traverse_util.unflatten_dict(to_arrays(state), sep="/")
@@ -62,11 +62,11 @@ class Checkpoints:
         self.last = step
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Read the newest state to the host, and its plain values.
+        """Read the newest state into host memory, and the JSON values saved with it.
 
         Raises:
-            ValueError: the shapes are not those of ``like``, because the network or the optimiser
-                is another one.
+            ValueError: the names or shapes differ from those of ``like``, because the state belongs
+                to another network or optimiser.
         """
         step = self.latest()
         assert step is not None, "call this only if latest() is not None"

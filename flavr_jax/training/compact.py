@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compact states: about 5.1 bytes per parameter instead of 16, to move a run to another machine.
 
-Values are quantised in blocks of 256. The next update's sensitivity to each decides how:
+Values are quantised in blocks of 256, in a form chosen by how sensitive the next update is:
 
 * parameters: 16 bits, in steps of 1/32767 of the block's largest magnitude;
 * average of the parameters: 8 bits for the difference from the parameters;
 * second moment: 8 bits for its logarithm. The update divides by its root, so the relative error
   matters, and no value may become 0;
-* first moment: 8 bits for its ratio to that root. This ratio is the update itself, and in it small
-  values beside large ones keep their proportion;
+* first moment: 8 bits for its ratio to that root. This ratio is the update itself. Quantising the
+  moment directly would round small values next to large ones to 0;
 * Muon's single moment of a kernel: 8 bits.
 
 A run resumed from a compact state differs from the uninterrupted one by about as much as the noise
@@ -32,19 +32,19 @@ from flavr_jax.training.state import TrainState
 __all__ = ["export", "load"]
 
 _BLOCK = 256
-_PART_BYTES = 15 << 20  # transfer tools often take no larger files
+_PART_BYTES = 15 << 20  # many transfer tools have a limit on file size
 _TINY = 1e-30  # smaller second moments count as 0
 
 
 class _Linear(NamedTuple):
-    """Integers, and the factor of each block."""
+    """Integers, and a scale for each block."""
 
     codes: Shaped[np.ndarray, "blocks 256"]
     scale: Float[np.ndarray, "blocks 1"]
 
 
 class _Logarithmic(NamedTuple):
-    """Bytes from 0, the block's smallest logarithm, to 255, which is ``span`` larger."""
+    """Bytes that map 0 to 255 onto the block's logarithms ``low`` to ``low + span``."""
 
     codes: Shaped[np.ndarray, "blocks 256"]
     low: Float[np.ndarray, "blocks 1"]
@@ -54,13 +54,13 @@ class _Logarithmic(NamedTuple):
 def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
     """Write a state into a folder, in files of at most 15 MiB, and return its size in bytes.
 
-    The folder appears when it is complete, in place of an older one.
+    The folder gets its name only when it is complete, and then replaces an older export.
     """
     arrays = to_arrays(state)
     names = _tensors(arrays)
     values = {part: _flat(arrays, of) for part, of in names.items()}
     root = np.sqrt(np.maximum(values["second"], _TINY))
-    # Ratios and differences are taken from the restored values, as the reader will have them.
+    # Ratios and differences refer to the values as the reader will restore them.
     second = _to_logarithmic(values["second"])
     restored_root = np.sqrt(_from_logarithmic(second)[: root.size])
     params = _to_linear(values["params"], np.int16)
@@ -83,7 +83,7 @@ def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
 
 
 def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Read a state that ``export`` wrote, and the plain values beside it.
+    """Read a state that ``export`` wrote, and the JSON values stored with it.
 
     Raises:
         FileNotFoundError: the folder holds no such state.
@@ -107,7 +107,7 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     values = {
         "params": params,
         "average": params + _from_linear(part(_Linear, "average")),
-        # Logarithms cannot store 0: what was clamped to _TINY comes back as 0.
+        # A logarithm cannot represent 0, so values clamped to _TINY are restored as 0.
         "second": np.where(second > 4 * _TINY, second, 0.0),
         "first": _from_linear(part(_Linear, "first")) * np.sqrt(second),
         "only": _from_linear(part(_Linear, "only")),
@@ -128,10 +128,10 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
-    """Return the names of the tensors that belong to parameters, by kind, in one order.
+    """Return the names of parameters, averages and moments, each list in the same order.
 
-    Adam keeps two moments of a parameter, ``first`` and ``second``; Muon keeps an ``only`` one of
-    kernels.
+    Adam has two moments of a parameter, ``first`` and ``second``; Muon has one moment of a kernel,
+    ``only``.
     """
     params = [name for name in arrays if name.startswith("params/")]
     found = {"params": params, "average": [], "first": [], "second": [], "only": []}
@@ -153,7 +153,7 @@ def _flat(arrays: dict[str, np.ndarray], names: list[str]) -> Float[np.ndarray, 
 
 
 def _blocks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, "blocks 256"]:
-    """Split into rows of 256; the last value is repeated to fill the last row."""
+    """Split into rows of 256, repeating the last value to fill the last row."""
     return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(
         -(-values.size // _BLOCK), _BLOCK
     )
@@ -186,7 +186,7 @@ def _from_logarithmic(packed: _Logarithmic) -> Float[np.ndarray, " values"]:
 
 
 def _write(folder: Path, stored: dict[str, np.ndarray], host: dict[str, Any]) -> int:
-    """Write the arrays' bytes in parts, and an index of names, types and shapes."""
+    """Write the arrays' bytes in parts, and an index of names, dtypes and shapes."""
     listing, data = {}, bytearray()
     for name, array in stored.items():
         listing[name] = {"dtype": str(array.dtype), "shape": array.shape}
@@ -201,13 +201,13 @@ def _write(folder: Path, stored: dict[str, np.ndarray], host: dict[str, Any]) ->
 
 
 def _is_ours(entry: Path) -> bool:
-    """True for a file of an older export, which the new one replaces."""
+    """Return whether an older export wrote this file, so that the new one may replace it."""
     is_export = all((entry.parent / name).is_file() for name in ("index.json", "part-000.bin"))
     return is_export and re.fullmatch(r"index\.json|part-\d+\.bin", entry.name) is not None
 
 
 def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read back the arrays and plain values that ``_write`` wrote."""
+    """Read the arrays and JSON values that ``_write`` wrote."""
     path = folder / "index.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; name a folder that --export-state wrote.")

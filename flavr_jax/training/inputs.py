@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of training batches: windows drawn within the step, read from disk, or both.
+"""Sources of training batches: windows drawn inside the step, read from disk, or both.
 
-Drawn windows depend on the step's number alone. Reading has a position, which is saved with the
+Drawn windows depend only on the step's number. A reader has a position, which is saved with the
 state, so that a resumed run sees the same batches as an uninterrupted one.
 """
 
@@ -23,17 +23,17 @@ from flavr_jax.training.tasks import LabelledBatch
 
 __all__ = ["Drawn", "Feed", "Inputs", "LabelledInputs", "Nothing", "Read", "ReadConfig"]
 
-_HELD_OUT = 50  # one clip in so many is kept for validation
+_HELD_OUT = 50  # every 50th clip is kept for validation
 
 
 @runtime_checkable
 class Feed(Protocol):
-    """Iterator over what is read for each step, placed on the devices."""
+    """Iterator over the data read for each step, placed on the devices."""
 
     def __next__(self) -> PyTree: ...
 
     def get_state(self) -> dict[str, Any]:
-        """Return the position of the next element, as plain values."""
+        """Return the position of the next element, as JSON values."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ class Feed(Protocol):
 
 @runtime_checkable
 class Inputs(Protocol):
-    """Source of batches; hashable, because compiled steps are cached by it."""
+    """Source of batches; hashable, because it is part of the cache key of compiled steps."""
 
     @property
     def batch_size(self) -> int:
@@ -66,9 +66,9 @@ class Inputs(Protocol):
 
         Args:
             key: random key, equal in all parts.
-            part: number of the part, from 0.
+            part: index of the part, from 0.
             parts: number of parts.
-            fetched: what the feed read for this part.
+            fetched: data that the feed read for this part.
             resident: the arrays of :attr:`resident`.
         """
         ...
@@ -76,14 +76,14 @@ class Inputs(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ReadConfig:
-    """How windows are read from data sets on disk; see :class:`pipeline.LoaderConfig`.
+    """Settings for reading windows from data sets on disk; see :class:`pipeline.LoaderConfig`.
 
     Attributes:
         spacings: distances between input frames, in frames of the clip; each window draws one.
         shutters: numbers of frames that are averaged into one, as a longer exposure would; each
             window draws one.
-        threads: threads that read and decode, in each process of the loader.
-        workers: processes of the loader; 0 reads in this process.
+        threads: number of threads that read and decode in each process of the loader.
+        workers: number of processes of the loader; 0 reads in this process.
     """
 
     spacings: tuple[int, ...] = (2,)
@@ -108,7 +108,7 @@ class Nothing:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Windows drawn on the device: synthetic ones, and cuts from clips in its memory.
+    """Windows made on the device: synthetic ones, and crops of clips in its memory.
 
     Attributes:
         n_outputs: frames to predict in each window.
@@ -131,7 +131,7 @@ class Drawn:
         return self.real
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """Return an empty feed, for nothing is read."""
+        """Return an empty feed, since nothing is read."""
         return Nothing()
 
     def batch(
@@ -147,8 +147,8 @@ class Read:
 
     Attributes:
         n_outputs: frames to predict in each window.
-        clips: clips that windows are cut from.
-        reading: how they are read.
+        clips: clips from which windows are cut.
+        reading: how windows are read.
         config: composition of a batch.
         seed: seed of the order of reading.
     """
@@ -170,9 +170,9 @@ class Read:
         return None
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
-        """Read windows of the training clips, or in validation of the held-out clips.
+        """Read windows of the training clips, or of the held-out clips for validation.
 
-        Each process reads its share of them.
+        Each process reads its share of every batch.
         """
         config = pipeline.LoaderConfig(
             **dataclasses.asdict(self.reading),
@@ -264,7 +264,7 @@ class LabelledInputs:
 
 
 class _Distributed(Iterator[PyTree]):
-    """Feed that places a loader's batches on the devices, as the step takes them."""
+    """Feed that places a loader's batches on the devices in the layout that the step expects."""
 
     def __init__(self, loader: Feed, parallel: Parallel) -> None:
         self._loader, self._parallel = loader, parallel

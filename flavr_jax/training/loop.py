@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training run from recipe to checkpoint: read ``train`` from top to bottom.
 
-A run is limited by steps or by time. A run limited by time lowers the learning rate by the share of
-the time that is over, so the rate reaches zero at the end on any device; compilation and reports do
-not count. Either kind may be cut into legs. A run limited by steps depends on its recipe and data
-alone: resumed on the same devices, it ends in the same state bit for bit.
+A run is limited by steps or by time. If it is limited by time, the learning rate follows the
+fraction of the time that has passed, so that it reaches zero at the end on any device; compilation
+and reports do not count. Both kinds of run can be split into legs. A run that is limited by steps
+depends only on its recipe and data: resumed on the same devices, it ends in the same state bit for
+bit.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Leg:
-    """One stretch of a run.
+    """One part of a run, from its start or a saved state to a stop.
 
     Attributes:
-        resume: go on from the newest state in the output folder, if there is one.
-        resume_from: go on from a state that export_state wrote, on this or another machine.
-        init_from: start from every parameter of this checkpoint that fits the network.
-        export_state: at the end, write a compact state into this folder, to go on elsewhere.
-        until: stop after this step, and leave a state to resume.
-        leg_minutes: stop after this time, compilation included, and leave a state to resume.
+        resume: continue from the newest state in the output folder, if there is one.
+        resume_from: continue from a state that export_state wrote, on this or another machine.
+        init_from: initialise the network with all parameters of this checkpoint that fit.
+        export_state: at the end, write a compact state into this folder, to continue elsewhere.
+        until: stop after this step, and save a state to resume from.
+        leg_minutes: stop after this time, including compilation, and save a state to resume from.
     """
 
     resume: bool = False
@@ -69,23 +70,23 @@ def train(
     leg: Leg = Leg(),
     mapping: Parallel | None = None,
 ) -> bool:
-    """Train by a recipe, or one leg of it, and return whether the run came to its end.
+    """Train by a recipe, or one leg of it, and return whether the run is complete.
 
     Every report writes the averaged parameters to ``output/checkpoint``; states, the log and a plot
-    lie beside it. SIGTERM ends the leg after the step in progress, with its state saved.
+    are in ``output`` too. SIGTERM ends the leg after the current step and saves its state.
 
     Args:
         recipe: how to train, and for how long.
         task: the network and its loss.
-        inputs: where batches come from.
+        inputs: source of the batches.
         output: folder of the run.
-        leg: where to begin and where to stop.
-        mapping: the devices; by default all of them, by the recipe's strategy.
+        leg: where to start and where to stop.
+        mapping: the devices; by default all of them, with the recipe's strategy.
 
     Raises:
-        ValueError: the batch does not divide among the devices, the output folder holds a run and
-            ``leg.resume`` is not set, its state is another network's, or 20 steps in a row had no
-            finite gradient.
+        ValueError: the batch size is not a multiple of the number of devices and parts, the output
+            folder holds a run and ``leg.resume`` is not set, its state belongs to another network,
+            or 20 steps in a row had no finite gradient.
     """
     mapping = mapping or Parallel(recipe.strategy)
     _check_division(recipe, inputs, mapping)
@@ -98,7 +99,7 @@ def train(
             progress = Progress(recipe, log, inputs.batch_size, step=first, saved=host)
             reporter = Reporter(recipe, task, inputs, mapping, output, log, first if host else None)
             run = _Run(recipe, task, inputs, mapping, saved, progress, reporter, host)
-            # The step donates its state, so it must be a copy that nothing else reads.
+            # The step donates the buffers of its state, so it gets a copy that nothing else reads.
             current = mapping.replicate(current)
             while not progress.is_over(leg.until):
                 stopping = stop.is_set() or time.monotonic() > deadline
@@ -115,7 +116,7 @@ def train(
 
 
 class _Run:
-    """The parts of a run that change with every step, besides the state on the devices."""
+    """Parts of a run on the host that change with every step."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class _Run:
             self._feed.set_state(host["feed"])
 
     def take_step(self, current: TrainState, *, stopping: bool) -> TrainState:
-        """Issue the next step, and tell the other processes whether this one is to stop."""
+        """Issue the next step; ``stopping`` tells the other processes that this one must stop."""
         progress = self._progress
         rate = self._schedule.rate(progress.step, progress.fraction)
         shared = SharedInputs(np.float32(rate), self._resident)
@@ -148,13 +149,13 @@ class _Run:
         return current
 
     def report_if_due(self, current: TrainState) -> None:
-        """Report at evenly spaced points of the run; a plateau schedule reads the loss."""
+        """Report if a report is due, and pass its loss to the learning-rate schedule."""
         if self._progress.is_report_due():
             self._schedule.report(self._reporter.report(current.average, self._progress))
             self._progress.clock.leave_out()
 
     def save(self, current: TrainState) -> dict[str, Any]:
-        """Save the state unless this step's is saved already; return the plain values in it."""
+        """Save the state, unless that of this step is saved; return the JSON values with it."""
         host = {
             **self._progress.get_state(),
             "schedule": self._schedule.get_state(),
@@ -166,7 +167,7 @@ class _Run:
 
 
 def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]) -> None:
-    """Write the compact state if it was asked for, and the plot."""
+    """Write the compact state, if requested, and the plot."""
     if jax.process_index() > 0:
         return
     if leg.export_state is not None:
@@ -178,14 +179,14 @@ def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]
 def _begin(
     recipe: Recipe, task: Task, saved: Checkpoints, leg: Leg
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Return the first state of a leg, and its plain values; a new run has none."""
+    """Return the first state of a leg and the JSON values saved with it; none for a new run."""
     latest = saved.latest()
     if latest is not None and not leg.resume:
         raise ValueError(
             f"the output folder holds a run at step {latest}; go on with it by --resume, or choose "
             "another folder."
         )
-    # A resumed run needs the fresh state too: it says which names and shapes to expect.
+    # A resumed run needs the initial state too, which defines the expected names and shapes.
     params = task.init(jax.random.key(recipe.seed))
     if leg.init_from is not None and latest is None:
         found = warm_start.warm_start(params, leg.init_from)
@@ -204,7 +205,7 @@ def _begin(
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets, which batch systems send some time before they kill."""
+    """Yield an event that SIGTERM sets; batch systems send it some time before they kill a job."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may install signal handlers
@@ -217,7 +218,7 @@ def _stop_signal() -> Iterator[threading.Event]:
 
 
 def _check_division(recipe: Recipe, inputs: Inputs, mapping: Parallel) -> None:
-    """Refuse a batch that does not divide among the devices and their parts."""
+    """Raise a ValueError if the batch cannot be divided equally among devices and their parts."""
     parts = mapping.size * recipe.optimizer.accumulate
     if inputs.batch_size % parts:
         raise ValueError(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimisers, and schedules of the learning rate.
 
-The learning rate is an argument of the compiled step. It may therefore follow steps, the clock or
+The learning rate is an argument of the compiled step, so that it can follow the steps, the clock or
 the validation loss without another compilation.
 """
 
@@ -20,7 +20,7 @@ from optax import contrib
 __all__ = ["OptimizerConfig", "Schedule", "ScheduleConfig", "optimizer"]
 
 _ADAMS_RMS = 0.2  # typical root mean square of Adam's updates (arXiv 2502.16982, section 2.2)
-_ENDS = {"stem", "out"}  # layers that read or write pixels, which stay with Adam
+_ENDS = {"stem", "out"}  # layers that read or write pixels; they use Adam
 _THRESHOLD = 1e-4  # smallest relative gain that counts, as in PyTorch's ReduceLROnPlateau
 
 
@@ -28,12 +28,11 @@ _THRESHOLD = 1e-4  # smallest relative gain that counts, as in PyTorch's ReduceL
 class OptimizerConfig:
     """Settings of the optimiser: Adam (AdamW if there is weight decay) or Muon.
 
-    Muon (https://kellerjordan.github.io/posts/muon/) takes the update of a convolution's kernel as
-    a matrix, output channels by everything else, and brings its singular values near 1. As
-    published, the layers that read or write pixels, the gates and the biases stay with Adam.
-    Muon's updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982), so that a
-    learning rate means about the same for both. That paper also finds that Muon needs weight
-    decay, and uses 0.1.
+    Muon (https://kellerjordan.github.io/posts/muon/) treats the update of a convolution's kernel as
+    a matrix, output channels × everything else, and brings its singular values near 1. As in the
+    publication, the layers that read or write pixels, the gates and the biases use Adam. Muon's
+    updates are scaled to the size of Adam's (https://arxiv.org/abs/2502.16982), so that the same
+    learning rates suit both. That paper also finds that Muon needs weight decay, and uses 0.1.
 
     Attributes:
         kind: ``adam`` or ``muon``.
@@ -41,11 +40,12 @@ class OptimizerConfig:
         beta1: decay of the first moment; Muon uses 0.95, as published.
         beta2: decay of the second moment.
         weight_decay: decoupled weight decay; 0 gives Adam.
-        clip_norm: largest norm of the gradient; a longer one is scaled down. 0 does not clip.
+        clip_norm: largest norm of the gradient; larger gradients are scaled down. 0 turns clipping
+            off.
         average_decay: decay per step of the exponential moving average of the parameters; 0 makes
             the average equal to the parameters.
-        accumulate: parts that a device splits its share of a batch into, to save memory; their
-            gradients are averaged.
+        accumulate: number of parts into which a device splits its share of a batch to save memory;
+            their gradients are averaged.
     """
 
     kind: Literal["adam", "muon"] = "adam"
@@ -65,9 +65,9 @@ class ScheduleConfig:
     Attributes:
         kind: ``constant``; ``cosine``, to zero over the run, by steps or by time; ``plateau``,
             multiplied by ``factor`` when the loss of reports stops falling.
-        warmup_steps: steps in which the learning rate rises from 0.
+        warmup_steps: number of steps in which the learning rate rises from 0.
         factor: factor of each drop after a plateau.
-        patience: reports without a gain that are waited for before a drop.
+        patience: number of reports without an improvement before a drop.
     """
 
     kind: Literal["constant", "cosine", "plateau"] = "cosine"
@@ -83,12 +83,12 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.kind == "muon":
         muon = optax.chain(
             contrib.scale_by_muon(weight_dimension_numbers=_as_matrices),
-            # optax scales Muon's updates in other ways; this one is as large as Adam's.
+            # optax offers other scalings of Muon's updates, but not to the size of Adam's.
             optax.stateless(lambda updates, _: jax.tree.map(_as_large_as_adams, updates)),
         )
         parts = [optax.partition({"muon": muon, "adam": adam}, _rules)]
-    # Clipping comes first, so that moments never see the outlier; decay comes after them, so that
-    # it is decoupled from the gradient, as in AdamW.
+    # Clipping comes first, so that outliers never enter the moments. Weight decay comes last, so
+    # that it is decoupled from the gradient, as in AdamW.
     if config.clip_norm > 0:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay > 0:
@@ -97,7 +97,7 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _rules(params: PyTree) -> PyTree:
-    """Name the rule of every parameter: Muon for inner convolutions' kernels, Adam for the rest."""
+    """Name the rule for every parameter: Muon for kernels of inner convolutions, else Adam."""
 
     def rule(path: tuple[Any, ...], leaf: Array) -> str:
         at_an_end = _ENDS & {getattr(part, "key", None) for part in path}
@@ -121,7 +121,7 @@ def _as_large_as_adams(update: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 class Schedule:
-    """Learning rate of a run, with the memory that finding a plateau needs."""
+    """Learning rate of a run, with the state for detecting a plateau."""
 
     def __init__(self, config: ScheduleConfig, learning_rate: float) -> None:
         self._config, self._highest = config, learning_rate
@@ -138,7 +138,7 @@ class Schedule:
         return rate
 
     def report(self, loss: float) -> None:
-        """Count a report's loss; a loss that is not finite is no gain."""
+        """Take a report's loss into account; a loss that is not finite is not an improvement."""
         if self._config.kind != "plateau":
             return
         if loss < self._best * (1.0 - _THRESHOLD):
@@ -149,7 +149,7 @@ class Schedule:
             self._scale, self._waited = self._scale * self._config.factor, 0
 
     def get_state(self) -> dict[str, Any]:
-        """Return the memory as plain values, for a resumed run."""
+        """Return the state as JSON values, for a resumed run."""
         best = self._best if math.isfinite(self._best) else None
         return {"scale": self._scale, "best": best, "waited": self._waited}
 

@@ -2,9 +2,9 @@
 """Mapping a function of one device over all devices of all hosts.
 
 The default is ``jax.pmap``; ``shard_map`` under ``jit`` is its successor and gives the same
-numbers. The check of replication is off under shard_map, because with it gradients with respect to
-replicated parameters arrive already summed over devices; the step's mean would then be too large
-by the number of devices.
+numbers. With ``shard_map``, the check of replication (``check_vma``) is off: it would make JAX sum
+the gradients of replicated parameters over devices, and the step's own mean would then be too large
+by a factor of the number of devices.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Mapped: TypeAlias = Callable[[PyTree, PyTree, PyTree], PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Processes that train together, usually one a host.
+    """Processes that train together, usually one per host.
 
     Attributes:
         coordinator: host:port of process 0, if there are several processes.
         processes: number of processes.
-        process: number of this process, from 0.
-        cluster: find these three in the environment of a Slurm or Open MPI job, or with jax[k8s] of
-            a Kubernetes job.
+        process: index of this process, from 0.
+        cluster: take these three from the environment of a Slurm or Open MPI job, or, with
+            jax[k8s], of a Kubernetes job.
     """
 
     coordinator: str | None = None
@@ -51,8 +51,8 @@ class Parallel:
     """The devices of a run: all devices of all processes, or some devices of one process.
 
     Attributes:
-        strategy: how a function is mapped.
-        devices: this process's devices; None for all that it has.
+        strategy: how a function is mapped over devices.
+        devices: devices of this process to use; None for all.
     """
 
     strategy: Strategy = "pmap"
@@ -65,19 +65,19 @@ class Parallel:
 
     @property
     def size(self) -> int:
-        """Number of devices of all processes."""
+        """Number of devices over all processes."""
         return len(self.local) * jax.process_count()
 
     def map(self, function: Callable[[Any, Any, Any], Any], *, donate: bool = True) -> Mapped:
         """Map ``function(carried, shared, own)`` over all devices.
 
-        ``carried`` and ``shared`` are equal on all devices, and so must the result be. ``own`` is
-        cut along the first axis of its arrays, a part a device. Place the arguments with
-        ``replicate`` and ``distribute`` first; otherwise every call copies them, and a donated
-        argument frees nothing.
+        ``carried`` and ``shared`` are equal on all devices, and the result must be, too. The arrays
+        of ``own`` are split along their first axis, one part per device. Place the arguments with
+        ``replicate`` and ``distribute`` first; otherwise every call copies them, and donating them
+        saves no memory.
 
         Args:
-            function: what one device computes.
+            function: computation of one device.
             donate: whether the buffers of ``carried`` may be reused for the result.
         """
         donated = (0,) if donate else ()
@@ -102,7 +102,7 @@ class Parallel:
     def replicate(self, tree: PyTree) -> PyTree:
         """Copy every array to each device."""
         sharding = NamedSharding(self._mesh(), PartitionSpec())
-        # device_put cannot reach the devices of other processes; each process gives its own copy.
+        # device_put cannot reach devices of other processes, so each process provides its own copy.
         if self.strategy == "shard_map" and jax.process_count() > 1:
             return jax.tree.map(
                 lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),
@@ -112,13 +112,13 @@ class Parallel:
 
     @property
     def incoming(self) -> NamedSharding:
-        """Sharding of this process's batches: cut along the first axis, a part a device."""
+        """Sharding of this process's batches: along the first axis, one part per device."""
         return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec(AXIS))
 
     def distribute(self, tree: PyTree) -> PyTree:
-        """Turn this process's arrays into the ``own`` of a mapped function.
+        """Turn this process's arrays into the argument ``own`` of a mapped function.
 
-        The first axis is as long as that of ``own`` on all of this process's devices together.
+        Their first axis holds the parts of all devices of this process.
         Arrays already sharded like ``incoming`` are not moved.
         """
         tree = jax.device_put(tree, self.incoming)
@@ -143,7 +143,7 @@ class Parallel:
 
 @functools.cache
 def _fold(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
-    """Return a function that splits the first axis into devices and a rest, without a copy."""
+    """Return a function that splits the first axis into devices and the rest, without a copy."""
     count = sharding.mesh.size
     return jax.jit(
         lambda leaves: jax.tree.map(
@@ -156,13 +156,14 @@ def _fold(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
 def to_host(tree: PyTree) -> PyTree:
     """Copy arrays to the host.
 
-    Views would be wrong: the next step reuses a donated buffer while its copy is being saved.
+    Views of device buffers would be wrong: the next step reuses donated buffers while the state is
+    still being saved.
     """
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
 
 
 def initialize(hosts: Hosts) -> None:
-    """Join the processes of one run, before anything else touches a device.
+    """Connect the processes of one run; call it before anything else uses a device.
 
     Raises:
         ValueError: some of ``coordinator``, ``processes`` and ``process`` are given, but not all.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bookkeeping of a run on the host: steps, time, and the losses since the last line and report.
+"""Progress of a run on the host: steps, time, and losses since the last log line and report.
 
 The host runs a few steps ahead of the device, so it learns the result of a step a few steps later.
-Everything that decides how the run goes on comes out of the step itself, where the devices have
-agreed on it; so all processes decide the same at the same step.
+All values that decide how the run continues are results of the step, in which the devices have
+agreed on them. So all processes make the same decision at the same step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flavr_jax.training.step import StepResult
 
 __all__ = ["Clock", "Progress"]
 
-_IN_FLIGHT = 2  # steps handed to the device before the host waits for the oldest
+_IN_FLIGHT = 2  # steps issued to the device before the host waits for the oldest
 _HOPELESS = 20  # steps in a row without a finite gradient that end the run
 
 
@@ -29,18 +29,18 @@ class Clock:
     """Time spent on training steps of this leg; compilation and reports are left out.
 
     Attributes:
-        seconds: since the leg began.
+        seconds: training time since the leg began.
         lap_steps: steps since the last line of the log.
-        lap_seconds: likewise.
+        lap_seconds: training time since the last line of the log.
     """
 
     def __init__(self, lap: tuple[int, float] = (0, 0.0)) -> None:
-        """Start now; ``lap`` is what an earlier leg spent since its last line of the log."""
+        """Start now; ``lap`` is an earlier leg's steps and seconds since its last log line."""
         self.seconds, self._last = 0.0, time.monotonic()
         self.lap_steps, self.lap_seconds = lap
 
     def count(self, *, steps: int = 0) -> None:
-        """Count the time since the last call, in which so many steps were issued, as training."""
+        """Count the time since the last call, in which ``steps`` were issued, as training time."""
         now = time.monotonic()
         self.seconds += now - self._last
         self.lap_seconds += now - self._last
@@ -48,7 +48,7 @@ class Clock:
         self._last = now
 
     def leave_out(self) -> None:
-        """Leave out the time since the last call."""
+        """Do not count the time since the last call."""
         self._last = time.monotonic()
 
     def lap(self) -> tuple[int, float]:
@@ -75,10 +75,10 @@ class Progress:
 
         Args:
             recipe: how long the run is, and how often it logs and reports.
-            log: where the losses go.
-            batch_size: windows a step, over all devices.
-            step: the leg's first one.
-            saved: what ``get_state`` returned in the leg before; empty in the first leg.
+            log: receives the losses.
+            batch_size: windows per step, over all devices.
+            step: first step of the leg.
+            saved: result of ``get_state`` in the previous leg; empty in the first leg.
         """
         self._recipe, self._log, self._batch_size = recipe, log, batch_size
         self.step = self._first_step = step
@@ -95,7 +95,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """The part of the run that is over, from 0 to 1."""
+        """Completed fraction of the run, from 0 to 1."""
         if self._recipe.minutes is not None:
             return self.elapsed / (60 * self._recipe.minutes)
         assert self._recipe.steps is not None
@@ -107,22 +107,22 @@ class Progress:
         return self._earlier + self.clock.seconds
 
     def is_over(self, until: int | None) -> bool:
-        """Return whether the run has ended, its leg has reached ``until``, or a stop was asked."""
+        """Return whether the run is complete, the leg is at ``until``, or a stop was requested."""
         at_the_end = until is not None and self.step >= until
         return self._stopped or self.fraction >= 1.0 or at_the_end
 
     def add(self, result: StepResult, rate: float) -> None:
         """Count a step that was issued, and read the result of an older one."""
         if self.step == self._first_step:
-            # The leg's first step is compiled before it runs. None of that is training time, and
-            # a rate of samples that counted the step without its time would be far too high.
+            # The leg's first step includes compilation, so neither its time nor the step itself is
+            # counted: the step without its time would make the speed look far too high.
             jax.block_until_ready(result)
             self.clock.leave_out()
         else:
             self.clock.count(steps=1)
         self.step += 1
         self._pending.append(result)
-        # Reading the newest result would let the device run dry between two steps.
+        # Waiting for the newest result would leave the device idle between two steps.
         if len(self._pending) > _IN_FLIGHT:
             self._read(self._pending.popleft())
         if self.step % self._recipe.log_steps == 0:
@@ -135,17 +135,17 @@ class Progress:
         self.clock.count()
 
     def is_report_due(self) -> bool:
-        """Return whether the next of the evenly spaced reports is reached."""
+        """Return whether the next of the evenly spaced reports is due."""
         return self._reports_so_far() > self._reports
 
     def start_report(self) -> float:
-        """Count a report, and return the mean loss since the one before."""
+        """Count a report, and return the mean loss since the previous one."""
         self._reports = self._reports_so_far()
         (total, count), self._losses = self._losses, (0.0, 0)
         return total / max(count, 1)
 
     def get_state(self) -> dict[str, Any]:
-        """Return plain values from which the next leg goes on."""
+        """Return JSON values from which the next leg continues."""
         self.catch_up()
         return {
             "elapsed": self.elapsed,
@@ -157,7 +157,7 @@ class Progress:
         }
 
     def _read(self, result: StepResult) -> None:
-        """Wait for a step's result, and add it up."""
+        """Wait for a step's result, and add it to the sums."""
         found: StepResult = jax.device_get(result)
         self.elapsed = float(found.signals.elapsed)
         self._stopped = self._stopped or float(found.signals.stop) > 0
@@ -177,7 +177,7 @@ class Progress:
 
     def _write_line(self, rate: float) -> None:
         """Log the means since the last line, and the samples per second."""
-        # Without waiting, the time of the steps in flight would count in the next line.
+        # Without this wait, the time of the steps in flight would count for the next line.
         self.catch_up()
         count = max(self._sums.pop("count", 0), 1)
         values = {name: total / count for name, total in self._sums.items()}
@@ -187,7 +187,7 @@ class Progress:
         self._log.scalars(self.step, **values, learning_rate=rate, **speed)
 
     def _reports_so_far(self) -> int:
-        # The small number keeps 0.3 * 10 = 3.0000000000000004 and its like on one side.
+        # The small number makes products that rounding put just below an integer count as it.
         return math.floor(self.fraction * self._recipe.reports + 1e-9)
 
     def _end(self) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: everything that the result of a run depends on, in one TOML file.
+"""Recipes: all settings that the result of a run depends on, in one TOML file.
 
-Folders of data are not part of a recipe, because they differ from machine to machine.
+Folders of data are not part of a recipe, because they differ between machines.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Recipe:
         model: the network.
         loss: distances by name and weight, as in ``"1*l1+0.1*census"``.
         data: composition and augmentation of a batch of windows.
-        dataset: name of the data set that windows are read from, as in data/sources.py; without
-            one, windows are drawn on the device.
+        dataset: name of the data set to read windows from, as in data/sources.py; if empty,
+            windows are drawn on the device.
         read: how windows are read.
-        labelled: train a classifier of labelled clips instead, with this cut of each clip.
+        labelled: if given, train a classifier of labelled clips, cut in this way.
         dropout: share of features that a classifier drops in training.
         optimizer: how parameters are updated.
         schedule: course of the learning rate.
@@ -46,15 +46,15 @@ class Recipe:
         minutes: length of the run in minutes, without compilation and reports. Exactly one of
             ``steps`` and ``minutes`` is set.
         seed: seed of parameters and data.
-        compute: type that the network computes in; parameters are always float32.
+        compute: dtype of the forward and backward passes; parameters are always float32.
         remat: recompute blocks in the backward pass instead of keeping their activations. This
-            saves memory and costs about a third more work.
-        strategy: how a step is mapped over devices; both ways give the same numbers.
+            saves memory and takes about a third more computation.
+        strategy: how a step is mapped over devices; both strategies give the same numbers.
         reports: number of reports, evenly spaced over the run. A report validates, scores, and
             releases a checkpoint.
-        validation_batches: batches in a validation; 0 for no validation.
-        save_steps: steps between two saved states.
-        log_steps: steps between two lines of the log, each the mean over these steps.
+        validation_batches: number of batches in a validation; 0 turns it off.
+        save_steps: number of steps between two saved states.
+        log_steps: number of steps between two lines of the log; a line has means over these steps.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -100,13 +100,13 @@ class Places:
     """Folders and lists of data on this machine.
 
     Attributes:
-        clips: folder of training clips (.mp4), kept in the device's memory; without one, all
-            windows are synthetic.
+        clips: folder of training clips (.mp4), which are kept in the device's memory; by default
+            all windows are synthetic.
         source: folder of the recipe's data set, as downloaded or packed, or of labelled clips.
-        training_list: file that lists the labelled clips to train on, one a line; by default all
-            clips are trained on.
-        validation_list: file that lists the labelled clips to validate on; by default those of
-            training_list.
+        training_list: file that lists the labelled clips to train on, one per line; by default all
+            clips.
+        validation_list: file that lists the labelled clips to validate on; by default the same as
+            for training.
         evaluation: folder of the evaluation set, which every report scores.
         evaluation_set: name of the evaluation set.
     """
@@ -120,7 +120,7 @@ class Places:
 
 
 def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe from a TOML file, and change some values (``"data.crop=224"``).
+    """Read a recipe from a TOML file and apply changes such as ``"data.crop=224"``.
 
     Raises:
         OSError: the file cannot be read.
@@ -160,9 +160,7 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
         return _classification(recipe, recipe.labelled, places)
     scored = None
     if places.evaluation is not None:
-        data_set(
-            places.evaluation_set
-        )  # an unknown name fails here rather than at the first report
+        data_set(places.evaluation_set)  # fail here on an unknown name, not at the first report
         scored = (places.evaluation_set, places.evaluation)
     task = tasks.Interpolation(recipe.model, losses.parse(recipe.loss), recipe.remat, scored)
     n_outputs = recipe.model.n_outputs

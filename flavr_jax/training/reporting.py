@@ -31,10 +31,10 @@ class Reporter:
     Attributes:
         recipe: how the run is trained.
         task: the network and its loss.
-        inputs: where batches come from.
+        inputs: source of the batches.
         mapping: the devices.
         output: folder of the run; the checkpoint goes into its folder ``checkpoint``.
-        log: where the values go.
+        log: receives the values.
     """
 
     recipe: Recipe
@@ -44,20 +44,20 @@ class Reporter:
     output: Path
     log: RunLog
     released_at: int | None = None
-    """The step whose checkpoint is in ``output``; None where it is not known."""
+    """The step whose checkpoint is in ``output``; None if unknown."""
 
     def report(self, average: PyTree, progress: Progress) -> float:
         """Validate and score the averaged parameters, and write them as a checkpoint.
 
         Returns:
-            The validation's loss, or without a validation the training's since the last report.
+            The validation loss, or without validation the mean training loss since the last report.
         """
         progress.catch_up()
         loss = progress.start_report()
         values, picture = self._validate(average)
         loss = values.get("validation loss", loss)
         if jax.process_index() == 0:
-            # The evaluation runs on one process; the others go on to the next step and wait there.
+            # One process evaluates; the others continue to the next step and wait there.
             values |= self.task.scores(parallel.to_host(average))
             times = {"minutes": progress.elapsed / 60, "skipped": progress.skipped}
             self.log.scalars(progress.step, **times, **values)
@@ -69,7 +69,7 @@ class Reporter:
     def release(
         self, average: PyTree, progress: Progress, scores: dict[str, float] | None = None
     ) -> None:
-        """Write the averaged parameters as a checkpoint, unless this step's is written already."""
+        """Write the averaged parameters as a checkpoint, unless that of this step is written."""
         if self.released_at == progress.step or jax.process_index() > 0:
             return
         self.released_at = progress.step
@@ -84,7 +84,7 @@ class Reporter:
         self.task.release(self.output / "checkpoint", parallel.to_host(average), provenance)
 
     def _validate(self, average: PyTree) -> tuple[dict[str, float], Any]:
-        """Return means over the validation's batches, and a picture of the first batch."""
+        """Return means over the validation batches, and a preview image of the first batch."""
         count = self.recipe.validation_batches
         if count == 0:
             return {}, None

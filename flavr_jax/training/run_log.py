@@ -2,7 +2,7 @@
 """The log of a run: a live line on the terminal, ``metrics.jsonl``, TensorBoard, and a plot.
 
 ``metrics.jsonl`` is always written. TensorBoard and the plot need the packages of the extra
-``train`` and are left out without them. If there are several processes, only the first one writes.
+``train`` and are skipped without them. If there are several processes, only the first one writes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["RunLog", "plot", "read_metrics"]
 logger = logging.getLogger(__name__)
 
 _LIVE_SECONDS = 1.0  # between two updates of the live line
-_COLUMNS = 3  # of the plot
+_COLUMNS = 3  # in the plot
 
 
 class RunLog:
     """The log of a run, in one folder; a context manager."""
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
-        """Open the log of a run that goes on at ``step``, and remove the lines of later steps.
+        """Open the log of a run that continues at ``step``, and remove the lines of later steps.
 
-        A killed run may have logged steps after its last saved state; these run again.
+        A killed run may have logged steps after its last saved state, which are run again.
         """
         self._folder = folder
         self._writes = jax.process_index() == 0
@@ -66,7 +66,7 @@ class RunLog:
             self._board.close()
 
     def live(self, step: int, of: str, **values: float | int) -> None:
-        """Update the line on the terminal, at most once a second; ``of`` is where the run ends."""
+        """Update the line on the terminal, at most once a second; ``of`` is the end of the run."""
         now = time.monotonic()
         if self._live_line and now - self._shown > _LIVE_SECONDS:
             self._shown = now
@@ -87,13 +87,13 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, frame: Float[np.ndarray, "height width 3"]) -> None:
-        """Show a picture in [0, 1] in TensorBoard."""
+        """Show an image with values in [0, 1] in TensorBoard."""
         if self._board is not None:
             self._board.add_image("sample", np.asarray(frame), step, dataformats="HWC")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's log; a line that a crash cut off is left out."""
+    """Read the lines of a run's log; a line that a crash truncated is skipped."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     found = []
@@ -106,9 +106,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def plot(folder: Path) -> Path | None:
-    """Draw each value of the log over the steps into ``training.png``, and return its path.
+    """Plot each value of the log over the steps into ``training.png``, and return its path.
 
-    None if matplotlib is not installed or the log is empty.
+    Returns None if matplotlib is not installed or the log is empty.
     """
     if importlib.util.find_spec("matplotlib") is None:
         logger.info("no plot: it needs matplotlib, %s", install_command("train"))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search for the settings of a recipe that train best: grid or random, by successive halving.
+"""Search for the best settings of a recipe: a grid or random trials, with successive halving.
 
-Every trial trains for a few steps. The best of them continue for more steps, the best of those for
-more still, so that most of the time goes to promising settings. Each trial's results are in its
-folder, and a stopped search continues when it is started again.
+Every trial trains for a few steps. The best of them continue for more steps, and the best of those
+for even more, so that most of the time is spent on promising settings. The results of a trial are
+in its folder, and a stopped search continues when it is started again.
 
 References:
     Jamieson & Talwalkar 2016, https://arxiv.org/abs/1502.07943
@@ -40,11 +40,11 @@ class Search:
     Attributes:
         space: values of each key of the recipe: a list, or in a random search ``{low, high}`` or
             ``{low, high, log = true}``.
-        trials: number of random trials; 0 takes every combination of the lists.
-        first_steps: steps of the first rung, which every trial trains.
-        halving: a rung trains this many times longer than the one before, and keeps one trial in
-            as many.
-        metric: name of a value in the log, by which trials are compared.
+        trials: number of random trials; 0 tries every combination of the lists.
+        first_steps: number of steps of the first rung, in which every trial trains.
+        halving: factor by which each rung is longer than the previous one, and by which the number
+            of trials is reduced.
+        metric: name of the value in the log by which trials are compared.
         best: which values of the metric are best.
         seed: seed of the random trials.
     """
@@ -77,9 +77,9 @@ class Trial:
     """One choice of settings, and its result.
 
     Attributes:
-        number: number of the trial, from 0.
+        number: index of the trial, from 0.
         settings: values by key of the recipe.
-        steps: steps trained so far.
+        steps: number of steps trained so far.
         value: metric after these steps; None if the trial failed.
     """
 
@@ -112,14 +112,14 @@ def trials(search: Search) -> list[Trial]:
         return [Trial(number, dict(zip(names, values))) for number, values in enumerate(grid)]
     found = []
     for number in range(search.trials):
-        # A generator for each trial: more trials leave the first ones as they were.
+        # Each trial has its own generator, so that more trials do not change the first ones.
         rng = np.random.default_rng((search.seed, number))
         found.append(Trial(number, {name: _draw(search.space[name], rng) for name in names}))
     return found
 
 
 def rungs(search: Search, count: int) -> list[tuple[int, int]]:
-    """Return the steps and the number of trials of every rung; ``count`` trials start."""
+    """Return the steps and the number of trials of every rung; the first has ``count`` trials."""
     steps, plan = search.first_steps, [(search.first_steps, count)]
     while count > 1:
         steps, count = steps * search.halving, max(1, count // search.halving)
@@ -139,12 +139,12 @@ def run(
 
     Args:
         search: what to search.
-        recipe: values of the recipe that is varied.
-        output: parent of the trials' folders.
-        train: trains a recipe in a folder up to a step, from wherever it stopped before.
+        recipe: values of the recipe to vary.
+        output: parent folder of the trials' folders.
+        train: trains a recipe in a folder up to a step, and continues where it stopped before.
 
     Raises:
-        ValueError: settings do not fit the recipe, or no trial reached a value of the metric.
+        ValueError: settings do not fit the recipe, or no trial has a finite value of the metric.
     """
     output.mkdir(parents=True, exist_ok=True)
     known = trials(search)
@@ -171,8 +171,8 @@ def run(
 
 
 def _recipe_of(trial: Trial, base: dict[str, Any], search: Search, steps: int) -> Recipe:
-    """Return the recipe of a trial: the base with the trial's settings, and ``steps`` long."""
-    values = json.loads(json.dumps(base))  # a deep copy, for merge() changes tables in place
+    """Return the recipe of a trial: the base with the trial's settings, limited to ``steps``."""
+    values = json.loads(json.dumps(base))  # a deep copy, because merge() changes tables in place
     for key, value in trial.settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}

@@ -2,8 +2,8 @@
 """State of a training run between two steps.
 
 Parameters are float32: bfloat16 has 8 bits of precision, and most updates would be rounded away.
-Only the forward and backward passes run in bfloat16. The average of the parameters is what is
-evaluated and released.
+Only the forward and backward passes run in bfloat16. Evaluations and released checkpoints use the
+average of the parameters.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["TrainState", "create"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that the next step depends on besides data read from disk; equal on all devices.
+    """All values that the next step depends on, except data from disk; equal on all devices.
 
     Leaves are arrays, on the host or on devices. They are annotated as ``Any`` because JAX also
     builds trees of this type that hold shapes or shardings.
 
     Attributes:
-        step: int32, steps so far.
-        skipped: int32, steps skipped because their gradient was not finite.
-        skipped_in_a_row: int32, such steps since the last step that was not skipped.
-        key: uint32 data of the random key of the run; typed keys cannot be saved.
+        step: int32 number of steps so far.
+        skipped: int32 number of steps skipped because their gradient was not finite.
+        skipped_in_a_row: int32 number of skipped steps since the last that was not skipped.
+        key: uint32 data of the run's random key, because typed keys cannot be saved.
         params: float32 parameters, as :func:`flavr_jax.models.flavr.init` names them.
-        average: their exponential moving average.
+        average: exponential moving average of the parameters.
         moments: the optimiser's state.
     """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step, written for one device and mapped over all of them.
+"""One training step, written for one device and mapped over all devices.
 
 The step's number determines the batch, and every device computes its part of it. A step therefore
-depends on the state alone, however many devices share the work. Gradients are averaged, and every
+depends only on the state, not on how many devices share the work. Gradients are averaged, and every
 device applies the same update to its copy of the state.
 """
 
@@ -43,11 +43,11 @@ _VALIDATION = 0x7A11D  # keeps the random numbers of validation apart from those
 
 
 class Signals(NamedTuple):
-    """What a process tells all the others within a step; the result is the maximum over devices.
+    """Values that processes exchange in a step; each process gets the maximum over all devices.
 
     Attributes:
         elapsed: seconds of training so far.
-        stop: 1 when this process was asked to stop, else 0.
+        stop: 1 if this process was asked to stop, else 0.
     """
 
     elapsed: Any
@@ -55,7 +55,7 @@ class Signals(NamedTuple):
 
 
 class SharedInputs(NamedTuple):
-    """The arguments of a training step that are equal on all devices.
+    """Arguments of a training step that are equal on all devices.
 
     Attributes:
         learning_rate: float32 scalar.
@@ -67,10 +67,10 @@ class SharedInputs(NamedTuple):
 
 
 class BatchNumber(NamedTuple):
-    """The arguments of a validation that are equal on all devices.
+    """Arguments of a validation step that are equal on all devices.
 
     Attributes:
-        number: int32 scalar, the batch's number within the validation.
+        number: int32 scalar, index of the batch within the validation.
         resident: arrays that the inputs keep on every device.
     """
 
@@ -79,11 +79,11 @@ class BatchNumber(NamedTuple):
 
 
 class DeviceInputs(NamedTuple):
-    """The arguments of a step or validation that are cut along their first axis, by device.
+    """Arguments of a training or validation step that are split over devices on their first axis.
 
     Attributes:
-        fetched: what the inputs read for this step.
-        signals: one value a device.
+        fetched: data that the inputs read for this step.
+        signals: one value per device.
     """
 
     fetched: PyTree
@@ -91,14 +91,14 @@ class DeviceInputs(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a training step found, besides the next state; scalars, equal on all devices.
+    """Results of a training step besides the next state; scalars, equal on all devices.
 
     Attributes:
-        loss: of the whole batch.
+        loss: mean loss of the whole batch.
         terms: parts of the loss and other means over the batch, by name.
-        gradient_norm: before clipping; not finite in a step that was skipped.
-        skipped: steps skipped since the start of the run.
-        skipped_in_a_row: steps skipped since the last one that was not.
+        gradient_norm: norm before clipping; not finite if the step was skipped.
+        skipped: number of steps skipped since the start of the run.
+        skipped_in_a_row: number of steps skipped since the last one that was not.
         signals: maxima over all devices.
     """
 
@@ -132,9 +132,9 @@ def make_step(
     parallel: Parallel,
     compute: Compute = "bfloat16",
 ) -> Mapped:
-    """Return the step: (TrainState, SharedInputs, DeviceInputs) → (TrainState, StepResult).
+    """Build the step: (TrainState, SharedInputs, DeviceInputs) → (TrainState, StepResult).
 
-    The state is donated: its buffers become those of the next state.
+    The state is donated: its buffers are reused for the next state.
     """
     update_rule = optimizer(optimization)
     accumulate = optimization.accumulate
@@ -142,7 +142,7 @@ def make_step(
     def step(
         state: TrainState, shared: SharedInputs, own: DeviceInputs
     ) -> tuple[TrainState, StepResult]:
-        # Random numbers follow from the step alone, so a resumed run draws the same ones.
+        # Random numbers depend only on the seed and the step, so a resumed run draws the same.
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         first = lax.axis_index(AXIS) * accumulate
         parts = parallel.size * accumulate
@@ -162,7 +162,7 @@ def make_step(
         norm = optax.tree.norm(gradient)
         new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
         new = _keep_if_finite(norm, new, state)
-        # All devices see the maximum: if one process is to stop, all stop after the same step.
+        # All devices get the maximum: if one process must stop, all stop after the same step.
         signals = Signals(*(lax.pmax(value.max(), AXIS) for value in own.signals))
         result = StepResult(
             loss=losses.loss,
@@ -181,14 +181,14 @@ def make_step(
 def make_validation(
     task: Task, inputs: Inputs, parallel: Parallel, compute: Compute = "bfloat16"
 ) -> Mapped:
-    """Return (parameters, BatchNumber, DeviceInputs) → (means by name, preview or None)."""
+    """Build the validation: (parameters, BatchNumber, DeviceInputs) → (means by name, preview)."""
 
     def validate(
         params: PyTree, shared: BatchNumber, own: DeviceInputs
     ) -> tuple[Terms, Array | None]:
         key = jax.random.fold_in(jax.random.key(_VALIDATION), shared.number)
         batch = inputs.batch(key, lax.axis_index(AXIS), parallel.size, own.fetched, shared.resident)
-        # Without a key nothing is random: all reports see the same batches in the same way.
+        # Without a key the loss makes no random choices, so that reports are comparable.
         _, losses = _loss(task, compute, params, batch, None)
         means = lax.pmean({"loss": losses.loss, **losses.terms}, AXIS)
         return means, task.preview(_cast(params, compute), batch)
@@ -199,13 +199,13 @@ def make_validation(
 def _loss(
     task: Task, compute: Compute, params: PyTree, batch: Any, key: Array | None
 ) -> tuple[Float[Array, ""], _Losses]:
-    """Return the loss twice: alone, as ``value_and_grad`` wants it, and with its terms."""
+    """Return the loss alone, which ``value_and_grad`` needs, and the loss with its terms."""
     loss, terms = task.loss(_cast(params, compute), batch, key)
     return loss, _Losses(loss, terms)
 
 
 def _cast(params: PyTree, compute: Compute) -> PyTree:
-    """Convert the float32 parameters to the type that the network computes in."""
+    """Convert the float32 parameters to the dtype in which the network computes."""
     return jax.tree.map(lambda leaf: leaf.astype(compute), params)
 
 
@@ -224,7 +224,7 @@ def _mean_over_parts(
     def add(total: PyTree, part: tuple[Array, PyTree]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, gradient_of(*part)), None
 
-    # XLA might overlap unrolled parts, and need the memory of several; a loop runs them in turn.
+    # XLA might overlap unrolled parts and need memory for several; a scan runs them in turn.
     shapes = jax.eval_shape(gradient_of, numbers[0], jax.tree.map(lambda leaf: leaf[0], cut))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = lax.scan(add, zero, (numbers, cut))
@@ -238,11 +238,11 @@ def _update(
     update_rule: optax.GradientTransformation,
     config: OptimizerConfig,
 ) -> TrainState:
-    """Apply the optimiser's update, and move the average of the parameters towards the result."""
+    """Apply the optimiser's update, and update the moving average of the parameters."""
     updates, moments = update_rule.update(gradient, state.moments, state.params)
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     age = state.step.astype(jnp.float32)
-    # Early parameters are close to random, so a young average forgets them quickly.
+    # Early parameters are close to random, so the average first uses a smaller decay.
     decay = jnp.minimum(config.average_decay, (1.0 + age) / (10.0 + age))
     average = jax.tree.map(lambda a, p: p + decay * (a - p), state.average, params)
     return TrainState(
@@ -268,5 +268,5 @@ def _keep_if_finite(norm: Float[Array, ""], new: TrainState, old: TrainState) ->
         moments=old.moments,
     )
     finite = jnp.isfinite(norm)
-    # Selecting by value keeps the step free of branches: all devices run the same program.
+    # A select instead of a branch: all devices run the same program.
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, kept)

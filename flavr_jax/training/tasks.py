@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that the training loop can run: interpolating frames, and classifying clips.
+"""Tasks that the training loop can train: interpolation of frames, and classification of clips.
 
 A task is a network, its loss, and how its parameters are scored and saved.
 """
@@ -28,7 +28,7 @@ from flavr_jax.typing import Windows
 __all__ = ["Classification", "Interpolation", "LabelledBatch", "Task", "Terms"]
 
 Terms: TypeAlias = dict[str, Float[Array, ""]]
-"""Means over a batch by name: parts of the loss, and what else is worth plotting."""
+"""Means over a batch by name: parts of the loss, and other values to log."""
 
 
 @runtime_checkable
@@ -45,16 +45,16 @@ class Task(Protocol):
         Args:
             params: the network's parameters.
             batch: one device's part of a batch, from the inputs.
-            key: for random choices in training; None in validation, which makes none.
+            key: random key in training; None in validation, which makes no random choices.
         """
         ...
 
     def preview(self, params: PyTree, batch: Any) -> Array | None:
-        """Draw a picture of the network's output for a batch, in [0, 1]; None if there is none."""
+        """Return an image in [0, 1] of the network's output for a batch; None if there is none."""
         ...
 
     def scores(self, params: PyTree) -> dict[str, float]:
-        """Score parameters, which are on the host, on the evaluation data set if there is one."""
+        """Score parameters in host memory on the evaluation data set, if there is one."""
         ...
 
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
@@ -153,10 +153,10 @@ class Classification:
         return costs.mean(), {"accuracy": correct.astype(jnp.float32)}
 
     def preview(self, params: PyTree, batch: LabelledBatch) -> None:
-        """Return None: a classifier has no picture to show."""
+        """Return None, because a classifier has no image to show."""
 
     def scores(self, params: PyTree) -> dict[str, float]:
-        """Return no scores: the validation's accuracy is the only one."""
+        """Return no scores; the validation already measures the accuracy."""
         return {}
 
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ class Classification:
 
 
 def _to_bfloat16(params: PyTree) -> PyTree:
-    """Round parameters as a released checkpoint stores them; scores are taken of the same."""
+    """Round parameters as in a released checkpoint, so that scores hold for the checkpoint."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warm start: parameters of another checkpoint, wherever name and shape are the same.
+"""Warm start: initial parameters from a checkpoint, where names and shapes are the same.
 
-Networks of different factors share all but the last layer; a classifier shares the encoder. A
-wider decoder starts as the same function as the narrower one: the weights that read its new
+Networks of different factors share all but the last layer; a classifier shares the encoder. A wider
+decoder starts by computing the same function as the narrower one: the weights that read its new
 channels start at zero.
 """
 
@@ -29,8 +29,8 @@ class WarmStart:
     Attributes:
         params: parameters of the network to train.
         taken: names of the tensors taken from the checkpoint.
-        widened: those of them that are larger in this network.
-        left: names of the tensors that stay random, and the reason.
+        widened: names of the taken tensors that are larger in this network.
+        left: names of the tensors that stay random, with the reason.
         share: share of the parameters that was taken, from 0 to 1.
     """
 
@@ -52,7 +52,7 @@ class WarmStart:
 
 
 def warm_start(params: Parameters, path: Path) -> WarmStart:
-    """Take the tensors of a checkpoint that have the name and shape of one of ``params``.
+    """Replace those of ``params`` that a checkpoint has with the same name and shape.
 
     A narrower decoder is embedded in this one, which then computes the same function.
 
@@ -85,9 +85,9 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
 
 
 def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Return this decoder's tensors with a narrower decoder embedded; none if it is not narrower.
+    """Return this decoder's tensors with a narrower decoder embedded; empty if it is not narrower.
 
-    A stage reads the channels of the stage before it, followed by those of the encoder's skip.
+    A stage reads the channels of the previous stage, followed by those of the encoder's skip.
     """
     kernels = [f"decoder/stages/{number}/conv/kernel" for number in range(5)]
     if not all(name in mine and name in theirs for name in kernels):
@@ -115,7 +115,7 @@ def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _placed(
     into: Any, values: np.ndarray, rows: Int[np.ndarray, " rows"], columns: Int[np.ndarray, " out"]
 ) -> np.ndarray:
-    """Return ``into`` with ``values`` at rows × columns, and zeros in other rows of the columns."""
+    """Return ``into`` with ``values`` at rows × columns, and zeros in the columns' other rows."""
     placed = np.array(into, np.float32)
     placed[..., columns] = 0.0
     place = (columns,) if placed.ndim == 1 else np.ix_(rows, columns)
