@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times and costs of the network, of its layers and of training, and peers to compare with."""
+"""Times and costs of the network, its layers and training, and comparison with PyTorch."""

@@ -2,8 +2,8 @@
 """Forward passes of this project and of PyTorch, timed side by side on one device.
 
 Every row is timed in the same way: from float32 frames on the device to float32 frames on the
-device, one call at a time, each waited for. Every output is compared with the reference
-implementation's in float32.
+device, waiting for each call before the next. Every output is compared with a float32 output of the
+XLA implementation.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TYPES: dict[OnePrecision, Any] = {
     "fp16": jnp.float16,
     "fp8": jnp.bfloat16,
 }
-"""Type of parameters and activations by precision; for fp8, of those that stay in 16 bits."""
+"""Dtype of parameters and activations by precision; for fp8, of those that stay in 16 bits."""
 
 TorchMode: TypeAlias = Literal[
     "float32",
@@ -65,12 +65,12 @@ TorchMode: TypeAlias = Literal[
 ]
 
 
-_CALIBRATED = 64  # height and width in pixels of the window that fp8 scales are measured on
+_CALIBRATED = 64  # height and width in pixels of the crop on which fp8 scales are measured
 
 
 @dataclasses.dataclass(frozen=True)
 class _Mode:
-    """Settings with which a PyTorch user would run the network."""
+    """Settings in which a PyTorch user would run the network."""
 
     dtype: str
     channels_last: bool = False
@@ -94,13 +94,13 @@ TORCH_MODES: dict[TorchMode, _Mode] = {
 
 
 class NetworkCase:
-    """A network with random weights, a batch of random windows, and the exact output for it.
+    """A network with random weights, a batch of random windows, and the expected output.
 
     Attributes:
         config: the network's settings.
         params: random float32 parameters.
         windows: the batch, ``[batch, n_inputs, height, width, 3]``.
-        expected: the output of the reference implementation in float32; None without ``check``.
+        expected: output of the XLA implementation in float32; None without ``check``.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class NetworkCase:
 
     @functools.cached_property
     def _scales(self) -> dict[str, float]:
-        """Scales of all feature maps, from a crop of the first window; noise is alike all over."""
+        """Scales of all feature maps, from a crop of the first window, since noise is uniform."""
         window = self.windows[:1, :, :_CALIBRATED, :_CALIBRATED]
         ranges = functools.partial(quantized.ranges, self.config, implementation="xla")
         largest = jax.jit(ranges)(self.params, window)
@@ -139,10 +139,10 @@ class NetworkCase:
     def error(self, outputs: Any) -> float | None:
         """Return the norm of the error relative to the norm of the network's own contribution.
 
-        That contribution is what the network adds to the base: the mean colour of the window or
-        the blended middle frames, whichever the network is built on. The base costs nothing to
-        predict, so an error that seems small beside the whole picture may be as large as all that
-        the network computes.
+        The contribution is the difference between the output and the base, which is the mean colour
+        of the window or the blended middle frames, depending on the network. The base needs no
+        prediction, so an error that is small relative to the whole image may be as large as
+        everything that the network computes.
         """
         if self.expected is None:
             return None
@@ -158,8 +158,8 @@ class Row:
     Attributes:
         name: implementation and precision, or PyTorch and its settings.
         timing: times of a call.
-        error: relative error, see :meth:`NetworkCase.error`; None if it was not checked.
-        peak_bytes: memory of the program with its arguments; None if it is not known.
+        error: relative error, see :meth:`NetworkCase.error`; None if not checked.
+        peak_bytes: memory of the program with its arguments; None if unknown.
     """
 
     name: str
@@ -174,7 +174,7 @@ class Program:
 
     Attributes:
         name: implementation and precision.
-        params: parameters as the program takes them.
+        params: parameters in the form that the program takes.
         compiled: the compiled program, a function of parameters and windows.
     """
 
@@ -223,7 +223,7 @@ def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "c
 
     Raises:
         ModuleNotFoundError: PyTorch is not installed.
-        ValueError: the PyTorch peer lacks this variant of the network.
+        ValueError: the PyTorch peer does not have this variant of the network.
     """
     settings = TORCH_MODES[mode]
     peer, windows, around = _prepare(case, settings, device)
@@ -231,7 +231,8 @@ def run_torch(case: NetworkCase, mode: TorchMode, repeats: int, device: str = "c
     predict: Callable[[Any], Any] = peer
     if settings.compile is not None:
         select_algorithm: Any = importlib.import_module("torch._inductor.select_algorithm")
-        select_algorithm.PRINT_AUTOTUNE = False  # pages of output for every convolution
+        # Autotuning would print pages of output for every convolution.
+        select_algorithm.PRINT_AUTOTUNE = False
         predict = torch.compile(peer.__call__, mode=settings.compile)
 
     def run() -> Any:
@@ -281,7 +282,7 @@ def _prepare(
     )
     torch = peer.torch
     torch.backends.cudnn.allow_tf32 = settings.tf32
-    torch.backends.cudnn.benchmark = True  # cuDNN tries its algorithms; users do the same
+    torch.backends.cudnn.benchmark = True  # cuDNN times its algorithms, as users would let it
     windows = torch.tensor(np.asarray(case.windows), device=device).permute(0, 4, 1, 2, 3)
     windows = windows.contiguous()
 
@@ -297,7 +298,7 @@ def _prepare(
 
 
 def _base(config: ModelConfig, windows: Array) -> Array:
-    """Return what the network adds its output to, as ``[batch, 1 or n_outputs, …, 3]``."""
+    """Return the image to which the network adds its output: ``[batch, 1 or n_outputs, …, 3]``."""
     if config.base == "mean":
         return flavr.mean_colour(windows)
     times = np.arange(1, config.n_outputs + 1) / config.factor

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compilation of the kernels for a GPU that this machine does not have, and the assembler's notes.
+"""Compilation of the kernels without a GPU, and the assembler's report on each kernel.
 
-XLA can compile for a described device. The assembler (ptxas) then reports registers that did not
-suffice (spills), and warning C7510: the products of the tensor cores (wgmma) are serialised. Needs
-the packages of :data:`PACKAGES`.
+XLA can compile for a device from its description. The assembler (ptxas) then reports register
+spills and warning C7510, which means that the products of the tensor cores (wgmma) are serialised.
+This needs the packages in :data:`PACKAGES`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PACKAGES = (
     "nvidia-cuda-nvdisasm",
     "nvidia-cuda-cuobjdump",
 )
-"""Packages to install with ``pip install --no-deps``, the first two in the version of jax."""
+"""Packages to install with ``pip install --no-deps``; the first two need the version of jax."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,12 @@ def compile_kernels(
 
     Args:
         config: the network.
-        batch: windows in a call.
-        height: height of frames in pixels, a multiple of 8.
-        width: width of frames in pixels, a multiple of 8.
-        precision: what the network computes in.
+        batch: number of windows per call.
+        height: height of frames in pixels, a multiple of ``config.multiple``.
+        width: width of frames in pixels, a multiple of ``config.multiple``.
+        precision: precision of the network.
         target: XLA's description of the device, as text.
-        dump: the folder that :func:`prepare` was given.
+        dump: the folder that was passed to :func:`prepare`.
     """
     topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1")
     device = SingleDeviceSharding(topology.devices[0])
@@ -139,7 +139,7 @@ def compile_kernels(
 
 
 def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
-    """Return the tree of parameters that the kernels take, with shapes in place of arrays."""
+    """Return the parameters that the kernels take, with shapes in place of arrays."""
     if precision != "fp8":
         return flavr.parameter_shapes(config, TYPES[precision])
     scales = dict.fromkeys(quantized.feature_maps(config), 1.0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Costs of a network's convolutions, read off its definition: floating-point operations and bytes.
+"""Floating-point operations and bytes of a network's convolutions, from a trace of its definition.
 
-"Dense" counts every tap of a kernel, also at the border of the picture. "Useful" leaves out the
-products with the zeros before the first and after the last frame. Neither counts the zeros that
-define a transposed convolution. Bytes are the fewest that can be moved: each input, weight and
+"Dense" counts every tap of a kernel, also at the border of the frame. "Useful" excludes products
+with the zeros before the first and after the last frame. Both exclude products with the zeros that
+a transposed convolution inserts. Bytes are the minimum that must be moved: each input, weight and
 output once.
 """
 
@@ -33,7 +33,7 @@ class LayerCost:
     Attributes:
         scope: its named scope, such as ``encoder/layer2/block0/conv1``.
         dense_flops: twice the number of products.
-        useful_flops: likewise, without products with padding in time.
+        useful_flops: twice the number of products, without those with padding in time.
         bytes: size of input, weights and output.
     """
 
@@ -52,15 +52,15 @@ def layer_costs(
     *,
     in_8_bits: bool = False,
 ) -> list[LayerCost]:
-    """Return the costs of all convolutions of one call, in the order they run.
+    """Return the costs of all convolutions of one call, in order of execution.
 
     Args:
         config: the network.
-        batch: windows in a call.
-        height: height of frames in pixels, a multiple of 8.
-        width: width of frames in pixels, a multiple of 8.
-        dtype: type that the network computes in.
-        in_8_bits: store every feature map that can be in 8 bits.
+        batch: number of windows per call.
+        height: height of frames in pixels, a multiple of ``config.multiple``.
+        width: width of frames in pixels, a multiple of ``config.multiple``.
+        dtype: dtype in which the network computes.
+        in_8_bits: count every feature map that may have 8 bits with 8 bits.
     """
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), flavr.parameter_shapes(config)
@@ -73,24 +73,24 @@ def layer_costs(
     costs = []
     for equation in _convolutions(jaxpr.jaxpr):
         scope = str(equation.source_info.name_stack)
-        # A factorised convolution is two equations under one scope, in the order of the graph.
+        # A factorised convolution has two equations in one scope, in the order of the graph.
         remaining = narrow.get(scope)
         costs.append(_cost(equation, scope, remaining.pop(0) if remaining else wide))
     return costs
 
 
 class _Bytes(NamedTuple):
-    """Bytes of a number in a convolution's input and weights, and in its output."""
+    """Bytes per value in a convolution's input and weights, and in its output."""
 
     read: int
     written: int
 
 
 def _bytes_with_8_bits(config: ModelConfig, wide: _Bytes) -> dict[str, list[_Bytes]]:
-    """Return the bytes of the convolutions in each scope, if all maps that can be have 8 bits.
+    """Return the convolutions' bytes per value by scope, if all maps that may have 8 bits do.
 
-    The graph decides which: a convolution multiplies in 8 bits if all maps that it reads have 8
-    bits, and its output has 8 bits if another convolution reads it.
+    A convolution multiplies in 8 bits if all maps that it reads have 8 bits, and its output has 8
+    bits if another convolution reads it.
     """
     maps = dict.fromkeys(quantized.feature_maps(config), 1.0)
     found: dict[str, list[_Bytes]] = {}
@@ -104,7 +104,7 @@ def _bytes_with_8_bits(config: ModelConfig, wide: _Bytes) -> dict[str, list[_Byt
 
 
 def _scope_of(name: str) -> str:
-    """Return the named scope that a layer runs in, from its place in the parameters."""
+    """Return the named scope in which a layer runs, from its path in the parameters."""
     name = re.sub(r"^encoder/(layer\d)/(\d+)/", r"encoder/\1/block\2/", name)
     name = re.sub(r"^decoder/stages/(\d)/conv", r"decoder/stage\1", name)
     return re.sub(r"/(spatial|temporal)$", "", name)
@@ -127,7 +127,7 @@ def _cost(equation: Any, scope: str, size: _Bytes) -> LayerCost:
     (output,) = (variable.aval for variable in equation.outvars)
     taps = kernel.shape[:-2]
     products = math.prod(output.shape) * math.prod(taps) * kernel.shape[-2]
-    # Dilating the input inserts zeros between its pixels; only 1 in prod(dilation) taps meets one.
+    # Dilation inserts zeros between the input's pixels; 1 in prod(dilation) taps reads a pixel.
     products //= math.prod(equation.params["lhs_dilation"])
     useful = products
     if len(taps) == 3:
@@ -138,7 +138,7 @@ def _cost(equation: Any, scope: str, size: _Bytes) -> LayerCost:
 
 
 def _share_inside(taps: int, frames: int, padding: tuple[int, int]) -> float:
-    """Return the share of (output frame, temporal tap) pairs that meet a frame, not padding."""
+    """Return the share of (output frame, temporal tap) pairs that read a frame, not padding."""
     outputs = frames + sum(padding) - taps + 1
     inside = sum(
         0 <= output + tap - padding[0] < frames for output in range(outputs) for tap in range(taps)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throughput of training data, measured on drawn clips, so that no data set is needed.
+"""Throughput of training data, measured on synthetic clips, so that no data set is needed.
 
-The clips have noise like a camera's: detail determines how long an image takes to decode, and
-clean PNG files would be smaller and decode faster than those of real footage.
+The clips have noise like that of a camera. Detail determines how long an image takes to decode;
+without noise, PNG files would be smaller and decode faster than those of real footage.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ __all__ = ["bank", "batches_per_second", "septuplets"]
 
 
 def batches_per_second(draw: Callable[[], Any], seconds: float, *, warm_up: int = 2) -> float:
-    """Measure how many batches a second ``draw`` finishes on the device.
+    """Measure how many batches per second ``draw`` completes on the device.
 
     Args:
         draw: makes a batch.
         seconds: length of the measurement.
-        warm_up: batches before it. The first one compiles, and a loader fills its store meanwhile.
+        warm_up: batches before the measurement, while the first is compiled and a loader fills its
+            buffer.
     """
     for _ in range(warm_up):
         jax.block_until_ready(draw())

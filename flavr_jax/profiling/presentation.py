@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measured times as lines, tables, JSON and a plot, with the environment they depend on."""
+"""Measured times as lines, tables, JSON and a plot, with the environment of the measurement."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def layers(
     folder: Path,
     torch_stages: dict[str, float],
 ) -> str:
-    """Profile a call, and tabulate kernels, layers, and stages beside PyTorch's.
+    """Profile a call, and tabulate kernels, layers, and stages next to PyTorch's.
 
     Layers are compared with the speed of large matrix products and copies on the same device.
 
     Args:
         case: the network and its windows.
-        implementation: which implementation runs it.
-        precision: what it computes in.
-        folder: where the trace goes.
+        implementation: implementation to run.
+        precision: precision of the network.
+        folder: folder for the trace.
         torch_stages: milliseconds of PyTorch's stages by name; empty for no comparison.
     """
     params = case.parameters(precision, implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-    # By default a GPU runs the kernels of a call as one CUDA graph, and the trace names only that.
+    # By default a call is one CUDA graph on a GPU, and the trace would not name its kernels.
     on_gpu = jax.default_backend() == "gpu"
     options: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""} if on_gpu else {}
     compiled = jax.jit(apply).lower(params, case.windows).compile(compiler_options=options)
@@ -128,7 +128,7 @@ def _kernel_table(kernels: list[Kernel]) -> str:
 
 
 def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecision) -> str:
-    """Tabulate every layer's time, speed, and share of what the device can do."""
+    """Tabulate every layer's time, speed, and share of the device's measured peak."""
     batch, _, height, width, _ = case.windows.shape
     dtype = jnp.dtype(TYPES[precision])
     costs = layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")
@@ -138,7 +138,7 @@ def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecisi
 def _layer_lines(
     costs: list[LayerCost], kernels: list[Kernel], ceilings: Ceilings, dtype: str
 ) -> str:
-    """Write the table of layers; a CPU's is in billions a second where a GPU's is in trillions."""
+    """Write the table of layers, in GFLOP/s and GB/s on a CPU, else in TFLOP/s and TB/s."""
     times = by_scope(kernels, [cost.scope for cost in costs])
     scale, prefix = (1, "T") if ceilings.tflops >= 1 else (1000, "G")
     lines = [
@@ -147,7 +147,7 @@ def _layer_lines(
         f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline",
     ]
     for cost in costs:
-        # XLA may fuse a small layer into a neighbour; then it has no time of its own.
+        # XLA may fuse a small layer into a neighbour; it then has no time of its own.
         milliseconds = times[cost.scope] or math.nan
         useful, dense = (
             1e-9 * flops / milliseconds for flops in (cost.useful_flops, cost.dense_flops)
@@ -163,7 +163,7 @@ def _layer_lines(
 
 
 def _stage_table(kernels: list[Kernel], torch_stages: dict[str, float]) -> str:
-    """Tabulate the times of stages beside PyTorch's."""
+    """Tabulate the times of stages next to PyTorch's."""
     times = by_scope(kernels, list(torch_stages))
     lines = ["stage by stage, ms: ours, PyTorch eager, ratio"]
     for stage, theirs in torch_stages.items():

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 __all__ = ["CallTimes", "Ceilings", "measure", "measure_ceilings"]
 
 _QUEUED = 20  # calls started at once
-_PRODUCTS = 8  # in a row, so that one launch counts little
+_PRODUCTS = 8  # products per launch, so that the overhead of a launch hardly counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CallTimes:
     """Times of repeated calls.
 
     Attributes:
-        milliseconds: times of single calls, each waited for.
+        milliseconds: times of single calls, waiting for each.
         queued: milliseconds per call if many are started at once and waited for together, as when
             a clip is interpolated.
     """
@@ -35,7 +35,7 @@ class CallTimes:
 
     @property
     def median(self) -> float:
-        """Median of the single calls in milliseconds, which is what this project quotes."""
+        """Median of the single calls in milliseconds; this project quotes this value."""
         return statistics.median(self.milliseconds)
 
     @property
@@ -47,11 +47,11 @@ class CallTimes:
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-    """Speed that the device reached in this run, on random data.
+    """Speeds that the device reached in this run, on random data.
 
     Attributes:
-        tflops: TFLOP/s of a square matrix product, 8192 wide on a GPU and 1024 on a CPU.
-        terabytes: TB/s of a copy, counting both what is read and what is written.
+        tflops: TFLOP/s of a product of square matrices, 8192 wide on a GPU and 1024 on a CPU.
+        terabytes: TB/s of a copy, counting both reads and writes.
     """
 
     tflops: float
@@ -64,10 +64,10 @@ def measure(
     """Time repeated calls.
 
     Args:
-        start: starts a call; it may return before the result is there.
-        wait: waits for what ``start`` returned.
-        repeats: calls to time, at least 2.
-        warm_up: calls before that, which are not timed.
+        start: starts a call; may return before the result is ready.
+        wait: waits for the result that ``start`` returned.
+        repeats: number of calls to time, at least 2.
+        warm_up: number of calls before that, which are not timed.
     """
     for _ in range(warm_up):
         wait(start())
@@ -85,12 +85,12 @@ def measure(
 
 
 def measure_ceilings(dtype: DTypeLike) -> Ceilings:
-    """Measure large matrix products of this type, and a copy too large for any cache."""
-    # Large enough for the device to reach its speed; a CPU would take minutes for a GPU's sizes.
+    """Measure large matrix products in this dtype, and a copy too large for any cache."""
+    # Large enough for the device to reach full speed; a GPU's sizes would take minutes on a CPU.
     small = jax.default_backend() == "cpu"
     size, copied = (1024, 2 * 10**8) if small else (8192, 2 * 10**9)
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
-    b /= size**0.5  # so that products of a and several b stay near 1, and float16 holds them
+    b /= size**0.5  # so that repeated products stay near 1, within the range of float16
 
     @jax.jit
     def multiply(a: Array, b: Array) -> Array:

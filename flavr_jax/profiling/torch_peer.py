@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same network in PyTorch, of ordinary layers, as a baseline for times.
+"""The same network in PyTorch, from standard layers, as a baseline for times.
 
 It takes this project's parameters, so that both networks must give the same output. PyTorch is
-imported when a peer is made.
+imported only when a peer is created.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class TorchPeer:
 
         Args:
             config: the network.
-            params: as :func:`flavr_jax.models.flavr.init` names them.
+            params: parameters, as :func:`flavr_jax.models.flavr.init` names them.
             device: PyTorch's name of the device.
-            dtype: type that it computes in.
+            dtype: dtype in which it computes.
             channels_last: store channels innermost in memory.
-            masters: keep float32 weights that take gradients, for training; cast them when used.
+            masters: for training, keep float32 weights with gradients, and cast them when used.
 
         Raises:
             ModuleNotFoundError: PyTorch is not installed.
-            ValueError: the peer lacks this variant of the network.
+            ValueError: the peer does not have this variant of the network.
         """
         variant = (config.encoder, config.join, config.upsampling, config.batch_norm, config.base)
         if variant != ("r3d", "concat", "transposed", False, "mean"):
@@ -165,7 +165,7 @@ class TorchPeer:
         return x * self.torch.sigmoid(logits)[:, :, None, None, None]
 
     def _weight(self, path: str) -> Any:
-        return self.weights[path].to(self.dtype)  # no copy if the type is the same
+        return self.weights[path].to(self.dtype)  # no copy if the dtype is the same
 
     def _leaky(self, x: Any) -> Any:
         return self.torch.nn.functional.leaky_relu(x, 0.2)

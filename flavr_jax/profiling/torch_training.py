@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training steps of the PyTorch peer, with the settings that make them fast in PyTorch.
+"""Training steps of the PyTorch peer, with settings that are fast in PyTorch.
 
 Float32 weights are cast to bfloat16, channels are innermost, ``torch.compile`` compiles the forward
-and backward passes, cuDNN tries its convolution algorithms, and AdamW is fused. The step does less
+and backward passes, cuDNN times its convolution algorithms, and AdamW is fused. The step does less
 than ours: it does not clip gradients, average the weights, or augment windows.
 """
 
@@ -35,15 +35,15 @@ class TorchTraining:
         compiled: bool = True,
         learning_rate: float = 1e-4,
     ) -> None:
-        """Copy everything to the GPU, or without one to the CPU; the first step compiles.
+        """Copy everything to the GPU, or to the CPU if there is none; the first step compiles.
 
         Args:
             config: a network that :class:`TorchPeer` supports.
             params: initial parameters.
             inputs: input frames.
             targets: frames to predict.
-            weights: weights of these frames in the loss; those of a window may not all be 0.
-            dtype: type to compute in.
+            weights: weights of these frames in the loss; not all weights of a window may be 0.
+            dtype: dtype in which to compute.
             compiled: use ``torch.compile``.
             learning_rate: learning rate of all steps.
 
@@ -70,7 +70,7 @@ class TorchTraining:
         self._forward = torch.compile(self._loss, dynamic=False) if compiled else self._loss
 
     def step(self) -> Any:
-        """Issue a step and return its loss, a tensor; on a GPU neither may be done yet."""
+        """Issue a step and return its loss as a tensor; on a GPU, do not wait for either."""
         loss = self._forward(*self._batch)
         loss.backward()
         self._optimizer.step()

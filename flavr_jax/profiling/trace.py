@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles of a compiled program: an XLA trace, the times of its kernels, and of its layers.
+"""Profiles of a compiled program: an XLA trace, and the times of its kernels and layers.
 
-The trace itself can be opened in XProf or Perfetto. Each event names the operation that XLA
-launched it for; the text of the compiled program says which named scope, and so which layer, that
-operation belongs to.
+The trace can be opened in XProf or Perfetto. Each event names the operation for which XLA launched
+it. The text of the compiled program gives the named scope of each operation, and so its layer.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ class Kernel:
     """Time of one kernel of a program.
 
     Attributes:
-        name: its name on the device.
-        scope: the named scopes it belongs to, outermost first, or "".
+        name: name on the device.
+        scope: named scopes that contain it, outermost first, or "".
         milliseconds: time per call of the program.
         launches: launches per call of the program.
     """
@@ -45,7 +44,7 @@ def profile(
     Args:
         compiled: the result of ``jax.jit(…).lower(…).compile()``; its text holds the scopes.
         run: calls the program and waits for the result.
-        folder: where the trace goes.
+        folder: folder for the trace.
         calls: number of traced calls, after one that is not traced.
     """
     run()
@@ -55,8 +54,9 @@ def profile(
     scopes = _scopes(compiled.as_text())
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
-    data = jax.profiler.ProfileData.from_file(str(newest))  # owns what its planes point into
-    # A GPU's kernels are on the planes of its devices, a CPU's on those of the host.
+    # The planes point into this object, so it must stay alive while they are used.
+    data = jax.profiler.ProfileData.from_file(str(newest))
+    # Kernels of a GPU are on the planes of its devices, those of a CPU on the host's planes.
     for plane in data.planes:
         if "/device:" not in plane.name and jax.default_backend() != "cpu":
             continue

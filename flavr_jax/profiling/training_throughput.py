@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of training steps: on one batch over and over, and on batches read from disk.
+"""Speed of training steps: on the same batch every time, and on batches read from disk.
 
 The difference is the cost of reading; more than a few percent means that the device waits for data.
-Both call the same compiled step and differ in nothing else. A loader with batches in store looks
-faster than it is, so timing begins when its store is empty, and steps are issued only as fast as
-the device takes them.
+Both cases call the same compiled step and differ in nothing else. A loader with buffered batches
+looks faster than it is, so timing begins with an empty buffer, and steps are issued only as fast as
+the device executes them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Format: TypeAlias = Literal["png", "jpg", "ppm"]
 
 _WARM_UP = 3  # steps before the first round
 _ROUNDS = 3
-_AHEAD = 2  # steps in the device's queue; a longer one would empty the loader before timing starts
+_AHEAD = 2  # steps in the device's queue; more would empty the loader before timing starts
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Measurement:
 
     @property
     def windows_per_second(self) -> float:
-        """Windows a second over all devices, on the same batch every time."""
+        """Windows per second over all devices, on the same batch every time."""
         return self.case.batch * self.case.devices / self.fixed_seconds
 
     @property
@@ -103,7 +103,7 @@ class Measurement:
         return None if self.read_seconds is None else self.read_seconds / self.fixed_seconds - 1.0
 
     def figures(self) -> dict[str, Any]:
-        """Return all values, and those derived from them, for JSON."""
+        """Return all values and derived values, for JSON."""
         return {
             **dataclasses.asdict(self),
             "windows_per_second": self.windows_per_second,
@@ -132,13 +132,13 @@ def measure(
 ) -> Iterator[Measurement]:
     """Compile all cases at once, then time them one after the other.
 
-    A case that the device cannot run, for example for lack of memory, is logged and left out.
+    A case that the device cannot run, for example for lack of memory, is logged and skipped.
 
     Args:
         cases: the steps to time.
-        clips: clips to read windows from; without any, only the fixed batch is timed.
+        clips: clips to read windows from; if empty, only the fixed batch is timed.
         seconds: approximate length of a round.
-        workers: processes that read.
+        workers: number of processes that read.
     """
     # XLA compiles without the GIL, so threads compile in parallel.
     with ThreadPoolExecutor(len(cases)) as pool:
@@ -165,10 +165,10 @@ def measure_peer(
 
     Args:
         name: name of the implementation in the measurements.
-        make: makes the peer from a network's config and parameters, and a batch's inputs, targets
-            and weights.
+        make: creates the peer from the config and parameters of a network, and the inputs, targets
+            and weights of a batch.
         cases: the steps to time.
-        clips: not read; here so that the signature is that of :func:`measure`.
+        clips: not used; present so that the signature is that of :func:`measure`.
         seconds: approximate length of a round.
         workers: not used, likewise.
     """
@@ -191,7 +191,7 @@ def write_clips(folder: Path, kind: Format, *, count: int = 64) -> tuple[Clip, .
     """Write septuplets of Vimeo-90K's size: moving textures that compress like photographs.
 
     Args:
-        folder: where the clips go, a folder each.
+        folder: parent of the clips' folders.
         kind: suffix of the image files.
         count: number of clips.
     """
@@ -220,9 +220,9 @@ def _time_steps(
     seconds: float,
     workers: int,
 ) -> Measurement:
+    """Time a compiled step on a fixed batch and on batches that are read."""
     parallel = _mapping(case)
     current = parallel.replicate(_fresh(case))
-    """Time a compiled step on a fixed batch and on batches that are read."""
     shared = SharedInputs(np.float32(1e-4), None)
     issued: collections.deque[PyTree] = collections.deque()
 
@@ -247,7 +247,7 @@ def _time_steps(
 
 
 def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
-    """Return the seconds of a step: the median of rounds, after a warm-up and without pauses."""
+    """Return the seconds per step: the median of rounds, after a warm-up and without pauses."""
 
     def steps(count: int) -> float:
         started = time.perf_counter()
@@ -256,14 +256,14 @@ def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) ->
         wait()
         return (time.perf_counter() - started) / count
 
-    steps(1)  # whatever is set up at the first step
+    steps(1)  # includes any set-up in the first step
     estimate = steps(_WARM_UP)
     count = max(_WARM_UP, round(seconds / estimate))
     return statistics.median(steps(count) for _ in range(_ROUNDS))
 
 
 def _reading(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> Iterator[DeviceInputs]:
-    """Yield batches of windows read from clips, without end."""
+    """Yield batches of windows read from clips, endlessly."""
     parallel = _mapping(case)
     feed, signals = _inputs(case, clips, workers).feed(parallel), make_signals(parallel)
     while True:
@@ -271,7 +271,7 @@ def _reading(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> Itera
 
 
 def _compile(case: TrainingCase) -> tuple[Mapped, float]:
-    """Compile the step; return it and the seconds that took."""
+    """Compile the step, and return it and the time that this took in seconds."""
     parallel = _mapping(case)
     mapped = step.make_step(
         Interpolation(case.model, losses.parse("l1")),
@@ -295,7 +295,7 @@ def _name(case: TrainingCase) -> str:
 
 
 def _mapping(case: TrainingCase) -> Parallel:
-    """Return the first devices of this machine, as many as the case has."""
+    """Return the first ``case.devices`` devices of this machine."""
     return Parallel(case.strategy, tuple(jax.local_devices()[: case.devices]))
 
 
@@ -306,7 +306,7 @@ def _fresh(case: TrainingCase) -> state.TrainState:
 
 
 def _inputs(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> inputs.Read:
-    """Return inputs that read windows of the case's size, and draw none."""
+    """Return inputs that read windows of the case's size; none are synthetic."""
     config = mixture.MixtureConfig(
         crop=case.crop, batch_size=case.batch * case.devices, synthetic_share=0.0
     )
@@ -317,7 +317,7 @@ def _inputs(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> inputs
 
 
 def _noise(case: TrainingCase) -> pipeline.Window:
-    """Return a batch of noise, which costs a step as much as pictures do."""
+    """Return a batch of noise; a step takes as long on it as on real frames."""
     rng = np.random.default_rng(0)
     count, side, outputs = case.batch * case.devices, case.crop, case.model.n_outputs
     return pipeline.Window(
