@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a PyTorch FLAVR's tensors to our parameters: recognise the variant, rename, transpose.
 
-The model itself gives the list of expected parameters. Each is looked up under the name that the
-official code has for it, and all surplus and missing tensors are reported together. mmagic's FLAVR
-is the same network under other names, which are first translated to the official ones. Both
-released networks take RGB in [0, 1].
+The list of expected parameters comes from the model itself. Each parameter is looked up under its
+name in the official code, and all surplus and missing tensors are reported together. mmagic's FLAVR
+is the same network with other names, which are first translated to the official ones. Both released
+networks take RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Conversion", "Mapped", "Mismatch", "convert", "recognise"]
 
 Join = Literal["concat", "add", "none"]
 
-# Applied in this order; they change nothing in an official name but the prefix `module.`.
+# Applied in this order; the only part of an official name that they change is `module.`.
 _TO_OFFICIAL = (
     (r"^(module\.|generator\.)+", ""),  # DataParallel's wrapper, mmagic's interpolator
     (r"^encoder\.stem_layer\.", "encoder.stem."),
@@ -34,10 +34,11 @@ _TO_OFFICIAL = (
     (r"^feature_fuse\.conv\.(\w+)$", r"feature_fuse.conv.0.\1"),
     (r"^feature_fuse\.bn\.(\w+)$", r"feature_fuse.conv.1.\1"),
     (r"^conv_last\.", "outconv."),
-    # Official (2+1)-D convolutions without normalisation end at 2, where torchvision's end at 3.
+    # Without normalisation, the last layer of an official (2+1)-D convolution has the index 2;
+    # torchvision's has 3.
     (r"(\.conv[12]\.0)\.2\.(\w+)$", r"\1.3.\2"),
 )
-# Counters, an averaged copy of the weights, and buffers of mmengine's wrappers.
+# BatchNorm's counters, an averaged copy of the weights, and buffers of mmengine's wrappers.
 _IGNORED = re.compile(r"num_batches_tracked$|^generator_ema\.|^step_counter$|^data_preprocessor\.")
 
 _ENCODER_BIAS = re.compile(r"(stem|stem_layer|conv[12])\.(0|conv)\.bias$")
@@ -70,7 +71,7 @@ _HEAD = {"fuse": "feature_fuse.conv.0", "fuse_norm": "feature_fuse.conv.1", "out
 
 
 class Mapped(NamedTuple):
-    """A converted tensor: its name and shape in the file, and in our network."""
+    """A converted tensor: name and shape in the file, and in our network."""
 
     source: str
     target: str
@@ -79,7 +80,7 @@ class Mapped(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """A tensor with the right name and the wrong shape; both shapes in PyTorch's layout."""
+    """A tensor with a known name but a wrong shape; both shapes are in PyTorch's layout."""
 
     source: str
     found: tuple[int, ...]
@@ -95,10 +96,10 @@ class Conversion:
         params: nested dict of float32 arrays, the tree of ``flavr.parameter_shapes(config)``
             without missing and mismatched tensors.
         mapped: the tensors in ``params``, in the tree's order.
-        unmapped: names in the file that this network has no parameter for.
-        missing: names that this network needs and the file lacks, in the official spelling.
-        mismatched: tensors whose shape is not the network's.
-        ignored: names without weights, such as BatchNorm's counters.
+        unmapped: names in the file for which this network has no parameter.
+        missing: official names of parameters that the file does not have.
+        mismatched: tensors whose shape is not that of the network's parameter.
+        ignored: names of tensors that are not weights, such as BatchNorm's counters.
     """
 
     config: ModelConfig
@@ -110,7 +111,7 @@ class Conversion:
     ignored: tuple[str, ...]
 
     def problems(self) -> list[str]:
-        """List a sentence for each tensor that did not fit; an empty list is a full conversion."""
+        """Describe each tensor that did not fit; empty if the conversion is complete."""
         return [
             *(f"`{name}` has no place in this network{_hint(name)}" for name in self.unmapped),
             *(f"`{name}` is missing{_hint(name)}" for name in self.missing),
@@ -135,11 +136,11 @@ def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) ->
 
     Args:
         tensors: a state dict with official or mmagic's names.
-        join: how decoder and encoder features meet. Shapes tell concatenation from the others, but
-            not ``add`` from ``none``; ``add`` is assumed unless ``none`` is given.
+        join: how skip connections enter the decoder. Shapes distinguish concatenation from the
+            others, but not ``add`` from ``none``; ``add`` is assumed unless ``none`` is given.
 
     Raises:
-        ValueError: the tensors are no FLAVR, or ``join`` contradicts their shapes.
+        ValueError: the tensors are not those of a FLAVR, or ``join`` contradicts their shapes.
     """
     shapes = {name: tensor.shape for name, (_, tensor) in _official(tensors).items()}
     trilinear = "decoder.1.upconv.1.weight" in shapes
@@ -182,15 +183,15 @@ def recognise(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) ->
 
 
 def convert(tensors: Mapping[str, np.ndarray], *, join: Join | None = None) -> Conversion:
-    """Rename and transpose a state dict to our parameters, and collect all that does not fit.
+    """Rename and transpose a state dict to our parameters, and list everything that does not fit.
 
     Args:
         tensors: a state dict with official or mmagic's names and PyTorch's layouts.
         join: see ``recognise``.
 
     Raises:
-        ValueError: the tensors are no FLAVR, or two names mean the same tensor. Single tensors
-            that do not fit are listed in the result; ``Conversion.check`` raises an error on them.
+        ValueError: the tensors are not those of a FLAVR, or two names mean the same tensor. Single
+            tensors that do not fit are listed in the result; ``Conversion.check`` raises for them.
     """
     config = recognise(tensors, join=join)
     official = _official(tensors)
@@ -256,7 +257,7 @@ def _official_name(path: tuple[str, ...], config: ModelConfig) -> str:
             module = f"encoder.stem.{stem['/'.join(part)]}"
         case ("decoder", "stages", stage, part):
             upsamples = stage in ("1", "2", "4")
-            # nn.Upsample has no tensors, but takes a number in the Sequential.
+            # nn.Upsample has no tensors, but takes an index in the Sequential.
             first = int(upsamples and config.upsampling == "trilinear")
             position = {
                 "conv": f"{first}",
@@ -283,7 +284,7 @@ def _torch_shape(
     *taps, inputs, outputs = shape
     if _is_transposed(path, config):
         return (inputs, outputs, *taps)
-    return (outputs, inputs, *(taps or (1, 1, 1)))  # a gate is a 1×1×1 convolution there
+    return (outputs, inputs, *(taps or (1, 1, 1)))  # in PyTorch a gate is a 1×1×1 convolution
 
 
 def _to_channels_last(path: tuple[str, ...], tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -294,7 +295,7 @@ def _to_channels_last(path: tuple[str, ...], tensor: np.ndarray, config: ModelCo
         return tensor.reshape(tensor.shape[:2]).T
     taps = tuple(range(2, tensor.ndim))
     if _is_transposed(path, config):
-        # A transposed convolution scatters; ours gathers, with the kernel mirrored.
+        # PyTorch's transposed convolution scatters its input; ours gathers, with a mirrored kernel.
         return np.flip(tensor, taps).transpose(*taps, 0, 1)
     return tensor.transpose(*taps, 1, 0)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's two pickle-based formats: a zip archive, and before 1.6 pickles followed by raw bytes.
 
-The file is mapped into memory and each tensor copied out of it, so that the optimizer's two thirds
-of an official checkpoint are never read. A hostile file may describe far more than it holds: every
-storage is compared with the bytes present, and all tensors together with the size of the file.
+The file is mapped into memory and each tensor is copied out of it, so that the optimizer's state,
+two thirds of an official checkpoint, is never read. A hostile file may describe far more data than
+it holds. So every storage is compared with the bytes present, and the total of all tensors with the
+size of the file.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ __all__ = ["PickledWeights", "read_legacy", "read_zip"]
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model")
 _NOT_PLAIN = object()
-# Views may share their numbers, but a few bytes must not become many large tensors.
+# Tensors may be views of the same storage, but a few bytes must not become many large tensors.
 _MAX_COPIES = 2
-_MAX_PLAIN = 1 << 18  # plain values and their characters, which go into the provenance
+_MAX_PLAIN = 1 << 18  # most plain values and characters in them, which go into the provenance
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of extra fields
 
 _Fetch: TypeAlias = Callable[[Storage], memoryview]
@@ -41,7 +42,7 @@ _Fetch: TypeAlias = Callable[[Storage], memoryview]
 
 @dataclasses.dataclass(frozen=True)
 class PickledWeights:
-    """A checkpoint's weights, its plain values, and the names of what was left unread."""
+    """A checkpoint's weights, its plain values, and the names of entries that were not read."""
 
     tensors: dict[str, np.ndarray]
     extra: dict[str, Any]
@@ -52,8 +53,9 @@ def read_zip(path: Path) -> PickledWeights:
     """Read the weights of a checkpoint in the format of PyTorch ≥ 1.6, a zip archive.
 
     Raises:
-        UnsafePickleError: naming what the file asked for; nothing of it was run.
-        ValueError: the archive is not PyTorch's, or is damaged.
+        UnsafePickleError: the pickle uses a forbidden name, which the message tells; nothing was
+            run.
+        ValueError: PyTorch did not write the archive, or it is damaged.
     """
     try:
         with _open_archive(path) as archive, path.open("rb") as file:
@@ -82,12 +84,12 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise
-    except Exception as error:  # damaged directories raise a dozen kinds, OSError among them
+    except Exception as error:  # a damaged directory raises one of a dozen exceptions, also OSError
         raise zipfile.BadZipFile(f"its directory cannot be read ({error})") from error
 
 
 class _Records:
-    """The records of a zip archive, checked when first read."""
+    """The records of a zip archive; each is checked when it is first read."""
 
     def __init__(self, archive: zipfile.ZipFile, mapped: memoryview) -> None:
         self.archive, self.mapped = archive, mapped
@@ -101,14 +103,14 @@ class _Records:
         return self.checked[name]
 
     def _check(self, record: zipfile.ZipInfo) -> memoryview:
-        # torch.save neither compresses nor encrypts, and stored bytes cannot swell in memory.
+        # torch.save neither compresses nor encrypts, and uncompressed data cannot expand in memory.
         if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
             raise zipfile.BadZipFile(f"{record.filename} is compressed or encrypted")
         signature, *lengths = _LOCAL_HEADER.unpack_from(self.mapped, record.header_offset)
         start = record.header_offset + _LOCAL_HEADER.size + sum(lengths)
         data = self.mapped[start : start + record.file_size]
         self.total += record.file_size
-        # Overlapping records would be checked, and copied, once for each name.
+        # Records must not overlap: the same bytes would be checked and copied once for each name.
         overlap = self.total > len(self.mapped)
         if signature != b"PK\x03\x04" or len(data) != record.file_size or overlap:
             raise zipfile.BadZipFile(f"{record.filename} is not where it should be")
@@ -121,7 +123,8 @@ def read_legacy(path: Path) -> PickledWeights:
     """Read the weights of a checkpoint in the format of PyTorch ≤ 1.5: pickles, then storages.
 
     Raises:
-        UnsafePickleError: naming what the file asked for; nothing of it was run.
+        UnsafePickleError: the pickle uses a forbidden name, which the message tells; nothing was
+            run.
         ValueError: the file is another kind of pickle, or is damaged.
     """
     with path.open("rb") as file:
@@ -168,7 +171,7 @@ def _dtype(storage: Storage) -> np.dtype:
 
 
 def _collect(tree: Any, fetch: _Fetch, file_size: int, path: Path) -> PickledWeights:
-    """Find the state dict in what the pickle built, and read its tensors."""
+    """Find the state dict in the unpickled value, and read its tensors."""
     if not isinstance(tree, Mapping):
         kind = "set or log" if isinstance(tree, Placeholder) else type(tree).__name__
         raise ValueError(f"{path} holds a {kind}; a checkpoint holds a dictionary.")
@@ -198,7 +201,7 @@ def _collect(tree: Any, fetch: _Fetch, file_size: int, path: Path) -> PickledWei
 
 
 class _TensorReader:
-    """Copies tensors and plain values out of one file, up to limits set by its size."""
+    """Copies tensors and plain values out of one file, up to limits that depend on its size."""
 
     def __init__(self, fetch: _Fetch, file_size: int, path: Path) -> None:
         self.fetch, self.path = fetch, path
@@ -207,8 +210,8 @@ class _TensorReader:
         self.read: dict[str, np.ndarray] = {}
 
     def tensor(self, tensor: Tensor) -> np.ndarray:
-        """The numbers of a tensor in C order; tied weights share one read-only array."""
-        # Text, because the hash of a tuple of integers can be made to collide.
+        """The values of a tensor in C order; tied weights share one read-only array."""
+        # Text, because a file could contain integers chosen so that hashes of their tuples collide.
         key = f"{tensor.storage.key} {tensor[1:]}"
         if key not in self.read:
             self.read[key] = self._copy(tensor)
@@ -220,8 +223,8 @@ class _TensorReader:
         dtype, elements = _dtype(storage), math.prod(size)
         span = 1 + sum((n - 1) * step for n, step in zip(size, stride)) if elements else 0
         shape = ", ".join(f"{n}" if n < 2**63 else "…" for n in size)
-        # More elements than the storage has could only be repeats: a few bytes would fill the
-        # memory. Of an empty tensor the other axes count, for NumPy refuses shapes above 2**63.
+        # A tensor with more elements than its storage repeats some, and a few bytes could fill the
+        # memory. The other axes of an empty tensor count too: NumPy refuses shapes above 2**63.
         widest = math.prod(n for n in size if n)
         if offset + span > storage.length or widest > max(storage.length, 2**31):
             raise ValueError(
@@ -248,12 +251,12 @@ class _TensorReader:
                 f"{_MAX_COPIES} times the file's size."
             )
         flat = np.frombuffer(data, dtype, storage.length)[offset:]
-        # The stride of an axis of one element is never used and may be any number.
+        # The stride of an axis of one element is never used, so files may have any value there.
         strides = tuple(step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride))
         return np.array(np.lib.stride_tricks.as_strided(flat, size, strides), order="C")
 
     def plain(self, value: Any, levels: int = 3) -> Any:
-        """A number, a text or a dictionary of them; ``_NOT_PLAIN`` for anything else or deeper."""
+        """A number, text or dictionary of these; ``_NOT_PLAIN`` for others or deeper nesting."""
         self.plain_left -= 1 + (len(value) if isinstance(value, str) else 0)
         if self.plain_left < 0:
             return _NOT_PLAIN

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read any kind of checkpoint; its first bytes tell the format, not its name."""
+"""Read any kind of checkpoint; its first bytes determine the format, not its name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAFETENSORS_DTYPES = {
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
-# JSON takes up to 25 times its size in memory; networks of this kind have some kilobytes of it.
+# Parsed JSON takes up to 25 times its size in memory; headers of such networks have kilobytes.
 _MAX_HEADER = 16_000_000
 _RAW_NAME = re.compile(r"(?P<key>.+)__(?P<shape>\d+(?:x\d+)*)\.bin")
 
@@ -45,10 +45,10 @@ class TorchFile:
     Attributes:
         tensors: the state dict with the file's names and PyTorch's layouts; read-only.
         format: ``PyTorch zip``, ``PyTorch legacy``, ``safetensors`` or ``raw folder``.
-        extra: the plain values beside the weights, such as ``epoch`` and ``lr``.
-        ignored: names of everything else, such as ``optimizer``, which was not read.
-        sha256: digest of the file. For a folder it is the output of
-            ``sha256sum *.bin | sha256sum`` there, with names in the C locale's order.
+        extra: plain values stored with the weights, such as ``epoch`` and ``lr``.
+        ignored: names of all other entries, such as ``optimizer``, which were not read.
+        sha256: digest of the file. For a folder, the digest that ``sha256sum *.bin | sha256sum``
+            prints there, with names in the order of the C locale.
     """
 
     tensors: dict[str, np.ndarray]
@@ -66,19 +66,19 @@ def read(path: str | Path) -> TorchFile:
             of ``<name>__<d0>x<d1>….bin`` tensors.
 
     Raises:
-        UnsafePickleError: a pickle asks for anything but tensors and plain containers.
-        ValueError: the file has another format, is damaged, or describes more than it holds.
-        FileNotFoundError: there is nothing at ``path``.
+        UnsafePickleError: a pickle uses anything but tensors and plain containers.
+        ValueError: the file has another format, is damaged, or describes more data than it holds.
+        FileNotFoundError: ``path`` does not exist.
     """
     path = Path(path)
     if path.is_dir():
         return _read_raw_folder(path)
     if path.exists() and not path.is_file():
-        # A pipe would wait for ever, and /dev/zero never ends.
+        # Reading a pipe could block forever, and /dev/zero never ends.
         raise ValueError(f"{path} is a pipe or device; copy what it gives into a file first.")
     with path.open("rb") as file:
         head = file.read(9)
-    # A zip's signature; protocol 2 or later of a pickle; a JSON object after its own length.
+    # The signature of a zip; a pickle of protocol 2 or later; a JSON object after its length.
     if head.startswith(b"PK\x03\x04"):
         weights, kind = pickles.read_zip(path), "PyTorch zip"
     elif head.startswith(b"\x80"):
@@ -95,7 +95,7 @@ def read(path: str | Path) -> TorchFile:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and free-form metadata; https://huggingface.co/docs/safetensors describes both."""
+    """Read tensors and metadata; https://huggingface.co/docs/safetensors describes the format."""
     data = np.memmap(path, np.uint8, "r")
     try:
         (length,) = struct.unpack("<Q", data[:8].tobytes())
@@ -113,7 +113,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
         for name, entry in header.items():
             tensors[name] = _safetensor(name, entry, body)
             left -= tensors[name].nbytes
-            if left < 0:  # the format forbids overlaps, which would multiply what a file holds
+            # The format forbids overlaps, with which a small file could fill the memory.
+            if left < 0:
                 raise ValueError("its tensors overlap")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a sound .safetensors file: {error}.") from error
@@ -123,7 +124,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
 
 
 def _safetensor(name: str, entry: Any, data: np.ndarray) -> np.ndarray:
-    """A copy of the tensor that a header's entry describes."""
+    """Copy the tensor that an entry of the header describes."""
     dtype, shape = _SAFETENSORS_DTYPES.get(entry["dtype"]), tuple(entry["shape"])
     start, stop = entry["data_offsets"]
     if dtype is None:
@@ -139,14 +140,14 @@ def _safetensor(name: str, entry: Any, data: np.ndarray) -> np.ndarray:
 
 
 def _is_shape(shape: tuple[Any, ...]) -> bool:
-    """True if NumPy can make an array of this shape, memory permitting."""
+    """Return whether NumPy can make an array of this shape, if memory allows."""
     if len(shape) > MAX_RANK or not all(type(n) is int and 0 <= n < 2**31 for n in shape):
         return False
-    return math.prod(n for n in shape if n) < 2**59  # also of an empty array
+    return math.prod(n for n in shape if n) < 2**59  # applies to empty arrays, too
 
 
 def _read_raw_folder(path: Path) -> TorchFile:
-    """A folder of cuFLAVR's: one file a tensor, named after it and its shape, float32 inside."""
+    """Read cuFLAVR's folder: a float32 file per tensor, named after the tensor and its shape."""
     files = sorted(path.glob("*.bin"), key=lambda file: os.fsencode(file.name))
     if not files:
         raise ValueError(

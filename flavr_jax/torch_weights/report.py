@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describe a checkpoint and its conversion to a person, as rich tables and lines.
+"""Descriptions of a checkpoint and its conversion for the terminal, as rich tables and lines.
 
-Names come from the file: they are shown without control characters and shortened.
+Names come from the file, so they are shortened and shown without control characters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flavr_jax.torch_weights.readers import TorchFile
 
 __all__ = ["mapping_table", "network_line", "source_lines", "summary_lines", "tensor_table"]
 
-_MAX_ROWS = 2000  # rich needs a second and some megabytes for as many
+_MAX_ROWS = 2000  # rich needs a second and some megabytes for this many
 _MAX_NAME = 200
-_CHUNK = 1 << 20  # numbers converted to float64 at a time
+_CHUNK = 1 << 20  # values converted to float64 at a time
 
 
 def source_lines(source: TorchFile) -> list[str]:
-    """Format, digest, the values beside the weights, and the names of what was not read."""
+    """Describe format, digest, values stored with the weights, and names of unread entries."""
     lines = [f"{source.format}, SHA-256 {source.sha256}"]
     lines += [f"{name}: {value}" for name, value in _flatten(source.extra).items()]
     if source.ignored:
@@ -36,14 +36,14 @@ def source_lines(source: TorchFile) -> list[str]:
 
 
 def network_line(config: ModelConfig) -> str:
-    """The recognised hyper-parameters, with a warning where a file cannot tell them."""
+    """Describe the recognised settings, with a warning if the file leaves ``join`` open."""
     settings = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config).items())
     doubt = " (a file looks the same with join none: say --join none if it is)"
     return f"FLAVR: {settings}{doubt if config.join == 'add' else ''}"
 
 
 def tensor_table(tensors: Mapping[str, np.ndarray]) -> Table:
-    """Name, shape, dtype and the spread of values of each tensor."""
+    """Tabulate name, shape, dtype and statistics of each tensor."""
     table = _table("tensor", "shape", "dtype", "min", "max", "mean", "std")
     for name, tensor in itertools.islice(tensors.items(), _MAX_ROWS):
         figures = [f"{figure:.4g}" for figure in _spread(tensor)] or ["-"] * 4
@@ -53,7 +53,7 @@ def tensor_table(tensors: Mapping[str, np.ndarray]) -> Table:
 
 
 def mapping_table(conversion: Conversion) -> Table:
-    """Name and shape of each mapped tensor, in the file and in our network."""
+    """Tabulate name and shape of each mapped tensor, in the file and in our network."""
     table = _table("tensor", "shape", "parameter", "shape")
     for entry in conversion.mapped[:_MAX_ROWS]:
         table.add_row(
@@ -67,7 +67,7 @@ def mapping_table(conversion: Conversion) -> Table:
 
 
 def summary_lines(conversion: Conversion) -> list[str]:
-    """The number of tensors that were mapped and that were not, then a line for each of these."""
+    """Count the tensors that were mapped and that were not, then list the latter."""
     count = sum(math.prod(entry.target_shape) for entry in conversion.mapped)
     return [
         f"{len(conversion.mapped)} tensors mapped ({count:,} values), "
@@ -79,7 +79,7 @@ def summary_lines(conversion: Conversion) -> list[str]:
 
 
 def _spread(tensor: np.ndarray) -> tuple[float, ...]:
-    """Minimum, maximum, mean and standard deviation; nothing for an empty tensor."""
+    """Minimum, maximum, mean and standard deviation; empty for an empty tensor."""
     if not tensor.size:
         return ()
     flat = tensor.reshape(-1)
@@ -106,7 +106,7 @@ def _add_rest(table: Table, count: int) -> None:
 
 
 def _first(texts: Iterable[str], count: int) -> Iterable[str]:
-    """The first ``count`` texts, fit to be shown, and the number of the others."""
+    """Yield the first ``count`` texts, made printable, and the number of the others."""
     everything = list(texts)
     yield from (printable(text, 4 * _MAX_NAME) for text in everything[:count])
     if len(everything) > count:
@@ -118,7 +118,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested values under dotted names; of a text of several lines the first one."""
+    """Flatten nested values to dotted names; keep the first line of longer texts."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

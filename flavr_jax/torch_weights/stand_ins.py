@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Harmless stand-ins for the Python objects that a PyTorch checkpoint names.
 
-``GLOBALS`` is the complete list of names that a pickle may use. Each one builds plain containers,
-a tensor description or a placeholder; none can reach the interpreter, the disk or the network.
+``GLOBALS`` is the complete list of names that a pickle may use. Each of them builds a plain
+container, a description of a tensor, or a placeholder; none has access to the interpreter, the disk
+or the network.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 __all__ = ["GLOBALS", "MAX_RANK", "Global", "Placeholder", "Storage", "Tensor", "insert"]
 
 MAX_RANK = 64
-"""Most axes of a tensor: NumPy's and PyTorch's own limit."""
+"""Largest number of axes of a tensor, the limit of NumPy and PyTorch."""
 
 
 class Storage(NamedTuple):
@@ -34,7 +35,7 @@ class Tensor(NamedTuple):
 
 
 class Placeholder:
-    """Stand-in for a value that is not needed: logs, random states, sets."""
+    """Stand-in for values that are not needed: logs, random states, sets."""
 
     __slots__ = ()
 
@@ -43,9 +44,9 @@ class Global(NamedTuple):
     """A name that a pickle may use.
 
     Attributes:
-        call: builds a value from the call's arguments and a function that is told how many items
-            are copied; None if the name cannot be called.
-        dtype: the numbers of a storage class.
+        call: builds a value from the call's arguments and a function to which it reports the number
+            of items that it copies; None if the name cannot be called.
+        dtype: dtype of a storage class.
     """
 
     call: Callable[[tuple[Any, ...], Callable[[int], None]], Any] | None = None
@@ -55,8 +56,8 @@ class Global(NamedTuple):
 def insert(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Set ``target[key]``, or drop the entry if its key is neither text nor a plain number.
 
-    Only entries with text keys are ever read. Hashing anything else may take time without limit:
-    nested tuples exponentially, and long integers can be made to collide.
+    Only entries with text keys are ever read. Hashing other keys may take unlimited time: nested
+    tuples can take exponential time, and long integers can be chosen so that they collide.
     """
     if isinstance(key, str | float) or (isinstance(key, int) and abs(key) < 2**63):
         target[key] = value
@@ -98,7 +99,7 @@ def _placeholder(_arguments: tuple[Any, ...], _copies: Callable[[int], None]) ->
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...], _copies: Callable[[int], None]) -> Tensor:
-    """The result of ``torch._utils._rebuild_tensor_v2``, without autograd's part."""
+    """Do the work of ``torch._utils._rebuild_tensor_v2``, without its autograd arguments."""
     if len(arguments) < 4:
         raise ValueError("a tensor is described by fewer than 4 values")
     storage, offset, size, stride = arguments[:4]
@@ -113,7 +114,7 @@ def _rebuild_tensor(arguments: tuple[Any, ...], _copies: Callable[[int], None]) 
 
 
 def _rebuild_parameter(arguments: tuple[Any, ...], _copies: Callable[[int], None]) -> Any:
-    """The result of ``torch._utils._rebuild_parameter``: the tensor itself."""
+    """Do the work of ``torch._utils._rebuild_parameter``: return the tensor itself."""
     if not arguments:
         raise ValueError("a parameter has no tensor")
     return arguments[0]
@@ -134,7 +135,7 @@ _STORAGES = {
 }
 _PLACEHOLDERS = (
     "builtins.set",
-    # What mmengine and research scripts leave beside the weights.
+    # Objects that mmengine and research scripts store with the weights.
     "_codecs.encode",
     "argparse.Namespace",
     "mmengine.logging.history_buffer.HistoryBuffer",

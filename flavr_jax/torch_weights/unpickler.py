@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pickle reader that builds inert values only, in time and memory bounded by the file's size.
+"""A pickle reader that builds only inert values, in time and memory bounded by the file's size.
 
-A pickle is a program for a small stack machine; Python's own machine lets it call whatever it can
-name, allocate what it likes, and hash or copy the same values over and over. This one knows the
-instructions that PyTorch's files consist of and the names in ``stand_ins.GLOBALS``. Everything it
-builds is paid for by bytes in the file: lengths are checked before they are read, copies may not
-exceed the instructions executed, and keys that are costly to hash are dropped.
+A pickle is a program for a small stack machine. Python's own reader lets it call anything that it
+can name, allocate any amount of memory, and hash or copy the same values again and again. This
+reader supports only the instructions in PyTorch's files and the names in ``stand_ins.GLOBALS``. It
+bounds its work by the bytes in the file: lengths are checked before data is read, the number of
+copied items may not exceed that of executed instructions, and keys that are expensive to hash are
+dropped.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from flavr_jax.torch_weights.stand_ins import GLOBALS, Global, Placeholder, Stor
 
 __all__ = ["UnsafePickleError", "load"]
 
-# A value takes up to some 150 bytes, also where its instruction is a single byte. FLAVR's
-# checkpoints have about 10,000 instructions, those with long training logs up to a million.
+# A value takes up to about 150 bytes, even if its instruction is a single byte. FLAVR's checkpoints
+# have about 10,000 instructions, and those with long training logs up to a million.
 _MAX_INSTRUCTIONS = 5_000_000
 _MAX_LINE = 1024
 _MAX_INT_BYTES = 255
-_SLACK = 1000  # items that may be copied in the smallest of files
+_SLACK = 1000  # items that even the smallest file may copy
 
 
 class UnsafePickleError(ValueError):
-    """A pickle asks for something that is neither a tensor nor a plain container."""
+    """A pickle uses a name that is neither a tensor nor a plain container."""
 
 
 class _Machine:
-    """Runs one pickle, read from where ``file`` stands."""
+    """Runs one pickle, read from the current position of ``file``."""
 
     def __init__(self, file: io.BufferedIOBase, storages: dict[str, Storage]) -> None:
         self.file = file
@@ -61,8 +62,8 @@ class _Machine:
         return self.pop()
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes."""
-        # Checked first: a file object would allocate the whole count, however short the file is.
+        """Read the next ``count`` bytes."""
+        # Check first: a file object would allocate ``count`` bytes, however short the file is.
         if count > self.left:
             raise ValueError("it ends early")
         self.left -= count
@@ -72,11 +73,11 @@ class _Machine:
         return data
 
     def number(self, size: int) -> int:
-        """The next ``size`` bytes as an unsigned integer."""
+        """Read the next ``size`` bytes as an unsigned integer."""
         return int.from_bytes(self.take(size), "little")
 
     def line(self) -> str:
-        """The text up to the next line break, which is consumed."""
+        """Read the text up to the next line break, and the line break."""
         data = self.file.readline(min(_MAX_LINE, self.left))
         self.left -= len(data)
         if not data.endswith(b"\n"):
@@ -92,14 +93,14 @@ class _Machine:
         return self.stack.pop()
 
     def top(self, kind: type | tuple[type, ...]) -> Any:
-        """The value on top of the stack, which has to be a ``kind``."""
+        """Return the value on top of the stack, which must be a ``kind``."""
         self.push(value := self.pop())
         if not isinstance(value, kind):
             raise ValueError("it fills something that is no container of the right kind")
         return value
 
     def items(self) -> list[Any]:
-        """Remove and return what was pushed since the last mark."""
+        """Remove and return the values pushed since the last mark."""
         if not self.marks:
             raise ValueError("it has no mark")
         start = self.marks.pop()
@@ -108,7 +109,7 @@ class _Machine:
         return values
 
     def copies(self, count: int) -> None:
-        """Account for ``count`` copied items, and refuse copies of copies without end."""
+        """Count ``count`` copied items, and refuse to copy values again and again."""
         self.copied += count
         if self.copied > self.instructions + _SLACK:
             raise ValueError("it copies the same values over and over")
@@ -126,7 +127,7 @@ class _Machine:
         """Push the stand-in for ``module.name``."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name is no text")
-        # Protocol 2, which PyTorch writes, has Python 2's name of the module.
+        # Protocol 2, which PyTorch writes, uses Python 2's name of the module.
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full not in GLOBALS:
             raise UnsafePickleError(full)
@@ -142,7 +143,7 @@ class _Machine:
         self.push(function.call(arguments, self.copies))
 
     def build(self) -> None:
-        """Drop the state that would be set on a dictionary or placeholder."""
+        """Drop the state that the pickle sets on a dictionary or placeholder."""
         self.pop()
         self.top((dict, Placeholder))
 
@@ -183,7 +184,7 @@ class _Machine:
         self.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text))
 
     def text(self, size: int) -> None:
-        # Like pickle itself: a lone surrogate is no error.
+        # A lone surrogate is not an error, as in pickle itself.
         self.push(self.take(size).decode("utf-8", "surrogatepass"))
 
     def stacked_name(self) -> None:
@@ -216,7 +217,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.LONG4: lambda m: m.integer(m.number(4)),
     pickle.FLOAT: lambda m: m.push(float(m.line())),
     pickle.BINFLOAT: lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
-    # Text of Python 2, whose PyTorch wrote the first official checkpoints.
+    # Text from Python 2, with which the first official checkpoints were written.
     pickle.SHORT_BINSTRING: lambda m: m.text(m.number(1)),
     pickle.BINSTRING: lambda m: m.text(m.number(4)),
     pickle.SHORT_BINUNICODE: lambda m: m.text(m.number(1)),
@@ -237,7 +238,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
     pickle.EMPTY_DICT: _pushes(dict),
     pickle.SETITEM: lambda m: m.set_items([m.pop(), m.pop()][::-1]),
     pickle.SETITEMS: lambda m: m.set_items(m.items()),
-    # Sets are never read, and hashing their items may take time without limit.
+    # Sets are never read, and hashing their items may take unlimited time.
     pickle.EMPTY_SET: _pushes(Placeholder),
     pickle.ADDITEMS: lambda m: m.discard_items(),
     pickle.FROZENSET: lambda m: (m.items(), m.push(Placeholder())),
@@ -256,15 +257,16 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
 
 
 def load(file: io.BufferedIOBase, path: Path, storages: dict[str, Storage] | None = None) -> Any:
-    """Build the pickled value that begins where ``file`` stands.
+    """Build the pickled value that starts at the current position of ``file``.
 
     Args:
-        file: positioned behind the value afterwards; seekable.
-        path: the file's name in messages.
-        storages: receives the storages that the value's tensors lie in, by key.
+        file: seekable; its position is after the value when this returns.
+        path: name of the file in messages.
+        storages: receives the storages of the value's tensors, by key.
 
     Raises:
-        UnsafePickleError: naming what was asked for; nothing was run.
+        UnsafePickleError: the pickle uses a forbidden name, which the message tells; nothing was
+            run.
         ValueError: the pickle is damaged, or would take more time or memory than its size allows.
     """
     try:
