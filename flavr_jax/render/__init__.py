@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small path tracer: images of a moving scene at any time, so frames in between are exact."""
+"""A small path tracer: images of a moving scene at any time, so that true new frames exist."""
 
 from flavr_jax.render.scene import Ball, Camera, Ground, Pattern, Scene, Sky, Sun
 from flavr_jax.render.showcase import showcase

@@ -2,8 +2,8 @@
 """Scenes of moving balls, a ground, a sky and a camera, at any time.
 
 Every motion is a closed formula of continuous time, evaluated in double precision, so that a frame
-at t = 1.5 is as exact as the frame at t = 1. All lengths share one arbitrary unit, angles are in
-radians, the z axis points up, and the unit of time is a frame.
+at t = 1.5 is as exact as the frame at t = 1. Lengths are in one arbitrary unit, angles in radians,
+and times in frames; the z axis points up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Colour: TypeAlias = tuple[float, float, float]
-"""Linear red, green and blue: the reflected fraction of light, or a light's radiance."""
+"""Linear red, green and blue: a reflected fraction of light, or a radiance."""
 
 Pattern: TypeAlias = Literal["plain", "bands", "wedges", "dots"]
 """Layout of a ball's two colours; all but ``plain`` make its rotation visible."""
@@ -46,15 +46,15 @@ class Ball:
         radius: radius of the ball.
         colours: the pattern's two diffuse colours.
         pattern: layout of the two colours.
-        reflectance: fraction of light that is mirrored at normal incidence: 0 is matt, 0.04 is
-            lacquer, 1 is a mirror.
-        roughness: blur of that reflection, 0 to 1.
-        emission: radiance of the ball itself.
+        reflectance: fraction of light that is reflected specularly at normal incidence: 0 is
+            matte, 0.04 is lacquer, 1 is a mirror.
+        roughness: blur of the specular reflection, 0 to 1.
+        emission: radiance that the ball emits.
         velocity: velocity of the circle's centre.
-        orbit: radius of the circle, which is horizontal.
+        orbit: radius of the horizontal circle.
         turn: angular velocity along the circle.
         phase: angle on the circle at time 0.
-        roll: angular velocity about the circle's radius; ``rolling`` computes it.
+        roll: angular velocity about the radius of the circle; ``rolling`` computes it.
         bounce: height of the jumps, which are parabolas.
         period: time from one landing to the next.
     """
@@ -100,7 +100,7 @@ class Ball:
 
 @dataclasses.dataclass(frozen=True)
 class Ground:
-    """The plane z = 0 with Truchet tiles: ribbons that turn at random in every tile.
+    """The plane z = 0 with Truchet tiles: ribbons that run one of two ways in each tile, at random.
 
     Attributes:
         colours: colour of the tiles and colour of the ribbons.
@@ -140,10 +140,10 @@ class Camera:
 
     Attributes:
         target: point in the middle of the image.
-        azimuth: azimuth of the camera seen from the target, and its change per unit of time.
-        elevation: angle above the horizontal, and its change.
-        distance: distance from the target, and its change.
-        focal: focal length in image heights: 1 is a vertical view of 53 degrees.
+        azimuth: azimuth of the camera seen from the target, and its change per frame.
+        elevation: angle above the horizontal, and its change per frame.
+        distance: distance from the target, and its change per frame.
+        focal: focal length in image heights: 1 is a vertical field of view of 53 degrees.
     """
 
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -163,7 +163,7 @@ class Camera:
         )
 
     def axes(self, time: float) -> Float[np.ndarray, "3 3"]:
-        """Return right, down and forward as rows: unit vectors of the scene."""
+        """Return the unit vectors right, down and forward, as rows in scene coordinates."""
         forward = np.array(self.target) - self.position(time)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -232,13 +232,13 @@ class Balls(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Everything that moves, at one time.
+    """The moving parts of a scene at one time.
 
     Attributes:
-        balls: their positions, orientations and materials.
+        balls: positions, orientations and materials of the balls.
         eye: position of the camera.
-        rays: three rows: the change of a ray's direction over one image height to the right, the
-            change over one image height down, and the direction of the image's middle.
+        rays: three rows: the change of a ray's direction per image height to the right, the change
+            per image height down, and the direction through the middle of the image.
     """
 
     balls: Balls

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intersections of rays with balls and ground, and the materials there.
+"""Intersections of rays with balls and ground, and materials at the intersections.
 
-Vectors have their components first, ``3 ray``: each component is a long row that vectorises well.
+Vectors have the shape ``3 ray``: each component is a long contiguous row, which vectorises well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Surface(NamedTuple):
 def nearest(
     balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
 ) -> tuple[Scalars, Int[Array, " ray"]]:
-    """Return distance and index of the first surface: balls, then the ground, or −1 for a miss."""
+    """Return distance and index of the first surface: balls, then the ground, or −1 for none."""
     distances = [_entry(balls, number, origin, direction) for number in range(len(balls.radius))]
     if ground is not None:
         down = -origin[2] / direction[2]
@@ -67,9 +67,9 @@ def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, "
 
 
 def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, " ray"]) -> Surface:
-    """Return the surface ``index`` at points on it; undefined but finite where that is −1."""
+    """Return the surface ``index`` at points on it; for −1 the result is undefined but finite."""
     ball = jax.tree.map(lambda rows: _rows(rows, index), balls)
-    normal = normalise(point - ball.centre)  # finite also for −1
+    normal = normalise(point - ball.centre)  # also finite for −1
     mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
     first, second = ball.colours
     on_ball = Surface(
@@ -100,7 +100,8 @@ def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Sc
     x, y, z = origin - balls.centre[number][:, None]
     u, v, w = direction
     along = x * u + y * v + z * w
-    # |offset|² − along² loses precision for far balls; the ray's distance from the centre does not.
+    # |offset|² − along² would lose precision for distant balls; the offset from the centre to the
+    # closest point of the ray does not.
     x, y, z = x - along * u, y - along * v, z - along * w
     inside = balls.radius[number] ** 2 - (x * x + y * y + z * z)
     entry = -along - jnp.sqrt(jnp.maximum(inside, 0.0))
@@ -119,7 +120,8 @@ def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
     """Return the fraction of a ball's second colour in a direction from its centre."""
     x, y, z = local
     bands = fraction(1.2 * z) < 0.5
-    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0  # sin 4φ, with caps at the poles
+    # The first factors have the sign of sin 4φ; the last one makes caps at the poles.
+    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0
     cell = 2.6 * local + 0.5
     offset = cell - jnp.round(cell)
     dots = dot(offset, offset) < 0.11

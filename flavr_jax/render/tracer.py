@@ -2,7 +2,8 @@
 """Path tracing: Kajiya, The Rendering Equation, 1986.
 
 At each hit the sun is sampled directly, and the path continues in a cosine-weighted direction or in
-the mirror's. The random numbers of a pixel are a low-discrepancy sequence (Roberts 2018,
+the direction of reflection. The random numbers of a pixel are a low-discrepancy sequence (Roberts
+2018,
 https://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/) with an offset
 per pixel (Cranley and Patterson 1976). Offsets depend on the key and not on time, so the remaining
 noise is the same in all frames and does not flicker.
@@ -35,9 +36,9 @@ from flavr_jax.render.surfaces import (
 __all__ = ["radiance", "render"]
 
 _R2 = (0.7548776662466927, 0.5698402909980532)  # 1/g and 1/g², where g³ = g + 1
-_CLEARANCE = 1e-3  # paths continue this far above a surface, so that they do not hit it again
-_TILE = 4096  # rays at a time: the intermediate arrays of a bounce fit into a CPU's cache
-_BRIGHTEST = 4.0  # most light that a hit may add, to limit fireflies; white in the image
+_CLEARANCE = 1e-3  # paths start this far above a surface, so that they do not hit it again
+_TILE = 4096  # rays traced at a time, so that the arrays of a bounce fit into a CPU's cache
+_BRIGHTEST = 4.0  # most light that a hit may add, to limit fireflies; such a pixel is white
 _DRAWS = 3  # pairs of random numbers per hit: sun, kind of reflection, direction
 
 
@@ -49,14 +50,14 @@ class _World(NamedTuple):
 
 
 class _Paths(NamedTuple):
-    """The state of paths at their latest hit.
+    """State of paths at their latest hit.
 
     Attributes:
-        origin: position.
-        direction: unit vector along which they continue.
-        weight: fraction of the light from there that reaches the camera.
-        light: light that has reached the camera so far.
-        sharp: true while all surfaces were mirrors.
+        origin: position of the hit.
+        direction: unit vector in which they continue.
+        weight: fraction of the light from this direction that reaches the camera.
+        light: light collected so far.
+        sharp: true if all surfaces so far were mirrors.
     """
 
     origin: Vectors
@@ -69,7 +70,7 @@ class _Paths(NamedTuple):
 def render(
     scene: Scene, time: float, *, height: int, width: int, samples: int, key: Key[Array, ""]
 ) -> Float[Array, "{height} {width} 3"]:
-    """Render an image in sRGB, values in [0, 1]; arguments as for ``radiance``."""
+    """Render an image in sRGB with values in [0, 1]; for the arguments see ``radiance``."""
     light = radiance(scene, time, height=height, width=width, samples=samples, key=key)
     # The film curve of Narkowicz 2015 (a fit to ACES): highlights roll off instead of clipping.
     film = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
@@ -94,8 +95,8 @@ def radiance(
         time: time in frames; any real number.
         height: image height in pixels.
         width: image width in pixels.
-        samples: paths per pixel; four times as many halve the noise, or better.
-        key: seed of the paths; the same key gives the same image, bit for bit.
+        samples: paths per pixel; four times as many at least halve the noise.
+        key: random key of the paths; the same key gives the same image, bit for bit.
         bounces: number of surfaces that a path may hit.
 
     Raises:
@@ -154,11 +155,11 @@ def _trace(
 
 
 def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "{samples} {count} 2"]:
-    """Return ``count`` points of the unit square per sample, each well spread over the samples."""
+    """Return ``count`` points in the unit square per sample; each is well spread over samples."""
     points = fraction(jnp.arange(1, samples + 1)[:, None] * jnp.array(_R2))
 
     def shuffled(key: Key[Array, ""]) -> Float[Array, "sample 2"]:
-        # Without shuffling, two hits would use the same points, and their light be correlated.
+        # Without shuffling, two hits would use the same points, and their light would correlate.
         order, shift = jax.random.split(key)
         return jax.random.permutation(order, points) + jax.random.uniform(shift, (2,))
 
@@ -172,7 +173,7 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     point = paths.origin + jnp.where(ends, 1.0, distance) * paths.direction
     surface = hit(world.balls, world.ground, point, index)
     facing = jnp.maximum(-dot(paths.direction, surface.normal), 0.0)
-    # Schlick 1994: every reflecting surface is a mirror at grazing angles.
+    # Schlick 1994: at grazing angles every specular surface reflects like a mirror.
     fresnel = surface.reflectance + (1 - surface.reflectance) * (1 - facing) ** 5
     fresnel = jnp.where(surface.reflectance > 0, fresnel, 0.0)
     diffuse = (1 - fresnel) * surface.colour
@@ -183,7 +184,7 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     sun = _sunlight(world, surface, origin, diffuse, seen, mirrored, uniform[0])
     light = jnp.where(ends, _sky(world.sky, paths.direction), surface.emission + sun)
 
-    # Importance sampling: reflections are followed in proportion to the light that they carry.
+    # Importance sampling: choose specular reflection in proportion to the light that it carries.
     chance = fresnel / jnp.maximum(fresnel + jnp.mean(diffuse, axis=0), 1e-6)
     reflects = uniform[1, 0] < chance
     share = jnp.where(reflects, fresnel, diffuse) / jnp.where(reflects, chance, 1 - chance)
@@ -191,8 +192,8 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     glossy = mirrored + surface.roughness * scatter
     glossy += (
         2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal
-    )  # not into the surface
-    # Slightly less than the unit sphere on the surface: the sum could be zero otherwise.
+    )  # keep the direction above the surface
+    # A radius slightly below 1, because normal + scatter could be zero otherwise.
     direction = jnp.where(reflects, glossy, surface.normal + 0.9999 * scatter)
     return _Paths(
         origin=origin,
@@ -214,14 +215,14 @@ def _sunlight(
 ) -> Vectors:
     """Return the sunlight that surfaces reflect back along the paths.
 
-    The sun is counted here only: paths that miss everything see the sky without its disc.
+    Only this function adds sunlight: paths that miss all surfaces see a sky without the sun's disc.
     """
     sun = normalise(jnp.array(world.sun.direction)[:, None])
     radius = math.tan(world.sun.angle)
     to_sun = normalise(sun + radius * _on_sphere(uniform))
     height = dot(to_sun, surface.normal)
     lit = (height > 0) & ~shadowed(world.balls, origin, to_sun)
-    # The sun's mirror image; its edge is as blurred as the mirror is rough.
+    # The specular image of the sun; its edge is blurred in proportion to roughness.
     blur = 0.1 * radius + 0.5 * surface.roughness
     apart = jnp.sqrt(jnp.maximum(2 - 2 * dot(mirrored, sun), 0.0))
     disc = jnp.clip((radius + blur - apart) / (2 * blur), 0.0, 1.0) / radius**2
