@@ -89,7 +89,7 @@ class FLAVR(nnx.Module):
         """
         config = self.config
         small = head.reduce(windows, config.trunk_scale)  # [b, n_inputs, h, w, 3], U-Net size
-        mean = mean_colour(small)
+        mean = mean_colour(small)  # the U-Net reads colours relative to it
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
             features = self.encoder((small - mean).astype(dtype), remat=remat)

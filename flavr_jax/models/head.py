@@ -11,7 +11,8 @@ With v the raw outputs and x the position of a pixel,
     m = sigmoid(v_mask + log((1 − t) / t))
 
 If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and clamped to the
-border.
+border. The 3-D U-Net that computes v is called the trunk; it may run on smaller frames.
+
 Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al. 2022
 (https://arxiv.org/abs/2011.06294).
 """
@@ -98,7 +99,7 @@ class WarpHead(nnx.Module):
         middle = small.shape[1] // 2
         pair = small[:, middle - 1 : middle + 1]
         displacements, _ = _placed(raw, times, self.config.trunk_scale)
-        # `sample` mixes by weights; these select one frame each, so that the two stay apart.
+        # `sample` weights its sources; here each call has a single source, of weight 1.
         alone = jnp.broadcast_to(jnp.eye(2)[:, :, None, None], (2, 2, height, width))
         # Each of the two frames warped on its own: [b, outputs, h, w, 2, 3].
         moved = jnp.stack(

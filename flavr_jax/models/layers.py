@@ -205,7 +205,7 @@ class Conv3d(nnx.Module):
         self.implementation: Implementation | None = options.implementation
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
-        """The convolution of the inputs, which are joined along channels if several."""
+        """The convolution; several inputs are treated as if concatenated along the channels."""
         output = pk.conv3d(
             inputs,
             *self.parameters,
@@ -357,7 +357,7 @@ class Fusion(nnx.Module):
         The kernel's input channels are ordered by frame, then by the channel of that frame.
         """
         kernel = self.kernel[...]
-        # The same as a convolution whose temporal taps span all frames, without a joined copy.
+        # Equal to a convolution whose temporal taps span all frames, which needs no copy.
         image = pk.conv3d(
             x,
             kernel.reshape(self.frames, 1, 1, -1, kernel.shape[-1]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small path tracer: images of a moving scene at any time, so that true new frames exist."""
+"""A small path tracer: renders a moving scene at any time, so true in-between frames exist."""
 
 from flavr_jax.render.scene import Ball, Camera, Ground, Pattern, Scene, Sky, Sun
 from flavr_jax.render.showcase import showcase

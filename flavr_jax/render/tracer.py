@@ -190,9 +190,8 @@ def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -
     share = jnp.where(reflects, fresnel, diffuse) / jnp.where(reflects, chance, 1 - chance)
     scatter = _on_sphere(uniform[2])
     glossy = mirrored + surface.roughness * scatter
-    glossy += (
-        2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal
-    )  # keep the direction above the surface
+    # Keep the direction above the surface.
+    glossy += 2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal
     # A radius slightly below 1, because normal + scatter could be zero otherwise.
     direction = jnp.where(reflects, glossy, surface.normal + 0.9999 * scatter)
     return _Paths(

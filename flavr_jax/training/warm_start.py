@@ -24,7 +24,7 @@ __all__ = ["WarmStart", "warm_start"]
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Initial parameters, and where they come from.
+    """Initial parameters and their origin.
 
     Attributes:
         params: parameters of the network to train.

@@ -72,7 +72,7 @@ class Conv3dArguments(ConvArguments):
         pad_time: whether to pad time as well.
         scale: ``[batch, channel]``, after the bias.
         residual: added after the scale.
-        with_totals: whether channel totals are wanted where they come for free.
+        with_totals: whether to return channel totals if they cost nothing.
     """
 
     stride: tuple[int, int, int]
@@ -90,7 +90,7 @@ class GatedArguments(ConvArguments):
         gate_kernel: ``[channel, channel]``.
         gate_bias: ``[channel]``.
         residual: added after the gate; always None for the transposed convolution.
-        with_totals: whether channel totals are wanted where they come for free.
+        with_totals: whether to return channel totals if they cost nothing.
     """
 
     gate_kernel: Float[Array, "channel channel"]

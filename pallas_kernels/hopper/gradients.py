@@ -286,7 +286,7 @@ def gate_scale(
 def _activation_gradient(
     activation: Activation, output: Float[Array, "..."], gradient: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """The gradient before an activation, from its output: input and output have the same sign."""
+    """The gradient before an activation; the sign of the output determines the slope."""
     _, pull_back = jax.vjp(functools.partial(activate, activation=activation), output)
     return pull_back(gradient)[0]
 

@@ -144,8 +144,8 @@ def _tap_of_pairs(
 ) -> Float[Array, "*axes in_channel channel"]:
     """Sum of the products of columns that are ``distance`` apart.
 
-    Under tap t of the pairs, column n of the input and column m of the gradient are 2·t + n − m
-    apart.
+    With tap t of the pairs, column n of the input pair and column m of the gradient pair have the
+    distance 2·t + n − m.
     """
     places = (((distance - n + m) / 2, n, m) for n in (0, 1) for m in (0, 1))
     met = [sums[..., int(tap), n, :, m, :] for tap, n, m in places if tap == int(tap)]
