@@ -61,8 +61,8 @@ Scalar: TypeAlias = int | Int[Array, ""]
 
 Numbers = TypeVar("Numbers", Scalar, Int[Array, "..."])
 
-Index: TypeAlias = Scalar | pl.Slice
-"""One position along an axis, or ``pl.ds(start, size)``."""
+Index: TypeAlias = Scalar | pl.Slice | slice
+"""One position along an axis, or ``pl.ds(start, size)``, which is a slice where both are known."""
 
 
 def divide(number: Numbers, by: int) -> tuple[Numbers, Numbers]:

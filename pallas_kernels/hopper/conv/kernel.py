@@ -96,12 +96,10 @@ def implicit_gemm(
         activation: applied last.
         totals: whether to return the totals.
         out_dtype: dtype of the output; by default the inputs'.
-        config: tile sizes and ring depths; by default those that
-            :mod:`pallas_kernels.hopper.conv.config` chooses.
+        config: tile sizes and ring depths; by default those of :func:`choose`.
 
     Returns:
-        The output, and its totals or None: float32 ``[batch, time, partial, out_channel]``, sums
-        over parts of height and width.
+        The output, and float32 totals ``[batch, time, partial, out_channel]`` of its parts or None.
     """
     dtype = jnp.dtype(inputs[0].dtype)
     conv = _conv_shape(
