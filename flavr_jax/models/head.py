@@ -99,15 +99,14 @@ class WarpHead(nnx.Module):
         middle = small.shape[1] // 2
         pair = small[:, middle - 1 : middle + 1]
         displacements, _ = _placed(raw, times, self.config.trunk_scale)
-        # `sample` weights its sources; here each call has a single source, of weight 1.
-        alone = jnp.broadcast_to(jnp.eye(2)[:, :, None, None], (2, 2, height, width))
-        # Each of the two frames warped on its own: [b, outputs, h, w, 2, 3].
+        # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
+        ones = jnp.ones((batch, outputs, 1, height, width))
         moved = jnp.stack(
             [
                 sample(
                     lax.stop_gradient(pair[:, n : n + 1]),
                     displacements[:, :, n : n + 1],
-                    jnp.broadcast_to(alone[n, n], (batch, outputs, 1, height, width)),
+                    ones,
                     implementation=self.implementation,
                 )
                 for n in range(2)
@@ -133,6 +132,7 @@ class WarpHead(nnx.Module):
     def _look(self, raw: Fields, windows: Windows, times: Float[np.ndarray, " output"]) -> Windows:
         """The two middle frames warped and mixed, plus the predicted colours."""
         middle = windows.shape[1] // 2
+        # Frames are data: without a gradient for them, training needs no scatter.
         displacements, weights = _placed(raw, times, 1)
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
         mixed = sample(pair, displacements, weights, implementation=self.implementation)
