@@ -24,7 +24,7 @@ class Options:
     model: Preset = "flavr_2x"
     """Network to time: an official one by its factor, or the bundled one."""
     size: tuple[int, int] = (256, 448)
-    """Height and width in pixels, multiples of 8."""
+    """Height and width in pixels: multiples of 8, and of 16 for the default network."""
     batch: int = 1
     """Windows per call."""
     precision: tuple[OnePrecision, ...] = ("fp32",)

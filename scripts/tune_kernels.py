@@ -32,7 +32,7 @@ class Options:
     model: Preset = "flavr_2x"
     """Network whose convolutions are measured."""
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (256, 448))
-    """Heights and widths in pixels, multiples of 8."""
+    """Heights and widths in pixels: multiples of 8, and of 16 for the default network."""
     batch: int = 1
     """Windows per call."""
     precision: compilation.OfKernels = "bf16"

@@ -30,7 +30,7 @@ class MixtureConfig:
     """Composition of a batch.
 
     Attributes:
-        crop: side of the square windows in pixels, a multiple of 8.
+        crop: side of the square windows in pixels, a multiple of ``ModelConfig.multiple``.
         batch_size: number of windows in a step, over all devices.
         synthetic_share: share of synthetic windows; without real clips every window is synthetic.
         middle_weight: loss weight of the middle time; the other times have weight 1. Most videos
