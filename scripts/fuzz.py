@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import os
 import random
 import resource
@@ -31,7 +30,6 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import av
@@ -40,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 import flavr_jax
-from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax import checkpoint, cli, commands, torch_weights
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
@@ -289,28 +287,15 @@ def resident(process: int) -> float:
     return pages * resource.getpagesize() / 1e9
 
 
-def command(script: str, *arguments: object) -> None:
-    """Run one of the scripts as its command line would."""
-    module = loaded(script)
-    options = module.ConvertOptions if script == "convert_torch" else module.Options
-    sys.argv = [f"{script}.py", *map(str, arguments)]
-    cli.run(module.main, options)
-
-
-def loaded(script: str) -> ModuleType:
-    """Load a script as a module; ``scripts`` is not a package, so it cannot be imported."""
-    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[script] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
-    return module
+def command(name: str, *arguments: object) -> None:
+    """Run a subcommand of ``flavr`` as its command line would."""
+    sys.argv = [f"flavr {name}", *map(str, arguments)]
+    commands.run(name)
 
 
 def convert(path: Path, output: Path) -> None:
     """Convert weights, which also reads and reports on every tensor."""
-    command("convert_torch", path, "--output", output / "converted")
+    command("convert", path, "--output", output / "converted")
 
 
 def interpolate(path: Path, output: Path) -> None:

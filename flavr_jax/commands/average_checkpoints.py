@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average the parameters of checkpoints: ``scripts/average_checkpoints.py A B --output DIR``."""
+"""Average the parameters of checkpoints: ``flavr average-checkpoints A B --output DIR``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flavr_jax import checkpoint, cli
+from flavr_jax import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +55,4 @@ def main(options: Options) -> None:
     parts = ", ".join(
         f"{weight:.4g} of {path}" for path, weight in zip(options.checkpoints, weights)
     )
-    print(f"{options.output}: {parts}. It has no scales for 8 bits; scripts/quantize.py adds them.")
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)
+    print(f"{options.output}: {parts}. It has no scales for 8 bits; flavr quantize adds them.")

@@ -11,7 +11,6 @@ from typing import Literal
 
 import jax
 
-from flavr_jax import cli
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import comparison, presentation
 from flavr_jax.profiling.comparison import OnePrecision, TorchMode
@@ -80,7 +79,3 @@ def main(options: Options) -> None:
     if options.plot is not None:
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
         presentation.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure training windows per second from each source: ``scripts/benchmark_data.py``."""
+"""Measure training windows per second from each source: ``flavr benchmark-data``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from flavr_jax import cli
 from flavr_jax.data import array_record, mixture, pipeline, sources
 from flavr_jax.data.sequences import ArrayClip, Clip, regular
 from flavr_jax.profiling import data_throughput
@@ -118,7 +117,3 @@ def _on_disk(options: Options, septuplets: list[ArrayClip]) -> Iterator[tuple[st
             packed = Path(folder) / encoding
             array_record.pack([regular(clip, 2) for clip in septuplets], packed, encoding=encoding)
             yield f"packed as {encoding}", [each.clip for each in array_record.read(packed)]
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time training on this machine's devices: ``scripts/benchmark_training.py``."""
+"""Time training on this machine's devices: ``flavr benchmark-training``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
@@ -139,7 +138,3 @@ def _record(figures: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         with path.open("a") as file:
             file.write(line + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -7,11 +7,11 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from flavr_jax import cli
+import pallas_kernels
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import compilation
 
-TARGETS = Path(__file__).resolve().parent.parent / "pallas_kernels" / "targets"
+TARGETS = Path(pallas_kernels.__file__).parent / "targets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,3 @@ def main(options: Options) -> int:
     troubled = [kernel for kernel in kernels if kernel.spilled or kernel.serialised]
     print(f"{len(kernels)} kernels, {len(troubled)} with spills or serialised products")
     return 1 if troubled else 0
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

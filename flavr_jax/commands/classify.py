@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classify clips: ``scripts/classify.py clip.mp4 --checkpoint CLASSIFIER``."""
+"""Classify clips: ``flavr classify clip.mp4 --checkpoint CLASSIFIER``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from flavr_jax import cli
 from flavr_jax.inference import recognise
 
 
@@ -19,7 +18,7 @@ class Options:
     clips: Positional[tuple[Path, ...]]
     """Videos, or folders of images."""
     checkpoint: Path
-    """Checkpoint directory of a classifier, such as one trained by scripts/train.py with
+    """Checkpoint directory of a classifier, such as one trained by flavr train with
     configs/classify_ucf101.toml."""
     top: int = 5
     """Number of classes to print for each clip."""
@@ -32,7 +31,3 @@ def main(options: Options) -> None:
     found = recognise.recognise(options.checkpoint, list(options.clips), options.top)
     for path, classes in zip(options.clips, found):
         print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in classes))
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

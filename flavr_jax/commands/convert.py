@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Convert PyTorch weights of FLAVR into a checkpoint of flavr_jax. PyTorch is not needed.
 
-python scripts/convert_torch.py FLAVR_2x.pth --output checkpoints/flavr_2x
-python scripts/convert_torch.py FLAVR_2x.pth --inspect
+flavr convert FLAVR_2x.pth --output checkpoints/flavr_2x
+flavr convert FLAVR_2x.pth --inspect
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax import checkpoint, torch_weights
 from flavr_jax.terminal import printable
 from flavr_jax.torch_weights import report
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertOptions:
+class Options:
     """Convert weights of the official FLAVR code or of mmagic, or only show them."""
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -42,7 +41,7 @@ class ConvertOptions:
     """Replace an existing checkpoint."""
 
 
-def main(options: ConvertOptions) -> None:
+def main(options: Options) -> None:
     """Read and describe the source; write the checkpoint unless --inspect is given."""
     # The terminal breaks long lines itself; rich would cut names to the terminal's width.
     console = Console(width=200, highlight=False, markup=False, soft_wrap=True)
@@ -59,7 +58,7 @@ def main(options: ConvertOptions) -> None:
         convert(source, options.output, options, console)
 
 
-def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: Console) -> None:
+def inspect(source: torch_weights.TorchFile, options: Options, console: Console) -> None:
     """Print every tensor and the network that they belong to."""
     console.print(report.tensor_table(source.tensors))
     count = sum(tensor.size for tensor in source.tensors.values())
@@ -73,7 +72,7 @@ def inspect(source: torch_weights.TorchFile, options: ConvertOptions, console: C
 
 
 def convert(
-    source: torch_weights.TorchFile, output: Path, options: ConvertOptions, console: Console
+    source: torch_weights.TorchFile, output: Path, options: Options, console: Console
 ) -> None:
     """Print the new name of each tensor and, if all of them fit, write the checkpoint."""
     conversion = torch_weights.convert(source.tensors, join=options.join)
@@ -100,7 +99,3 @@ def convert(
         overwrite=options.overwrite,
     )
     console.print(f"wrote {printable(output)} ({options.dtype})")
-
-
-if __name__ == "__main__":
-    cli.run(main, ConvertOptions)

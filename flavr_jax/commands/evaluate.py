@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a checkpoint and the baselines: ``scripts/evaluate.py CHECKPOINT --source DIR``."""
+"""Score a checkpoint and the baselines: ``flavr evaluate CHECKPOINT --source DIR``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 import flavr_jax
-from flavr_jax import cli, evaluation
+from flavr_jax import evaluation
 from flavr_jax.config import Precision
 from flavr_jax.data import sequences as clips
 from flavr_jax.data import sources
@@ -45,7 +45,7 @@ class Options:
     checkpoint: Positional[Path]
     """Checkpoint directory."""
     source: Path
-    """Folder of the data sets, in their official layout or packed by scripts/prepare_data.py."""
+    """Folder of the data sets, in their official layout or packed by flavr prepare-data."""
     dataset: Annotated[tuple[str, ...], arg(aliases=["--protocol"])] = (
         "davis-2x",
         "fps60-2x",
@@ -148,7 +148,3 @@ def show(data_set: sources.DataSet, scores: Scores) -> None:
     console.print(tables.of_methods(data_set, scores))
     if (by_sequence := tables.of_sequences(scores)) is not None:
         console.print(by_sequence)
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

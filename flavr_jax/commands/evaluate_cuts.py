@@ -13,7 +13,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flavr_jax import cli
 from flavr_jax.timeline import cuts
 from flavr_jax.typing import Frame
 from flavr_jax.video.files import reader
@@ -88,7 +87,3 @@ def timelines(
 def whole(parts: list[np.ndarray]) -> list[Frame]:
     """Concatenate parts and round them to 8 bits."""
     return list(np.rint(np.concatenate(parts)).astype(np.uint8))
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a video smoother or slower: put new frames between those of a video or a folder of images.
 
-``scripts/interpolate.py clip.mp4 --factor 8`` writes ``clip_8x.mp4``.
+``flavr interpolate clip.mp4 --factor 8`` writes ``clip_8x.mp4``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tyro
 
 import flavr_jax
 from flavr_jax import cli
+from flavr_jax.bundled import SAMPLE
 from flavr_jax.config import Precision
 from flavr_jax.inference import stream
 from flavr_jax.inference.interpolator import Interpolator
@@ -26,8 +27,6 @@ from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import encoders, reader, sinks
 from flavr_jax.video.files.names import is_pipe
-
-SAMPLE = Path(__file__).resolve().parent.parent / "docs" / "media" / "sample.mp4"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,3 @@ def default_output(options: Options, path: Path) -> str:
         return "-"
     suffix = path.suffix.lower() if path.suffix.lower() in (".mov", ".mkv", ".webm") else ".mp4"
     return f"{name}/" if path.is_dir() else name + suffix
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pack a data set for training: ``scripts/prepare_data.py NAME --source DIR --output DIR``."""
+"""Pack a data set for training: ``flavr prepare-data NAME --source DIR --output DIR``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,3 @@ def main(options: Options) -> None:
         f"{options.output}: {len(sequences)} clips, {n_frames} frames, {size / 1e6:.1f} MB, "
         f"{sum(map(len, sequences))} windows of the protocol"
     )
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

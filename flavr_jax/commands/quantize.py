@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibrate a checkpoint for 8 bits: ``scripts/quantize.py CHECKPOINT --output DIR``."""
+"""Calibrate a checkpoint for 8 bits: ``flavr quantize CHECKPOINT --output DIR``."""
 
 from __future__ import annotations
 
@@ -160,7 +160,3 @@ def _provenance(
         "versions": {"jax": jax.__version__},
         **report.as_json(selection),
     }
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

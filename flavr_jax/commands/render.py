@@ -81,7 +81,3 @@ def main(options: Options) -> None:
         for index in indices:
             sink.write(TimedFrame(draw(index), index / rate, 1 / rate))
     print(f"{count} frames in {options.output}, {time.monotonic() - started:.1f} s")
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a network from a recipe: ``scripts/train.py configs/default.toml --output runs/mine``."""
+"""Train a network from a recipe: ``flavr train configs/default.toml --output runs/mine``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from flavr_jax import cli, program_cache
+from flavr_jax import program_cache
 from flavr_jax.training import loop, parallel
 from flavr_jax.training import recipe as recipes
 
@@ -48,7 +48,3 @@ def main(options: Options) -> None:
     task, inputs = recipes.prepare(recipe, options.places, mapping)
     done = loop.train(recipe, task, inputs, options.output, options.leg, mapping)
     print(f"{options.output / 'checkpoint'}: {'complete' if done else 'go on with --resume'}.")
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

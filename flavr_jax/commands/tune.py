@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search for settings of a recipe: ``scripts/tune.py configs/search.toml --output runs/search``."""
+"""Search for settings of a recipe: ``flavr tune configs/search.toml --output runs/search``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
-from flavr_jax import cli, config, program_cache
+from flavr_jax import config, program_cache
 from flavr_jax.training import loop, parallel, search
 from flavr_jax.training import recipe as recipes
 
@@ -54,7 +54,3 @@ def main(options: Options) -> None:
 
 def _format(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

@@ -11,7 +11,6 @@ import sys
 
 import jax
 
-from flavr_jax import cli
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS, Preset
@@ -73,7 +72,7 @@ def main(options: Options) -> None:
             )
         best[conv.key] = found[0].config
     if not options.dry:
-        command = shlex.join(["python", "scripts/tune_kernels.py", *sys.argv[1:]])
+        command = shlex.join(["flavr", "tune-kernels", *sys.argv[1:]])
         tune.save(table, best, command, environment)
 
 
@@ -85,7 +84,3 @@ def convs(config: ModelConfig, options: Options, height: int, width: int) -> lis
     return tile_config.record_convs(
         apply, compilation.shapes_of(config, options.precision), windows
     )
-
-
-if __name__ == "__main__":
-    cli.run(main, Options)

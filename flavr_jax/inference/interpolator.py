@@ -15,6 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from flavr_jax import checkpoint, program_cache
+from flavr_jax.bundled import DEFAULT_CHECKPOINT
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream
 from flavr_jax.inference.computation import Computation
@@ -25,9 +26,6 @@ from flavr_jax.typing import Frames
 from flavr_jax.video.frames import TimedFrame
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
-
-DEFAULT_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "default"
-"""The bundled checkpoint, in a source tree or an editable install."""
 
 
 class Interpolator:

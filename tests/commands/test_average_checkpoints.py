@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Means of checkpoints from the command line."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from flavr_jax import checkpoint, cli
+from flavr_jax.commands import average_checkpoints as script
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "average_checkpoints.py"
 CONFIG = ModelConfig(width=2, n_outputs=1)
 
 
@@ -30,10 +28,6 @@ def networks(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The script's exit code and what it said."""
-    spec = importlib.util.spec_from_file_location("average_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "average_script", script)
-    spec.loader.exec_module(script)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["average_checkpoints.py", *map(str, arguments)])

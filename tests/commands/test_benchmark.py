@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+from flavr_jax.commands import benchmark as script
 from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import presentation
 from flavr_jax.profiling.timing import Ceilings
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 
 
 # jaxlib 0.12: the type is made on first use, and the warning, were it an error, would abort Python.
 @pytest.mark.filterwarnings("ignore:builtin type event_stats:DeprecationWarning")
 def test_a_profile_on_a_cpu_gives_every_layer_a_time_and_a_speed(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
     monkeypatch.setattr(script, "PRESETS", {"flavr_2x": ModelConfig(width=8)})
     # Measuring them takes ten seconds here.
     monkeypatch.setattr(presentation, "measure_ceilings", lambda dtype: Ceilings(0.05, 0.01))

@@ -1,32 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from flavr_jax.commands import benchmark_training as script
 from flavr_jax.profiling.training_throughput import Measurement
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_training.py"
 
-
-@pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("benchmark_training", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark_training", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(
-    script, monkeypatch, tmp_path, capsys
-):
+def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(monkeypatch, tmp_path, capsys):
     folder = tmp_path / "clips/walk"
     folder.mkdir(parents=True)
     for number in range(7):
@@ -60,7 +43,7 @@ def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(
     assert "jax" in found[2]["where"]
 
 
-def test_without_one_device_there_is_no_gain_to_tell(script, monkeypatch, capsys):
+def test_without_one_device_there_is_no_gain_to_tell(monkeypatch, capsys):
     def run(cases, clips, **options):
         assert clips == ()
         yield from (Measurement("stub", case, 0.1, None, 3.0) for case in cases)

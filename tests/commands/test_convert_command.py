@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One command turns any PyTorch FLAVR into a checkpoint, or says in one line why not."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from flavr_jax import checkpoint, cli, torch_weights
+from flavr_jax.commands import convert as script
 from flavr_jax.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -25,17 +25,11 @@ LEGACY = FILES / "official_8x_legacy.pth"
 @pytest.fixture
 def convert(monkeypatch, capsys):
     """Runs the script with these arguments; returns its exit code, stdout and stderr."""
-    spec = importlib.util.spec_from_file_location(
-        "convert_torch", ROOT / "scripts/convert_torch.py"
-    )
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "convert_torch", script)
-    spec.loader.exec_module(script)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["convert_torch.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.run(script.main, script.ConvertOptions)
+            cli.run(script.main, script.Options)
         captured = capsys.readouterr()
         return exit_.value.code or 0, captured.out, captured.err
 

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
-import importlib.util
 import json
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +8,9 @@ import pytest
 from PIL import Image
 
 import flavr_jax
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate"] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["evaluate"]
+from flavr_jax.commands import evaluate as script
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference.interpolator import Interpolator
 
 
 @pytest.fixture
@@ -41,19 +27,18 @@ def clips(tmp_path):
 def network(monkeypatch):
     """Stands for a checkpoint: it repeats the second input, which is 4 levels off."""
 
-    def load(checkpoint, *, precision):
-        return types.SimpleNamespace(
-            config=types.SimpleNamespace(n_outputs=1),
-            predict=lambda windows: windows[:, 1:2],
-            precision=precision,
-        )
+    class Repeating(Interpolator):
+        def __init__(self, checkpoint, *, precision):
+            self.config = ModelConfig()
+            self.precision = precision
 
-    monkeypatch.setattr(flavr_jax, "load", load)
+        def predict(self, windows):
+            return windows[:, 1:2]
+
+    monkeypatch.setattr(flavr_jax, "load", Repeating)
 
 
-def test_the_table_has_the_card_the_network_and_the_baselines(
-    script, clips, network, tmp_path, capsys
-):
+def test_the_table_has_the_card_the_network_and_the_baselines(clips, network, tmp_path, capsys):
     script.main(
         script.Options(
             Path("mine"),
@@ -86,7 +71,7 @@ def test_the_table_has_the_card_the_network_and_the_baselines(
 
 @pytest.mark.parametrize("boundary", [False, True])
 def test_a_network_that_predicts_nan_is_an_error_and_no_score(
-    script, clips, network, tmp_path, monkeypatch, boundary
+    clips, network, tmp_path, monkeypatch, boundary
 ):
     broken = flavr_jax.load("mine", precision="fp16")
     broken.predict = lambda windows: windows[:, 1:2] / 0
@@ -101,7 +86,7 @@ def test_a_network_that_predicts_nan_is_an_error_and_no_score(
     assert {path.name for path in tmp_path.iterdir()} == {"clips"}
 
 
-def test_boundaries_are_compared_on_end_intervals(script, clips, network, capsys):
+def test_boundaries_are_compared_on_end_intervals(clips, network, capsys):
     script.main(script.Options(Path("mine"), clips, dataset=("folder-2x",), boundary=True))
     printed = capsys.readouterr().out
     for boundary in ("mirror", "duplicate", "extrapolate"):
@@ -109,7 +94,7 @@ def test_boundaries_are_compared_on_end_intervals(script, clips, network, capsys
     assert "2 frames of 1 sequences" in printed
 
 
-def test_unknown_names_are_answered_with_the_known_ones(script, clips, network):
+def test_unknown_names_are_answered_with_the_known_ones(clips, network):
     with pytest.raises(ValueError, match=r"unknown baseline avg.*frame-averaging"):
         script.main(script.Options(Path("mine"), clips, baselines=("avg",)))
     with pytest.raises(ValueError, match=r"'davis2x'.*davis-2x"):

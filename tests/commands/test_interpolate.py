@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 
 import flavr_jax
 from flavr_jax import checkpoint, cli
+from flavr_jax.commands import interpolate as script
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 from flavr_jax.video.files.encoders import Encoding
@@ -48,22 +48,13 @@ def network(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("interpolate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["interpolate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def load_once():
     """Loading, and with it compiling, happens once for each network and frame size."""
     return functools.lru_cache(flavr_jax.load)
 
 
 @pytest.fixture
-def interpolate(script, network, load_once, monkeypatch, tmp_path):
+def interpolate(network, load_once, monkeypatch, tmp_path):
     """Run the script in this process and in an empty directory; gives its exit code."""
     monkeypatch.chdir(tmp_path)
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,11 +11,11 @@ import pytest
 from PIL import Image
 
 from flavr_jax import checkpoint, cli
+from flavr_jax.commands import quantize as script
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, quantized
 from flavr_jax.quantization import calibration
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "quantize.py"
 CONFIG = ModelConfig(width=2, n_outputs=1, base="blend")
 TWO = ("encoder/stem", "decoder/stages/3/conv")
 
@@ -44,10 +42,6 @@ def clip(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The script's exit code and what it said."""
-    spec = importlib.util.spec_from_file_location("quantize_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quantize_script", script)
-    spec.loader.exec_module(script)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["quantize.py", *map(str, arguments)])

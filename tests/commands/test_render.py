@@ -3,33 +3,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flavr_jax import cli
+from flavr_jax.commands import render as script
 from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.stills.images import ImageFolder
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "render.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("render_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["render_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
-def render(script, monkeypatch):
+def render(monkeypatch):
     def run(*arguments):
         tiny = ["--size", "16", "24", "--samples", "2"]
         monkeypatch.setattr(sys, "argv", ["render.py", *map(str, arguments), *tiny])

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -9,6 +7,8 @@ import jax
 import pytest
 
 from flavr_jax import cli
+from flavr_jax.commands import train as training
+from flavr_jax.commands import tune as tuning
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.parallel import Hosts
 from flavr_jax.training.recipe import Places
@@ -31,14 +31,6 @@ optimizer.learning_rate = [1e-3, 0.25]
 """
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "recipe.toml"
@@ -54,7 +46,7 @@ def run(script, *arguments, monkeypatch):
 
 
 def test_every_option_reaches_what_it_is_for(recipe, tmp_path, monkeypatch, capsys):
-    script, seen = load("train"), {}
+    script, seen = training, {}
     monkeypatch.setattr(script.parallel, "initialize", lambda hosts: seen.update(hosts=hosts))
     monkeypatch.setattr(
         script.recipes,
@@ -88,7 +80,7 @@ def test_every_option_reaches_what_it_is_for(recipe, tmp_path, monkeypatch, caps
 def test_a_resumed_training_finds_the_programs_that_the_first_leg_compiled(
     recipe, tmp_path, monkeypatch
 ):
-    script, seen = load("train"), []
+    script, seen = training, []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
@@ -103,7 +95,7 @@ def test_a_resumed_training_finds_the_programs_that_the_first_leg_compiled(
 
 
 def test_a_wrong_key_of_the_recipe_is_one_line(recipe, tmp_path, monkeypatch, capsys):
-    script = load("train")
+    script = training
     arguments = [recipe, "--output", tmp_path / "out", "--set", "data.corp=32"]
     assert run(script, *arguments, monkeypatch=monkeypatch) == 2
     errors = capsys.readouterr().err.splitlines()
@@ -112,7 +104,7 @@ def test_a_wrong_key_of_the_recipe_is_one_line(recipe, tmp_path, monkeypatch, ca
 
 
 def test_a_search_prints_its_trials_with_the_best_first(recipe, tmp_path, monkeypatch, capsys):
-    script = load("tune")
+    script = tuning
     path = tmp_path / "search.toml"
     path.write_text(SEARCH)
 
@@ -121,6 +113,7 @@ def test_a_search_prints_its_trials_with_the_best_first(recipe, tmp_path, monkey
         folder.mkdir(exist_ok=True)
         line = {"step": leg.until, "validation loss": recipe.optimizer.learning_rate}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return True
 
     monkeypatch.setattr(script.loop, "train", train)
     code = run(script, path, "--output", tmp_path / "out", monkeypatch=monkeypatch)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that travel with the package: the default checkpoint, the sample clip and the recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["DEFAULT_CHECKPOINT", "SAMPLE", "bundled"]
+
+_PACKAGE = Path(__file__).resolve().parent
+_IN_WHEEL = _PACKAGE / "_bundled"  # pyproject.toml copies the files there; a source tree has none
+
+
+def bundled(name: str) -> Path:
+    """Return where a file or folder of the source tree is, also in an installed wheel."""
+    return (_IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent) / name
+
+
+DEFAULT_CHECKPOINT = bundled("checkpoints/default")
+SAMPLE = bundled("docs/media/sample.mp4")

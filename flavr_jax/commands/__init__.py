@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``flavr``. Every subcommand is a module with ``Options`` and ``main(options)``.
+
+``scripts/`` has a file for each of them, which runs the same code in a source tree. Only the
+module of the subcommand is imported, so that ``flavr --help`` need not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import NoReturn
+
+import flavr_jax
+
+__all__ = ["COMMANDS", "main", "run"]
+
+COMMANDS = {
+    "interpolate": "make a video smoother or slower",
+    "convert": "convert PyTorch weights into a checkpoint",
+    "evaluate": "score a checkpoint and the baselines on data sets",
+    "train": "train a network from a recipe",
+    "quantize": "calibrate a checkpoint for 8 bits",
+    "average-checkpoints": "average the parameters of checkpoints",
+    "classify": "name the actions in clips",
+    "prepare-data": "pack a data set for training",
+    "tune": "search for settings of a recipe",
+    "render": "render the bundled clip",
+    "benchmark": "time the network, also beside PyTorch",
+    "benchmark-data": "measure training windows per second from each source",
+    "benchmark-training": "time training steps",
+    "evaluate-cuts": "measure precision and recall of cut detection",
+    "check-kernels": "compile the GPU kernels and report what would make them slow",
+    "tune-kernels": "measure tile sizes of the GPU kernels",
+}
+"""Subcommands and what they do. The module has the same name, with underscores."""
+
+
+def main() -> NoReturn:
+    """Run the subcommand that the command line names, and exit."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        print(f"flavr_jax {flavr_jax.__version__}")
+    elif name in COMMANDS:
+        sys.argv = [f"flavr {name}", *arguments]
+        run(name)
+    else:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean `flavr {close[0]}`?" if close else "`flavr --help` lists them."
+        print(f"error: `flavr` has no subcommand {name!r}; {remedy}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def run(name: str) -> NoReturn:
+    """Run a subcommand with the arguments in ``sys.argv[1:]``, and exit."""
+    from flavr_jax import cli  # imports tyro, which `flavr --help` does not need
+
+    module = importlib.import_module(f"flavr_jax.commands.{name.replace('-', '_')}")
+    cli.run(module.main, module.Options)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: flavr COMMAND [OPTIONS]",
+            "",
+            "FLAVR video frame interpolation in JAX.",
+            "",
+            *lines,
+            "",
+            "`flavr COMMAND --help` shows a command's options; `flavr --version` the version.",
+        ]
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``flavr``: it finds its subcommands, and ``scripts/`` runs the same code."""
+
+import ast
+import dataclasses
+import importlib
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import flavr_jax
+from flavr_jax import commands
+
+ROOT = Path(__file__).parents[2]
+# Tools for the source tree alone, which no user of a wheel can run.
+OF_THE_TREE = {"fuzz"}
+
+
+def flavr(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["flavr", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        commands.main()
+    return stop.value.code or 0
+
+
+def test_the_installed_command_is_this_main():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["flavr"].partition(":")
+    assert getattr(importlib.import_module(module), function) is commands.main
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_every_subcommand(monkeypatch, capsys, arguments):
+    assert flavr(monkeypatch, *arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in commands.COMMANDS)
+
+
+def test_help_does_not_wait_for_jax_or_tyro():
+    code = (
+        "import sys; sys.argv = ['flavr', '--help']\n"
+        "from flavr_jax import commands\n"
+        "try: commands.main()\n"
+        "except SystemExit: sys.exit(bool({'jax', 'numpy', 'tyro'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_printed(monkeypatch, capsys):
+    assert flavr(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"flavr_jax {flavr_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("interpolat", "did you mean `flavr interpolate`?"), ("xyz", "`flavr --help` lists them.")],
+)
+def test_an_unknown_subcommand_is_one_line_with_a_remedy(monkeypatch, capsys, name, remedy):
+    assert flavr(monkeypatch, name) == 2
+    line = f"error: `flavr` has no subcommand {name!r}; {remedy}\n"
+    assert capsys.readouterr().err == line
+
+
+def test_arguments_reach_the_subcommand(monkeypatch, capsys, tmp_path):
+    missing = tmp_path / "none.pth"
+    assert flavr(monkeypatch, "convert", str(missing), "--inspect") == 2
+    assert capsys.readouterr().err.startswith(f"error: {missing}")
+
+
+def test_help_of_a_subcommand_says_how_it_is_called(monkeypatch, capsys):
+    assert flavr(monkeypatch, "convert", "--help") == 0
+    assert "usage: flavr convert " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_a_subcommand_has_options_with_help_and_a_main(name):
+    module = importlib.import_module(f"flavr_jax.commands.{name.replace('-', '_')}")
+    assert dataclasses.is_dataclass(module.Options)
+    assert module.Options.__doc__
+    assert not module.Options.__doc__.startswith("Options(")
+    assert callable(module.main)
+
+
+def test_every_module_is_a_subcommand():
+    modules = {path.stem for path in (ROOT / "flavr_jax/commands").glob("*.py")} - {"__init__"}
+    assert modules == {name.replace("-", "_") for name in commands.COMMANDS}
+
+
+def test_every_subcommand_has_a_script_that_runs_it_and_does_nothing_else():
+    ran = []
+    for path in (ROOT / "scripts").glob("*.py"):
+        if path.stem in OF_THE_TREE:
+            continue
+        _, imported, guarded = ast.parse(path.read_text()).body
+        assert ast.unparse(imported) == "from flavr_jax.commands import run", path
+        name = ast.literal_eval(guarded.body[0].value.args[0])
+        assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    run({name!r})", path
+        assert path.stem in (name.replace("-", "_"), f"{name}_torch"), path
+        ran.append(name)
+    assert sorted(ran) == sorted(commands.COMMANDS)
+
+
+def test_a_script_runs_the_subcommand():
+    script = ROOT / "scripts" / "convert_torch.py"
+    run = subprocess.run(
+        [sys.executable, script, "missing.pth"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: missing.pth")
