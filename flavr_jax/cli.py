@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from flavr_jax.extras import install_command
 from flavr_jax.terminal import lasting_outputs, printable
 
-__all__ = ["run", "track"]
+__all__ = ["explanation", "run", "track"]
 
 Options = TypeVar("Options")
 Item = TypeVar("Item")
@@ -100,15 +100,21 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
         # threads, and shutting the interpreter down under them can crash.
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
-        if not _is_users(error) or os.environ.get("FLAVR_DEBUG") == "1":
+        message = explanation(error)
+        if message is None or os.environ.get("FLAVR_DEBUG") == "1":
             raise
         with lasting_outputs():
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     finally:
         for number, handler in zip(stops, handlers):
             signal.signal(number, handler)
     sys.exit(code)
+
+
+def explanation(error: Exception) -> str | None:
+    """Return an error's message as one line; None if it is no error of the user but a bug."""
+    return _one_line(error) if _is_users(error) else None
 
 
 def _is_users(error: Exception) -> bool:
@@ -150,6 +156,7 @@ def track(
     unit: str = "frames",
     interval: float = 10.0,
     before_first: str = "",
+    report: Callable[[int, float | None], None] | None = None,
 ) -> Generator[Item, None, None]:
     """Yield ``items``, and show on stderr how many are done, how fast, and the time left.
 
@@ -163,6 +170,8 @@ def track(
         interval: seconds between lines of a log.
         before_first: what happens before the first item arrives, such as compiling; that time is
             left out of the speed.
+        report: called after every item with the number of items done and the items per second,
+            None while that is unknown; nothing is shown then.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -171,7 +180,7 @@ def track(
         MofNCompleteColumn(),
         TextColumn(f"{unit}  {{task.fields[pace]}}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or report is not None,
     )
     if bar.disable and before_first:
         print(f"{before_first} …", file=sys.stderr, flush=True)
@@ -189,6 +198,9 @@ def track(
             left = f"{max(total - count, 0) / speed:.0f} s left" if total else ""
             shown = f"{speed:.1f} {unit}/s  {left}" if pace.known else ""
             bar.update(task, completed=count, description="", pace=shown)
+            if report is not None:
+                report(count, speed if pace.known else None)
+                continue
             reported = now if reported is None else reported
             if bar.disable and now - reported >= interval:
                 reported = now

@@ -18,6 +18,7 @@ ALLOWED = {
     "extras": set(),
     "bundled": set(),
     "cli": {"terminal"},
+    "progress": {"cli", "terminal"},
     "partial": set(),
     "program_cache": set(),
     "models": {"config", "typing"},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -412,3 +413,83 @@ def test_a_run_that_is_stopped_leaves_no_file(network, tmp_path, sent, code):
     assert process.returncode == code, errors
     assert errors.splitlines()[-1] == "interrupted."
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_a_range_of_a_clip_begins_at_zero(interpolate):
+    write_clip(Path("in.mp4"), 8)
+    options = ("--factor", 2, "--range", "0.1-0.25", "--codec", "ffv1")
+    assert interpolate("in.mp4", "out.mp4", *options) == 0
+    assert times_of("out.mp4") == [index * FILM / 2 for index in range(5)]
+    originals = [frame.pixels for frame in VideoReader(Path("in.mp4"))][3:6]
+    written = [frame.pixels for frame in VideoReader(Path("out.mp4"))]
+    np.testing.assert_array_equal(written[::2], originals)
+
+
+def test_several_clips_are_told_in_a_table_and_one_failure_stops_none(interpolate, capsys):
+    write_clip(Path("a.mp4"), 2)
+    write_folder(Path("b"), 2)
+    arguments = ("a.mp4", "nowhere.mp4", "b", "--factor", 2, "--output-folder", "new")
+    assert interpolate(*arguments) == 2
+    captured = capsys.readouterr()
+    assert len(times_of("new/a_2x.mp4")) == 3
+    assert len(list(Path("new/b_2x").iterdir())) == 3
+    assert "error: " in captured.err
+    table = captured.out[captured.out.index("Summary") :]
+    for text in ("new/a_2x.mp4", "2 → 3", "failed", "done"):
+        assert text in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a.mp4", "b.mp4"), "Use --overwrite to replace it by the output, or --output-folder ."),
+        (("a.mp4", "b.mp4", "c/a.mp4"), "a.mp4 and c/a.mp4 would both be written to a_8x.mp4"),
+        (("a.mp4", "b.mp4", "d.mp4", "--output", "e.mp4"), "there are 3 inputs"),
+        (("a.mp4", "--output", "b.mp4", "--output-folder", "."), "are both set"),
+        (("a.mp4", "--quiet", "--json"), "are both set"),
+        (("a.mp4", "--range", "2-1"), "write START-END"),
+    ],
+)
+def test_names_that_contradict_each_other_are_explained(interpolate, capsys, arguments, message):
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(Path(name), 2)
+    assert interpolate(*arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert {path.name for path in Path().iterdir()} == {"a.mp4", "b.mp4"}
+
+
+def test_programs_are_told_of_progress_in_json(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--factor", 8, "--json") == 0
+    captured = capsys.readouterr()
+    events = [json.loads(line) for line in captured.out.splitlines()]
+    assert [each["event"] for each in events] == ["start", "progress", "progress", "end"]
+    assert (events[0]["output"], events[0]["frames"]) == ("in_8x.mp4", 17)
+    assert (events[-2]["done"], events[-2]["total"]) == (17, 17)
+    assert (events[-1]["frames_out"], events[-1]["code"]) == (17, 0)
+    assert captured.err == ""
+    assert interpolate("in.mp4", "--factor", 8, "--json") == 2
+    captured = capsys.readouterr()
+    event = json.loads(captured.out.splitlines()[-1])
+    assert event["event"] == "error"
+    assert "in_8x.mp4 exists" in event["message"]
+    assert "error: in_8x.mp4 exists" in captured.err
+
+
+def test_quiet_shows_warnings_only(interpolate, capsys):
+    path = write_clip(Path("in.mp4"), 40)
+    assert interpolate("in.mp4", "--factor", 2, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    assert interpolate("in.mp4", "--factor", 2, "--quiet", "--overwrite") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("warning: in.mp4 is damaged")
+
+
+def test_help_shows_examples_and_the_common_options_first(interpolate, capsys):
+    assert interpolate("--help") == 0
+    text = capsys.readouterr().out
+    places = [text.index(word) for word in ("clip.mp4 --factor 4", "--factor {", "--crf", "--json")]
+    assert places == sorted(places)

@@ -12,19 +12,19 @@ import dataclasses
 import itertools
 import logging
 import re
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
 from av.video.stream import VideoStream
 
+from flavr_jax.video.excerpt import Excerpt, Span
+from flavr_jax.video.files import decoding
 from flavr_jax.video.files.names import PIPE, file_url, is_pipe
 from flavr_jax.video.files.times import as_fraction, timeline_start
 from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame, parse_rate
@@ -81,9 +81,11 @@ class RawVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Properties that the source itself does not state.
+    """The part of a source to read, and properties that it does not state itself.
 
     Attributes:
+        range: read only the frames from START to END, written as 00:01:00-00:02:00, 90-120.5 or
+            90-; the output begins at zero, and sound and subtitles are cut too.
         input_rate: frames per second of a folder of images or of raw video, such as 25 or
             24000/1001.
         input_size: width and height of raw video, such as 1920x1080; giving it means that the input
@@ -91,6 +93,7 @@ class Input:
         input_pixel_format: pixel format of raw video.
     """
 
+    range: str | None = None
     input_rate: str = "24"
     input_size: str | None = None
     input_pixel_format: str = "yuv420p"
@@ -100,7 +103,8 @@ class Input:
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)
-        return open_source(path, rate=rate, raw=raw, headroom=True)
+        source = open_source(path, rate=rate, raw=raw, headroom=True)
+        return source if self.range is None else Excerpt(source, Span.parse(self.range))
 
 
 def open_source(
@@ -222,20 +226,27 @@ class VideoReader:
             logger.warning("Only pictures are read from a pipe; sound and subtitles are left out.")
 
     def __iter__(self) -> Iterator[TimedFrame]:
+        return self.since(Fraction(0))
+
+    def since(self, start: Fraction) -> Iterator[TimedFrame]:
+        """Yield the frames from a time on, in seconds; MP4 and Matroska are not read before it."""
         if not is_pipe(self.path):
             with open_input(self.path, self._raw) as container:
                 stream = _video_stream(container, self.path)
                 self.damage = None
-                yield from self._timed(self._decode(container, stream))
+                frames = decoding.sought(container, stream, start, self._decode)
+                yield from self._timed(frames, start)
             return
         if self._frames is None:
             raise ValueError(f"{self.path} is a pipe, which can be read only once; use a file.")
         frames, self._frames = self._frames, None
         with self._opened:
-            yield from self._timed(frames)
+            yield from self._timed(frames, start)
 
-    def _timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[TimedFrame]:
-        """Convert decoded frames to pixels and times in seconds."""
+    def _timed(
+        self, frames: Iterator[av.VideoFrame], start: Fraction = Fraction(0)
+    ) -> Iterator[TimedFrame]:
+        """Convert decoded frames from a time on to pixels and times in seconds."""
         last: Fraction | None = None
         size = self.info.width, self.info.height
         kind = Layout.of(self.info.pixel_format)
@@ -259,6 +270,8 @@ class VideoReader:
             if pts is None or (last is not None and pts <= last):
                 pts = Fraction(0) if last is None else last + duration
             last = pts
+            if pts < start and start > 0:
+                continue  # conversion to RGB would take more time than decoding
             frame.opaque = Origin(index)
             yield TimedFrame(to_rgb(frame, self.info.colour), pts, duration, frame)
 
@@ -267,9 +280,9 @@ class VideoReader:
         end = Fraction(0)
         # Packets of all streams are read, because the stated end is that of the whole file.
         packets = container.demux()
-        decode = _decoder(stream)
+        decode = decoding.decoder(stream)
         if container.format.name == "avi" and stream.codec_context.has_b_frames:
-            decode = _at_decoding_times(decode)
+            decode = decoding.at_decoding_times(decode)
         while True:
             try:
                 packet = next(packets, None)
@@ -310,43 +323,6 @@ def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) 
         display_matrix=display_matrix(frame),
         hdr=StaticHDR.of(frame),
     )
-
-
-def _decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
-    """Return the function that decodes a packet.
-
-    VP9 keeps alpha in a second stream inside the packets, which only libvpx decodes.
-    """
-    if stream.name != "vp9" or stream.metadata.get("alpha_mode") != "1":
-        return stream.decode
-    context = av.VideoCodecContext.create("libvpx-vp9", "r")
-    return lambda packet: context.decode(packet if packet.size else None)
-
-
-def _at_decoding_times(
-    decode: Callable[[Packet], list[av.VideoFrame]],
-) -> Callable[[Packet], list[av.VideoFrame]]:
-    """Return a decoder that gives the frames of an AVI with B-frames their right times.
-
-    AVI stores when packets are decoded, in order, not when frames are shown. FFmpeg passes these
-    times on as pts, so the pts of the frames shown are out of order. Each packet holds one frame,
-    so the n-th frame shown gets the n-th of these times.
-    """
-    times: deque[int | None] = deque()
-
-    def timed(packet: Packet) -> list[av.VideoFrame]:
-        if packet.size:
-            times.append(packet.dts)
-        try:
-            frames = decode(packet)
-        except FFmpegError:
-            times.pop()  # this packet yields no frame
-            raise
-        for frame in frames:
-            frame.pts = times.popleft() if times else None
-        return frames
-
-    return timed
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+from flavr_jax.video.excerpt import Span
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.formats import container_of, encoder_for
 from flavr_jax.video.files.writer import VideoWriter
@@ -45,6 +46,7 @@ def open_sink(
     *,
     source: Path | None,
     stretch: Fraction = Fraction(1),
+    span: Span | None = None,
     encoding: Encoding = Encoding(),
     overwrite: bool = False,
 ) -> FrameSink:
@@ -58,6 +60,7 @@ def open_sink(
         source: the input, if any. It is never overwritten, and its sound, subtitles and other
             streams are copied if both it and the output are video files.
         stretch: duration of the output divided by that of the source.
+        span: the part of the source that the frames come from; None for all of it.
         encoding: codec, quality and treatment of sound.
         overwrite: whether the output may exist.
     """
@@ -73,7 +76,13 @@ def open_sink(
     else:
         others = source if source is not None and source.is_file() and name != "-" else None
         sink = VideoWriter(
-            path, info, encoding=encoding, others=others, stretch=stretch, overwrite=overwrite
+            path,
+            info,
+            encoding=encoding,
+            others=others,
+            stretch=stretch,
+            span=span,
+            overwrite=overwrite,
         )
     # The outermost sink runs first, so wrapping in reverse applies the changes in order.
     for change in reversed(changes):

@@ -26,6 +26,7 @@ from av.stream import Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 from av.video.stream import VideoStream
 
+from flavr_jax.video.excerpt import Span
 from flavr_jax.video.files import phone_tags
 from flavr_jax.video.files.adapters import (
     ERRORS,
@@ -70,6 +71,7 @@ class OtherStreams:
         pictures: VideoStream,
         sound: SoundMode = "auto",
         stretch: Fraction = Fraction(1),
+        span: Span | None = None,
     ) -> None:
         """Add the streams to ``output``, before its header is written.
 
@@ -82,12 +84,15 @@ class OtherStreams:
             sound: copied, stretched or dropped; auto copies it unless time is stretched, and drops
                 it then.
             stretch: duration of the output divided by that of the input.
+            span: the part of the input to copy; its start becomes zero in the output.
         """
         self._path, self._output, self._kind = path, output, container
         self._pictures = pictures
         self._sound = sound if sound != "auto" else ("copy" if stretch == 1 else "drop")
         self._container = _open(path)
-        self._times = TimeMap(timeline_start(self._container), stretch)
+        self._whole = TimeMap(timeline_start(self._container), stretch)
+        start = self._whole.start + (span.start if span else 0)
+        self._times, self._span = TimeMap(start, stretch), span
         self._failed = self._written = 0
         self._lost: list[str] = []
         ways = self._together([way for s in self._container.streams if (way := self._way(s))])
@@ -231,7 +236,7 @@ class OtherStreams:
                 if described:
                     _copy_metadata(source, trial)
                     trial.set_chapters(list(chapters))
-                try_adapters(ways, source, trial, self._kind, self._times)
+                try_adapters(ways, source, trial, self._kind, self._whole)
         except (*ERRORS, OSError):
             return False
         return True
@@ -243,10 +248,25 @@ class OtherStreams:
             return
         for packet in self._demuxed():
             adapter = self._adapters.get(packet.stream_index)
-            if adapter is not None and packet.size:
+            if adapter is not None and packet.size and self._inside(packet):
                 yield from self._converted(adapter, packet)
         for adapter in self._adapters.values():
             yield from self._converted(adapter, None)
+
+    def _inside(self, packet: Packet) -> bool:
+        """Return whether a packet starts within the span; cut off what a subtitle has before it."""
+        base, time = as_fraction(packet.time_base), packet.dts if packet.pts is None else packet.pts
+        if self._span is None or base is None or time is None:
+            return True
+        start = time * base - self._times.start
+        if self._span.end is not None and start >= self._span.end - self._span.start:
+            return False
+        before = round(-start / base)
+        if before > 0 and packet.stream.type == "subtitle" and (packet.duration or 0) > before:
+            packet.pts = packet.dts = time + before
+            packet.duration = (packet.duration or 0) - before
+            return True
+        return start >= 0
 
     def _converted(
         self, adapter: Adapter, packet: Packet | None
@@ -291,12 +311,19 @@ class OtherStreams:
         if chapters and not self._kind.rich:
             self._lost.append("chapters")
             return []
+        span, kept = self._span, []
         for chapter in chapters:
             base = as_fraction(chapter["time_base"]) or Fraction(1)
-            for end in ("start", "end"):
-                moved = (chapter[end] - self._times.start / base) * self._times.stretch
-                chapter[end] = round(moved)
-        return chapters
+            start, end = (chapter[side] * base - self._times.start for side in ("start", "end"))
+            if span is not None:
+                start = max(start, Fraction(0))
+                end = end if span.end is None else min(end, span.end - span.start)
+                if start >= end:
+                    continue
+            for side, time in (("start", start), ("end", end)):
+                chapter[side] = round(time * self._times.stretch / base)
+            kept.append(chapter)
+        return kept
 
 
 def _open(path: Path) -> InputContainer:

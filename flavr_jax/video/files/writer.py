@@ -24,6 +24,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from flavr_jax.partial import Partial
+from flavr_jax.video.excerpt import Span
 from flavr_jax.video.files import phone_tags
 from flavr_jax.video.files.encoders import ENCODERS, Encoding
 from flavr_jax.video.files.names import file_url
@@ -51,6 +52,7 @@ class VideoWriter:
         encoding: Encoding = Encoding(),
         others: Path | None = None,
         stretch: Fraction = Fraction(1),
+        span: Span | None = None,
         overwrite: bool = False,
     ) -> None:
         """Create the partial file and write its header.
@@ -61,6 +63,7 @@ class VideoWriter:
             encoding: codec and quality.
             others: a file whose sound, subtitles, chapters and metadata are copied.
             stretch: duration of the output divided by that of ``others``.
+            span: the part of ``others`` to copy.
             overwrite: whether ``path`` may exist.
 
         Raises:
@@ -86,6 +89,7 @@ class VideoWriter:
                         pictures=empty.streams.video[0],
                         sound=encoding.audio,
                         stretch=stretch,
+                        span=span,
                     )
                 if self._others is not None:
                     undo.callback(self._others.close)
