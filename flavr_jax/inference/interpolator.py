@@ -17,9 +17,10 @@ from jaxtyping import Float
 from flavr_jax import checkpoint, program_cache
 from flavr_jax.bundled import DEFAULT_CHECKPOINT
 from flavr_jax.config import ModelConfig, Precision
-from flavr_jax.inference import stream
+from flavr_jax.inference import stream, tiles
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.precision import prepare
+from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
 from flavr_jax.typing import Frames
@@ -40,6 +41,8 @@ class Interpolator:
         precision: what it computes in, never ``auto``.
         runs_on: a text with the device and the precision; it adds why ``auto`` chose the precision,
             or a warning if it is slow on this device.
+        tiling: how :meth:`between` divides a window; :mod:`flavr_jax.inference.planner` chooses it
+            to keep within a limit of memory.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Interpolator:
         prepared = prepare(config, params, precision, scales)
         self.precision: Precision = prepared.precision
         self.runs_on = str(prepared)
+        self.tiling = tiles.WHOLE
         self._params = prepared.params
 
     @property
@@ -134,7 +138,7 @@ class Interpolator:
         missing = _bucket(intervals) - intervals
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        made, finite = _between(self.config, self._params, rows[..., :3], factor)
+        made, finite = _between(self.config, self._params, rows[..., :3], factor, self.tiling)
         if rows.shape[-1] == 4:
             most = np.iinfo(rows.dtype).max
             # Alpha that is opaque throughout would stay so: save the second pass.
@@ -142,7 +146,7 @@ class Interpolator:
                 alpha = jnp.full_like(made[..., :1], most)
             else:
                 grey = np.repeat(rows[..., 3:], 3, axis=-1)
-                alpha, alpha_finite = _between(self.config, self._params, grey, factor)
+                alpha, alpha_finite = _between(self.config, self._params, grey, factor, self.tiling)
                 # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
@@ -207,26 +211,41 @@ def _predict(
     outputs: tuple[int, ...] | None = None,
 ) -> Array:
     height, width = windows.shape[2:4]
-    padding = ((0, -height % config.multiple), (0, -width % config.multiple))
-    padded = jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
+    padded = _padded(config, windows)
     return flavr.apply(config, params, padded, outputs=outputs)[:, :, :height, :width]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+def _padded(config: ModelConfig, windows: Array) -> Array:
+    """Repeat border pixels up to the next multiple of ``config.multiple``."""
+    height, width = windows.shape[2:4]
+    padding = ((0, -height % config.multiple), (0, -width % config.multiple))
+    return jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _between(
-    config: ModelConfig, params: flavr.Parameters, frames: Array, factor: int
+    config: ModelConfig,
+    params: flavr.Parameters,
+    frames: Array,
+    factor: int,
+    tiling: Tiling,
 ) -> tuple[Array, Array]:
     """Return the frames inside each interval, and for each interval whether all are finite."""
-    count = frames.shape[0] - config.n_inputs + 1
+    count, (height, width) = frames.shape[0] - config.n_inputs + 1, frames.shape[1:3]
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
     # A network that makes eighths also makes quarters: take every second of its frames.
     step = config.factor // factor
-    outputs = _predict(config, params, windows, tuple(range(step - 1, config.n_outputs, step)))
-    # Check before clipping turns infinity into white and rounding turns NaN into black.
-    finite = jnp.isfinite(outputs).all(axis=(1, 2, 3, 4))
-    return jnp.rint(jnp.clip(outputs, 0, 1) * most).astype(frames.dtype), finite
+    outputs = tuple(range(step - 1, config.n_outputs, step))
+
+    def finish(made: Array) -> Array:
+        return jnp.rint(jnp.clip(made, 0, 1) * most).astype(frames.dtype)
+
+    made, finite = tiles.predict(
+        config, params, _padded(config, windows), finish, outputs=outputs, tiling=tiling
+    )
+    return made[:, :, :height, :width], finite
 
 
 def _bucket(count: int) -> int:

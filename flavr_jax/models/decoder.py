@@ -50,8 +50,18 @@ class Decoder(nnx.Module):
 
         With ``remat`` the backward pass keeps only each stage's inputs and recomputes the stage.
         """
+        return self.last(self.coarse(features, remat=remat), remat=remat)
+
+    def coarse(
+        self, features: tuple[FeatureMap, ...], *, remat: bool = False
+    ) -> tuple[FeatureMap, ...]:
+        """Inputs of the last stage, at half the size: the result of all other stages and a skip.
+
+        The last stage writes the only full-size features of the network, which take most of its
+        memory. :mod:`flavr_jax.inference.stripes` therefore computes it in parts.
+        """
         *skips, x = features
-        stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages]
+        stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages[:-1]]
         with jax.named_scope("stage0"):
             x = stages[0](x)  # [b, t, h/8, w/8, c]
         with jax.named_scope("stage1"):
@@ -60,8 +70,13 @@ class Decoder(nnx.Module):
             x = stages[2](self._join(x, skips[2]))  # [b, t, h/2, w/2, c]
         with jax.named_scope("stage3"):
             x = stages[3](self._join(x, skips[1]))  # [b, t, h/2, w/2, c]
+        return self._join(x, skips[0])
+
+    def last(self, inputs: tuple[FeatureMap, ...], *, remat: bool = False) -> FeatureMap:
+        """Full-size features ``[batch, time, height, width, width]`` from :meth:`coarse`."""
+        stage = self.stages[-1]
         with jax.named_scope("stage4"):
-            return stages[4](self._join(x, skips[0]))  # [b, t, h, w, width]
+            return (jax.checkpoint(stage.__call__) if remat else stage)(inputs)
 
     def _join(self, x: FeatureMap, skip: FeatureMap) -> tuple[FeatureMap, ...]:
         """Inputs of the next stage: both maps, their sum, or the decoder's own features alone."""

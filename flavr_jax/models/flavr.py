@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
@@ -40,6 +40,7 @@ from flavr_jax.typing import Images, Windows
 __all__ = [
     "FLAVR",
     "Parameters",
+    "Sources",
     "apply",
     "init",
     "merged",
@@ -49,6 +50,20 @@ __all__ = [
 
 Parameters: TypeAlias = dict[str, Any]
 """Nested dicts of arrays; list positions are the keys "0", "1", …"""
+
+
+class Sources(NamedTuple):
+    """The input frames in the forms that the network reads.
+
+    Attributes:
+        windows: at full size.
+        small: at the U-Net's size.
+        mean: mean colour of each sample's ``small``.
+    """
+
+    windows: Windows
+    small: Float[Array, "batch _time _height _width 3"]
+    mean: Float[Array, "batch 1 1 1 3"]
 
 
 class FLAVR(nnx.Module):
@@ -87,14 +102,50 @@ class FLAVR(nnx.Module):
             ``config.n_outputs`` frames per sample, at the times k / (n_outputs + 1) between the
             two middle frames; only those in ``outputs``, if given.
         """
-        config = self.config
-        small = head.reduce(windows, config.trunk_scale)  # [b, n_inputs, h, w, 3], U-Net size
+        maps, sources = self.coarse(windows, remat=remat)
+        return self.fine(maps, sources, outputs=outputs, remat=remat)
+
+    def coarse(
+        self, windows: Windows, *, remat: bool = False
+    ) -> tuple[tuple[FeatureMap, ...], Sources]:
+        """First part of the network: all that is computed from whole frames.
+
+        The second part, :meth:`fine`, can be computed in stripes of rows.
+
+        Returns:
+            Inputs of the last decoder stage, at half the U-Net's size, and the frames.
+        """
+        small = head.reduce(windows, self.config.trunk_scale)  # [b, t, h, w, 3], U-Net size
         mean = mean_colour(small)  # the U-Net reads colours relative to it
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
             features = self.encoder((small - mean).astype(dtype), remat=remat)
         with jax.named_scope("decoder"):
-            x = self.decoder(features, remat=remat)
+            maps = self.decoder.coarse(features, remat=remat)
+        return maps, Sources(windows, small, mean)
+
+    def fine(
+        self,
+        maps: tuple[FeatureMap, ...],
+        sources: Sources,
+        *,
+        outputs: tuple[int, ...] | None = None,
+        rows: head.Rows | None = None,
+        remat: bool = False,
+    ) -> Windows:
+        """Second part of the network: frames from the results of :meth:`coarse`.
+
+        Args:
+            maps: inputs of the last decoder stage; only some of their rows, if ``rows`` is given.
+            sources: the frames, always whole.
+            outputs: see :meth:`__call__`.
+            rows: the rows that ``maps`` cover and those to compute; None for all.
+            remat: see :meth:`__call__`.
+        """
+        config = self.config
+        windows, small, mean = sources
+        with jax.named_scope("decoder"):
+            x = self.decoder.last(maps, remat=remat)
         with jax.named_scope("fuse"):
             x = self._fuse(x)  # [b, h, w, width]
         wanted = np.arange(config.n_outputs) if outputs is None else np.asarray(outputs)
@@ -103,9 +154,14 @@ class FLAVR(nnx.Module):
             raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
         if self.head is not None:
             with jax.named_scope("head"):
-                return self.head(raw, x, windows, small, times)
-        base = mean if config.base == "mean" else blend(windows, times)
-        return head.enlarge(raw, config.trunk_scale) + base
+                return self.head(raw, x, windows, small, times, rows)
+        raw, scale = head.enlarge(raw, config.trunk_scale), config.trunk_scale
+        if rows is not None:
+            raw = rows.of_output(raw, scale)
+            windows = lax.dynamic_slice_in_dim(
+                windows, rows.first * scale, rows.count * scale, axis=2
+            )
+        return raw + (mean if config.base == "mean" else blend(windows, times))
 
     def _raw(
         self, x: Images, wanted: Int[np.ndarray, " outputs"]

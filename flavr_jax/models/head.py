@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["CHANNELS", "WarpHead", "enlarge", "reduce"]
+__all__ = ["CHANNELS", "Rows", "WarpHead", "enlarge", "reduce"]
 
 CHANNELS = 8
 """Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
@@ -42,6 +42,36 @@ _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are
 
 Fields: TypeAlias = Float[Array, "batch output _height _width 8"]
 """Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A stripe of the output, and the stripe of feature maps that it is computed from.
+
+    All are counted in rows of the trunk. The stripe of feature maps has more rows than the output,
+    because convolutions also read the rows above and below.
+
+    Attributes:
+        start: first row of the feature maps.
+        first: first row of the output.
+        count: number of rows of the output.
+    """
+
+    start: Int[Array, ""]
+    first: Int[Array, ""]
+    count: int
+
+    def of_output(
+        self, maps: Float[Array, "batch output _height _width channel"], scale: int
+    ) -> Float[Array, "batch output _height _width channel"]:
+        """Cut the output's rows out of maps that were computed from the feature maps.
+
+        Args:
+            maps: images whose first row is ``start``.
+            scale: how many times larger they are than the trunk.
+        """
+        offset = (self.first - self.start) * scale
+        return lax.dynamic_slice_in_dim(maps, offset, self.count * scale, axis=2)
 
 
 class WarpHead(nnx.Module):
@@ -73,7 +103,8 @@ class WarpHead(nnx.Module):
         windows: Windows,
         small: Float[Array, "batch _time _height _width 3"],
         times: Float[np.ndarray, " output"],
-    ) -> Windows:
+        rows: Rows | None = None,
+    ) -> Float[Array, "batch output _height width 3"]:
         """The frames at ``times``, float32 and not clipped.
 
         Args:
@@ -82,23 +113,30 @@ class WarpHead(nnx.Module):
             windows: the input frames.
             small: the input frames at the trunk's size.
             times: times of the outputs, inside (0, 1).
+            rows: the rows that ``raw`` and ``features`` cover and those to compute; None for all.
         """
+        scale = self.config.trunk_scale
         if self.config.refine:
-            raw = raw + self._second_look(raw, features, small, times)
-        return self._look(enlarge(raw, self.config.trunk_scale), windows, times)
+            start = 0 if rows is None else rows.start
+            raw = raw + self._second_look(raw, features, small, times, start)
+        raw = enlarge(raw, scale)
+        if rows is None:
+            return self._look(raw, windows, times, 0)
+        return self._look(rows.of_output(raw, scale), windows, times, rows.first * scale)
 
     def _second_look(
         self,
         raw: Fields,
         features: Images,
-        small: Float[Array, "batch _time _height _width 3"],
+        small: Float[Array, "batch _time _small_height _width 3"],
         times: Float[np.ndarray, " output"],
+        first_row: Int[Array, ""] | int,
     ) -> Fields:
         """Corrections of the raw outputs, from both frames before and after warping."""
         batch, outputs, height, width, _ = raw.shape
         middle = small.shape[1] // 2
         pair = small[:, middle - 1 : middle + 1]
-        displacements, _ = _placed(raw, times, self.config.trunk_scale)
+        displacements, _ = _placed(raw, times, self.config.trunk_scale, first_row)
         # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
         ones = jnp.ones((batch, outputs, 1, height, width))
         moved = jnp.stack(
@@ -114,6 +152,7 @@ class WarpHead(nnx.Module):
             axis=-2,
         )
         # The same frames unwarped, repeated for every output.
+        pair = lax.dynamic_slice_in_dim(pair, first_row, height, axis=2)
         still = jnp.broadcast_to(
             jnp.moveaxis(pair, 1, -2)[:, None], (batch, outputs, height, width, 2, 3)
         )
@@ -129,25 +168,42 @@ class WarpHead(nnx.Module):
         correction = self.correct(x, out_dtype=jnp.float32)
         return correction.reshape(raw.shape)
 
-    def _look(self, raw: Fields, windows: Windows, times: Float[np.ndarray, " output"]) -> Windows:
-        """The two middle frames warped and mixed, plus the predicted colours."""
+    def _look(
+        self,
+        raw: Fields,
+        windows: Windows,
+        times: Float[np.ndarray, " output"],
+        first_row: Int[Array, ""] | int,
+    ) -> Float[Array, "batch output _height width 3"]:
+        """The two middle frames warped and mixed, plus the predicted colours.
+
+        The raw outputs may begin at a later row than the frames, which are always whole.
+        """
         middle = windows.shape[1] // 2
         # Frames are data: without a gradient for them, training needs no scatter.
-        displacements, weights = _placed(raw, times, 1)
+        displacements, weights = _placed(raw, times, 1, first_row)
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
         mixed = sample(pair, displacements, weights, implementation=self.implementation)
         return mixed + raw[..., :3]
 
 
 def _placed(
-    raw: Fields, times: Float[np.ndarray, " output"], scale: int
+    raw: Fields,
+    times: Float[np.ndarray, " output"],
+    scale: int,
+    first_row: Int[Array, ""] | int,
 ) -> tuple[
     Float[Array, "batch output 2 height width 2"], Float[Array, "batch output 2 height width"]
 ]:
-    """Displacements, in pixels of frames ``scale`` times smaller, and mixing weights."""
+    """Displacements, in pixels of frames ``scale`` times smaller, and mixing weights.
+
+    Displacements count from the raw outputs' positions, whose first row is ``first_row`` of the
+    frames.
+    """
     t = jnp.asarray(times, jnp.float32)[:, None, None]
     reach = jnp.stack([t, 1 - t], axis=1)[..., None] * (_UNIT / scale)  # [t, 2, 1, 1, 1]
     displacements = jnp.stack([raw[..., 3:5], raw[..., 5:7]], axis=2) * reach
+    displacements += jnp.stack([jnp.zeros(()), jnp.asarray(first_row, jnp.float32)])
     mask = nnx.sigmoid(raw[..., 7] + jnp.log((1 - t) / t))
     return displacements, jnp.stack([mask, 1 - mask], axis=2)
 

@@ -22,7 +22,7 @@ __all__ = ["sample"]
 class SampleArguments:
     """Arguments of :func:`sample`."""
 
-    images: Float[Array, "batch source height width channel"]
+    images: Float[Array, "batch source image_height image_width channel"]
     displacements: Float[Array, "batch output source height width 2"]
     weights: Float[Array, "batch output source height width"]
 
@@ -47,7 +47,7 @@ IMPLEMENTATIONS: dict[Implementation, Candidate[SampleArguments, Array]] = {
 
 
 def sample(
-    images: Float[Array, "batch source height width channel"],
+    images: Float[Array, "batch source image_height image_width channel"],
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
     *,
@@ -60,7 +60,8 @@ def sample(
     images all have gradients.
 
     Args:
-        images: source images.
+        images: source images. They may be larger than the output, which then shows their top left
+            corner if the displacements are 0.
         displacements: in pixels; the first component points right, the second down.
         weights: weight of each source in each output; they need not add up to 1.
         implementation: "xla", "reference" or None; there is no Mosaic GPU kernel yet.
@@ -68,9 +69,8 @@ def sample(
     Raises:
         ValueError: shapes do not match, or no implementation has that name.
     """
-    batch, sources, height, width, _ = images.shape
-    outputs = displacements.shape[1]
-    wanted = (batch, outputs, sources, height, width)
+    batch, sources = images.shape[:2]
+    wanted = (batch, displacements.shape[1], sources, *displacements.shape[3:5])
     if displacements.shape != (*wanted, 2) or weights.shape != wanted:
         raise ValueError(
             f"for images of the shape {images.shape}, `displacements` have {displacements.shape} "

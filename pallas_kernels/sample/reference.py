@@ -11,14 +11,15 @@ __all__ = ["sample"]
 
 
 def sample(
-    images: Float[Array, "batch source height width channel"],
+    images: Float[Array, "batch source image_height image_width channel"],
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
     """See :func:`pallas_kernels.sample`."""
-    batch, sources, height, width, _ = images.shape
-    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, width - 1)
-    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, height - 1)
+    batch, sources, image_height, image_width, _ = images.shape
+    height, width = displacements.shape[3:5]
+    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, image_width - 1)
+    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, image_height - 1)
     left, top = jnp.floor(x), jnp.floor(y)
     of_sample = jnp.arange(batch)[:, None, None, None, None]
     of_source = jnp.arange(sources)[:, None, None]
@@ -28,7 +29,7 @@ def sample(
             # Positions are clamped, so a row or column beyond the image has the weight 0; `minimum`
             # only keeps its index valid.
             share = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column)) * weights
-            rows = jnp.minimum(row, height - 1).astype(jnp.int32)
-            columns = jnp.minimum(column, width - 1).astype(jnp.int32)
+            rows = jnp.minimum(row, image_height - 1).astype(jnp.int32)
+            columns = jnp.minimum(column, image_width - 1).astype(jnp.int32)
             total = total + share[..., None] * images[of_sample, of_source, rows, columns]
     return total.sum(axis=2)

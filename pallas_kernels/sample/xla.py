@@ -16,21 +16,21 @@ __all__ = ["sample"]
 
 
 def sample(
-    images: Float[Array, "batch source height width channel"],
+    images: Float[Array, "batch source image_height image_width channel"],
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
     """See :func:`pallas_kernels.sample`."""
-    batch, sources, height, width, channels = images.shape
-    outputs = displacements.shape[1]
+    batch, sources, image_height, image_width, channels = images.shape
+    _, outputs, _, height, width, _ = displacements.shape
     # Clamp first: neighbours and fractions are then those of the clamped position.
-    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, width - 1)
-    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, height - 1)
+    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, image_width - 1)
+    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, image_height - 1)
     # floor has gradient 0; displacements get theirs through the fractions x - left and y - top.
     left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
     # One table for all images of the batch; its rows are ordered by image, row and column.
     image = jnp.arange(batch * sources).reshape(batch, 1, sources, 1, 1)
-    number = (image * height + top.astype(jnp.int32)) * width + left.astype(jnp.int32)
+    number = (image * image_height + top.astype(jnp.int32)) * image_width + left.astype(jnp.int32)
     found = _neighbours(images)[number.reshape(-1)]
     found = found.reshape(*number.shape, 2, 2, channels)
     across, down = (x - left)[..., None, None], (y - top)[..., None]

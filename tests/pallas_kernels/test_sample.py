@@ -54,6 +54,17 @@ def test_pixels_are_looked_up_between_neighbours_and_at_the_border(implementatio
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_images_may_be_larger_than_the_output(implementation):
+    # The same look-ups as from whole images: those of rows 2 and 3, moved down by 2 rows.
+    images, displacements, weights = case(height=6)
+    whole = looked_up(images, displacements, weights)
+    moved = displacements[:, :, :, 2:4] + np.array([0, 2])
+    arrays = (jnp.asarray(a, jnp.float32) for a in (images, moved, weights[:, :, :, 2:4]))
+    ours = pk.sample(*arrays, implementation=implementation)
+    assert np.abs(ours - whole[:, :, 2:4]).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_whole_displacements_copy_pixels_exactly(implementation):
     images = jnp.asarray(case(height=6, width=8)[0][:, :1], jnp.float32)
     displacements = jnp.broadcast_to(jnp.array([2.0, -1.0]), (2, 1, 1, 6, 8, 2))

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stripes: the frames of the whole network, from less memory."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference import tiles
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.inference.tiles import Tiling
+from flavr_jax.models import flavr
+
+WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, refine=4, refine_layers=2)
+VARIANTS = {
+    "paper": ModelConfig(width=4),
+    "warp": WARP,
+    "trilinear with BatchNorm": ModelConfig(
+        width=4, base="blend", upsampling="trilinear", batch_norm=True, join="add"
+    ),
+}
+
+
+def parameters(config: ModelConfig) -> flavr.Parameters:
+    params = flavr.init(config, jax.random.key(0))
+    # Large outputs: every pixel depends on its surroundings, and displacements are tens of pixels.
+    params["out"]["kernel"] = params["out"]["kernel"] * 100
+    return params
+
+
+def windows(count=1, height=112, width=32):
+    return jax.random.uniform(jax.random.key(1), (count, 4, height, width, 3))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def predict(config, params, windows, tiling):
+    return tiles.predict(config, params, windows, lambda made: made, tiling=tiling)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stripes_give_the_frames_of_the_whole_network(name):
+    config = VARIANTS[name]
+    params, given = parameters(config), windows()
+    whole, _ = predict(config, params, given, tiles.WHOLE)
+    assert float(whole.std()) > 0.05
+    striped, finite = predict(config, params, given, Tiling(5))
+    assert finite.all()
+    assert np.abs(np.asarray(whole - striped)).max() < 1e-4
+
+
+def test_with_a_row_less_to_read_stripes_would_show_seams(monkeypatch):
+    # The test above is as strict as it looks: the rows that a stripe reads are just enough.
+    monkeypatch.setattr(tiles, "_reach", lambda config, reach=tiles._reach: reach(config) - 1)
+    given = windows()
+    whole, _ = predict(WARP, parameters(WARP), given, tiles.WHOLE)
+    striped, _ = predict(WARP, parameters(WARP), given, Tiling(5))
+    assert np.abs(np.asarray(whole - striped)).max() > 1e-3
+
+
+def test_each_sample_of_a_batch_has_its_own_gates():
+    given = windows(2) * jnp.array([0.1, 1.0])[:, None, None, None, None]
+    params = parameters(WARP)
+    whole, _ = predict(WARP, params, given, tiles.WHOLE)
+    striped, _ = predict(WARP, params, given, Tiling(2))
+    assert np.abs(np.asarray(whole - striped)).max() < 1e-4
+
+
+def test_a_nan_in_one_stripe_is_reported():
+    given = windows().at[0, 1, 3, 5, 0].set(jnp.nan)
+    _, finite = predict(WARP, parameters(WARP), given, Tiling(5))
+    assert not finite.any()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_an_interpolator_in_stripes_makes_the_same_pixels(channels):
+    frames = np.random.default_rng(0).integers(0, 256, (5, 75, 41, channels), dtype=np.uint8)
+    network = Interpolator(WARP, flavr.init(WARP, jax.random.key(0)))
+    whole = np.asarray(network.between(frames, 4)).astype(int)
+    network.tiling = Tiling(3)
+    striped = np.asarray(network.between(frames, 4)).astype(int)
+    assert striped.shape == (2, 3, 75, 41, channels)
+    assert np.abs(whole - striped).max() <= 1  # rounding to integers
+
+
+def test_stripes_take_less_memory():
+    def memory(tiling):
+        shapes = flavr.parameter_shapes(WARP), jax.ShapeDtypeStruct((1, 4, 512, 64, 3), jnp.float32)
+        return predict.lower(WARP, *shapes, tiling).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(Tiling(8)) < 0.5 * memory(tiles.WHOLE)
