@@ -28,12 +28,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -44,6 +45,7 @@ from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 from flavr_jax.terminal import MESSAGE_LIMIT
+from flavr_jax.video.pixels.picture import Resident
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "tests" / "data" / "pytorch"
@@ -326,11 +328,11 @@ class RepeatingNetwork(Interpolator):
         self.config, self.provenance, self.boundary = NETWORK, {}, "mirror"
         self.precision, self.runs_on = "fp32", "no device"
 
-    def between(self, frames: np.ndarray, factor: int) -> Computation:
+    def between(self, frames: np.ndarray | Sequence[Resident], factor: int) -> Computation:
         """Repeat the second frame of each window at every time inside its interval."""
-        made = np.stack([frames[1 : len(frames) - 2]] * (factor - 1), axis=1)
-        finite = np.ones(len(made), bool)
-        return Computation(made, finite, self.precision)  # pyright: ignore[reportArgumentType]
+        clip = jnp.stack([frame.pixels for frame in frames[1:-2]])
+        made = jnp.stack([clip] * (factor - 1), axis=1)
+        return Computation(made, jnp.ones(len(made), bool), self.precision)
 
 
 def pictures() -> list[np.ndarray]:

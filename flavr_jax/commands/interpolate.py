@@ -211,7 +211,6 @@ def interpolate(
 
     origins: list[int | None] = []
     summary = stream.Summary()
-    made = stream.interpolate(source, interpolator, motion, summary=summary)
     started = time.monotonic()
     sink = sinks.open_sink(
         output,
@@ -222,10 +221,14 @@ def interpolate(
         encoding=options.encoding,
         overwrite=options.output.overwrite,
     )
-    tracked = report.track(made, info.frame_count, before_first="compiling")
-    with sink, contextlib.closing(tracked) as frames:
-        for frame in verify.recorded(frames, origins):
-            sink.write(frame)
+    with sink:
+        stored = sink.conversion
+        made = stream.interpolate(source, interpolator, motion, summary=summary, conversion=stored)
+        ready = stream.fetched(made, stored)
+        tracked = report.track(ready, info.frame_count, before_first="compiling")
+        with contextlib.closing(tracked) as frames:
+            for frame in verify.recorded(frames, origins):
+                sink.write(frame)
     seconds = time.monotonic() - started
     broken = getattr(sink, "broken", 0)
     lost = f", {broken} broken packets of sound or subtitles left out" if broken else ""

@@ -9,15 +9,18 @@ it runs on the device, in the same program as the network, and returns one bool 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, UInt8, UInt16
 
 from flavr_jax.config import Precision
+from flavr_jax.typing import Frame
+from flavr_jax.video.pixels.conversion import Conversion
+from flavr_jax.video.pixels.picture import Picture, Planar, Resident
 
-__all__ = ["Computation", "NonFiniteError", "cause_of"]
+__all__ = ["Computation", "Made", "NonFiniteError", "cause_of"]
 
 _CAUSES: dict[Precision, str] = {
     "fp16": "numbers in fp16 end at 65504. Use `precision` bf16 or fp32.",
@@ -43,12 +46,13 @@ class NonFiniteError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Computation:
-    """The frames inside consecutive intervals; ``numpy.asarray`` waits for them.
+    """The frames inside consecutive intervals, which a device may still be computing.
 
     Attributes:
         frames: the frames, on the device.
         finite: for each interval, whether every value was finite before it was rounded.
         precision: what the network computes in, for the error message.
+        opaque: False if some alpha is not opaque.
     """
 
     frames: (
@@ -57,6 +61,34 @@ class Computation:
     )
     finite: Bool[Array, " intervals"]
     precision: Precision
+    opaque: bool = True
+
+    def send(self, conversion: Conversion | None) -> None:
+        """Start copying the frames to the host; returns at once.
+
+        Args:
+            conversion: to planes, made on the device before the copy; None copies RGB.
+        """
+        copied = self.frames if conversion is None else conversion.encode(self.frames)
+        copied.copy_to_host_async()
+        self._sent[conversion] = copied
+
+    def wait(self) -> None:
+        """Wait until the frames are computed.
+
+        Raises:
+            NonFiniteError: the network predicted NaN or infinity in some interval.
+        """
+        finite = np.asarray(self.finite)
+        if not finite.all():
+            interval = int(np.argmin(finite))
+            raise NonFiniteError(f"interval {interval}", cause_of(self.precision), interval)
+
+    def fetched(self, conversion: Conversion | None) -> np.ndarray:
+        """Return the frames on the host, as RGB or as the samples of their planes."""
+        if conversion not in self._sent:
+            self.send(conversion)
+        return np.asarray(self._sent[conversion])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Return the frames on the host.
@@ -64,11 +96,40 @@ class Computation:
         Raises:
             NonFiniteError: the network predicted NaN or infinity in some interval.
         """
-        frames, finite = jax.device_get((self.frames, self.finite))
-        if not finite.all():
-            interval = int(np.argmin(finite))
-            raise NonFiniteError(f"interval {interval}", cause_of(self.precision), interval)
-        return np.asarray(frames, dtype)
+        self.wait()
+        return np.asarray(self.fetched(None), dtype)
+
+    @functools.cached_property
+    def _sent(self) -> dict[Conversion | None, Array]:
+        """The copies that were started."""
+        return {}
+
+
+class Made(Picture):
+    """One frame of a computation."""
+
+    def __init__(self, computation: Computation, interval: int, part: int) -> None:
+        self._computation, self._place = computation, (interval, part)
+
+    @property
+    def pixels(self) -> Frame:
+        """RGB or RGBA on the host; waits for the computation."""
+        return self._computation.fetched(None)[self._place]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of ``pixels``."""
+        _, _, height, width, channels = self._computation.frames.shape
+        return height, width, channels
+
+    def upload(self) -> Resident:
+        """Return the frame where it is, on the device."""
+        return Resident(self._computation.frames[self._place], self._computation.opaque)
+
+    def fetched(self, conversion: Conversion | None) -> Frame | Planar:
+        """Return the frame on the host, independent of the computation: RGB, or planes."""
+        values = self._computation.fetched(conversion)[self._place]
+        return values if conversion is None else Planar(values, conversion, self.shape[:2])
 
 
 def cause_of(precision: Precision) -> str:

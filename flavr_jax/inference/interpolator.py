@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,8 +23,9 @@ from flavr_jax.inference.precision import prepare
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
-from flavr_jax.typing import Frames
-from flavr_jax.video.frames import TimedFrame
+from flavr_jax.typing import Frame, Frames
+from flavr_jax.video.frames import Picture, TimedFrame
+from flavr_jax.video.pixels.picture import Resident, resident
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
 
@@ -119,7 +120,11 @@ class Interpolator:
         rows = jnp.pad(rows, ((0, _bucket(batch) - batch), *((0, 0),) * 4))
         return _predict(self.config, self._params, rows)[:batch]
 
-    def between(self, frames: Frames, factor: int) -> Computation:
+    def upload(self, picture: Frame | Picture) -> Resident:
+        """Put a frame on the device, as :meth:`between` takes it."""
+        return resident(picture)
+
+    def between(self, frames: Frames | Sequence[Resident], factor: int) -> Computation:
         """Compute the frames inside every interval of ``frames`` that has its full context.
 
         ``n_inputs`` frames give one interval, and each further frame gives one more. The result has
@@ -127,30 +132,37 @@ class Interpolator:
         grey clip, unless all of it is opaque.
 
         Args:
-            frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them.
+            frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them, on the
+                host or from :meth:`upload`.
             factor: one of :meth:`passes`; ``factor − 1`` frames are made per interval.
 
         Returns:
             The frames, possibly still being computed: ``numpy.asarray`` waits for them, and raises
             a :class:`NonFiniteError` if the network predicted NaN or infinity.
         """
-        intervals = frames.shape[0] - self.config.n_inputs + 1
+        if isinstance(frames, np.ndarray):
+            frames = [self.upload(frame) for frame in frames]
+        intervals = len(frames) - self.config.n_inputs + 1
         missing = _bucket(intervals) - intervals
+        opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
-        rows = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        made, finite = _between(self.config, self._params, rows[..., :3], factor, self.tiling)
-        if rows.shape[-1] == 4:
-            most = np.iinfo(rows.dtype).max
+        rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
+        compute = functools.partial(
+            _between, self.config, self._params, rows, factor, tiling=self.tiling
+        )
+        made, finite = compute()
+        if rows[0].shape[-1] == 4:
             # Alpha that is opaque throughout would stay so: save the second pass.
-            if rows[..., 3].min() == most:
-                alpha = jnp.full_like(made[..., :1], most)
+            if opaque:
+                alpha = jnp.full_like(made[..., :1], jnp.iinfo(made.dtype).max)
             else:
-                grey = np.repeat(rows[..., 3:], 3, axis=-1)
-                alpha, alpha_finite = _between(self.config, self._params, grey, factor, self.tiling)
+                alpha, alpha_finite = compute(alpha=True)
                 # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
-        return Computation(made[:intervals], finite[:intervals], self.precision)
+        if missing:
+            made, finite = made[:intervals], finite[:intervals]
+        return Computation(made, finite, self.precision, opaque)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.
@@ -173,7 +185,8 @@ class Interpolator:
         self.check_factor(factor)
         timed = (TimedFrame(one, Fraction(n), Fraction(1)) for n, one in enumerate(frames))
         options = stream.Options(factor, cut="ignore")
-        return np.stack([made.pixels for made in stream.interpolate(timed, self, options)])
+        made = stream.fetched(stream.interpolate(timed, self, options))
+        return np.stack([frame.pixels for frame in made])
 
 
 def load(path: str | Path | None = None, *, precision: Precision = "auto") -> Interpolator:
@@ -222,15 +235,22 @@ def _padded(config: ModelConfig, windows: Array) -> Array:
     return jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 3), static_argnames=("tiling", "alpha"))
 def _between(
     config: ModelConfig,
     params: flavr.Parameters,
-    frames: Array,
+    rows: tuple[Array, ...],
     factor: int,
+    *,
     tiling: Tiling,
+    alpha: bool = False,
 ) -> tuple[Array, Array]:
-    """Return the frames inside each interval, and for each interval whether all are finite."""
+    """Return the frames inside each interval, and for each interval whether all are finite.
+
+    With ``alpha``, the frames are those of the clip's alpha as grey.
+    """
+    frames = jnp.stack(rows)
+    frames = jnp.repeat(frames[..., 3:], 3, axis=-1) if alpha else frames[..., :3]
     count, (height, width) = frames.shape[0] - config.n_inputs + 1, frames.shape[1:3]
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most

@@ -9,6 +9,7 @@ chained: each reads the output of the one before as if it were the clip.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections import deque
@@ -16,15 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference.computation import NonFiniteError
-from flavr_jax.inference.windows import Boundary, extend
+from flavr_jax.inference.computation import Computation, Made, NonFiniteError
+from flavr_jax.inference.windows import Boundary, Located, extend
 from flavr_jax.timeline.schedule import Request
-from flavr_jax.typing import Frame, Frames
-from flavr_jax.video.frames import TimedFrame
+from flavr_jax.typing import Frame
+from flavr_jax.video.frames import Picture, TimedFrame
+from flavr_jax.video.pixels.conversion import Conversion
+from flavr_jax.video.pixels.picture import Resident
 
 __all__ = ["Network", "Node", "fill"]
 
@@ -52,11 +52,16 @@ class Network(Protocol):
         """Split ``factor`` into factors that one pass each can make."""
         ...
 
-    def between(self, frames: Frames, factor: int) -> ArrayLike:
-        """Compute the frames inside every interval that has its full context.
+    def upload(self, picture: Frame | Picture) -> Resident:
+        """Put a frame where ``between`` reads it; called once for each frame of a pass."""
+        ...
 
-        ``numpy.asarray`` of the result waits for them. Their shape is ``[interval, factor − 1,
-        height, width, channel]``, and their type is that of ``frames``.
+    def between(self, frames: Sequence[Resident], factor: int) -> Computation:
+        """Start computing the frames inside every interval that has its full context.
+
+        Args:
+            frames: ``intervals + n_inputs − 1`` consecutive frames, from ``upload``.
+            factor: one of ``passes``; ``factor − 1`` frames are made per interval.
         """
         ...
 
@@ -69,11 +74,13 @@ class Node:
         frame: a frame of the input, or one made by an earlier pass; its times are not used.
         wanted: the requests; those at position 0 are for the frame itself, others for the interval.
         ends_shot: True if no window may hold both this frame and the next.
+        located: the frame where the network reads it, if a pass before this one has read it.
     """
 
     frame: TimedFrame
     wanted: Sequence[Request]
     ends_shot: bool = False
+    located: Located | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +94,7 @@ class _Interval:
     """
 
     node: Node
-    window: tuple[Frame, ...]
+    window: tuple[Located, ...]
     needed: bool
 
 
@@ -102,11 +109,17 @@ class _Group:
     """
 
     nodes: list[Node]
-    frames: list[Frame]
+    frames: list[Located]
 
 
 def fill(
-    nodes: Iterable[Node], network: Network, factor: int, *, batch: int = 1, last: bool = True
+    nodes: Iterable[Node],
+    network: Network,
+    factor: int,
+    *,
+    batch: int = 1,
+    last: bool = True,
+    conversion: Conversion | None = None,
 ) -> Iterator[Node]:
     """Yield the nodes and, inside each interval that needs it, new nodes that split it evenly.
 
@@ -118,12 +131,13 @@ def fill(
         factor: one of ``network.passes(…)``.
         batch: intervals to compute at once.
         last: False if a finer pass follows, which reads frames of this one as context.
+        conversion: to the planes that made frames are wanted in; None for RGB.
 
     Raises:
         NonFiniteError: the network predicted NaN or infinity; the message names the output frame.
     """
     nodes = iter(nodes)
-    started: deque[tuple[_Group, ArrayLike | None]] = deque()
+    started: deque[tuple[_Group, Computation | None]] = deque()
     computing = 0
     for first in nodes:
         # One shot at a time, so that no window crosses a cut.
@@ -131,7 +145,7 @@ def fill(
         reach = Fraction(0) if last else _reach(network, factor)
         intervals = _intervals(itertools.chain([first], rest), network, factor, reach)
         for group in _groups(intervals, batch):
-            made = network.between(np.stack(group.frames), factor) if group.frames else None
+            made = _start(group, network, factor, conversion) if group.frames else None
             started.append((group, made))
             computing += made is not None
             # Keep one computation running on the device while the host encodes the one before it.
@@ -142,6 +156,17 @@ def fill(
     # The clip has ended; finish what is still in computation.
     for group, made in started:
         yield from _finish(group, made, factor)
+
+
+def _start(
+    group: _Group, network: Network, factor: int, conversion: Conversion | None
+) -> Computation:
+    """Start computing a group's frames, and copying them to the host if any is to be shown."""
+    made = network.between([frame.resident for frame in group.frames], factor)
+    wishes = (wish.position * factor for node in group.nodes for wish in node.wanted)
+    if any(position > 0 and position.denominator == 1 for position in wishes):
+        made.send(conversion)
+    return made
 
 
 def _until_cut(nodes: Iterator[Node]) -> Iterator[Node]:
@@ -176,13 +201,14 @@ def _intervals(
     near: deque[Node] = deque()  # from up to `around` nodes before the interval to the last read
     index = 0  # index in `near` of the node that begins the interval
 
-    def pixels() -> Iterator[Frame]:
+    def located() -> Iterator[Located]:
         for node in shot:
-            near.append(node)
-            yield node.frame.pixels
+            place = node.located or Located(functools.partial(network.upload, node.frame.picture))
+            near.append(dataclasses.replace(node, located=place))
+            yield place
 
-    window: deque[Frame] = deque(maxlen=before + 2 + after)
-    for frame in extend(pixels(), before, after, network.boundary):
+    window: deque[Located] = deque(maxlen=before + 2 + after)
+    for frame in extend(located(), before, after, network.boundary):
         window.append(frame)
         if len(window) < before + 2 + after:
             continue
@@ -230,25 +256,25 @@ def _group_of(intervals: list[_Interval]) -> _Group:
     return _Group([each.node for each in intervals], frames)
 
 
-def _finish(group: _Group, made: ArrayLike | None, factor: int) -> Iterator[Node]:
+def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[Node]:
     """Wait for a group's computation, and yield its nodes with those inside their intervals."""
     if made is None:
         yield from group.nodes
         return
     try:
-        frames = np.asarray(made)
+        made.wait()
     except NonFiniteError as error:
         raise NonFiniteError(_name_of_frame(group, error.interval), error.cause) from None
-    for node, between in zip(group.nodes, frames):
+    for interval, node in enumerate(group.nodes):
         wanted: list[list[Request]] = [[] for _ in range(factor)]
         for wish in node.wanted:
             # Split the position in the interval into the part's number and the position in it.
             part, position = divmod(wish.position * factor, 1)
             wanted[part].append(dataclasses.replace(wish, position=position))
-        yield Node(node.frame, wanted[0])
-        for pixels, wishes in zip(between, wanted[1:]):
+        yield Node(node.frame, wanted[0], located=node.located)
+        for part, wishes in enumerate(wanted[1:]):
             # A made frame has no times of its own; the requests carry them.
-            yield Node(TimedFrame(pixels, Fraction(0), Fraction(0)), wishes)
+            yield Node(TimedFrame(Made(made, interval, part), Fraction(0), Fraction(0)), wishes)
 
 
 def _name_of_frame(group: _Group, interval: int) -> str:

@@ -17,14 +17,16 @@ from typing import TypeVar
 
 import numpy as np
 
+from flavr_jax.inference.computation import Made
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.timeline import keys, schedule
 from flavr_jax.timeline.keys import Key
 from flavr_jax.timeline.schedule import Clock, Cut, Grid, OutputTiming, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.pixels.conversion import Conversion
 
-__all__ = ["Options", "Summary", "interpolate"]
+__all__ = ["Options", "Summary", "fetched", "interpolate"]
 
 Item = TypeVar("Item")
 
@@ -119,8 +121,12 @@ def interpolate(
     options: Options = Options(),
     *,
     summary: Summary | None = None,
+    conversion: Conversion | None = None,
 ) -> Iterator[TimedFrame]:
     """Yield the requested frames, each with its time, lazily.
+
+    Made frames are computed when they are yielded, but still on the device: ``frame.pixels``
+    fetches them.
 
     Frames of the input that are among them are unchanged, except for their pts and duration in the
     output. Without ``fps``, n frames become ``(n − 1) · factor + 1``, whether or not there are cuts
@@ -132,6 +138,8 @@ def interpolate(
         network: such as ``flavr_jax.load()``.
         options: which frames to make.
         summary: counts that are updated as frames are yielded.
+        conversion: to the planes that made frames will be asked for, which the device can then
+            convert and send early; None for RGB.
 
     Raises:
         ValueError: the factor cannot be made; raised before any frame is read.
@@ -146,8 +154,23 @@ def interpolate(
     # Chain the passes: each reads the output of the one before and splits it further.
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
-        nodes = fill(nodes, network, level, batch=options.batch, last=last)
+        nodes = fill(nodes, network, level, batch=options.batch, last=last, conversion=conversion)
     return _outputs(nodes, clock, summary)
+
+
+def fetched(
+    frames: Iterable[TimedFrame], conversion: Conversion | None = None
+) -> Iterator[TimedFrame]:
+    """Yield frames with all pixels on the host, so that the device can forget them.
+
+    Args:
+        frames: of :func:`interpolate`.
+        conversion: to the planes that made frames are fetched as; None for RGB.
+    """
+    for frame in frames:
+        if isinstance(frame.picture, Made):
+            frame = dataclasses.replace(frame, picture=frame.picture.fetched(conversion))
+        yield frame
 
 
 def _grid(network: Network, options: Options) -> Grid:

@@ -67,7 +67,7 @@ def _linked(
         for number, frame in enumerate(frames):
             yield frame, "motion" if number else "cut"
         return
-    for frame, before, after in with_surroundings(frames, lambda frame: frame.pixels):
+    for frame, before, after in with_surroundings(frames, lambda frame: frame.picture):
         if not before or (cuts and is_cut(before, after)):
             yield frame, "cut"
         elif repeats and is_repeat(before, after):

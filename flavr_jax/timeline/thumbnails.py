@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flavr_jax.typing import Frame
+from flavr_jax.video.frames import Picture
 
 __all__ = ["REACH", "Thumbnail", "difference", "square_means", "thumbnail", "with_surroundings"]
 
@@ -52,11 +53,11 @@ class Thumbnail:
         return self.cells[..., 0]
 
 
-def thumbnail(pixels: Frame) -> Thumbnail:
+def thumbnail(picture: Frame | Picture) -> Thumbnail:
     """Return a frame's thumbnail; transparent parts count as black."""
-    step = max(1, max(pixels.shape[:2]) // (_CELLS * _SAMPLES))
-    samples = pixels[::step, ::step].astype(np.float32)
-    samples *= 255 / np.iinfo(pixels.dtype).max
+    step = max(1, max(picture.shape[:2]) // (_CELLS * _SAMPLES))
+    few = picture[::step, ::step] if isinstance(picture, np.ndarray) else picture.sampled(step)
+    samples = few.astype(np.float32) * np.float32(255 / np.iinfo(few.dtype).max)
     if samples.shape[-1] == 4:
         samples = samples[..., :3] * (samples[..., 3:] / 255)
     height, width = samples.shape[:2]
@@ -77,7 +78,7 @@ def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def with_surroundings(
-    items: Iterable[Item], pixels: Callable[[Item], Frame]
+    items: Iterable[Item], picture: Callable[[Item], Frame | Picture]
 ) -> Iterator[tuple[Item, list[Thumbnail], list[Thumbnail]]]:
     """Yield each item with the thumbnails before it and those from it onwards, lazily.
 
@@ -85,7 +86,7 @@ def with_surroundings(
 
     Args:
         items: frames, or objects that hold one, in the order of time.
-        pixels: returns an item's picture.
+        picture: returns an item's picture.
 
     Yields:
         The item, up to ``REACH`` thumbnails before it, and up to ``REACH`` beginning with its own.
@@ -100,7 +101,7 @@ def with_surroundings(
         return item, *around
 
     for item in items:
-        ahead.append((item, thumbnail(pixels(item))))
+        ahead.append((item, thumbnail(picture(item))))
         if len(ahead) == REACH:
             yield first()
     while ahead:

@@ -16,10 +16,13 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 import av
+import numpy as np
 
 from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.colour import Colour
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.hdr import StaticHDR
+from flavr_jax.video.pixels.picture import Picture
 
 __all__ = [
     "ClipInfo",
@@ -27,6 +30,7 @@ __all__ = [
     "FrameSource",
     "MappedSink",
     "Origin",
+    "Picture",
     "TimedFrame",
     "check_rate",
     "parse_rate",
@@ -127,7 +131,7 @@ class TimedFrame:
     """A frame with its presentation time and duration, in seconds.
 
     Attributes:
-        pixels: RGB or RGBA.
+        picture: RGB or RGBA on the host, or a ``Picture`` that is converted when it is needed.
         pts: when it is shown.
         duration: for how long.
         original: the picture as the source stores it, with its ``Origin``; None for an
@@ -135,10 +139,15 @@ class TimedFrame:
             ``pixels``.
     """
 
-    pixels: Frame
+    picture: Frame | Picture
     pts: Fraction
     duration: Fraction
     original: av.VideoFrame | None = None
+
+    @property
+    def pixels(self) -> Frame:
+        """RGB or RGBA on the host; waits until they are converted or fetched."""
+        return self.picture if isinstance(self.picture, np.ndarray) else self.picture.pixels
 
 
 @runtime_checkable
@@ -161,7 +170,13 @@ class FrameSink(Protocol):
     """Takes frames one by one.
 
     Leaving its ``with`` block completes the output, or removes it after an error.
+
+    Attributes:
+        conversion: to the planes that it stores, so that a device can convert frames before they
+            come; None if it takes RGB.
     """
+
+    conversion: Conversion | None
 
     def write(self, frame: TimedFrame) -> None:
         """Add a frame; pts must increase."""
@@ -178,7 +193,9 @@ class FrameSink(Protocol):
 
 
 class MappedSink:
-    """A sink that changes each frame and passes it to another sink."""
+    """A sink that changes each frame, which takes RGB, and passes it to another sink."""
+
+    conversion: Conversion | None = None
 
     def __init__(self, sink: FrameSink, change: Callable[[TimedFrame], TimedFrame]) -> None:
         self._sink, self._change = sink, change

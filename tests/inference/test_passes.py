@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.passes import Node, fill
 from flavr_jax.timeline.schedule import Request
 from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.pixels.picture import resident
 
 UNIT = 4096  # of brightness, an interval of the clip
 
@@ -30,9 +32,12 @@ class ClockNetwork:
     def passes(self, factor):
         raise NotImplementedError
 
+    def upload(self, picture):
+        return resident(picture)
+
     def between(self, frames, factor):
         n_inputs = self.config.n_inputs
-        times = frames[:, 0, 0, 0].astype(int)
+        times = np.array([int(frame.pixels[0, 0, 0]) for frame in frames])
         made = []
         for start in range(len(times) - n_inputs + 1):
             window = times[start : start + n_inputs]
@@ -41,7 +46,8 @@ class ClockNetwork:
             first, second = window[(n_inputs - 2) // 2 :][:2]
             made.append([first + (second - first) * k // factor for k in range(1, factor)])
         self.batches.append(len(made))
-        return jnp.array(made, np.uint16)[..., None, None, None]
+        pixels = jnp.array(made, np.uint16)[..., None, None, None]
+        return Computation(pixels, jnp.ones(len(made), bool), "fp32")
 
 
 def node(index, wanted=(), ends_shot=False, unit=UNIT):

@@ -12,6 +12,7 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.stream import Options, Summary
 from flavr_jax.inference.windows import extend
 from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.pixels.colour import Colour, conversion, from_rgb, from_samples
 
 FRAME = Fraction(1, 24)
 
@@ -275,3 +276,39 @@ def test_a_single_frame_is_its_own_context(boundary):
     frame = np.full((1, 1, 3), 7, np.uint8)
     values = [int(f[0, 0, 0]) for f in extend([frame], 2, 3, boundary)]
     assert values == [7] * 6
+
+
+@pytest.mark.parametrize(("factor", "made_again"), [(8, 0), (16, 5 * 7)])
+def test_each_frame_is_uploaded_once_for_all_its_windows(
+    blending_network, clip, monkeypatch, factor, made_again
+):
+    uploads = []
+    upload = blending_network.upload
+
+    def count(picture):
+        uploads.append(picture)
+        return upload(picture)
+
+    monkeypatch.setattr(blending_network, "upload", count)
+    frames = clip(6)
+    made(frames, blending_network, factor)
+    # A second pass reads the frames made by the first, and those of the source again.
+    assert sum(isinstance(picture, np.ndarray) for picture in uploads) == 6
+    assert len(uploads) == 6 + made_again
+
+
+def test_made_frames_come_as_the_planes_that_the_output_stores(blending_network, clip):
+    frames, tags = clip(4, 10, 14), Colour(1, 1)
+    how = conversion("yuv420p", tags, 10)
+    options = Options(4, cut="ignore")
+    plain = stream.interpolate(timed(frames), blending_network, options)
+    planar = stream.fetched(
+        stream.interpolate(timed(frames), blending_network, options, conversion=how), how
+    )
+    for number, (one, other) in enumerate(zip(plain, planar, strict=True)):
+        if number % 4 == 0:
+            assert np.array_equal(one.pixels, other.picture)
+            continue
+        expected = from_rgb(one.pixels, "yuv420p", tags)
+        stored = from_samples(other.picture.samples, (10, 14), "yuv420p", tags)
+        assert np.array_equal(expected.to_ndarray(), stored.to_ndarray())

@@ -28,7 +28,7 @@ from flavr_jax.video.files import decoding
 from flavr_jax.video.files.names import PIPE, file_url, is_pipe
 from flavr_jax.video.files.times import as_fraction, timeline_start
 from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame, parse_rate
-from flavr_jax.video.pixels.colour import Colour, to_rgb
+from flavr_jax.video.pixels.colour import Colour, picture
 from flavr_jax.video.pixels.hdr import StaticHDR
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.orientation import display_matrix
@@ -273,7 +273,7 @@ class VideoReader:
             if pts < start and start > 0:
                 continue  # conversion to RGB would take more time than decoding
             frame.opaque = Origin(index)
-            yield TimedFrame(to_rgb(frame, self.info.colour), pts, duration, frame)
+            yield TimedFrame(picture(frame, self.info.colour), pts, duration, frame)
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete."""

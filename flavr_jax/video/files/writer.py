@@ -33,8 +33,10 @@ from flavr_jax.video.files.reader import explained
 from flavr_jax.video.files.streams import OtherStreams
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels import hdr
-from flavr_jax.video.pixels.colour import from_rgb, repacked
+from flavr_jax.video.pixels.colour import conversion, from_rgb, from_samples, repacked
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.pixels.picture import Planar
 
 __all__ = ["VideoWriter"]
 
@@ -42,7 +44,11 @@ logger = logging.getLogger(__name__)
 
 
 class VideoWriter:
-    """Writes a video file, which gets its name when it is complete, or a pipe."""
+    """Writes a video file, which gets its name when it is complete, or a pipe.
+
+    Attributes:
+        conversion: from RGB to the planes that the file stores.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,8 @@ class VideoWriter:
         """
         self.path, self.info = path, info
         self._plan = Plan.of(str(path), info, encoding)
+        planar = Layout.of(self._plan.pixel_format).planar
+        self.conversion: Conversion | None = conversion(planar, self._plan.tags, info.height)
         self._last: int | None = None
         self._duration, self._moved, self._doubled = 1, False, False
         mov_like = self._plan.muxer in MOV_LIKE
@@ -226,7 +234,10 @@ class VideoWriter:
             picture = repacked(original, self._plan.pixel_format)
             picture.pict_type = 0  # otherwise the encoder would copy the source's key frames
             return picture
-        return from_rgb(frame.pixels, self._plan.pixel_format, self._plan.tags)
+        made, plan = frame.picture, self._plan
+        if isinstance(made, Planar) and made.conversion == self.conversion:
+            return from_samples(made.samples, made.size, plan.pixel_format, plan.tags)
+        return from_rgb(frame.pixels, plan.pixel_format, plan.tags)
 
     @contextlib.contextmanager
     def _empty_file(self) -> Iterator[OutputContainer]:

@@ -1,37 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion between a stream's pictures and RGB, each direction the exact inverse of the other.
+"""A stream's colour tags, and its pictures as RGB and back.
 
 Original frames keep their stored values, while interpolated frames are converted from RGB. If that
-conversion were not exact, the two would differ and flicker as they alternate. Chroma is upsampled
-linearly on the way in, and downsampled on the way out by the filter that undoes this (at co-sited
-samples the analysis filter of the LeGall 5/3 wavelet). swscale is not exact enough: after a round
-trip its full-range chroma is half a level too low, its 12-bit luma seven levels too high, and 4:2:0
-chroma is blurred.
+conversion were not exact, the two would differ and flicker as they alternate. swscale is not exact
+enough: after a round trip its full-range chroma is half a level too low, its 12-bit luma seven
+levels too high, and 4:2:0 chroma is blurred.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import NamedTuple
 
 import av
-import jax
-import jax.numpy as jnp
 import numpy as np
 from av.video.plane import VideoPlane
 from av.video.reformatter import ColorRange, Interpolation
-from jax import Array
 
 from flavr_jax.typing import Frame
+from flavr_jax.video.pixels.conversion import Conversion, Form, Numbers, Samples, on_host
 from flavr_jax.video.pixels.layout import Layout
+from flavr_jax.video.pixels.picture import Planar
 
 __all__ = [
     "RGB",
     "SRGB",
     "UNTAGGED",
     "Colour",
+    "conversion",
     "from_rgb",
+    "from_samples",
+    "picture",
     "repacked",
     "samples",
     "standard",
@@ -129,13 +127,22 @@ def to_rgb(frame: av.VideoFrame, colour: Colour) -> Frame:
 
     Pixels are uint8, or uint16 if the frame has more than 8 bits.
     """
-    layout = Layout.of(frame.format.name)
+    found = picture(frame, colour)
+    return found.pixels if isinstance(found, Planar) else found
+
+
+def picture(frame: av.VideoFrame, colour: Colour) -> Frame | Planar:
+    """Return a decoded frame as ``to_rgb`` would, or planes that are converted when needed."""
     if frame.format.name in ("rgb24", "rgba", "rgb48le", "rgba64le"):
         return frame.to_ndarray()
-    form, numbers = _conversion(layout.planar, colour, frame.height)
-    planes = tuple(samples(plane, form.layout) for plane in repacked(frame, layout.planar).planes)
-    with jax.default_device(_host()):
-        return np.asarray(_decode(planes, numbers, form, (frame.height, frame.width)))
+    planar = Layout.of(frame.format.name).planar
+    how = conversion(planar, colour, frame.height)
+
+    def gather() -> Samples:
+        planes = repacked(frame, planar).planes
+        return np.concatenate([samples(plane, how.form.layout).reshape(-1) for plane in planes])
+
+    return Planar(gather, how, (frame.height, frame.width))
 
 
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
@@ -144,15 +151,30 @@ def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:
     If the pixel format needs alpha, an opaque channel is added; if it has none, alpha is dropped.
     """
     height, width = pixels.shape[:2]
+    how = conversion(Layout.of(pixel_format).planar, colour, height)
+    with on_host():
+        values = np.asarray(how.encode(pixels))
+    return from_samples(values, (height, width), pixel_format, colour)
+
+
+def from_samples(
+    values: Samples, size: tuple[int, int], pixel_format: str, colour: Colour
+) -> av.VideoFrame:
+    """Return a frame to encode from the samples of its planes.
+
+    Args:
+        values: as ``conversion(…).encode`` returns them.
+        size: height and width.
+        pixel_format: with the content of the planes, in any packing.
+        colour: the tags, as for ``from_rgb``.
+    """
     planar = Layout.of(pixel_format).planar
-    frame = av.VideoFrame(width, height, planar)
-    form, numbers = _conversion(planar, colour, height)
-    with jax.default_device(_host()):
-        planes = _encode(pixels, numbers, form)
-    for plane, values in zip(frame.planes, planes, strict=True):
-        samples(plane, form.layout)[:] = values
+    frame, layout = av.VideoFrame(size[1], size[0], planar), Layout.of(planar)
+    how = conversion(planar, colour, size[0])
+    for plane, part in zip(frame.planes, how.split(values, size), strict=True):
+        samples(plane, layout)[:] = part
     frame = repacked(frame, pixel_format)
-    tags = colour.stored_in(pixel_format, height)
+    tags = colour.stored_in(pixel_format, size[0])
     # Some encoders, such as that of ProRes, take the tags of the frames, not of the stream.
     frame.colorspace, frame.color_range = tags.matrix, tags.levels
     frame.color_primaries, frame.color_trc = tags.primaries, tags.transfer
@@ -188,47 +210,14 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """The static part of a conversion: a program is compiled for each value.
+def conversion(planar: str, colour: Colour, height: int) -> Conversion:
+    """Return the conversion between planes of a planar pixel format and RGB.
 
-    Matrix, levels and depth are arguments instead, so few programs serve all combinations.
-
-    Attributes:
-        layout: of the planes; its depth is that of the arrays, 8 or 16 bits.
-        on_column: whether chroma samples lie on a luma column, not between two.
-        on_row: likewise for rows.
+    Args:
+        planar: ``Layout.planar`` of a pixel format.
+        colour: the tags of the planes.
+        height: of the frames, which stands for the matrix where there is none.
     """
-
-    layout: Layout
-    on_column: bool
-    on_row: bool
-
-
-class _Numbers(NamedTuple):
-    """The numeric part of a conversion: weights of the matrix, and levels of the samples.
-
-    Attributes:
-        kr: weight of red in luma.
-        kb: weight of blue in luma.
-        black: luma of RGB 0.
-        middle: chroma of grey.
-        luma: number of levels from RGB 0 to RGB 1.
-        chroma: number of levels between the extremes of chroma.
-        top: the highest level that a sample can hold.
-    """
-
-    kr: float
-    kb: float
-    black: float
-    middle: float
-    luma: float
-    chroma: float
-    top: float
-
-
-def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbers]:
-    """Return the static and the numeric part of a conversion."""
     layout = Layout.of(planar)
     scale, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
     full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
@@ -238,21 +227,13 @@ def _conversion(planar: str, colour: Colour, height: int) -> tuple[_Form, _Numbe
         wider = 255 / 219
         black, luma, chroma = black - luma * 16 / 219, luma * wider, chroma * wider
     kr, kb = _WEIGHTS[colour.matrix_used(height)]
-    numbers = _Numbers(kr, kb, black, 128 * scale, luma, chroma, top)
-    form = _Form(
+    numbers = Numbers(kr, kb, black, 128 * scale, luma, chroma, top)
+    form = Form(
         layout=dataclasses.replace(layout, bits=layout.pixel_bits),
         on_column=colour.siting in _ON_COLUMN,
         on_row=colour.siting in _ON_ROW,
     )
-    return form, numbers
-
-
-def _host() -> jax.Device | None:  # pyright: ignore[reportInvalidTypeForm]
-    """Return the CPU, where decoding and encoding happen; the network keeps the GPU busy."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # a JAX_PLATFORMS without cpu
-        return None
+    return Conversion(form, numbers)
 
 
 def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
@@ -260,99 +241,3 @@ def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
     kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _decode(
-    planes: tuple[Array, ...], numbers: _Numbers, form: _Form, size: tuple[int, int]
-) -> Array:
-    """Convert planes to RGB or RGBA of ``size`` (height, width)."""
-    layout = form.layout
-    colours = [plane.astype(jnp.float32) for plane in planes]
-    alpha = [colours.pop() / numbers.top] if layout.alpha else []
-    if layout.kind == "rgb":
-        green, blue, red = ((plane - numbers.black) / numbers.luma for plane in colours)
-    else:
-        luma = (colours[0] - numbers.black) / numbers.luma
-        red = green = blue = luma
-        if layout.kind == "yuv":
-            difference = [(plane - numbers.middle) / numbers.chroma for plane in colours[1:]]
-            # Rows first here, columns first in _encode: an inverse applies its steps in reverse.
-            for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
-                if layout.chroma[1 - axis]:
-                    difference = [_finer(plane, axis, on_sample) for plane in difference]
-            # The chroma size of an odd side is rounded up, so upsampling gives one row or column
-            # too many.
-            cb, cr = (plane[: size[0], : size[1]] for plane in difference)
-            red = luma + 2 * (1 - numbers.kr) * cr
-            blue = luma + 2 * (1 - numbers.kb) * cb
-            green = luma - numbers.kr * red - numbers.kb * blue
-            green = green / (1 - numbers.kr - numbers.kb)
-    most, kind = (255, jnp.uint8) if layout.bits == 8 else (65535, jnp.uint16)
-    pixels = jnp.stack([red, green, blue, *alpha], axis=-1)
-    return jnp.rint(jnp.clip(pixels, 0, 1) * most).astype(kind)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _encode(pixels: Array, numbers: _Numbers, form: _Form) -> list[Array]:
-    """Convert RGB or RGBA to the planes of a layout, rounded and clipped."""
-    layout = form.layout
-    most = 255 if pixels.dtype == jnp.uint8 else 65535
-    red, green, blue, *alpha = (pixels[..., c] / jnp.float32(most) for c in range(pixels.shape[-1]))
-    planes = [part * numbers.luma + numbers.black for part in (green, blue, red)]
-    if layout.kind != "rgb":
-        kr, kb = numbers.kr, numbers.kb
-        luma = kr * red + (1 - kr - kb) * green + kb * blue
-        planes = [luma * numbers.luma + numbers.black]
-        if layout.kind == "yuv":
-            chroma = [(blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))]
-            for axis, on_sample in ((1, form.on_column), (0, form.on_row)):
-                if layout.chroma[1 - axis]:
-                    chroma = [_coarser(plane, axis, on_sample) for plane in chroma]
-            planes += [plane * numbers.chroma + numbers.middle for plane in chroma]
-    if layout.alpha:
-        planes.append((alpha[0] if alpha else jnp.ones_like(red)) * numbers.top)
-    kind = jnp.uint8 if layout.bits == 8 else jnp.uint16
-    return [jnp.rint(jnp.clip(plane, 0, numbers.top)).astype(kind) for plane in planes]
-
-
-def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Double the samples along an axis by linear interpolation.
-
-    With ``on_sample``, every other new sample lies on an old one; otherwise each old sample lies
-    midway between two new ones.
-    """
-    before, after = _shifted(plane, axis, -1), _shifted(plane, axis, 1)
-    if on_sample:
-        pair = [plane, (plane + after) / 2]
-    else:
-        pair = [(3 * plane + before) / 4, (3 * plane + after) / 4]
-    shape = list(plane.shape)
-    shape[axis] *= 2
-    return jnp.stack(pair, axis + 1).reshape(shape)
-
-
-def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
-    """Halve the samples along an axis, so that ``_coarser(_finer(x)) == x``."""
-    # Filters of unit gain (after the division by 8). Interpolation followed by the filter gives
-    # weight 1 to the sample itself and 0 to all others.
-    taps = (-1, 2, 6, 2, -1) if on_sample else (0, -2, 6, 6, -2)
-    padding = [(0, 0)] * plane.ndim
-    padding[axis] = (2, 2 + plane.shape[axis] % 2)
-    padded = jnp.pad(plane, padding, mode="edge")
-    length = padded.shape[axis] - 4
-    parts = [
-        weight * padded[(slice(None),) * axis + (slice(k, k + length, 2),)]
-        for k, weight in enumerate(taps)
-        if weight
-    ]
-    return functools.reduce(jnp.add, parts) / 8
-
-
-def _shifted(plane: Array, axis: int, step: int) -> Array:
-    """Return, for each sample, the sample ``step`` further along an axis; border samples repeat."""
-    padding = [(0, 0)] * plane.ndim
-    padding[axis] = (max(0, -step), max(0, step))
-    start = max(0, step)
-    inside = (slice(None),) * axis + (slice(start, start + plane.shape[axis]),)
-    return jnp.pad(plane, padding, mode="edge")[inside]

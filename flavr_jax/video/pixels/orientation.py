@@ -59,7 +59,7 @@ def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
     original = frame.original
     return dataclasses.replace(
         frame,
-        pixels=np.ascontiguousarray(turned(matrix, frame.pixels)),
+        picture=np.ascontiguousarray(turned(matrix, frame.pixels)),
         original=original and _turned_planes(matrix, original),
     )
 

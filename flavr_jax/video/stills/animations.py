@@ -32,6 +32,7 @@ from flavr_jax.partial import Partial
 from flavr_jax.video.files.names import file_url
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, from_rgb
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills.dither import PalettePicture, is_dithered, with_still_dots
 
@@ -52,6 +53,8 @@ class GifWriter:
 
     The GIF plays ``info.plays`` times, or endlessly if that is None.
     """
+
+    conversion: Conversion | None = None
 
     def __init__(self, path: Path, info: ClipInfo, *, overwrite: bool = False) -> None:
         """Create the partial file.

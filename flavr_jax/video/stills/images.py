@@ -24,6 +24,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import SRGB, Colour, standard
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills import exr
 from flavr_jax.video.stills.image_files import eight_bits, read_header, read_image, write_image
@@ -116,6 +117,8 @@ class ImageFolderWriter:
 
     An original that comes from a file of the same format is copied byte for byte.
     """
+
+    conversion: Conversion | None = None
 
     def __init__(
         self,
@@ -215,7 +218,7 @@ def kind_of_output(info: ClipInfo, encoding: Encoding) -> str:
 
 def without_headroom(colour: Colour, frame: TimedFrame) -> TimedFrame:
     """Return a frame with pixels of the usual range, for outputs without headroom."""
-    return dataclasses.replace(frame, pixels=standard(frame.pixels, colour))
+    return dataclasses.replace(frame, picture=standard(frame.pixels, colour))
 
 
 def is_linear(info: ClipInfo) -> bool:
@@ -241,7 +244,7 @@ def _check_only_ours(path: Path) -> None:
 
 def displayed(frame: TimedFrame) -> TimedFrame:
     """Convert a frame of linear light to sRGB, for outputs that cannot exceed white."""
-    return dataclasses.replace(frame, pixels=exr.displayed(frame.pixels), original=None)
+    return dataclasses.replace(frame, picture=exr.displayed(frame.pixels), original=None)
 
 
 def _natural(name: str) -> list[str | int]:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures whose pixels are converted or fetched only when they are asked for.
+
+Most frames of a clip never need RGB on the host: they go to the device of the network as planes,
+and come back from it as planes. A ``Picture`` therefore knows where its values are, and turns them
+into what its user asks for.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import UInt8, UInt16
+
+from flavr_jax.typing import Frame
+from flavr_jax.video.pixels.conversion import Conversion, Samples, on_host
+
+__all__ = ["Picture", "Planar", "Resident", "resident"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resident:
+    """A frame on the device of a network.
+
+    Attributes:
+        pixels: RGB or RGBA.
+        opaque: True if there is no alpha, or if it is opaque everywhere.
+    """
+
+    pixels: UInt8[Array, "height width channel"] | UInt16[Array, "height width channel"]
+    opaque: bool = True
+
+
+class Picture(abc.ABC):
+    """A picture that is converted, or fetched from a device, when it is asked for."""
+
+    @property
+    @abc.abstractmethod
+    def pixels(self) -> Frame:
+        """RGB or RGBA on the host."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of ``pixels``."""
+
+    @abc.abstractmethod
+    def upload(self) -> Resident:
+        """Return the picture on JAX's default device."""
+
+    def sampled(self, step: int) -> Frame:
+        """Return every ``step``-th pixel of every ``step``-th row, on the host."""
+        return self.pixels[::step, ::step]
+
+
+class Planar(Picture):
+    """A picture held as the samples of its planes, on the host.
+
+    Attributes:
+        conversion: between the planes and RGB.
+        size: height and width.
+    """
+
+    def __init__(
+        self,
+        samples: Samples | Callable[[], Samples],
+        conversion: Conversion,
+        size: tuple[int, int],
+    ) -> None:
+        """Hold a picture.
+
+        Args:
+            samples: of the planes, or a function that gathers them when they are needed.
+            conversion: between the planes and RGB.
+            size: height and width.
+        """
+        self._given, self.conversion, self.size = samples, conversion, size
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """The samples of all planes."""
+        return self._given if isinstance(self._given, np.ndarray) else self._given()
+
+    @property
+    def pixels(self) -> Frame:
+        """RGB or RGBA on the host."""
+        return self._pixels
+
+    @functools.cached_property
+    def _pixels(self) -> Frame:
+        with on_host():
+            return np.asarray(self.conversion.decode(self.samples, self.size))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of ``pixels``."""
+        return (*self.size, 3 + self.conversion.form.layout.alpha)
+
+    def upload(self) -> Resident:
+        """Return the picture on JAX's default device; its planes are converted there."""
+        pixels = self.conversion.decode(jax.device_put(self.samples), self.size)
+        opaque = True
+        if self.conversion.form.layout.alpha:
+            alpha = self.conversion.split(self.samples, self.size)[-1]
+            opaque = bool(alpha.min() >= self.conversion.numbers.top)
+        return Resident(pixels, opaque)
+
+    def sampled(self, step: int) -> Frame:
+        """Return every ``step``-th pixel of every ``step``-th row, with the nearest chroma."""
+        planes = self.conversion.split(self.samples, self.size)
+        rows, columns = (np.arange(0, length, step) for length in self.size)
+        coarse = [
+            plane[
+                np.ix_(
+                    rows * plane.shape[0] // self.size[0], columns * plane.shape[1] // self.size[1]
+                )
+            ]
+            for plane in planes
+        ]
+        # All planes have the same size now, as in 4:4:4.
+        layout = dataclasses.replace(self.conversion.form.layout, chroma=(0, 0))
+        form = dataclasses.replace(self.conversion.form, layout=layout)
+        flat = np.concatenate([plane.reshape(-1) for plane in coarse])
+        return Planar(flat, Conversion(form, self.conversion.numbers), coarse[0].shape).pixels
+
+
+def resident(picture: Frame | Picture) -> Resident:
+    """Return a picture, or pixels on the host, on JAX's default device."""
+    if isinstance(picture, Picture):
+        return picture.upload()
+    opaque = picture.shape[-1] < 4 or picture[..., 3].min() == np.iinfo(picture.dtype).max
+    return Resident(jax.device_put(picture), bool(opaque))
