@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network in stripes of rows, so that large frames fit into little memory.
 
-Two kinds of layers need whole frames: the mean colour, and the gates, which depend on means over a
-whole feature map. All gates but the last are computed at half the U-Net's size or less, where
-feature maps are small. ``exact`` therefore computes those layers on whole frames. Only the last
-decoder stage, the output convolution and the warping head run in stripes; together they hold most
-of the memory of a window. A first pass over the stripes measures the last gate. A stripe reads
-more rows than it writes, as many as the convolutions reach, so its frames are those of the whole
-network up to the order of sums. Displaced pixels are looked up in the whole frames.
+A stripe reads more rows than it writes, as many as the convolutions reach, and displaced pixels are
+looked up in whole frames. Two kinds of layers need more: the mean colour, and the gates, which
+depend on the means of whole feature maps. All stripes therefore share them.
+
+With ``split = "fine"``, only the last decoder stage, the output convolution and the warping head
+run in stripes. They hold most of a window's memory and contain one gate, which a first pass over
+the stripes measures. The other layers compute maps of at most half the U-Net's height and width,
+and run on whole frames.
+
+With ``split = "all"``, the whole network runs in stripes, and memory hardly grows with the frame.
+The gates are first estimated from a small copy of the frames. Each further pass over the stripes
+measures all gates, given those of the pass before. The n-th gate depends only on those before it,
+so n passes make it exact; in practice all gates stop changing after a few passes.
 """
 
 from __future__ import annotations
@@ -15,24 +21,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
-from flavr_jax.models.decoder import DecoderStage
-from flavr_jax.models.head import Rows
-from flavr_jax.models.layers import FeatureMap
+from flavr_jax.models import flavr, head
+from flavr_jax.models.layers import FeatureMap, Gate, watching_gates
 from flavr_jax.typing import Windows
 
 __all__ = ["WHOLE", "Tiling", "predict"]
 
-Finish: TypeAlias = Callable[[Windows], Array]
+Finish: TypeAlias = Callable[[Float[Array, "1 output _height _width 3"]], Array]
+Logits: TypeAlias = list[Float32[Array, " _channel"]]
+
+_SETTLED = 1e-5
+"""Largest change of any gate's scale between two passes after which no further pass is made."""
+
+_THUMBNAIL = 256
+"""Largest height or width of the frames that the first estimate of the gates is made from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +51,22 @@ class Tiling:
 
     Attributes:
         stripes: number of stripes of full-width rows; 1 computes whole frames.
+        split: layers that run in stripes: the fine ones, at the end of the network, or all.
+        passes: with ``split = "all"``, the largest number of passes that measure gates; None to
+            go on until they no longer change.
     """
 
     stripes: int = 1
+    split: Literal["fine", "all"] = "fine"
+    passes: int | None = None
+
+    def __str__(self) -> str:
+        if self.stripes == 1:
+            return "whole frames"
+        if self.split == "fine":
+            return f"{self.stripes} stripes in the last layers"
+        kind = "exact" if self.passes is None else "estimated"
+        return f"{self.stripes} stripes in all layers, {kind} gates"
 
 
 WHOLE = Tiling()
@@ -88,48 +111,133 @@ def _in_stripes(
     outputs: tuple[int, ...] | None,
     tiling: Tiling,
 ) -> tuple[Array, Bool[Array, ""]]:
-    """Frames of one window: whole up to the last decoder stage, then in stripes."""
+    """Frames of one window, and whether all their values are finite."""
     model = flavr.merged(config, params, None)
-    maps, sources = model.coarse(windows)
-    half_height = maps[0].values.shape[2]
-    stripes = _Stripes.of(half_height, tiling.stripes, _reach(config))
-    _share_gate(model.decoder.stages[-1], maps, stripes)
+    sources = model.sources(windows)
+    fine = tiling.split == "fine"
+    stripes = _Stripes.of(
+        config, sources.small.shape[2], tiling.stripes, unit=2 if fine else 8, all_layers=not fine
+    )
+    whole = model.coarse(sources.small - sources.mean) if fine else ()
+
+    def maps(start: Int[Array, ""]) -> tuple[FeatureMap, ...]:
+        """Inputs of the last decoder stage in the rows that a stripe reads."""
+        if not fine:
+            return model.coarse(stripes.cut(sources.small, start) - sources.mean)
+        return tuple(FeatureMap(stripes.cut(x.values, start), scale=x.scale) for x in whole)
+
+    if fine:
+        gates = model.gates[-1:]
+        logits = _measure(stripes, gates, lambda start: model.decoder.last(maps(start)))
+    else:
+        gates = model.gates
+        logits = _shared_gates(config, params, sources, stripes, tiling.passes)
+    for gate, shared in zip(gates, logits):
+        gate.fix(shared)
 
     def add(number: Int[Array, ""], done: tuple[Array, Array]) -> tuple[Array, Array]:
         frames, finite = done
         start, first = stripes.place(number)
-        rows = Rows(2 * start, 2 * first, 2 * stripes.count)
-        made = model.fine(stripes.cut(maps, start), sources, outputs=outputs, rows=rows)
+        unit = stripes.unit
+        rows = head.Rows(unit * start, unit * first, unit * stripes.count)
+        made = model.fine(maps(start), sources, outputs=outputs, rows=rows)
         row = rows.first * config.trunk_scale
         frames = lax.dynamic_update_slice_in_dim(frames, finish(made)[0], row, axis=1)
         return frames, finite & jnp.isfinite(made).all()
 
-    whole = jax.ShapeDtypeStruct(
-        (1, config.n_outputs if outputs is None else len(outputs), *windows.shape[2:]), jnp.float32
-    )
-    result = jax.eval_shape(finish, whole)
+    count = config.n_outputs if outputs is None else len(outputs)
+    made = jax.ShapeDtypeStruct((1, count, *windows.shape[2:]), jnp.float32)
+    result = jax.eval_shape(finish, made)
     empty = jnp.zeros(result.shape[1:], result.dtype)
     return lax.fori_loop(0, stripes.number, add, (empty, jnp.array(True)))
 
 
+def _shared_gates(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    sources: flavr.Sources,
+    stripes: _Stripes,
+    passes: int | None,
+) -> Logits:
+    """Logits of all gates: an estimate from a small copy of the frames, and passes over stripes."""
+    model = flavr.merged(config, params, None)
+    colours = sources.small - sources.mean
+    batch, time, height, width, channels = colours.shape
+    factor = max(1, max(height, width) / _THUMBNAIL)
+    size = (max(8, round(side / factor / 8) * 8) for side in (height, width))
+    small = jax.image.resize(colours, (batch, time, *size, channels), "linear")
+    whole = _Stripes(height=1, count=1, reach=0, unit=1)
+    logits = _measure(whole, model.gates, lambda _: model.decoder(model.encoder(small)))
+
+    def unsettled(state: tuple[Array, Logits, Array]) -> Array:
+        number, _, change = state
+        return (number < (len(logits) if passes is None else passes)) & (change > _SETTLED)
+
+    def again(state: tuple[Array, Logits, Array]) -> tuple[Array, Logits, Array]:
+        number, old, _ = state
+        fixed = flavr.merged(config, params, None)
+        for gate, shared in zip(fixed.gates, old):
+            gate.fix(shared)
+        new = _measure(
+            stripes,
+            model.gates,
+            lambda start: fixed.decoder.last(fixed.coarse(stripes.cut(colours, start))),
+        )
+        changes = [jnp.abs(jax.nn.sigmoid(a) - jax.nn.sigmoid(b)).max() for a, b in zip(new, old)]
+        return number + 1, new, jnp.stack(changes).max()
+
+    return lax.while_loop(unsettled, again, (jnp.array(0), logits, jnp.array(jnp.inf)))[1]
+
+
+def _measure(
+    stripes: _Stripes, gates: list[Gate], run: Callable[[Int[Array, ""]], FeatureMap]
+) -> Logits:
+    """Logits of ``gates`` from means over all stripes.
+
+    Args:
+        stripes: the stripes.
+        gates: with the network's parameters.
+        run: computes the layers with these gates on the rows that a stripe reads, from the first.
+    """
+
+    def add(number: Int[Array, ""], means: Logits) -> Logits:
+        start, _ = stripes.place(number)
+        with watching_gates() as maps:
+            run(start)
+        parts = [stripes.part_of_mean(x.in_units().values, number) for x in maps]
+        return [mean + part for mean, part in zip(means, parts, strict=True)]
+
+    nothing = [jnp.zeros(gate.bias.shape, jnp.float32) for gate in gates]
+    means = lax.fori_loop(0, stripes.number, add, nothing)
+    return [gate.logits(mean) for gate, mean in zip(gates, means)]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Stripes:
-    """Division of a feature map's rows; the last stripe overlaps the one before it.
+    """Division of a frame's rows; the last stripe may overlap the one before it.
+
+    Rows are counted in units, so that every stripe of a coarse feature map has whole rows.
 
     Attributes:
-        height: rows of the map.
+        height: rows of the frame.
         count: rows that each stripe writes.
-        reach: rows that it also reads on either side, inside the map.
+        reach: rows that it also reads on either side, inside the frame.
+        unit: rows of the U-Net's input that make a row here.
     """
 
     height: int
     count: int
     reach: int
+    unit: int
 
     @classmethod
-    def of(cls, height: int, number: int, reach: int) -> _Stripes:
-        """Divide ``height`` rows into at most ``number`` stripes."""
-        return cls(height, math.ceil(height / number), reach)
+    def of(
+        cls, config: ModelConfig, rows: int, number: int, *, unit: int, all_layers: bool
+    ) -> _Stripes:
+        """Divide ``rows`` of the U-Net's input into at most ``number`` stripes."""
+        reach = _reach_of_fine(config) + (_reach_of_coarse(config) if all_layers else 0)
+        height = rows // unit
+        return cls(height, math.ceil(height / number), math.ceil(reach / unit), unit)
 
     @property
     def number(self) -> int:
@@ -141,7 +249,7 @@ class _Stripes:
         """Number of rows that each stripe reads.
 
         At the top and bottom, a stripe reads more rows on its other side instead. Its own border
-        is then that of the map, and convolutions pad it in the same way.
+        is then that of the frame, and convolutions pad it in the same way.
         """
         return min(self.height, self.count + 2 * self.reach)
 
@@ -150,55 +258,37 @@ class _Stripes:
         first = jnp.minimum(number * self.count, self.height - self.count)
         return jnp.clip(first - self.reach, 0, self.height - self.read), first
 
-    def cut(self, maps: tuple[FeatureMap, ...], start: Int[Array, ""]) -> tuple[FeatureMap, ...]:
-        """The rows that a stripe reads."""
-        return tuple(
-            FeatureMap(
-                lax.dynamic_slice_in_dim(each.values, start, self.read, axis=2), scale=each.scale
-            )
-            for each in maps
-        )
+    def cut(
+        self, x: Float[Array, "batch time _rows width channel"], start: Int[Array, ""]
+    ) -> Float[Array, "batch time _read width channel"]:
+        """The rows that a stripe reads, of frames or of a feature map of any size."""
+        each = x.shape[2] // self.height
+        return lax.dynamic_slice_in_dim(x, start * each, self.read * each, axis=2)
+
+    def part_of_mean(
+        self, x: Float[Array, "1 time _rows width channel"], number: Int[Array, ""]
+    ) -> Float32[Array, " channel"]:
+        """What the rows that a stripe writes add to the mean of a feature map."""
+        start, first = self.place(number)
+        _, time, rows, width, _ = x.shape
+        each = rows // self.read
+        own = lax.dynamic_slice_in_dim(x, (first - start) * each, self.count * each, axis=2)
+        # Leave out rows that the stripe before has counted.
+        new = first * each + jnp.arange(self.count * each) >= number * self.count * each
+        own = jnp.where(new[:, None, None], own, 0)
+        return own.sum(axis=(0, 1, 2, 3), dtype=jnp.float32) / (time * self.height * each * width)
 
 
-def _reach(config: ModelConfig) -> int:
-    """Rows that a stripe reads beyond those it writes, at half the U-Net's size."""
+def _reach_of_fine(config: ModelConfig) -> int:
+    """Rows of the U-Net's size that the last layers read beyond those they write."""
     rows = 2 + 3  # a row of the last stage's input, which is half as large; the 7×7 convolution
     if config.refine:
         rows += config.refine_layers + 2  # 3×3 convolutions
-    if config.trunk_scale > 1:
-        rows += 1  # interpolation to the frames' size
-    return math.ceil(rows / 2)
+    return rows + (config.trunk_scale > 1)  # interpolation to the frames' size
 
 
-def _share_gate(stage: DecoderStage, maps: tuple[FeatureMap, ...], stripes: _Stripes) -> None:
-    """Measure the stage's gate over all stripes, and fix it to the result."""
-    gate = stage.gate
-    bias, kernel = gate.parameters[1], gate.parameters[0]
-    # A gate whose logits are 0 halves its input, which a map in 8 bits can hold; the stage's own
-    # gate would be that of each stripe.
-    _fix(stage, jnp.zeros(bias.shape, jnp.float32))
-
-    def add(number: Int[Array, ""], sums: Float[Array, " channel"]) -> Float[Array, " channel"]:
-        start, first = stripes.place(number)
-        half = stage.conv.gated(stripes.cut(maps, start), gate).in_units().values
-        own = lax.dynamic_slice_in_dim(half, 2 * (first - start), 2 * stripes.count, axis=2)
-        # Rows that the stripe before has counted are left out.
-        new = 2 * first + jnp.arange(2 * stripes.count) >= 2 * number * stripes.count
-        own = jnp.where(new[:, None, None], own, 0)
-        return sums + own.sum(axis=(0, 1, 2, 3), dtype=jnp.float32)
-
-    sums = lax.fori_loop(0, stripes.number, add, jnp.zeros(bias.shape, jnp.float32))
-    _, time, height, width, _ = maps[0].values.shape
-    _fix(stage, gate_logits(2 * sums / (time * 4 * height * width), kernel, bias))
-
-
-def gate_logits(mean: Array, kernel: Array, bias: Array) -> Float[Array, " channel"]:
-    """Logits of a gate from the channels' means, in float32."""
-    mean, kernel, bias = (x.astype(jnp.float32) for x in (mean, kernel, bias))
-    return jnp.matmul(mean, kernel, precision="highest") + bias
-
-
-def _fix(stage: DecoderStage, logits: Float[Array, " channel"]) -> None:
-    """Replace the gate's parameters by some that give these logits for every input."""
-    stage.gate.kernel = nnx.Param(jnp.zeros_like(stage.gate.kernel[...]))
-    stage.gate.bias = nnx.Param(logits)
+def _reach_of_coarse(config: ModelConfig) -> int:
+    """Rows of the U-Net's size that all layers before them read beyond those they write."""
+    blocks = zip(config.blocks, (2, 4, 8, 8))
+    encoder = 3 + sum(2 * number * size for number, size in blocks)  # stem, two 3×3 in each block
+    return encoder + 8 + 8 + 4 + 2  # and a row of each stage's input in the decoder

@@ -58,7 +58,7 @@ class Decoder(nnx.Module):
         """Inputs of the last stage, at half the size: the result of all other stages and a skip.
 
         The last stage writes the only full-size features of the network, which take most of its
-        memory. :mod:`flavr_jax.inference.stripes` therefore computes it in parts.
+        memory. :mod:`flavr_jax.inference.tiles` can compute it in parts.
         """
         *skips, x = features
         stages = [jax.checkpoint(s.__call__) if remat else s for s in self.stages[:-1]]

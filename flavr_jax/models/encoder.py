@@ -56,13 +56,17 @@ class Encoder(nnx.Module):
             else:
                 x = normalise(self.stem_norm, self.stem(frames), "relu")
         features = [x]
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        for number, stage in enumerate(stages, 1):
+        for number, stage in enumerate(self.stages, 1):
             for index, block in enumerate(stage):
                 with jax.named_scope(f"layer{number}/block{index}"):
                     x = jax.checkpoint(block.__call__)(x) if remat else block(x)
             features.append(x)  # sizes h/2, h/4, h/8, h/8
         return tuple(features)
+
+    @property
+    def stages(self) -> tuple[nnx.List, ...]:
+        """The four stages, each a list of blocks."""
+        return self.layer1, self.layer2, self.layer3, self.layer4
 
 
 class BasicBlock(nnx.Module):

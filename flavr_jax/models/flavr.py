@@ -31,6 +31,7 @@ from flavr_jax.models.layers import (
     Conv2d,
     FeatureMap,
     Fusion,
+    Gate,
     Implementation,
     LayerOptions,
     activate,
@@ -102,27 +103,34 @@ class FLAVR(nnx.Module):
             ``config.n_outputs`` frames per sample, at the times k / (n_outputs + 1) between the
             two middle frames; only those in ``outputs``, if given.
         """
-        maps, sources = self.coarse(windows, remat=remat)
+        sources = self.sources(windows)
+        maps = self.coarse(sources.small - sources.mean, remat=remat)
         return self.fine(maps, sources, outputs=outputs, remat=remat)
 
-    def coarse(
-        self, windows: Windows, *, remat: bool = False
-    ) -> tuple[tuple[FeatureMap, ...], Sources]:
-        """First part of the network: all that is computed from whole frames.
+    def sources(self, windows: Windows) -> Sources:
+        """The input frames in the forms that the network reads."""
+        small = head.reduce(windows, self.config.trunk_scale)  # [b, t, h, w, 3], U-Net size
+        return Sources(windows, small, mean_colour(small))
 
-        The second part, :meth:`fine`, can be computed in stripes of rows.
+    def coarse(
+        self, colours: Float[Array, "batch time _height _width 3"], *, remat: bool = False
+    ) -> tuple[FeatureMap, ...]:
+        """First part of the network: the U-Net without its last decoder stage.
+
+        Its feature maps have at most half the height and width of the U-Net's input.
+
+        Args:
+            colours: the frames at the U-Net's size, relative to their mean colour.
+            remat: see :meth:`__call__`.
 
         Returns:
-            Inputs of the last decoder stage, at half the U-Net's size, and the frames.
+            The inputs of the last decoder stage, at half the U-Net's size.
         """
-        small = head.reduce(windows, self.config.trunk_scale)  # [b, t, h, w, 3], U-Net size
-        mean = mean_colour(small)  # the U-Net reads colours relative to it
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
-            features = self.encoder((small - mean).astype(dtype), remat=remat)
+            features = self.encoder(colours.astype(dtype), remat=remat)
         with jax.named_scope("decoder"):
-            maps = self.decoder.coarse(features, remat=remat)
-        return maps, Sources(windows, small, mean)
+            return self.decoder.coarse(features, remat=remat)
 
     def fine(
         self,
@@ -162,6 +170,15 @@ class FLAVR(nnx.Module):
                 windows, rows.first * scale, rows.count * scale, axis=2
             )
         return raw + (mean if config.base == "mean" else blend(windows, times))
+
+    @property
+    def gates(self) -> list[Gate]:
+        """All gates in order of execution."""
+        stages = self.encoder.stages
+        return [
+            *(block.gate for stage in stages for block in stage),
+            *(stage.gate for stage in self.decoder.stages),
+        ]
 
     def _raw(
         self, x: Images, wanted: Int[np.ndarray, " outputs"]

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Int
+from jaxtyping import Float, Float32, Int
 
 import pallas_kernels as pk
 from flavr_jax.typing import Images
@@ -60,6 +60,7 @@ __all__ = [
     "quantize_kernel",
     "sample",
     "watching",
+    "watching_gates",
 ]
 
 FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
@@ -157,6 +158,24 @@ def _bias(channels: int, use: bool) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(channels)) if use else None
 
 
+_gated: contextvars.ContextVar[list[FeatureMap] | None] = contextvars.ContextVar(
+    "gated", default=None
+)
+
+
+@contextlib.contextmanager
+def watching_gates() -> Generator[list[FeatureMap], None, None]:
+    """Record the feature maps that gates multiply inside this block, in the list that it yields.
+
+    Convolutions and their gates are then separate operations, so that these maps exist.
+    """
+    token = _gated.set(maps := [])
+    try:
+        yield maps
+    finally:
+        _gated.reset(token)
+
+
 class Gate(nnx.Module):
     """Scales each channel by a sigmoid of all channels' global means ("SEGating" upstream)."""
 
@@ -169,6 +188,8 @@ class Gate(nnx.Module):
         self, x: FeatureMap, residual: FeatureMap | None = None, activation: Activation = None
     ) -> FeatureMap:
         """``activation(x · scale + residual)``."""
+        if (maps := _gated.get()) is not None:
+            maps.append(x)
         return FeatureMap(
             pk.gate(
                 x.in_units().values,
@@ -183,6 +204,16 @@ class Gate(nnx.Module):
     def parameters(self) -> tuple[Array, Array]:
         """The kernel ``[channel, channel]`` and the bias ``[channel]``."""
         return self.kernel[...], self.bias[...]
+
+    def logits(self, mean: Float[Array, " channel"]) -> Float32[Array, " channel"]:
+        """Logits of the scale from the channels' means."""
+        mean, kernel, bias = (x.astype(jnp.float32) for x in (mean, *self.parameters))
+        return jnp.matmul(mean, kernel, precision="highest") + bias
+
+    def fix(self, logits: Float32[Array, " channel"]) -> None:
+        """Replace the parameters by some that give these logits for every input."""
+        self.kernel = nnx.Param(jnp.zeros_like(self.kernel[...]))
+        self.bias = nnx.Param(logits)
 
 
 class Conv3d(nnx.Module):
@@ -224,6 +255,8 @@ class Conv3d(nnx.Module):
         activation: Activation = None,
     ) -> FeatureMap:
         """Convolution, gate, residual and activation as one operation (stride 1)."""
+        if _gated.get() is not None:
+            return gate(_ungated(self, pk.gated_conv3d, inputs), residual, activation)
         output = pk.gated_conv3d(
             inputs,
             *self.parameters,
@@ -239,6 +272,22 @@ class Conv3d(nnx.Module):
     def parameters(self) -> tuple[Array | PackedKernel | QuantizedKernel, Array | None]:
         """The kernel ``[time, height, width, in, out]`` and the bias, if any."""
         return self.kernel.get_value(), None if self.bias is None else self.bias[...]
+
+
+def _ungated(
+    layer: Conv3d | TransposedConv3d,
+    operation: Callable[..., FeatureMap],
+    inputs: FeatureInputs,
+) -> FeatureMap:
+    """Output of a gated convolution before its gate.
+
+    Computed with a gate of one half and doubled: a map in 8 bits has the range of gated values.
+    """
+    kernel, bias = layer.kernel.get_value(), None if layer.bias is None else layer.bias[...]
+    channels = kernel.shape[-1]
+    gate = jnp.zeros((channels, channels)), jnp.zeros(channels)
+    half = operation(inputs, kernel, bias, *gate, implementation=layer.implementation)
+    return half.map(lambda values: 2 * values)
 
 
 class FactorisedConv3d(nnx.Module):
@@ -307,6 +356,8 @@ class TransposedConv3d(nnx.Module):
 
     def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
         """Transposed convolution, gate and activation as one operation."""
+        if _gated.get() is not None:
+            return gate(_ungated(self, pk.gated_conv3d_transpose, inputs), None, activation)
         output = pk.gated_conv3d_transpose(
             inputs,
             self.kernel.get_value(),
