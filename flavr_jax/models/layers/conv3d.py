@@ -1,64 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of FLAVR; no other module of flavr_jax imports pallas_kernels.
-
-A layer holds parameters, calls an operation of pallas_kernels with them, and computes in their
-dtype. Options that all layers of a network share are in :class:`LayerOptions`.
-"""
+"""Layers on feature maps: 3-D convolutions, their gates, and a record of their calls."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
-import math
 from collections.abc import Callable, Generator
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 
 import pallas_kernels as pk
-from flavr_jax.typing import Images
+from flavr_jax.models.layers.options import LayerOptions, normalise, zero_bias
 from pallas_kernels import (
-    LARGEST,
     Activation,
     FeatureMap,
     Implementation,
     PackedKernel,
     QuantizedKernel,
-    activate,
-    assume_hopper,
-    explain,
-    pack_kernel,
-    quantize_kernel,
-    sample,
 )
 
 __all__ = [
-    "LARGEST",
     "Call",
-    "Conv2d",
     "Conv3d",
     "FactorisedConv3d",
-    "FeatureMap",
-    "Fusion",
     "Gate",
-    "Implementation",
-    "LayerOptions",
     "TransposedConv3d",
     "TrilinearConv3d",
-    "activate",
-    "assume_hopper",
-    "explain",
-    "normalise",
-    "pack_kernel",
-    "quantize_kernel",
-    "sample",
     "watching",
     "watching_gates",
 ]
@@ -88,7 +60,7 @@ def watching() -> Generator[list[Call], None, None]:
         _calls.reset(token)
 
 
-def _noted(
+def _record(
     layer: Conv3d | TransposedConv3d,
     inputs: FeatureInputs,
     output: FeatureMap,
@@ -102,60 +74,6 @@ def _noted(
         maps = (inputs,) if isinstance(inputs, FeatureMap) else inputs
         calls.append(Call(layer, maps, residual, output))
     return output
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerOptions:
-    """Options that all layers of a network share.
-
-    Attributes:
-        rngs: source of initial parameters; None leaves them zero, to be replaced.
-        batch_norm: whether BatchNorm follows each convolution.
-        implementation: see :data:`pallas_kernels.Implementation`.
-    """
-
-    rngs: nnx.Rngs | None
-    batch_norm: bool = False
-    implementation: Implementation | None = None
-
-    @property
-    def without_kernel(self) -> Implementation | None:
-        """The implementation to name for operations without a Mosaic GPU kernel of their own."""
-        return "xla" if self.implementation == "mosaic_gpu" else self.implementation
-
-    def norm(self, channels: int) -> nnx.BatchNorm | None:
-        """BatchNorm that uses running statistics until ``model.train()``; None if it is off."""
-        if not self.batch_norm:
-            return None
-        return nnx.BatchNorm(
-            channels,
-            use_running_average=True,
-            momentum=0.9,
-            epsilon=1e-5,
-            rngs=self.rngs or nnx.Rngs(0),
-        )
-
-    def kernel(self, *shape: int, gain: float) -> nnx.Param:
-        """A normally distributed kernel ``[…, in, out]`` of variance ``gain`` / fan-in.
-
-        NumPy draws it, so that it is the same on every device and nothing is compiled.
-        """
-        if self.rngs is None:
-            return nnx.Param(jnp.zeros(shape))
-        generator = np.random.default_rng(np.asarray(jax.random.key_data(self.rngs.params())))
-        deviation = math.sqrt(gain / math.prod(shape[:-1]))
-        return nnx.Param(jnp.asarray(generator.standard_normal(shape, np.float32) * deviation))
-
-
-def normalise(
-    norm: nnx.BatchNorm | None, x: FeatureMap, activation: Activation = None
-) -> FeatureMap:
-    """``activation(norm(x))``; without a norm, only the activation."""
-    return x.map(lambda v: activate(v if norm is None else norm(v), activation))
-
-
-def _bias(channels: int, use: bool) -> nnx.Param | None:
-    return nnx.Param(jnp.zeros(channels)) if use else None
 
 
 _gated: contextvars.ContextVar[list[FeatureMap] | None] = contextvars.ContextVar(
@@ -231,7 +149,7 @@ class Conv3d(nnx.Module):
         gain: float = 2.0,
     ) -> None:
         self.kernel = options.kernel(*kernel_size, in_channels, out_channels, gain=gain)
-        self.bias = _bias(out_channels, use_bias)
+        self.bias = zero_bias(out_channels, use_bias)
         self.stride = stride
         self.implementation: Implementation | None = options.implementation
 
@@ -245,7 +163,7 @@ class Conv3d(nnx.Module):
             with_totals=True,
             implementation=self.implementation,
         )
-        return _noted(self, inputs, output)
+        return _record(self, inputs, output)
 
     def gated(
         self,
@@ -266,7 +184,7 @@ class Conv3d(nnx.Module):
             with_totals=True,
             implementation=self.implementation,
         )
-        return _noted(self, inputs, output, residual)
+        return _record(self, inputs, output, residual)
 
     @property
     def parameters(self) -> tuple[Array | PackedKernel | QuantizedKernel, Array | None]:
@@ -367,7 +285,7 @@ class TransposedConv3d(nnx.Module):
             with_totals=True,
             implementation=self.implementation,
         )
-        return _noted(self, inputs, output)
+        return _record(self, inputs, output)
 
 
 class TrilinearConv3d(nnx.Module):
@@ -391,80 +309,4 @@ class TrilinearConv3d(nnx.Module):
         size = (batch, time, 2 * height, 2 * width, channels)
         return gate(
             x.map(lambda values: jax.image.resize(values, size, "linear")), None, activation
-        )
-
-
-class Fusion(nnx.Module):
-    """Fuses the features of all frames into one image: a 1×1 convolution over their channels."""
-
-    def __init__(self, frames: int, channels: int, options: LayerOptions) -> None:
-        self.kernel = options.kernel(1, 1, frames * channels, channels, gain=2.0)
-        self.frames = frames
-        self.implementation: Implementation | None = options.implementation
-
-    def __call__(self, x: FeatureMap, activation: Activation = None) -> Images:
-        """``[batch, height, width, channel]``.
-
-        The kernel's input channels are ordered by frame, then by the channel of that frame.
-        """
-        kernel = self.kernel[...]
-        # Equal to a convolution whose temporal taps span all frames, which needs no copy.
-        image = pk.conv3d(
-            x,
-            kernel.reshape(self.frames, 1, 1, -1, kernel.shape[-1]),
-            pad_time=False,
-            activation=activation,
-            implementation=self.implementation,
-        )
-        return image.values[:, 0]
-
-
-class Conv2d(nnx.Module):
-    """A 2-D convolution at stride 1 that keeps the size."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        options: LayerOptions,
-        *,
-        padding: Literal["zeros", "reflect"] = "zeros",
-        use_bias: bool = True,
-        gain: float = 2.0,
-    ) -> None:
-        size = (kernel_size, kernel_size)
-        self.kernel = options.kernel(*size, in_channels, out_channels, gain=gain)
-        self.bias = _bias(out_channels, use_bias)
-        self.padding: Literal["zeros", "reflect"] = padding
-        self.implementation: Implementation | None = options.implementation
-
-    def __call__(
-        self,
-        image: Images,
-        activation: Activation = None,
-        *,
-        out_dtype: DTypeLike | None = None,
-        channels: Int[np.ndarray, " some"] | None = None,
-    ) -> Images:
-        """The convolution of an image.
-
-        Args:
-            image: ``[batch, height, width, channel]``.
-            activation: applied last.
-            out_dtype: dtype of the result; by default that of the image.
-            channels: indices of the output channels to compute; None for all.
-        """
-        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
-        if channels is not None:
-            kernel = kernel[..., channels]
-            bias = None if bias is None else bias[channels]
-        return pk.conv2d(
-            image,
-            kernel,
-            bias,
-            padding=self.padding,
-            activation=activation,
-            out_dtype=out_dtype,
-            implementation=self.implementation,
         )

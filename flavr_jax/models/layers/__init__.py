@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of FLAVR; no other part of flavr_jax imports pallas_kernels.
+
+A layer holds parameters, calls an operation of pallas_kernels with them, and computes in their
+dtype. Options that all layers of a network share are in :class:`LayerOptions`. What other modules
+need of pallas_kernels is listed here too.
+"""
+
+from flavr_jax.models.layers.conv2d import Conv2d, Fusion
+from flavr_jax.models.layers.conv3d import (
+    Call,
+    Conv3d,
+    FactorisedConv3d,
+    Gate,
+    TransposedConv3d,
+    TrilinearConv3d,
+    watching,
+    watching_gates,
+)
+from flavr_jax.models.layers.options import LayerOptions, normalise
+from pallas_kernels import (
+    LARGEST,
+    FeatureMap,
+    Implementation,
+    activate,
+    assume_hopper,
+    explain,
+    pack_kernel,
+    quantize_kernel,
+    sample,
+)
+
+__all__ = [
+    "LARGEST",
+    "Call",
+    "Conv2d",
+    "Conv3d",
+    "FactorisedConv3d",
+    "FeatureMap",
+    "Fusion",
+    "Gate",
+    "Implementation",
+    "LayerOptions",
+    "TransposedConv3d",
+    "TrilinearConv3d",
+    "activate",
+    "assume_hopper",
+    "explain",
+    "normalise",
+    "pack_kernel",
+    "quantize_kernel",
+    "sample",
+    "watching",
+    "watching_gates",
+]
