@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interpolate one video file into another: ``python examples/interpolate_file.py IN.mp4 OUT.mp4``.
 
-``scripts/interpolate.py`` does the same with options, progress and exit codes. Frames stream from
+``flavr interpolate`` does the same with options, progress and exit codes. Frames stream from
 the reader through the network to the writer, so the length of the video does not matter.
 """
 

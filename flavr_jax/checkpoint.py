@@ -69,7 +69,7 @@ class Quantization:
             if not 0 < scale < math.inf:
                 raise ValueError(
                     f"the scale of {name!r} is {scale!r}; scales are numbers above 0. "
-                    "Compute them again with scripts/quantize.py."
+                    "Compute them again with `flavr quantize`."
                 )
 
 
@@ -150,7 +150,7 @@ def load(path: str | Path) -> Checkpoint:
     stored = _open(Path(path).absolute())
     if "n_classes" in stored.config:
         raise ValueError(
-            f"{path} is a classifier, not a network that interpolates; use scripts/classify.py."
+            f"{path} is a classifier, not a network that interpolates; use `flavr classify`."
         )
     config = _build(ModelConfig, stored, path)
     quantization = _read_quantization(Path(path))
@@ -172,7 +172,7 @@ def load_classifier(
     if "n_classes" not in stored.config:
         raise ValueError(
             f"{path} is a network that interpolates; train a classifier from it with "
-            "scripts/train.py configs/classify_ucf101.toml --init-from."
+            "`flavr train configs/classify_ucf101.toml --init-from`."
         )
     config = _build(ClassifierConfig, stored, path)
     return config, _read_arrays(stored, path), stored.provenance
@@ -251,7 +251,7 @@ def _open(path: Path) -> _Stored:
     if not (path / "params").is_dir() or not (path / "config").is_dir():
         raise ValueError(
             f"{path} is no checkpoint: `params` and `config` are missing. "
-            "Convert PyTorch weights with scripts/convert_torch.py."
+            "Convert PyTorch weights with `flavr convert`."
         )
     try:
         config = _read_json(path / "config" / "metadata")
@@ -334,7 +334,7 @@ def _read_quantization(path: Path) -> Quantization | None:
         values["scales"] = {name: float(scale) for name, scale in values["scales"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{file} is damaged; compute it again with scripts/quantize.py, or delete it."
+            f"{file} is damaged; compute it again with `flavr quantize`, or delete it."
         ) from error
     return configs.build(Quantization, values, where=str(file))
 

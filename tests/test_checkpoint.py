@@ -223,7 +223,7 @@ def test_scales_are_added_to_a_checkpoint_without_a_change_to_the_rest(tmp_path,
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_cannot_be_one_is_refused(scale):
-    with pytest.raises(ValueError, match=r"the scale of 'out' is .* scripts/quantize\.py"):
+    with pytest.raises(ValueError, match=r"the scale of 'out' is .* `flavr quantize`"):
         checkpoint.Quantization({"out": scale})
 
 

@@ -140,7 +140,7 @@ def read(root: Path) -> list[Sequence]:
     entries = metadata.get("sequences")
     if entries is None or not shards:
         raise ValueError(
-            f"{root} holds no data set that this project packed; scripts/prepare_data.py packs one."
+            f"{root} holds no data set that this project packed; `flavr prepare-data` packs one."
         )
     source = _open_shards(shards)
     sequences, first = [], 0

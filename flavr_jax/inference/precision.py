@@ -79,7 +79,7 @@ def prepare(
     if not scales:
         raise ValueError(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
-            "scripts/quantize.py CHECKPOINT --output DIR, or use bf16."
+            "`flavr quantize CHECKPOINT --output DIR`, or use bf16."
         )
     refused = _why_slow(config, scales)
     slow = f"many times slower here than `precision` auto: {refused}" if refused else ""
@@ -91,7 +91,7 @@ def _fastest(config: ModelConfig, scales: Mapping[str, float] | None) -> tuple[P
     if jax.default_backend() == "cpu":
         return "fp32", "the device is a CPU"
     if not scales:
-        return "bf16", "not fp8: the checkpoint has no scales, see scripts/quantize.py"
+        return "bf16", "not fp8: the checkpoint has no scales, see `flavr quantize`"
     if refused := _why_slow(config, scales):
         return "bf16", f"not fp8: {refused}"
     return "fp8", f"{len(scales)} of {len(quantized.feature_maps(config))} feature maps"

@@ -158,7 +158,7 @@ def pack(
     if unknown := sorted(set(scales) - set(feature_maps(config))):
         raise ValueError(
             f"`scales` names {', '.join(map(repr, unknown))}, which this network does not have; "
-            "calibrate this network (scripts/quantize.py)."
+            "calibrate this network (`flavr quantize`)."
         )
     quantised: dict[str, Any] = {}
     channels: dict[str, int] = {}

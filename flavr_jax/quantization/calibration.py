@@ -99,7 +99,7 @@ def largest_magnitudes(
     if wrong := [name for name, value in found.items() if not np.isfinite(value)]:
         raise ValueError(
             f"the network's {', '.join(wrong)} is infinite or NaN on calibration clips, so it has "
-            "no scale; check the checkpoint with scripts/evaluate.py."
+            "no scale; check the checkpoint with `flavr evaluate`."
         )
     return found
 

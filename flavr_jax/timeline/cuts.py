@@ -25,7 +25,7 @@ __all__ = ["find_cuts", "is_cut", "mismatch"]
 # In cells. A block may have moved by a tenth of the picture's width.
 _BLOCK, _SHIFT = 4, 5
 
-# Thresholds, chosen by hand on the clips of scripts/evaluate_cuts.py; results change little if one
+# Thresholds, chosen by hand on the clips of `flavr evaluate-cuts`; results change little if one
 # of them is varied.
 _VISIBLE, _STILL = 6.0, 1.0  # differences
 _LEAST_CONTRAST = 4.0  # levels of 255; a picture with less is nearly uniform, such as all black

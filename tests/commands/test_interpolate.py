@@ -362,7 +362,7 @@ def unknown_container():
 
 def not_calibrated():
     write_clip(Path("in.mp4"))
-    return ["in.mp4", "--precision", "fp8"], "scripts/quantize.py CHECKPOINT --output DIR"
+    return ["in.mp4", "--precision", "fp8"], "flavr quantize CHECKPOINT --output DIR"
 
 
 @pytest.mark.parametrize(

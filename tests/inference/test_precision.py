@@ -55,7 +55,7 @@ def test_8_bits_on_a_device_without_kernels_for_them_are_called_slow(params):
 
 
 def test_8_bits_without_scales_name_the_script_that_makes_them(params):
-    with pytest.raises(ValueError, match=r"scripts/quantize\.py CHECKPOINT --output DIR"):
+    with pytest.raises(ValueError, match=r"`flavr quantize CHECKPOINT --output DIR"):
         prepare(CONFIG, params, "fp8")
 
 
