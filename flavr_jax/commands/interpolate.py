@@ -27,12 +27,13 @@ from flavr_jax.bundled import SAMPLE
 from flavr_jax.config import Precision
 from flavr_jax.inference import stream
 from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
 from flavr_jax.terminal import printable
 from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import encoders, reader, sinks
-from flavr_jax.video.files.names import is_pipe
+from flavr_jax.video.files.names import NULL, is_pipe
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Output:
     Attributes:
         output: name of the result. A name that ends in .mp4, .mov, .mkv, .webm, .avi, .gif, .webp
             or .y4m is a video; a name without a suffix is a folder of images; - writes Y4M to a
-            pipe. By default clip.mp4 becomes clip_8x.mp4 (.mov, .mkv and .webm keep their suffix),
-            a folder becomes folder_8x/, and input from a pipe is written to a pipe.
+            pipe; null: drops the frames, to time the rest. By default clip.mp4 becomes clip_8x.mp4
+            (.mov, .mkv and .webm keep their suffix), a folder becomes folder_8x/, and input from a
+            pipe is written to a pipe.
         output_folder: folder for results under their default names; all names on the command line
             are inputs then.
         overwrite: replace the output if it exists.
@@ -206,8 +208,8 @@ def interpolate(
         "start", input=str(path), output=output, rate_in=rates[0], rate_out=rates[1],
         frames=info.frame_count, checkpoint=checkpoint, device=interpolator.runs_on,
     )  # fmt: skip
-    if options.output.verify and (output == "-" or is_pipe(path)):
-        raise ValueError("`verify` reads input and output again, which a pipe does not allow.")
+    if options.output.verify and (output in ("-", NULL) or is_pipe(path)):
+        raise ValueError("`verify` reads input and output again; use a file for both.")
 
     origins: list[int | None] = []
     summary = stream.Summary()
@@ -221,10 +223,8 @@ def interpolate(
         encoding=options.encoding,
         overwrite=options.output.overwrite,
     )
-    with sink:
-        stored = sink.conversion
-        made = stream.interpolate(source, interpolator, motion, summary=summary, conversion=stored)
-        ready = stream.fetched(made, stored)
+    with sink, Pipeline("encode") as pipeline:
+        ready = stream.overlapped(pipeline, source, interpolator, motion, summary, sink.conversion)
         tracked = report.track(ready, info.frame_count, before_first="compiling")
         with contextlib.closing(tracked) as frames:
             for frame in verify.recorded(frames, origins):

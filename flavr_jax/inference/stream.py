@@ -19,6 +19,7 @@ import numpy as np
 
 from flavr_jax.inference.computation import Made
 from flavr_jax.inference.passes import Network, Node, fill
+from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import keys, schedule
 from flavr_jax.timeline.keys import Key
 from flavr_jax.timeline.schedule import Clock, Cut, Grid, OutputTiming, Request
@@ -26,9 +27,12 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
 
-__all__ = ["Options", "Summary", "fetched", "interpolate"]
+__all__ = ["Options", "Summary", "fetched", "interpolate", "overlapped"]
 
 Item = TypeVar("Item")
+
+_AHEAD = 16
+"""Most made frames that wait for the next stage."""
 
 _FINEST = 4096
 """Number of parts that passes may split an interval into, for times off the network's grid."""
@@ -171,6 +175,30 @@ def fetched(
         if isinstance(frame.picture, Made):
             frame = dataclasses.replace(frame, picture=frame.picture.fetched(conversion))
         yield frame
+
+
+def overlapped(
+    pipeline: Pipeline,
+    frames: Iterable[TimedFrame],
+    network: Network,
+    options: Options,
+    summary: Summary,
+    conversion: Conversion | None,
+) -> Iterator[TimedFrame]:
+    """Yield the frames of :func:`interpolate`, fetched, while others are decoded and computed.
+
+    Args:
+        pipeline: runs the stages; its consumer is the caller.
+        frames: see :func:`interpolate`.
+        network: likewise.
+        options: likewise.
+        summary: likewise.
+        conversion: to the planes that the caller stores, or None for RGB.
+    """
+    decoded = pipeline.stage("decode", frames)
+    made = interpolate(decoded, network, options, summary=summary, conversion=conversion)
+    computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
+    return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 
 
 def _grid(network: Network, options: Options) -> Grid:

@@ -23,12 +23,13 @@ import flavr_jax
 from flavr_jax import checkpoint, cli
 from flavr_jax.commands import interpolate as script
 from flavr_jax.config import ModelConfig
+from flavr_jax.inference import stream
 from flavr_jax.models import flavr
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
-from flavr_jax.video.pixels.colour import Colour
+from flavr_jax.video.pixels.colour import Colour, from_rgb
 from flavr_jax.video.stills.images import ImageFolder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "interpolate.py"
@@ -493,3 +494,26 @@ def test_help_shows_examples_and_the_common_options_first(interpolate, capsys):
     text = capsys.readouterr().out
     places = [text.index(word) for word in ("clip.mp4 --factor 4", "--factor {", "--crf", "--json")]
     assert places == sorted(places)
+
+
+def test_a_null_output_takes_all_frames_and_leaves_no_file(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "null:", "--factor", 4) == 0
+    assert "3 frames → 9 frames in null:" in capsys.readouterr().out
+    assert [path.name for path in Path().iterdir()] == ["in.mp4"]
+    assert interpolate("in.mp4", "null:", "--factor", 4, "--verify") == 2
+    assert "use a file" in capsys.readouterr().err
+
+
+def test_the_pipeline_changes_no_value_of_the_output(interpolate, network, load_once):
+    write_clip(Path("in.mkv"), 5)
+    assert interpolate("in.mkv", "--factor", 8, "--codec", "ffv1") == 0
+    # Frame by frame, with conversion on the host, as a library user would do it.
+    source = VideoReader(Path("in.mkv"), headroom=True)
+    made = stream.interpolate(source, load_once(network, precision="auto"), stream.Options(8))
+    for expected, written in zip(made, VideoReader(Path("in_8x.mkv")), strict=True):
+        if expected.original is None:
+            frame = from_rgb(expected.pixels, "yuv420p", source.info.colour)
+        else:
+            frame = expected.original
+        np.testing.assert_array_equal(written.original.to_ndarray(), frame.to_ndarray())

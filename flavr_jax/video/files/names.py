@@ -10,10 +10,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-__all__ = ["ONE_FILE", "PIPE", "file_url", "is_pipe"]
+__all__ = ["NULL", "ONE_FILE", "PIPE", "file_url", "is_pipe"]
 
 PIPE = Path("-")
 """Standard input."""
+NULL = "null:"
+"""Name of an output that nothing is written to."""
 ONE_FILE = {"pattern_type": "none"}
 """FFmpeg's option for images that makes ``a%03d.png`` one file, not a numbered sequence."""
 

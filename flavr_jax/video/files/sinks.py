@@ -10,12 +10,16 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 
 from flavr_jax.video.excerpt import Span
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.formats import container_of, encoder_for
+from flavr_jax.video.files.names import NULL
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
+from flavr_jax.video.pixels.colour import conversion
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.orientation import upright, upright_info
 from flavr_jax.video.stills.animations import GifWriter
@@ -28,14 +32,44 @@ from flavr_jax.video.stills.images import (
 )
 from flavr_jax.video.stills.tags import is_srgb
 
-__all__ = ["is_video_name", "open_sink"]
+__all__ = ["NullSink", "is_video_name", "open_sink"]
 
 logger = logging.getLogger(__name__)
 
 
+class NullSink:
+    """Takes frames, converted to the source's pixel format, and drops them.
+
+    A run with this sink takes as long as everything but encoding does.
+
+    Attributes:
+        conversion: from RGB to the planes of the source.
+    """
+
+    def __init__(self, info: ClipInfo) -> None:
+        """Take frames of a clip with these properties."""
+        planar = Layout.of(info.pixel_format).planar
+        tags = info.colour.stored_in(planar, info.height)
+        self.conversion: Conversion | None = conversion(planar, tags, info.height)
+
+    def write(self, frame: TimedFrame) -> None:
+        """Drop a frame."""
+
+    def __enter__(self) -> NullSink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
 def is_video_name(name: str) -> bool:
     """Return whether an output is a video: ``-``, or a name with a suffix that is no folder."""
-    if name == "-":
+    if name in ("-", NULL):
         return True
     return bool(Path(name).suffix) and not name.endswith(("/", os.sep)) and not Path(name).is_dir()
 
@@ -55,7 +89,8 @@ def open_sink(
     Foreseeable errors are raised here, before any frame is computed.
 
     Args:
-        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output.
+        name: of the output; a folder may be marked by a slash at the end, ``-`` is standard output,
+            ``null:`` drops the frames.
         info: properties of the frames to come.
         source: the input, if any. It is never overwritten, and its sound, subtitles and other
             streams are copied if both it and the output are video files.
@@ -64,6 +99,8 @@ def open_sink(
         encoding: codec, quality and treatment of sound.
         overwrite: whether the output may exist.
     """
+    if name == NULL:
+        return NullSink(info)
     path = Path(name)
     if source is not None and name != "-":
         _check_apart(path, source)
