@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, Union
 
 import tyro
 from rich.console import Console
@@ -28,7 +28,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from flavr_jax.extras import install_command
 from flavr_jax.terminal import lasting_outputs, printable
 
-__all__ = ["explanation", "run", "track"]
+__all__ = [
+    "explanation",
+    "print_completion",
+    "run",
+    "track",
+]
 
 Options = TypeVar("Options")
 Item = TypeVar("Item")
@@ -36,6 +41,7 @@ Item = TypeVar("Item")
 GPU_DEVICE = Path("/dev/nvidia0")  # created by NVIDIA's driver on Linux
 
 _registry = tyro.constructors.ConstructorRegistry()
+_MARKERS = (tyro.conf.FlagCreatePairsOff,)
 
 
 @_registry.primitive_rule
@@ -88,8 +94,7 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     handlers = [signal.signal(number, _interrupt) for number in stops]
     try:
         with lasting_outputs():
-            configuration = (tyro.conf.FlagCreatePairsOff,)
-            options = tyro.cli(options_type, config=configuration, registry=_registry)
+            options = tyro.cli(options_type, config=_MARKERS, registry=_registry)
             if hint := _unused_gpu():
                 print(f"warning: {hint}", file=sys.stderr)
             code = main(options)
@@ -115,6 +120,28 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
 def explanation(error: Exception) -> str | None:
     """Return an error's message as one line; None if it is no error of the user but a bug."""
     return _one_line(error) if _is_users(error) else None
+
+
+def print_completion(program: str, subcommands: Mapping[str, type], shell: str) -> NoReturn:
+    """Print the script by which a shell completes a program's subcommands and options, and exit.
+
+    Args:
+        program: name of the program.
+        subcommands: the options of each subcommand, by its name.
+        shell: ``bash``, ``zsh``, ``fish`` or ``tcsh``.
+    """
+    kinds = tuple(
+        Annotated[options, tyro.conf.subcommand(name)] for name, options in subcommands.items()
+    )
+    any_of_them: Any = Union[kinds]  # noqa: UP007 - built at run time
+    tyro.cli(
+        any_of_them,
+        prog=program,
+        args=["--tyro-print-completion", shell],
+        config=_MARKERS,
+        registry=_registry,
+    )
+    sys.exit(0)
 
 
 def _is_users(error: Exception) -> bool:

@@ -16,6 +16,7 @@ ALLOWED = {
     "config": {"typing"},
     "terminal": set(),
     "extras": set(),
+    "gpu_setup": set(),
     "bundled": set(),
     "cli": {"terminal"},
     "progress": {"cli", "terminal"},

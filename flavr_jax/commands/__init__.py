@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from types import ModuleType
 from typing import NoReturn
 
 import flavr_jax
 
-__all__ = ["COMMANDS", "main", "run"]
+__all__ = ["COMMANDS", "load", "main", "run"]
 
 COMMANDS = {
     "interpolate": "make a video smoother or slower",
@@ -33,6 +34,8 @@ COMMANDS = {
     "evaluate-cuts": "measure precision and recall of cut detection",
     "check-kernels": "compile the GPU kernels and report what would make them slow",
     "tune-kernels": "measure tile sizes of the GPU kernels",
+    "doctor": "say what this installation can do and what is wrong with it",
+    "completion": "print a script that completes commands in your shell",
 }
 """Subcommands and what they do. The module has the same name, with underscores."""
 
@@ -59,8 +62,13 @@ def run(name: str) -> NoReturn:
     """Run a subcommand with the arguments in ``sys.argv[1:]``, and exit."""
     from flavr_jax import cli  # imports tyro, which `flavr --help` does not need
 
-    module = importlib.import_module(f"flavr_jax.commands.{name.replace('-', '_')}")
+    module = load(name)
     cli.run(module.main, module.Options)
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of a subcommand."""
+    return importlib.import_module(f"flavr_jax.commands.{name.replace('-', '_')}")
 
 
 def _help() -> str:

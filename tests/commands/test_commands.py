@@ -110,3 +110,22 @@ def test_a_script_runs_the_subcommand():
     )
     assert run.returncode == 2
     assert run.stderr.startswith("error: missing.pth")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [(["eval"], "evaluate"), (["interpolate", "--slow"], "--slow-motion")],
+)
+def test_bash_completes_subcommands_and_options(bash_script, words, completed):
+    script = f"{bash_script}\nCOMP_WORDS=(flavr {' '.join(words)}); COMP_CWORD={len(words)}\n"
+    run = subprocess.run(
+        ["bash", "-c", script + '_tyro_flavr; echo "${COMPREPLY[@]}"'],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert completed in run.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def bash_script():
+    command = [sys.executable, "-m", "flavr_jax", "completion", "bash"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
