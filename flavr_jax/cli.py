@@ -100,7 +100,7 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
             code = main(options)
     except KeyboardInterrupt as error:
         with lasting_outputs():
-            print("interrupted.", file=sys.stderr)
+            print(" ".join(["interrupted.", *_notes(error)]), file=sys.stderr)
         # Files that main opened are closed by now, but computations may still run on other
         # threads, and shutting the interpreter down under them can crash.
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
@@ -272,7 +272,13 @@ def _one_line(error: Exception) -> str:
     """Return an error's message as one short line; system errors as ``path: reason``."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        message = f"{error.filename}: {error.strerror}."
+        name = str(error.filename).removeprefix("file:")  # as FFmpeg was given it
+        message = f"{name}: {error.strerror}."
     if isinstance(error, MemoryError):
         message = f"not enough memory ({message or 'no details'}). Use a smaller input."
-    return printable(message) or type(error).__name__
+    return printable(" ".join([message or type(error).__name__, *_notes(error)]))
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what was added to an error with ``add_note``."""
+    return getattr(error, "__notes__", [])

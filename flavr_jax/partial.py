@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Partial", "partial_name", "written_whole"]
+__all__ = ["Partial", "check_target", "partial_name", "written_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Partial:
         overwrite: bool = False,
         folder: bool = False,
         ours: Callable[[Path], bool] | None = None,
+        existing: Path | None = None,
     ) -> None:
         """Create an empty file or folder beside ``target``, and the folders above it.
 
@@ -56,18 +57,19 @@ class Partial:
             ours: returns True for entries of an existing folder that this project writes. They are
                 removed when the folder is replaced; all other entries are moved into the new
                 folder. A folder without any entry of ours is not replaced.
+            existing: path of an earlier partial output to go on with, instead of an empty one.
 
         Raises:
             OSError: ``target`` exists and may not be replaced, or nothing can be written there.
         """
         self._overwrite, self._folder = overwrite, folder
         self._ours = ours or (lambda entry: False)
-        _check(Path(target), overwrite, folder, self._ours)
+        check_target(Path(target), overwrite, folder, self._ours)
         self.target = Path(os.path.realpath(target))
         self._mine = False
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.path = _create(self.target, folder)
+            self.path = existing or _create(self.target, folder)
         except OSError as error:
             raise OSError(f"{target} cannot be written: {error.strerror}.") from error
         self._mine = True
@@ -166,8 +168,8 @@ def _longest_name(folder: Path) -> int:
         return _NAME_MAX
 
 
-def _check(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path], bool]) -> None:
-    """Raise an error if ``path`` exists and may not be replaced."""
+def check_target(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path], bool]) -> None:
+    """Raise an OSError if ``path`` exists and may not be replaced; arguments as of ``Partial``."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
+import av
+import jax
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +29,7 @@ from flavr_jax import cli
 from flavr_jax.bundled import SAMPLE
 from flavr_jax.config import Precision
 from flavr_jax.inference import stream
-from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
 from flavr_jax.terminal import printable
@@ -34,6 +37,8 @@ from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import encoders, reader, sinks
 from flavr_jax.video.files.names import NULL, is_pipe
+from flavr_jax.video.frames import FrameSink
+from flavr_jax.video.journal.job import SEGMENT, Job, digest_of_folder, fingerprint
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Output:
         output_folder: folder for results under their default names; all names on the command line
             are inputs then.
         overwrite: replace the output if it exists.
+        segment: frames that are encoded together. What is finished of an output is kept in segments
+            of this length until the output is complete.
+        resume: go on where an earlier run of the same command was interrupted.
         verify: read the output back at the end, and report how far original frames have changed and
             whether the brightness of made frames flickers between them.
     """
@@ -56,6 +64,8 @@ class Output:
     output: str | None = None
     output_folder: Path | None = None
     overwrite: bool = False
+    segment: int = SEGMENT
+    resume: bool = True
     verify: bool = False
 
 
@@ -222,9 +232,16 @@ def interpolate(
         span=getattr(source, "span", None),
         encoding=options.encoding,
         overwrite=options.output.overwrite,
+        job=job_of(path, output, options, interpolator),
     )
-    with sink, Pipeline("encode") as pipeline:
-        ready = stream.overlapped(pipeline, source, interpolator, motion, summary, sink.conversion)
+    done = getattr(sink, "done", 0)
+    if done:
+        report.say(f"going on after frame {done}, which an earlier run finished")
+        report.tell("resume", done=done)
+    with explained_rest(sink), sink, Pipeline("encode") as pipeline:
+        ready = stream.overlapped(
+            pipeline, source, interpolator, motion, summary, sink.conversion, done
+        )
         tracked = report.track(ready, info.frame_count, before_first="compiling")
         with contextlib.closing(tracked) as frames:
             for frame in verify.recorded(frames, origins):
@@ -246,6 +263,36 @@ def interpolate(
         broken_packets=broken, seconds=seconds,
     )  # fmt: skip
     return result
+
+
+@contextlib.contextmanager
+def explained_rest(sink: FrameSink) -> Iterator[None]:
+    """Add to any error how much of the output the next run will find finished."""
+    try:
+        yield
+    except BaseException as error:
+        if kept := getattr(sink, "kept", 0):
+            error.add_note(f"{kept} frames are finished and kept; the same command goes on there.")
+        raise
+
+
+def job_of(path: Path, output: str, options: Options, interpolator: Interpolator) -> Job | None:
+    """Return what a result depends on; None for pipes, which cannot be resumed."""
+    if output in ("-", NULL) or is_pipe(path):
+        return None
+    motion = dataclasses.asdict(options.motion)
+    motion.pop("batch")  # a smaller one may be needed to go on after a lack of memory
+    facts = {
+        "input": fingerprint(path),
+        "source": repr(options.source),
+        "motion": repr(motion),
+        "encoding": repr(options.encoding),
+        "checkpoint": digest_of_folder(options.network.checkpoint or DEFAULT_CHECKPOINT),
+        "network": f"{interpolator.precision}, {interpolator.runs_on}",
+        "versions": repr((flavr_jax.__version__, jax.__version__, av.__version__)),
+        "libraries": repr(av.library_versions),
+    }
+    return Job(facts, options.output.segment, options.output.resume)
 
 
 def jobs_of(options: Options) -> list[tuple[Path, str]]:

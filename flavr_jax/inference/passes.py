@@ -91,11 +91,13 @@ class _Interval:
         node: its first frame.
         window: the frames that the network reads for it; empty after a shot's last frame.
         needed: True if the interval has to be filled.
+        due: True if it has to be filled for frames that no earlier run has made.
     """
 
     node: Node
     window: tuple[Located, ...]
     needed: bool
+    due: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +108,13 @@ class _Group:
         nodes: in order.
         frames: the frames that the network reads to fill all their intervals; empty to leave the
             intervals unfilled.
+        due: False if copies of the first frame are to fill them, as nothing reads the result. Such
+            groups exist so that a resumed run computes the same groups as an uninterrupted one.
     """
 
     nodes: list[Node]
     frames: list[Located]
+    due: bool = True
 
 
 def fill(
@@ -145,7 +150,8 @@ def fill(
         reach = Fraction(0) if last else _reach(network, factor)
         intervals = _intervals(itertools.chain([first], rest), network, factor, reach)
         for group in _groups(intervals, batch):
-            made = _start(group, network, factor, conversion) if group.frames else None
+            compute = group.frames and group.due
+            made = _start(group, network, factor, conversion) if compute else None
             started.append((group, made))
             computing += made is not None
             # Keep one computation running on the device while the host encodes the one before it.
@@ -214,26 +220,27 @@ def _intervals(
             continue
         # `extend` reads ahead for the window, so the nodes that may need this one are here already.
         close = range(max(0, index - around), min(len(near), index + around + 1))
-        needed = any(_needs(near[other], index - other, factor, reach) for other in close)
-        yield _Interval(near[index], tuple(window), needed)
+        wishes = [(wish, index - other) for other in close for wish in near[other].wanted]
+        needing = [wish for wish, ahead in wishes if _needs(wish, ahead, factor, reach)]
+        due = not all(wish.done for wish in needing)
+        yield _Interval(near[index], tuple(window), bool(needing), due)
         if index == around:
             near.popleft()
         else:
             index += 1
-    yield _Interval(near[index], (), needed=False)
+    yield _Interval(near[index], (), needed=False, due=False)
 
 
-def _needs(node: Node, ahead: int, factor: int, reach: Fraction) -> bool:
-    """Return whether a node's requests need the interval ``ahead`` nodes after it to be filled.
+def _needs(wish: Request, ahead: int, factor: int, reach: Fraction) -> bool:
+    """Return whether a node's request needs the interval ``ahead`` nodes after it to be filled.
 
     A request inside the interval needs it. So does a nearby request whose time is not on this
     pass's grid: the later passes that make it read this interval's frames as context.
     """
-    return any(
-        (ahead == 0 and wish.position > 0)
-        or ((wish.position * factor).denominator > 1 and -reach < wish.position - ahead < 1 + reach)
-        for wish in node.wanted
-    )
+    if ahead == 0 and wish.position > 0:
+        return True
+    between = (wish.position * factor).denominator > 1
+    return between and -reach < wish.position - ahead < 1 + reach
 
 
 def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
@@ -253,16 +260,17 @@ def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
 def _group_of(intervals: list[_Interval]) -> _Group:
     """Return one group for consecutive intervals; each adds one frame to the window before."""
     frames = [*intervals[0].window, *(each.window[-1] for each in intervals[1:])]
-    return _Group([each.node for each in intervals], frames)
+    return _Group([each.node for each in intervals], frames, any(each.due for each in intervals))
 
 
 def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[Node]:
     """Wait for a group's computation, and yield its nodes with those inside their intervals."""
-    if made is None:
+    if not group.frames:
         yield from group.nodes
         return
     try:
-        made.wait()
+        if made is not None:
+            made.wait()
     except NonFiniteError as error:
         raise NonFiniteError(_name_of_frame(group, error.interval), error.cause) from None
     for interval, node in enumerate(group.nodes):
@@ -274,7 +282,8 @@ def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[No
         yield Node(node.frame, wanted[0], located=node.located)
         for part, wishes in enumerate(wanted[1:]):
             # A made frame has no times of its own; the requests carry them.
-            yield Node(TimedFrame(Made(made, interval, part), Fraction(0), Fraction(0)), wishes)
+            picture = node.frame.picture if made is None else Made(made, interval, part)
+            yield Node(TimedFrame(picture, Fraction(0), Fraction(0)), wishes)
 
 
 def _name_of_frame(group: _Group, interval: int) -> str:

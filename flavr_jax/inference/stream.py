@@ -34,6 +34,8 @@ Item = TypeVar("Item")
 _AHEAD = 16
 """Most made frames that wait for the next stage."""
 
+_STALLED = 120.0
+"""Seconds after which a decoder that works on one frame is taken for stalled."""
 _FINEST = 4096
 """Number of parts that passes may split an interval into, for times off the network's grid."""
 
@@ -126,6 +128,7 @@ def interpolate(
     *,
     summary: Summary | None = None,
     conversion: Conversion | None = None,
+    done: int = 0,
 ) -> Iterator[TimedFrame]:
     """Yield the requested frames, each with its time, lazily.
 
@@ -144,6 +147,8 @@ def interpolate(
         summary: counts that are updated as frames are yielded.
         conversion: to the planes that made frames will be asked for, which the device can then
             convert and send early; None for RGB.
+        done: number of frames that an earlier run has made. They are yielded with wrong pixels,
+            since the network does not compute them; all others are the same as without ``done``.
 
     Raises:
         ValueError: the factor cannot be made; raised before any frame is read.
@@ -153,7 +158,7 @@ def interpolate(
     grid = _grid(network, options)
     clock = schedule.Clock(options.timing)
     found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
-    plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary)
+    plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
     nodes = _nodes(plan)
     # Chain the passes: each reads the output of the one before and splits it further.
     for number, level in enumerate(grid.levels, 1):
@@ -184,6 +189,7 @@ def overlapped(
     options: Options,
     summary: Summary,
     conversion: Conversion | None,
+    done: int = 0,
 ) -> Iterator[TimedFrame]:
     """Yield the frames of :func:`interpolate`, fetched, while others are decoded and computed.
 
@@ -194,9 +200,13 @@ def overlapped(
         options: likewise.
         summary: likewise.
         conversion: to the planes that the caller stores, or None for RGB.
+        done: see :func:`interpolate`.
+
+    Raises:
+        TimeoutError: the decoder has not returned a frame for two minutes.
     """
-    decoded = pipeline.stage("decode", frames)
-    made = interpolate(decoded, network, options, summary=summary, conversion=conversion)
+    decoded = pipeline.stage("decode", frames, limit=_STALLED)
+    made = interpolate(decoded, network, options, summary=summary, conversion=conversion, done=done)
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 
@@ -214,7 +224,7 @@ def _grid(network: Network, options: Options) -> Grid:
 
 
 def _counted(
-    plan: Iterable[tuple[Key, list[Request]]], summary: Summary
+    plan: Iterable[tuple[Key, list[Request]]], summary: Summary, done: int
 ) -> Iterator[tuple[Key, list[Request]]]:
     """Number the requests of a plan, and update the counts in ``summary``."""
     number = 1
@@ -225,8 +235,9 @@ def _counted(
         summary.largest_error = max([summary.largest_error, *(wish.error for wish in requests)])
         numbered = []
         for request in requests:
-            numbered.append(dataclasses.replace(request, number=number))
             number += request.count
+            first = number - request.count
+            numbered.append(dataclasses.replace(request, number=first, done=number <= done + 1))
         yield key, numbered
 
 

@@ -205,6 +205,7 @@ class Request:
             in seconds of the output.
         count: number of frames; each begins where the one before it ends.
         number: output number of the first frame, from 1; 0 until the requests are numbered.
+        done: whether an earlier run has made all of the frames.
     """
 
     position: Fraction
@@ -213,6 +214,7 @@ class Request:
     error: Fraction = Fraction(0)
     count: int = 1
     number: int = 0
+    done: bool = False
 
     def each(self) -> Iterator[Request]:
         """Yield a separate request for each of the frames."""

@@ -205,6 +205,16 @@ class MappedSink:
         """Number of sound and subtitle packets left out, if the sink copies such streams."""
         return getattr(self._sink, "broken", 0)
 
+    @property
+    def done(self) -> int:
+        """Number of frames that an earlier run has finished."""
+        return getattr(self._sink, "done", 0)
+
+    @property
+    def kept(self) -> int:
+        """Number of frames that the next run of the same job will not have to make."""
+        return getattr(self._sink, "kept", 0)
+
     def write(self, frame: TimedFrame) -> None:
         """Change a frame and pass it on."""
         self._sink.write(self._change(frame))

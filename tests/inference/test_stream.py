@@ -312,3 +312,44 @@ def test_made_frames_come_as_the_planes_that_the_output_stores(blending_network,
         expected = from_rgb(one.pixels, "yuv420p", tags)
         stored = from_samples(other.picture.samples, (10, 14), "yuv420p", tags)
         assert np.array_equal(expected.to_ndarray(), stored.to_ndarray())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(8, batch=3),
+        Options(16, batch=2),
+        Options(fps=Fraction(60), exact_times=True, batch=2),
+    ],
+    ids=["one pass", "two passes", "other times"],
+)
+@pytest.mark.parametrize("share", [0.3, 0.75])
+def test_a_resumed_run_computes_the_same_frames_in_the_same_groups(random_network, options, share):
+    """Equality bit for bit needs equal groups: other batch sizes may round differently."""
+    frames = [drawing(n, seed=n // 6) for n in range(12)]
+    asked = []
+
+    class Counting:
+        config, boundary, factor = (
+            random_network.config, random_network.boundary, random_network.factor,
+        )  # fmt: skip
+        passes, upload = random_network.passes, random_network.upload
+
+        def between(self, window, factor):
+            asked.append(len(window))
+            return random_network.between(window, factor)
+
+    def run(done):
+        asked.clear()
+        summary = Summary()
+        made = stream.interpolate(timed(frames), Counting(), options, summary=summary, done=done)
+        return [(frame.pixels, frame.pts) for frame in made], str(summary), len(asked)
+
+    whole, counts, computed = run(0)
+    done = int(share * len(whole))
+    rest, same_counts, fewer = run(done)
+    for (one, pts), (other, other_pts) in list(zip(whole, rest, strict=True))[done:]:
+        np.testing.assert_array_equal(one, other)
+        assert pts == other_pts
+    assert counts == same_counts
+    assert fewer <= computed * (1.25 - share)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from fractions import Fraction
+from pathlib import Path
 
 from flavr_jax.video.files.encoders import Encoding, check_encoder, options_of
 from flavr_jax.video.files.formats import Container, container_of, encoder_for, pixel_format_for
@@ -17,6 +19,7 @@ __all__ = ["MOV_LIKE", "Plan"]
 
 MOV_LIKE = ("mp4", "mov")
 # MP4 stores ticks per second in 32 bits; FFmpeg replaces a value below 10,000 by a multiple of it.
+_MACROBLOCK = 16  # pixels; the unit of x264's lookahead
 _FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
 
@@ -60,6 +63,9 @@ class Plan:
             # Colour and alpha are encoded separately. With lookahead, the two encoders may put
             # out their frames in different orders.
             options["lag-in-frames"] = "0"
+        if encoder == "libx264" and _has_avx512() and math.ceil(info.width / _MACROBLOCK) % 8:
+            # For such widths x264 core 165 encodes the same frames differently from time to time.
+            options["x264-params"] = ":".join([*options.get("x264-params", "").split(), "asm=AVX2"])
         size = (info.width, info.height)
         pixel_format = pixel_format_for(encoder, encoding, container, layout, size)
         tags = info.colour.stored_in(pixel_format, info.height)
@@ -77,13 +83,35 @@ class Plan:
         return "rawvideo" if self.encoder == "rawvideo" else self.container.muxer
 
     @property
+    def resumable(self) -> bool:
+        """Whether packets can be stored and written later.
+
+        Some encoders return pointers to frames, or one packet at the end; and PyAV cannot set the
+        second stream in which VP9 has its alpha.
+        """
+        if self.encoder == "libvpx-vp9":
+            return not Layout.of(self.pixel_format).alpha
+        return self.encoder not in ("wrapped_avframe", "libwebp_anim", "rawvideo")
+
+    @property
     def container_options(self) -> dict[str, str]:
         """FFmpeg's options for the file."""
         if self.muxer in MOV_LIKE:
             # A track's start is stored in units of the movie time scale, by default 1 ms.
             return {"movie_timescale": str(self.tick.denominator), "movflags": "+faststart"}
+        if self.muxer in ("matroska", "webm"):
+            return {"fflags": "+bitexact"}  # otherwise each file has random identifiers
         # FFmpeg writes Y4M of more than 8 bits only with this option.
         return {"strict": "-1", **({"loop": str(self.plays)} if self.muxer == "webp" else {})}
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    """Return whether x264 would use AVX-512, as far as Linux tells."""
+    try:
+        return "avx512bw" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _ticks_per_second(time_base: Fraction) -> int:

@@ -18,6 +18,7 @@ from flavr_jax.video.files.formats import container_of, encoder_for
 from flavr_jax.video.files.names import NULL
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
+from flavr_jax.video.journal.job import Job
 from flavr_jax.video.pixels.colour import conversion
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
@@ -83,6 +84,7 @@ def open_sink(
     span: Span | None = None,
     encoding: Encoding = Encoding(),
     overwrite: bool = False,
+    job: Job | None = None,
 ) -> FrameSink:
     """Open a video file, a pipe, or a folder of images for writing; ``is_video_name`` tells which.
 
@@ -98,6 +100,8 @@ def open_sink(
         span: the part of the source that the frames come from; None for all of it.
         encoding: codec, quality and treatment of sound.
         overwrite: whether the output may exist.
+        job: what the result depends on. Given it, finished work is kept if the run is interrupted,
+            and the next run of the same job goes on after it.
     """
     if name == NULL:
         return NullSink(info)
@@ -106,7 +110,7 @@ def open_sink(
         _check_apart(path, source)
     info, changes = _suited(name, info, encoding)
     if not is_video_name(name):
-        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite)
+        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite, job=job)
     elif container_of(name).codecs == ("gif",):
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)
@@ -120,6 +124,7 @@ def open_sink(
             stretch=stretch,
             span=span,
             overwrite=overwrite,
+            job=job,
         )
     # The outermost sink runs first, so wrapping in reverse applies the changes in order.
     for change in reversed(changes):

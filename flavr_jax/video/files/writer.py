@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,10 @@ from flavr_jax.video.files.plan import MOV_LIKE, Plan
 from flavr_jax.video.files.reader import explained
 from flavr_jax.video.files.streams import OtherStreams
 from flavr_jax.video.frames import ClipInfo, TimedFrame
+from flavr_jax.video.journal.encoding import SegmentedEncoder
+from flavr_jax.video.journal.job import Job
+from flavr_jax.video.journal.journal import Journal
+from flavr_jax.video.journal.segments import sync
 from flavr_jax.video.pixels import hdr
 from flavr_jax.video.pixels.colour import conversion, from_rgb, from_samples, repacked
 from flavr_jax.video.pixels.conversion import Conversion
@@ -60,6 +64,7 @@ class VideoWriter:
         stretch: Fraction = Fraction(1),
         span: Span | None = None,
         overwrite: bool = False,
+        job: Job | None = None,
     ) -> None:
         """Create the partial file and write its header.
 
@@ -71,9 +76,11 @@ class VideoWriter:
             stretch: duration of the output divided by that of ``others``.
             span: the part of ``others`` to copy.
             overwrite: whether ``path`` may exist.
+            job: what the result depends on. Given it, finished segments are kept if the run is
+                interrupted, and the next run of the same job goes on after them.
 
         Raises:
-            OSError: ``path`` exists or cannot be written.
+            OSError: ``path`` exists, cannot be written, or is being written by another run.
             ValueError: the container cannot hold the codec, or the encoder does not work here.
         """
         self.path, self.info = path, info
@@ -87,14 +94,15 @@ class VideoWriter:
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
+            self._journal = self._open_journal(job, undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
                 self._stream = self._add_video(self._container)
-                with self._empty_file() as empty:
+                with self._memory_file() as empty:
                     self._others = others and OtherStreams(
                         others,
                         self._container,
                         self._plan.container,
-                        pictures=empty.streams.video[0],
+                        pictures=empty,
                         sound=encoding.audio,
                         stretch=stretch,
                         span=span,
@@ -102,12 +110,20 @@ class VideoWriter:
                 if self._others is not None:
                     undo.callback(self._others.close)
                 self._container.start_encoding()
+            kept = self._journal if self._plan.resumable else None
+            self._encoder = SegmentedEncoder(self._stream, self._memory_file, self._plan.tick, kept)
+            undo.callback(self._encoder.close)
+            self._mux(self._encoder.replay())
             self._undo = undo.pop_all()
         self._tell_of_losses()
 
+    @property
+    def done(self) -> int:
+        """Number of frames that an earlier run has finished; their pixels are not read."""
+        return self._encoder.done
+
     def write(self, frame: TimedFrame) -> None:
         """Encode a frame and copy the other streams up to its time; pts must increase."""
-        picture = self._picture(frame)
         tick = round(frame.pts / self._plan.tick)
         if self._plan.container.one_rate:
             # A tick is one frame here: if two frames round to the same, the second takes the next.
@@ -124,17 +140,16 @@ class VideoWriter:
         late = self._last is None and tick > 0 and self._plan.muxer == "avi"
         if late and self._others is not None and self._others.has_sound:
             # AVI has no start times, so show the first picture from zero on, where sound starts.
-            self._encode(self._picture(frame), 0, tick)
+            self._encode(frame, 0, tick, counted=False)
         self._last = tick
         self._duration = max(1, round(frame.duration / self._plan.tick))
-        self._encode(picture, tick, self._duration)
-        if self._others is not None:
-            self._others.copy(until=frame.pts)
+        self._encode(frame, tick, self._duration)
 
-    def _encode(self, picture: av.VideoFrame, tick: int, duration: int) -> None:
-        picture.time_base, picture.pts = self._plan.tick, tick
-        picture.duration = duration
-        self._mux(self._stream.encode(picture))
+    def _encode(self, frame: TimedFrame, tick: int, duration: int, *, counted: bool = True) -> None:
+        packets = self._encoder.encode(
+            lambda: self._picture(frame), tick, duration, counted=counted
+        )
+        self._mux(packets)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -161,26 +176,42 @@ class VideoWriter:
             OSError: the file could not be completed; what was written is kept, and the message
                 gives its path.
         """
-        packets = self._stream.encode(None)
-        if packets:
-            # MP4 sums durations in decoding order, in which the last packet is seldom the last
-            # frame shown; the sum still has to reach that frame's end.
-            packets[-1].duration = self._duration
+        packets = self._encoder.finish(self._duration)
         try:
             self._mux(packets)
             self._copy_rest()
             self._container.close()
             if self._partial is not None and self._phone_tags:
                 phone_tags.rename_second_date(self._partial.path)
+            if self._partial is not None and self._journal is not None:
+                sync(self._partial.path)  # the segments are removed when it has its name
         except (FFmpegError, OSError, ValueError) as error:
             if self._partial is None:
                 raise
-            raise OSError(
-                f"{self.path} could not be finished: {getattr(error, 'strerror', None) or error}. "
-                f"What was written is kept as {self._partial.keep()}."
-            ) from error
+            message = (
+                f"{self.path} could not be finished: {getattr(error, 'strerror', None) or error}."
+            )
+            if self.kept == 0:
+                message += f" What was written is kept as {self._partial.keep()}."
+            raise OSError(message) from error
         if self._partial is not None:
             self._partial.commit()
+        if self._journal is not None:
+            self._journal.close(complete=True)
+
+    @property
+    def kept(self) -> int:
+        """Number of frames that the next run of the same job will not have to make."""
+        return self._journal.frames if self._journal is not None else 0
+
+    def _open_journal(self, job: Job | None, undo: contextlib.ExitStack) -> Journal | None:
+        """Open the journal of a job, in which the partial file is named."""
+        if job is None or self._partial is None:
+            return None
+        journal = Journal(self._partial.target, job)
+        undo.callback(journal.close, complete=False)
+        journal.claim(self._partial.path)
+        return journal
 
     def _copy_rest(self) -> None:
         """Copy what is left of the other streams; if that fails, the video is kept."""
@@ -193,13 +224,15 @@ class VideoWriter:
                 getattr(error, "strerror", None) or error,
             )  # fmt: skip
 
-    def _mux(self, packets: list[Packet]) -> None:
-        """Write packets of the video.
+    def _mux(self, packets: Iterable[Packet]) -> None:
+        """Write packets of the video, each after those of other streams that start before it.
 
         FFmpeg's muxer buffers packets to write those of all streams in the order of their times.
         An error for a packet of the video may therefore come from another stream's packet.
         """
         for packet in packets:
+            if self._others is not None and packet.dts is not None:
+                self._others.copy(until=packet.dts * self._plan.tick)
             try:
                 self._container.mux_one(packet)
             except (ArgumentError, InvalidDataError):
@@ -240,14 +273,14 @@ class VideoWriter:
         return from_rgb(frame.pixels, plan.pixel_format, plan.tags)
 
     @contextlib.contextmanager
-    def _empty_file(self) -> Iterator[OutputContainer]:
-        """Yield an in-memory file with the video stream but no frames, as a template for trials."""
+    def _memory_file(self) -> Iterator[VideoStream]:
+        """Yield the video stream of a file in memory, for trials and for segments."""
         # "+faststart" reads the file again to move its parts, which needs a name.
         options = {k: v for k, v in self._plan.container_options.items() if k != "movflags"}
         with av.open(io.BytesIO(), "w", format=self._plan.muxer, options=options) as empty:
-            self._add_video(empty)
+            stream = self._add_video(empty)
             empty.start_encoding()
-            yield empty
+            yield stream
 
     def _add_video(self, container: OutputContainer) -> VideoStream:
         info, plan, encoder = self.info, self._plan, ENCODERS[self._plan.encoder]

@@ -7,8 +7,10 @@ for the images interpolated between them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,10 +21,13 @@ from types import TracebackType
 import av
 import numpy as np
 
-from flavr_jax.partial import Partial
+from flavr_jax.partial import Partial, check_target
 from flavr_jax.typing import Frame
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, Origin, TimedFrame
+from flavr_jax.video.journal.job import Job
+from flavr_jax.video.journal.journal import Journal
+from flavr_jax.video.journal.segments import sync
 from flavr_jax.video.pixels.colour import SRGB, Colour, standard
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
@@ -127,14 +132,17 @@ class ImageFolderWriter:
         *,
         encoding: Encoding = Encoding(),
         overwrite: bool = False,
+        job: Job | None = None,
     ) -> None:
-        """Create the partial folder.
+        """Create the partial folder, or go on with that of an earlier run of the same job.
 
         Args:
             path: the folder.
             info: properties of the frames to come.
             encoding: gives the format of the images.
             overwrite: whether ``path`` may exist.
+            job: what the result depends on. Given it, finished images are kept if the run is
+                interrupted.
 
         Raises:
             OSError: the folder cannot be created, or exists and may not be replaced. A folder that
@@ -154,13 +162,45 @@ class ImageFolderWriter:
             logger.warning("%s: JPEG images lose transparency; --images png keeps it.", path)
         self._tags = ImageTags(orientation_of(info.display_matrix), info.profile)
         self.path = path
-        self._partial = Partial(path, overwrite=overwrite, folder=True, ours=_is_ours)
-        self._count = 0
+        check_target(path, overwrite, True, _is_ours)  # before the journal makes folders
+        self._journal = None if job is None else Journal(Path(os.path.realpath(path)), job)
+        with contextlib.ExitStack() as undo:
+            left = self._journal.claimed if self._journal is not None else None
+            if self._journal is not None:
+                undo.callback(self._journal.close, complete=False)
+                if left is None:
+                    self._journal.forget()  # the images are gone
+            self._partial = Partial(
+                path, overwrite=overwrite, folder=True, ours=_is_ours, existing=left
+            )
+            if self._journal is not None:
+                self._journal.claim(self._partial.path)
+            undo.pop_all()
+        self.done, self._count = self.kept, 0
+
+    @property
+    def kept(self) -> int:
+        """Number of frames that the next run of the same job will not have to make."""
+        return self._journal.frames if self._journal is not None else 0
 
     def write(self, frame: TimedFrame) -> None:
-        """Add a frame."""
+        """Add a frame, unless an earlier run has finished it."""
         self._count += 1
-        target = self._partial.path / f"frame_{self._count:06d}.{self._kind}"
+        if self._count <= self.done:
+            return
+        self._write(frame)
+        if self._journal is not None and self._count % self._journal.job.segment == 0:
+            first = self._count - self._journal.job.segment + 1
+            for number in range(first, self._count + 1):
+                sync(self._target(number))
+            sync(self._partial.path)
+            self._journal.mark()
+
+    def _target(self, number: int) -> Path:
+        return self._partial.path / f"frame_{number:06d}.{self._kind}"
+
+    def _write(self, frame: TimedFrame) -> None:
+        target = self._target(self._count)
         origin = frame.original.opaque if frame.original is not None else None
         path = origin.path if isinstance(origin, Origin) else None
         if path is not None and image_kind(path) == self._kind:
@@ -179,7 +219,11 @@ class ImageFolderWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None and self.kept:
+            self._partial.keep()
         self._partial.__exit__(kind, error, traceback)
+        if self._journal is not None:
+            self._journal.close(complete=kind is None)
 
 
 def _images_of(folder: Path) -> list[Path]:
