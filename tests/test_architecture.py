@@ -39,7 +39,10 @@ ALLOWED = {
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
     },
-    "profiling": {"training", "losses", "inference", "models", "data", "typing", "config"},
+    "profiling": {
+        "training", "losses", "inference", "models", "data", "timeline", "video", "typing",
+        "config",
+    },
 }  # fmt: skip
 # Any room may write an output, keep compiled programs, and tell what to install.
 EVERYWHERE = {"extras", "partial", "program_cache"}

@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "search for settings of a recipe",
     "render": "render the bundled clip",
     "benchmark": "time the network, also beside PyTorch",
+    "benchmark-video": "time whole runs, stage by stage",
     "benchmark-data": "measure training windows per second from each source",
     "benchmark-training": "time training steps",
     "evaluate-cuts": "measure precision and recall of cut detection",
