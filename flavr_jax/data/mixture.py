@@ -68,6 +68,7 @@ def draw(
     n_outputs: int,
     config: MixtureConfig,
     real: RealClips | None,
+    photographs: UInt8[Array, "n rows columns 3"] | None = None,
     *,
     part: Int[Array, ""] | int = 0,
     parts: int = 1,
@@ -82,6 +83,7 @@ def draw(
         n_outputs: number of target frames of a window.
         config: composition of the batch.
         real: clips to cut real windows from; None makes every window synthetic.
+        photographs: still pictures as further textures of synthetic windows.
         part: index of the part to draw, such as the device's index.
         parts: number of parts; each has the same share of synthetic windows.
     """
@@ -97,7 +99,7 @@ def draw(
     if n_synthetic > 0:
         textures = None if real is None else real.frames
         keys = _keys(key_synthetic, n_synthetic, part, parts)
-        frames = scenes.draw_many(keys, times, size, config.synthetic, textures)
+        frames = scenes.draw_many(keys, times, size, config.synthetic, textures, photographs)
         drawn.append((frames, jnp.ones(frames.shape[:2])))
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)

@@ -114,11 +114,13 @@ class Drawn:
         n_outputs: frames to predict in each window.
         config: composition of a batch.
         real: clips on every device; None makes all windows synthetic.
+        photographs: textures for synthetic windows on every device.
     """
 
     n_outputs: int
     config: mixture.MixtureConfig
     real: mixture.RealClips | None = dataclasses.field(default=None, compare=False, repr=False)
+    photographs: Array | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -127,8 +129,8 @@ class Drawn:
 
     @property
     def resident(self) -> PyTree:
-        """The clips, if there are any."""
-        return self.real
+        """The clips and the photographs, as far as there are any."""
+        return self.real, self.photographs
 
     def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
         """Return an empty feed, since nothing is read."""
@@ -138,7 +140,7 @@ class Drawn:
         self, key: Key[Array, ""], part: Array, parts: int, fetched: PyTree, resident: PyTree
     ) -> mixture.Batch:
         """See :class:`Inputs`."""
-        return mixture.draw(key, self.n_outputs, self.config, resident, part=part, parts=parts)
+        return mixture.draw(key, self.n_outputs, self.config, *resident, part=part, parts=parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,11 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from jax import Array
+
 from flavr_jax import config as configs
 from flavr_jax import losses
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import clip_bank, labelled, mixture
 from flavr_jax.data.sources import data_set
+from flavr_jax.data.synthetic import textures
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.training import inputs, tasks
 from flavr_jax.training.inputs import Inputs, ReadConfig
@@ -109,6 +112,8 @@ class Places:
             for training.
         evaluation: folder of the evaluation set, which every report scores.
         evaluation_set: name of the evaluation set.
+        textures: photographs for the layers of synthetic windows that are drawn without a data set:
+            a folder, or a JSONL file beside a folder of the same name.
     """
 
     clips: Path | None = None
@@ -117,6 +122,7 @@ class Places:
     validation_list: Path | None = None
     evaluation: Path | None = None
     evaluation_set: str = "davis-2x"
+    textures: Path | None = None
 
 
 def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
@@ -166,7 +172,9 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
     n_outputs = recipe.model.n_outputs
     if not recipe.dataset:
         real = None if places.clips is None else _resident(places.clips, parallel)
-        return task, inputs.Drawn(n_outputs, recipe.data, real)
+        return task, inputs.Drawn(
+            n_outputs, recipe.data, real, _photographs(places, recipe, parallel)
+        )
     if places.source is None:
         raise ValueError(
             f"the recipe reads {recipe.dataset}; name its folder with --source "
@@ -192,6 +200,14 @@ def _classification(
     config = ClassifierConfig(len(training.classes), recipe.model, recipe.dropout)
     task = tasks.Classification(config, training.classes, recipe.remat)
     return task, inputs.LabelledInputs(training, held_out, cut, recipe.seed)
+
+
+def _photographs(places: Places, recipe: Recipe, parallel: Parallel) -> Array | None:
+    """Read photographs of the textures' size or larger, and copy them to every device."""
+    if places.textures is None:
+        return None
+    side = max(512, recipe.data.synthetic.texture_size)
+    return parallel.replicate(textures.read_pictures(places.textures, side=side))
 
 
 def _resident(folder: Path, parallel: Parallel) -> mixture.RealClips:

@@ -22,7 +22,7 @@ CONFIG = mixture.MixtureConfig(
 def plain_synthetic_clips(monkeypatch):
     """Stand-in for drawn clips, of one grey level for each key: the real ones compile slowly."""
 
-    def draw_many(keys, times, size, config, textures):
+    def draw_many(keys, times, size, config, textures, photographs):
         levels = jax.vmap(jax.random.uniform)(keys)[:, None, None, None, None]
         return jnp.broadcast_to(levels, (len(keys), len(times), *size, 3))
 

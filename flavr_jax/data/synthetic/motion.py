@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Key
+from jaxtyping import Bool, Float, Key
 
 __all__ = [
     "MIDDLE",
@@ -27,6 +27,7 @@ __all__ = [
     "product",
     "random_path",
     "random_wave",
+    "speed",
 ]
 
 MIDDLE = 1.5
@@ -154,8 +155,27 @@ def product(left: Float[Array, "3 3"], right: Float[Array, "3 3"]) -> Float[Arra
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def random_wave(key: Key[Array, ""], config: MotionConfig) -> Float[Array, "4 2"]:
+def speed(path: Path, wave: Float[Array, "4 2"], size: tuple[int, int]) -> Float[Array, ""]:
+    """Bound on the speed in any pixel of a frame at the time ``MIDDLE``, in pixels per interval."""
+    reach = math.hypot(*size) / 2
+    amplitude, frequency, _ = path.shake
+    shift, shake, tilt, bend = (
+        jnp.linalg.norm(of)
+        for of in (path.position[1], amplitude * frequency, path.tilt[1], wave[0] * wave[3])
+    )
+    rate = jnp.abs(path.angle[1]) + jnp.abs(path.log_scale[1]) + tilt * reach
+    return shift + shake + rate * reach + bend * jnp.exp(path.log_scale[0])
+
+
+def random_wave(
+    key: Key[Array, ""], config: MotionConfig, *, always: Bool[Array, ""] | bool = False
+) -> Float[Array, "4 2"]:
     """Draw a travelling sine wave that deforms a layer, with probability 2/5; else amplitude 0.
+
+    Args:
+        key: random key that determines the wave.
+        config: ranges of motion.
+        always: deform the layer in any case.
 
     Returns:
         Amplitude, wave number, phase and speed of the horizontal and the vertical deformation.
@@ -164,7 +184,7 @@ def random_wave(key: Key[Array, ""], config: MotionConfig) -> Float[Array, "4 2"
     number = 0.01 + 0.09 * number**2
     # The slope of the deformation is amplitude · number; near 1 the picture would fold over.
     highest = jnp.minimum(config.max_bend, 0.5 / number)
-    amplitude = (bends < 0.4) * highest * amplitude
+    amplitude = ((bends < 0.4) | always) * highest * amplitude
     return jnp.stack([amplitude, number, 2 * math.pi * phase, 2.0 * speed - 1.0])
 
 

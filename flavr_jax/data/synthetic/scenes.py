@@ -6,6 +6,10 @@ own smooth path and is seen by one moving camera. A frame depends on its time al
 t = 1.5 is as exact as the input at t = 1. Real footage does not have exact in-between frames, and
 rarely has large motion. With real frames as textures, natural detail moves in a known way.
 
+Some clips are of special kinds, such as cartoons or dark scenes (``kinds``). Kinds only change
+parameters and textures: a layer is sampled once per frame in every clip, because under ``vmap`` a
+choice between two ways to render would compute both.
+
 Colour and coverage of a layer are drawn once, as a texture; frames only sample it. The four 8-bit
 values of a texel share one 32-bit word, because a gather costs the same for one byte as for four.
 """
@@ -23,8 +27,8 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 
 from flavr_jax.data import augment
-from flavr_jax.data.synthetic import motion
-from flavr_jax.data.synthetic import textures as painting
+from flavr_jax.data.synthetic import kinds, motion
+from flavr_jax.data.synthetic import textures as painter
 from flavr_jax.data.synthetic.motion import MIDDLE, MotionConfig
 
 __all__ = ["SyntheticConfig", "draw", "draw_many"]
@@ -38,8 +42,11 @@ class SyntheticConfig:
         texture_size: side of a layer's square texture in texels, each 0.5 to 1.2 pixels wide.
         n_objects: number of layers in front of the background; about one in five is invisible.
         motion: ranges of motion.
-        real_share: probability that a layer is textured with a crop of a real frame, if there are
+        shares: shares of clips of special kinds.
+        real_share: probability that a layer is textured with a crop of a real picture, if there are
             any.
+        photograph_share: share of still photographs among real pictures, if there are frames of
+            clips too.
         blur_share: share of a batch's clips with motion blur, rounded down to whole clips.
         blur_samples: number of moments averaged into a blurred frame; rendering takes that many
             times as long.
@@ -54,7 +61,9 @@ class SyntheticConfig:
     texture_size: int = 352
     n_objects: int = 4
     motion: MotionConfig = dataclasses.field(default_factory=MotionConfig)
+    shares: kinds.Shares = dataclasses.field(default_factory=kinds.Shares)
     real_share: float = 0.75
+    photograph_share: float = 0.3
     blur_share: float = 0.15
     blur_samples: int = 6
     max_exposure: float = 0.3
@@ -70,11 +79,13 @@ class _Layer(NamedTuple):
     wave: Float[Array, "4 2"]
     is_background: Bool[Array, ""]  # continues beyond its texture, mirrored
     is_overlay: Bool[Array, ""]  # fixed to the image like a caption or a logo
+    clock: kinds.Clock  # the layer's time as a function of the scene's
 
 
 class _Light(NamedTuple):
-    """Changes of brightness, as logarithms of gains: a drift in time and a travelling wave."""
+    """Brightness, as logarithms of gains: its level, a drift in time and a travelling wave."""
 
+    level: Float[Array, ""]
     drift: Float[Array, ""]
     amplitude: Float[Array, ""]
     wave: Float[Array, "3"]  # wave numbers along x and y, and speed
@@ -91,8 +102,9 @@ class _Cut(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """Everything that determines a clip's frames, apart from the camera's exposure."""
+    """Everything that determines a clip's frames, apart from the camera's exposure and noise."""
 
+    clock: kinds.Clock
     camera: motion.Path
     layers: _Layer
     light: _Light
@@ -100,10 +112,19 @@ class _Scene(NamedTuple):
 
 
 class _Lens(NamedTuple):
-    """Exposure time in intervals, and amount of sharpening."""
+    """Exposure time in intervals, amount of sharpening, strength of the noise and its seed."""
 
     exposure: Float[Array, ""]
     sharpness: Float[Array, ""]
+    grain: Float[Array, ""]
+    seed: UInt32[Array, ""]
+
+
+class _Pictures(NamedTuple):
+    """Real pictures to cut textures from."""
+
+    frames: UInt8[Array, "n rows columns 3"] | None
+    photographs: UInt8[Array, "m rows columns 3"] | None
 
 
 Colours: TypeAlias = tuple[Float[Array, "time height width"], ...]
@@ -115,6 +136,7 @@ def draw_many(
     size: tuple[int, int],
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
+    photographs: UInt8[Array, "m rows columns 3"] | None = None,
 ) -> Float[Array, "clips time height width 3"]:
     """Draw one clip for each key; the first ``blur_share`` of them have motion blur.
 
@@ -122,7 +144,8 @@ def draw_many(
     ``vmap`` over a choice would compute both versions of every clip. See :func:`draw`.
     """
     n_blurred = int(len(keys) * config.blur_share)
-    make = functools.partial(_random_scene, size=size, config=config, textures=textures)
+    pictures = _Pictures(textures, photographs)
+    make = functools.partial(_random_scene, size=size, config=config, pictures=pictures)
     scenes, lenses = jax.vmap(make)(keys)
     sharp = functools.partial(_film, times=times, size=size, samples=1)
     blurred = functools.partial(_film, times=times, size=size, samples=config.blur_samples)
@@ -141,6 +164,7 @@ def draw(
     size: tuple[int, int],
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
+    photographs: UInt8[Array, "m rows columns 3"] | None = None,
     *,
     blurred: bool = False,
 ) -> Float[Array, "time height width 3"]:
@@ -152,9 +176,10 @@ def draw(
         size: height and width of a frame in pixels.
         config: ranges of content and motion.
         textures: real frames to cut textures from, at least ``texture_size`` high and wide.
+        photographs: still pictures to cut textures from, likewise.
         blurred: whether frames have motion blur, with one exposure time for the clip.
     """
-    scene, lens = _random_scene(key, size, config, textures)
+    scene, lens = _random_scene(key, size, config, _Pictures(textures, photographs))
     return _film(scene, lens, times, size, config.blur_samples if blurred else 1)
 
 
@@ -166,6 +191,7 @@ def _film(
     samples: int,
 ) -> Float[Array, "time height width 3"]:
     """Render frames at the given times, averaged over the exposure if ``samples`` > 1."""
+    times = kinds.read(scene.clock, times)
     if samples == 1:
         frames = _render(scene, times, size)
     else:
@@ -174,7 +200,8 @@ def _film(
         # one moment at a time: all of them together would take `samples` times the memory.
         light = lax.map(lambda moment: _render(scene, times + moment, size) ** 2.2, moments)
         frames = jnp.maximum(light.mean(axis=0), 1e-9) ** (1 / 2.2)
-    return jnp.clip(augment.sharpen(frames, lens.sharpness), 0.0, 1.0)
+    noise = lens.grain * kinds.grain(lens.seed, times, size)
+    return jnp.clip(augment.sharpen(frames, lens.sharpness) + noise, 0.0, 1.0)
 
 
 def _render(
@@ -188,57 +215,99 @@ def _render(
     elsewhere = jax.vmap(functools.partial(motion.product, scene.cut.elsewhere))(view)
     view = jnp.where(is_cut, elsewhere, view)
 
+    light = jax.vmap(functools.partial(_brightness, scene.light, size))(times)
+    gain = jnp.where(is_cut[..., None], scene.cut.gain, 1.0)
+
     def paint_over(behind: Colours, layer: _Layer) -> tuple[Colours, None]:
         look_up = jax.vmap(functools.partial(_look_up, layer, size))
-        *front, alpha = look_up(view, times)
-        return tuple(back + alpha * (new - back) for back, new in zip(behind, front)), None
+        *front, alpha = look_up(view, kinds.read(layer.clock, times))
+        # The scene's light and white balance do not reach what is laid over the image.
+        lit = [jnp.where(layer.is_overlay, 1.0, light * gain[..., i]) for i in range(3)]
+        painted = (back + alpha * (by * new - back) for back, new, by in zip(behind, front, lit))
+        return tuple(painted), None
 
     blank = jnp.zeros((times.shape[0], *size))
     # A scan compiles one layer's look-ups once; unrolled, compilation takes a minute.
     colours, _ = lax.scan(paint_over, (blank, blank, blank), scene.layers)
-    light = jax.vmap(functools.partial(_brightness, scene.light, size))(times)
-    gain = jnp.where(is_cut[..., None], scene.cut.gain, 1.0)
-    return jnp.clip(gain * light[..., None] * jnp.stack(colours, axis=-1), 0.0, 1.0)
+    return jnp.clip(jnp.stack(colours, axis=-1), 0.0, 1.0)
 
 
 def _random_scene(
     key: Key[Array, ""],
     size: tuple[int, int],
     config: SyntheticConfig,
-    textures: UInt8[Array, "n rows columns 3"] | None,
+    pictures: _Pictures,
 ) -> tuple[_Scene, _Lens]:
-    """Draw a scene and the camera's exposure and sharpening."""
+    """Draw a scene and the camera's exposure, sharpening and noise."""
     key_camera, key_values, key_light, key_cut, key_layers = jax.random.split(key, 5)
     chance, open_share, sharp_share = jax.random.uniform(key_values, (3,))
+    kind = kinds.random_kind(jax.random.fold_in(key, 5), config.shares)
     camera_moves = (chance < 0.8).astype(jnp.float32)
     camera = motion.random_path(
         key_camera, size, config.motion, moves=camera_moves, pixels_per_texel=(1.0, 1.0), spread=0.0
     )
-    layers = jax.vmap(functools.partial(_random_layer, size, config, textures))(
+    layers = jax.vmap(functools.partial(_random_layer, size, config, pictures, kind))(
         jnp.arange(config.n_objects + 1), jax.random.split(key_layers, config.n_objects + 1)
     )
-    scene = _Scene(camera, layers, _random_light(key_light), _random_cut(key_cut, size, config))
-    return scene, _Lens(config.max_exposure * open_share, config.sharpness * sharp_share)
+    # Camera and fastest layer may move in opposite directions.
+    speeds = jax.vmap(functools.partial(motion.speed, size=size))(layers.path, layers.wave)
+    fastest = motion.speed(camera, jnp.zeros((4, 2)), size) + speeds.max()
+    pace = jnp.where(kind.slow, jnp.minimum(1.0, kind.pace / fastest), 1.0)
+    scene = _Scene(
+        clock=kinds.slowed(kinds.repeated(kind), pace),
+        camera=camera,
+        layers=layers,
+        light=_random_light(key_light, kind),
+        cut=_random_cut(key_cut, size, config),
+    )
+    film = (~kind.cartoon).astype(jnp.float32)  # drawings are neither blurred nor sharpened
+    lens = _Lens(
+        exposure=film * pace * config.max_exposure * open_share,
+        sharpness=film * config.sharpness * sharp_share,
+        grain=kind.grain,
+        seed=jax.random.bits(jax.random.fold_in(key, 6), (), jnp.uint32),
+    )
+    return scene, lens
 
 
 def _random_layer(
     size: tuple[int, int],
     config: SyntheticConfig,
-    textures: UInt8[Array, "n rows columns 3"] | None,
+    pictures: _Pictures,
+    kind: kinds.Kind,
     index: Int[Array, ""],
     key: Key[Array, ""],
 ) -> _Layer:
     """Draw a layer; 0 is the background, fixed to the world, and the last may be an overlay."""
     key_paint, key_cover, key_path, key_wave, key_flags = jax.random.split(key, 5)
-    colour, relief = painting.colour(
-        key_paint, config.texture_size, textures, real_share=config.real_share
-    )
     chance = jax.random.uniform(key_flags, (3,))
+    phase, opacity, *tint = jax.random.uniform(jax.random.fold_in(key_flags, 1), (5,))
     is_object = index > 0
-    overlay = (index == config.n_objects) & (chance[0] < 0.35)
-    alpha = painting.coverage(key_cover, relief, is_text=overlay & (chance[1] < 0.5))
-    alpha = (chance[1] < 0.8) * alpha  # one object in five is invisible: their number varies
-    moves = (is_object & ~overlay & (chance[2] < 0.85)).astype(jnp.float32)
+    # Clips of the overlay kind have two overlays, one of them text, of one colour each.
+    is_display = is_object & kind.overlay & (index >= config.n_objects - 1)
+    overlay = is_display | ((index == config.n_objects) & (chance[0] < 0.35))
+    is_text = overlay & jnp.where(is_display, index == config.n_objects, chance[1] < 0.5)
+    passes = kind.occluder & (index == max(1, config.n_objects - 1)) & ~overlay
+    painting = painter.colour(
+        key_paint,
+        config.texture_size,
+        pictures.frames,
+        # Cartoon characters often move in front of painted backgrounds, which have texture.
+        real_share=config.real_share * jnp.where(kind.cartoon, 0.4 * ~is_object, 1.0),
+        photographs=pictures.photographs,
+        photograph_share=config.photograph_share,
+        outline=kind.outline,
+    )
+    covered, inked = painter.coverage(
+        key_cover, painting.relief, is_text=is_text, is_large=passes, outline=kind.outline
+    )
+    colour = jnp.where(is_display, jnp.stack(tint), painting.colours)
+    colour = colour + (is_object * inked)[..., None] * (painting.ink - colour)
+    # One object in five is invisible: their number varies.
+    alpha = ((chance[1] < 0.8) | is_display | passes) * covered
+    # Three overlays in five are semi-transparent (opacity from 0.25).
+    alpha = alpha * jnp.where(overlay, jnp.minimum(0.25 + 1.25 * opacity, 1.0), 1.0)
+    moves = (is_object & ~overlay & ((chance[2] < 0.85) | passes)).astype(jnp.float32)
     path = motion.random_path(
         key_path,
         size,
@@ -247,24 +316,30 @@ def _random_layer(
         pixels_per_texel=(0.5, 1.2),
         spread=0.9 * is_object.astype(jnp.float32),
     )
+    velocity = jnp.hypot(*path.position[1])
+    faster = jnp.where(passes, jnp.maximum(1.0, config.motion.max_speed / 4 / velocity), 1.0)
+    hurry = jnp.stack([jnp.ones(()), faster, faster, faster])[:, None]
     upright = jnp.where(overlay, 0.0, path.angle)  # captions and logos are not rotated
+    wave = moves * motion.random_wave(key_wave, config.motion, always=kind.cartoon)
     return _Layer(
-        texels=painting.pack(colour, jnp.where(is_object, alpha, 1.0), jnp.exp(path.log_scale[0])),
-        path=path._replace(angle=upright),
-        wave=moves * motion.random_wave(key_wave, config.motion),
+        texels=painter.pack(colour, jnp.where(is_object, alpha, 1.0), jnp.exp(path.log_scale[0])),
+        path=path._replace(angle=upright, position=hurry * path.position),
+        wave=wave * jnp.where(kind.cartoon, jnp.array([1.0, 1.0, 1.0, 2.0]), 1.0)[:, None],
         is_background=~is_object,
         is_overlay=overlay,
+        clock=kinds.held(kind.hold, phase),
     )
 
 
-def _random_light(key: Key[Array, ""]) -> _Light:
+def _random_light(key: Key[Array, ""], kind: kinds.Kind) -> _Light:
     """Draw changes of light: 3 clips in 10 drift in brightness, 3 in 10 have a travelling wave."""
     u = jax.random.uniform(key, (8,))
     happens = u[:2] < 0.3
     sizes = jnp.array([0.06, 0.15]) * motion.normal(u[2:4])
     return _Light(
+        level=jnp.log(kind.light),
         drift=happens[0] * sizes[0],
-        amplitude=happens[1] * sizes[1],
+        amplitude=happens[1] * ~kind.cartoon * sizes[1],  # flat colours stay flat
         wave=jnp.array([0.02, 0.02, 0.8]) * (2.0 * u[4:7] - 1.0),
         phase=2 * math.pi * u[7],
     )
@@ -277,7 +352,7 @@ def _brightness(
     y, x = _image(size)
     since = time - MIDDLE
     angle = light.wave[0] * x + light.wave[1] * y + light.wave[2] * since + light.phase
-    return jnp.exp(light.drift * since + light.amplitude * jnp.sin(angle))
+    return jnp.exp(light.level + light.drift * since + light.amplitude * jnp.sin(angle))
 
 
 def _random_cut(key: Key[Array, ""], size: tuple[int, int], config: SyntheticConfig) -> _Cut:
@@ -308,7 +383,7 @@ def _look_up(
     # A strongly tilted plane has a horizon, where the depth is 0 and positions are infinite.
     depth = jnp.maximum(depth, 0.2)
     u, v = motion.bend(layer.wave, u / depth, v / depth, time)
-    return painting.sample(layer.texels, u, v, mirror=layer.is_background)
+    return painter.sample(layer.texels, u, v, mirror=layer.is_background)
 
 
 def _image(size: tuple[int, int]) -> tuple[Float[Array, "height 1"], Float[Array, "1 width"]]:

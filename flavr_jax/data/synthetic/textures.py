@@ -9,8 +9,10 @@ are blurred. Fine detail matters because it is the hardest for networks to move 
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +22,18 @@ from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 from PIL import Image, ImageOps
 
 from flavr_jax.data.sequences import IMAGES, decode
+from flavr_jax.data.synthetic import cartoons
 from flavr_jax.data.synthetic.motion import normal
 
-__all__ = ["colour", "coverage", "pack", "read_folder", "sample"]
+__all__ = ["Painting", "colour", "coverage", "pack", "read_pictures", "sample"]
+
+
+class Painting(NamedTuple):
+    """Colours of a texture in [0, 1], noise of unit variance, and the colour of outlines."""
+
+    colours: Float[Array, "size size 3"]
+    relief: Float[Array, "size size"]
+    ink: Float[Array, "3"]
 
 
 def colour(
@@ -30,8 +41,11 @@ def colour(
     size: int,
     frames: UInt8[Array, "n rows columns 3"] | None,
     *,
-    real_share: float,
-) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
+    real_share: Float[Array, ""] | float,
+    photographs: UInt8[Array, "m rows columns 3"] | None = None,
+    photograph_share: float = 0.0,
+    outline: Float[Array, ""] | float = 0.0,
+) -> Painting:
     """Draw the colours of a texture.
 
     A procedural texture is one of these: 1/f noise, which has the spectrum of natural images;
@@ -41,13 +55,15 @@ def colour(
         key: random key.
         size: side of the square texture in texels.
         frames: real frames to crop textures from, or None.
-        real_share: probability that a crop of a real frame replaces the procedural texture.
-
-    Returns:
-        Colours in [0, 1], and independent noise of unit variance (for :func:`coverage`).
+        real_share: probability that a crop of a real picture replaces the procedural texture.
+        photographs: still pictures to crop textures from, or None.
+        photograph_share: share of photographs among real pictures, if there are frames too.
+        outline: width of a cartoon's outlines in texels; 0 for any other texture.
     """
     key_noise, key_values, key_crop = jax.random.split(key, 3)
-    shade, tint_a, tint_b, relief = _noise(key_noise, size)
+    is_cartoon = jnp.asarray(outline) > 0
+    # Contour lines of noise are smooth if its fine detail is weak.
+    shade, tint_a, tint_b, relief = _noise(key_noise, size, steeper=1.5 * is_cartoon)
     x, y = _grid(size)
     # All random values in one call: each call adds a fifth of a second of compilation.
     is_real, kind, *values = jax.random.uniform(key_values, (18,))
@@ -73,29 +89,45 @@ def colour(
     contrast = jnp.where(chosen == 0, contrast[0], jnp.exp(-2.8 + 1.5 * contrast[0]))
     tints = (mix_a - 0.5) * tint_a[..., None] + (mix_b - 0.5) * tint_b[..., None]
     painted = jnp.clip(base + contrast * (shade[..., None] + 0.6 * tints), 0.0, 1.0)
-    if frames is None:
-        return painted, relief
-    return jnp.where(is_real < real_share, _crop(key_crop, frames, size), painted), relief
+    drawn, ink = cartoons.paint(
+        jax.random.fold_in(key, 3), jnp.stack([shade, tint_a]), jnp.asarray(outline)
+    )
+    painted = jnp.where(is_cartoon, drawn, painted)
+    pictures = [_crop(key_crop, each, size) for each in (frames, photographs) if each is not None]
+    if pictures:
+        is_photograph = is_real < real_share * photograph_share
+        picture = jnp.where(is_photograph, pictures[-1], pictures[0])
+        painted = jnp.where(is_real < real_share, picture, painted)
+    return Painting(painted, relief, ink)
 
 
 def coverage(
-    key: Key[Array, ""], relief: Float[Array, "size size"], *, is_text: Bool[Array, ""] | bool
-) -> Float[Array, "size size"]:
+    key: Key[Array, ""],
+    relief: Float[Array, "size size"],
+    *,
+    is_text: Bool[Array, ""] | bool,
+    is_large: Bool[Array, ""] | bool = False,
+    outline: Float[Array, ""] | float = 0.0,
+) -> tuple[Float[Array, "size size"], Float[Array, "size size"]]:
     """Draw an object's coverage (alpha): a blob, a rounded rectangle, bars, glyphs, or a torn blob.
 
     Args:
         key: random key.
         relief: noise from :func:`colour`, which tears holes into blobs.
         is_text: draw glyphs.
+        is_large: draw a blob or rectangle that fills most of the texture.
+        outline: width of the outline in texels; 0 for none.
 
     Returns:
-        Coverage in [0, 1]; 0 along the texture's border, so that objects end inside the texture.
+        Coverage in [0, 1], 0 along the texture's border, so that objects end inside the texture;
+        and the share of ink, 1 in the outline.
     """
     key_values, key_glyphs = jax.random.split(key)
     kind, edge, *values = jax.random.uniform(key_values, (13,))
     size = relief.shape[0]
     x, y = _grid(size)
-    radius = size * (0.08 + 0.26 * jnp.stack(values[:3]))
+    low, high = jnp.where(jnp.asarray(is_large), 0.26, 0.08), jnp.where(is_large, 0.42, 0.34)
+    radius = size * (low + (high - low) * jnp.stack(values[:3]))
     # Shapes are signed distances in texels, positive inside. A blob's radius is a sum of harmonics
     # of the direction.
     order = jnp.arange(2, 6, dtype=jnp.float32)
@@ -111,7 +143,7 @@ def coverage(
     board = corner - outside - jnp.minimum(jnp.maximum(over_x, over_y), 0.0)
     period = 10.0 + 0.3 * radius[0]
     bars = jnp.minimum(board, (jnp.sin(2 * math.pi / period * x) - 0.2) * period / 6)
-    cell = (3.0 + 0.06 * radius[0]).astype(jnp.float32)
+    cell = jnp.where(jnp.asarray(is_text), 0.5, 1.0) * (3.0 + 0.06 * radius[0])  # fine captions
     bits = jax.random.bernoulli(key_glyphs, 0.45, (64, 64))
     row, column = ((axis / cell).astype(jnp.int32) + 32 for axis in (y, x))
     inked = bits[row % 64, column % 64] & (row % 6 > 0)  # every sixth row separates lines of text
@@ -119,13 +151,17 @@ def coverage(
     # Holes where the noise is below −0.3; the factor is a typical distance per unit of noise.
     torn = jnp.minimum(blob, 8.0 * (relief + 0.3))
 
-    kind = jnp.where(is_text, 1, (8.0 * kind).astype(jnp.int32))
+    kind = jnp.where(is_large, 3.0 + 5.0 * kind, 8.0 * kind)
+    kind = jnp.where(is_text, 1, kind.astype(jnp.int32))
     distance = jnp.select(
         [kind == 0, kind == 1, kind == 2, kind < 5], [bars, glyphs, torn, board], blob
     )
     border = size / 2 - 3.0 - jnp.maximum(jnp.abs(x), jnp.abs(y))
-    softness = jnp.exp(2.0 * edge)  # edges are 1 to 7.4 texels wide
-    return jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
+    outline = jnp.asarray(outline)
+    softness = jnp.where(outline > 0, 1.0, jnp.exp(2.0 * edge))  # edges are 1 to 7.4 texels wide
+    alpha = jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
+    inside = jnp.minimum(distance, border)
+    return alpha, (outline > 0) * jnp.clip(outline + 0.5 - inside, 0.0, 1.0)
 
 
 def pack(
@@ -198,26 +234,47 @@ def sample(
     return [channel(shift) for shift in (0, 8, 16, 24)]
 
 
-def read_folder(folder: Path, *, side: int = 512) -> UInt8[np.ndarray, "images side side 3"]:
-    """Read the images in a folder and its subfolders, scaled and cropped to squares.
+def read_pictures(place: Path, *, side: int = 512) -> UInt8[np.ndarray, "images side side 3"]:
+    """Read pictures, scaled and cropped to squares.
 
-    Images whose shorter side has fewer than ``side`` pixels are left out, because enlarged images
+    Pictures whose shorter side has fewer than ``side`` pixels are left out, because enlarged ones
     have no fine detail.
 
+    Args:
+        place: folder, read with its subfolders, or a JSONL file: each line has a ``file`` in the
+            folder of the same name without the suffix (``textures/`` beside ``textures.jsonl``).
+        side: side of the squares in pixels.
+
     Raises:
-        FileNotFoundError: there are no images, or none is large enough.
+        FileNotFoundError: there are no pictures, or none is large enough.
+        ValueError: a line of the JSONL file has no ``file``.
     """
     found = []
-    for path in sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMAGES):
+    for path in _listed(place):
         picture = decode(path.read_bytes(), where=str(path))
         if min(picture.shape[:2]) >= side:
             square = ImageOps.fit(Image.fromarray(picture), (side, side), Image.Resampling.LANCZOS)
             found.append(np.asarray(square))
     if not found:
         raise FileNotFoundError(
-            f"{folder} has no image of {side}×{side} pixels or more; use larger images."
+            f"{place} has no image of {side}×{side} pixels or more; use larger images."
         )
     return np.stack(found)
+
+
+def _listed(place: Path) -> list[Path]:
+    """Paths of the pictures in a folder, or in a list as :func:`read_pictures` describes it."""
+    if place.is_dir():
+        return sorted(each for each in place.rglob("*") if each.suffix.lower() in IMAGES)
+    paths = []
+    for number, line in enumerate(place.read_text().splitlines(), start=1):
+        try:
+            paths.append(place.with_suffix("") / json.loads(line)["file"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'line {number} of {place} names no picture; write {{"file": "NAME.png"}}.'
+            ) from error
+    return paths
 
 
 def _lanczos(size: int, bandwidth: Float[Array, ""] | float) -> Float[Array, "twice size"]:
@@ -243,10 +300,15 @@ def _address(
     return jnp.where(mirror, mirrored, jnp.clip(index, 0, size - 1))
 
 
-def _noise(key: Key[Array, ""], size: int) -> Float[Array, "4 size size"]:
-    """Four periodic noise images of unit variance, with amplitude spectra of 1/f to 1/f²."""
+def _noise(
+    key: Key[Array, ""], size: int, *, steeper: Float[Array, ""] | float = 0.0
+) -> Float[Array, "4 size size"]:
+    """Four periodic noise images of unit variance, with amplitude spectra of 1/f to 1/f².
+
+    ``steeper`` is added to the exponent.
+    """
     key_exponent, key_spectrum = jax.random.split(key)
-    exponent = 1.0 + jax.random.uniform(key_exponent, (4, 1, 1))
+    exponent = 1.0 + steeper + jax.random.uniform(key_exponent, (4, 1, 1))
     down = jnp.fft.fftfreq(size)[:, None] * size
     across = jnp.fft.rfftfreq(size)[None, :] * size
     frequency = jnp.hypot(down, across)

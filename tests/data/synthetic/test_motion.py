@@ -95,3 +95,18 @@ def test_waves_bend_some_planes_and_never_fold_them():
 def test_settings_without_sense_are_refused():
     with pytest.raises(ValueError, match="not above `max_speed`"):
         MotionConfig(min_speed=10.0, max_speed=5.0)
+
+
+def test_nothing_in_a_frame_moves_faster_than_the_bound():
+    found = paths(MotionConfig())
+    bound = jax.vmap(lambda path: motion.speed(path, jnp.zeros((4, 2)), SIZE))(found)
+    corners = np.array([[x, y, 1.0] for x in (-128, 0, 128) for y in (-128, 0, 128)]).T
+    before, after = (
+        np.asarray(jax.vmap(lambda p, t=t: motion.plane_from_image(p, jnp.float32(t)))(found))
+        for t in (1.495, 1.505)
+    )
+    # Where the corners go to: from image to plane and back to the image, 0.01 intervals later.
+    moved = np.linalg.inv(after.astype(np.float64)) @ before.astype(np.float64) @ corners
+    speeds = np.linalg.norm(moved[:, :2] / moved[:, 2:] - corners[:2], axis=1).max(axis=1) / 0.01
+    assert (speeds < 1.25 * np.asarray(bound) + 0.5).all()  # tilt makes some of it larger
+    assert np.median(speeds / np.asarray(bound)) > 0.6

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flavr_jax.data.synthetic import scenes
+from flavr_jax.data.synthetic import kinds, scenes
 from flavr_jax.data.synthetic.motion import MotionConfig
 
 SIZE = (32, 40)
+SHARES = [field.name for field in dataclasses.fields(kinds.Shares)]
 CONFIG = scenes.SyntheticConfig(
     texture_size=48,
     n_objects=2,
     motion=MotionConfig(min_speed=2.0, max_speed=6.0),
+    shares=kinds.Shares(**dict.fromkeys(SHARES, 0.0)),
     sharpness=0.0,
     cut_share=0.0,
 )
@@ -124,3 +127,109 @@ def test_a_cut_changes_one_outer_input_and_nothing_between_the_middle_ones(keys,
     changed = np.abs(batch[2:] - expected).mean(axis=(2, 3, 4))[:, [0, 5]] > 0.02
     np.testing.assert_array_equal(changed.sum(axis=1), 1)
     assert 0 < changed[:, 0].sum() < 6
+
+
+PLAIN = kinds.Kind(
+    **dict.fromkeys(SHARES, jnp.asarray(False)),
+    pace=jnp.float32(1.0),
+    pattern=jnp.int32(1),
+    grain=jnp.float32(0.0),
+    light=jnp.float32(1.0),
+    hold=jnp.int32(1),
+    outline=jnp.float32(0.0),
+)
+KINDS = {
+    "plain": {},
+    "cartoon": {"cartoon": True, "outline": 2.0},
+    "held": {"cartoon": True, "outline": 2.0, "hold": 3},
+    "overlay": {"overlay": True, "light": 0.1},
+    "slow": {"slow": True, "pace": 0.5},
+    "repeated": {"repeated": True, "grain": 0.02},
+    "noise": {"grain": 0.02},
+    "dark": {"light": 0.1},
+    "occluder": {"occluder": True},
+}
+
+
+@pytest.fixture(scope="module")
+def clips_of(keys):
+    """The same eight clips as every kind of footage: one program draws them all."""
+
+    @jax.jit
+    def draw_as(kind):
+        def one(key):
+            with mock.patch.object(kinds, "random_kind", return_value=kind):
+                return scenes.draw(key, jnp.asarray(TIMES), SIZE, CONFIG)
+
+        return jax.vmap(one)(keys)
+
+    return {
+        name: np.asarray(
+            draw_as(
+                PLAIN._replace(
+                    **{
+                        field: jnp.asarray(value, getattr(PLAIN, field).dtype)
+                        for field, value in change.items()
+                    }
+                )
+            )
+        )
+        for name, change in KINDS.items()
+    }
+
+
+def test_frames_of_a_slow_clip_differ_little_but_differ(clips_of):
+    moved, slowly = (
+        np.abs(clips_of[name][:, 4] - clips_of[name][:, 1]).mean(axis=(1, 2, 3))
+        for name in ("plain", "slow")
+    )
+    moves = moved > 0
+    assert moves.sum() >= 6
+    assert (slowly[moves] < 0.5 * moved[moves]).all()
+    assert np.median(slowly) < 0.15 * np.median(moved)
+    assert (slowly[moves] > 1e-4).all()
+
+
+def test_a_repeated_input_and_all_between_are_equal_in_their_noise_too(clips_of):
+    clips = clips_of["repeated"]
+    np.testing.assert_array_equal(
+        clips[:, 1:5], np.broadcast_to(clips[:, 1:2], clips[:, 1:5].shape)
+    )
+    assert (np.abs(clips[:, 1] - clips[:, 0]).mean(axis=(1, 2, 3)) > 0.01).all()
+    np.testing.assert_allclose(clips[:, 0], clips_of["noise"][:, 0], atol=1e-3)
+
+
+def test_each_frame_has_noise_of_its_own_at_the_strength_asked_for(clips_of):
+    noise = clips_of["noise"] - clips_of["plain"]
+    inside = (clips_of["plain"] > 0.1) & (clips_of["plain"] < 0.9)  # where nothing is clipped
+    assert noise[inside].std() == pytest.approx(0.02, rel=0.05)
+    assert abs(noise[inside].mean()) < 5e-4
+    between = np.corrcoef(noise[:, 1][inside[:, 1]], noise[:, 2][inside[:, 1]])[0, 1]
+    assert abs(between) < 0.05
+
+
+def test_a_dark_scene_is_the_scene_with_less_light_and_its_overlays_are_bright(clips_of):
+    dark, plain = clips_of["dark"], clips_of["plain"]
+    unclipped = (plain > 0.05) & (plain < 0.99)
+    assert np.median(dark[unclipped] / plain[unclipped]) == pytest.approx(0.1, abs=1e-3)
+    assert (clips_of["overlay"].max(axis=(1, 2, 3, 4)) > 0.25).sum() >= 6
+
+
+def test_overlays_stay_where_they_are(clips_of):
+    """Two frames further apart in time differ, but not where an opaque overlay is."""
+    clips = clips_of["overlay"]
+    still = (np.ptp(clips, axis=1) < 1e-3).all(axis=-1)
+    brighter = clips.max(axis=(1, 4)) > 0.2
+    assert (still & brighter).any(axis=(1, 2)).sum() >= 2
+    assert not (brighter & still).all()
+
+
+def test_a_large_object_hides_much_of_what_the_plain_clip_shows(clips_of):
+    changed = np.abs(clips_of["occluder"] - clips_of["plain"]).max(axis=-1) > 0.02
+    assert changed.any(axis=1).mean() > 0.3
+
+
+def test_held_drawings_move_otherwise_than_the_ground_behind_them(clips_of):
+    changed = np.abs(clips_of["held"] - clips_of["cartoon"]).max(axis=-1) > 0.02
+    assert 0.02 < changed[:, 0].mean() < 0.7
+    assert not np.array_equal(changed[:, 1], changed[:, 0])

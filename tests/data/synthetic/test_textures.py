@@ -68,7 +68,7 @@ def test_detail_finer_than_pixels_is_taken_away(pixels_per_texel, least, most):
 def test_objects_end_before_their_texture_does():
     keys = jax.random.split(jax.random.key(0), 64)
     relief = jax.random.normal(jax.random.key(1), (48, 48))
-    draw = jax.jit(jax.vmap(lambda key: textures.coverage(key, relief, is_text=False)))
+    draw = jax.jit(jax.vmap(lambda key: textures.coverage(key, relief, is_text=False)[0]))
     alpha = np.asarray(draw(keys))
     border = np.ones((48, 48), bool)
     border[2:-2, 2:-2] = False
@@ -92,7 +92,7 @@ def test_smooth_textures_have_the_spectrum_of_natural_images():
 
 def test_some_textures_are_fine_patterns_of_full_contrast():
     keys = jax.random.split(jax.random.key(0), 128)
-    draw = jax.jit(jax.vmap(lambda key: textures.colour(key, 48, None, real_share=0.0)[0]))
+    draw = jax.jit(jax.vmap(lambda key: textures.colour(key, 48, None, real_share=0.0).colours))
     shade = np.asarray(draw(keys)).mean(axis=-1)
     steps = np.stack([np.abs(np.diff(shade, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)])
     # By hand, of stripes of black and white, 8 texels a period: 2 · 1 / 8.
@@ -105,7 +105,64 @@ def test_a_folder_of_images_becomes_squares_without_the_small_ones(tmp_path):
     wide[:, 16:32] = (10, 20, 30)
     Image.fromarray(wide).save(tmp_path / "below/wide.png")
     Image.fromarray(wide[:8]).save(tmp_path / "small.png")
-    found = textures.read_folder(tmp_path, side=16)
+    found = textures.read_pictures(tmp_path, side=16)
     np.testing.assert_array_equal(found, np.broadcast_to([10, 20, 30], (1, 16, 16, 3)))
     with pytest.raises(FileNotFoundError, match="64×64 pixels or more"):
-        textures.read_folder(tmp_path, side=64)
+        textures.read_pictures(tmp_path, side=64)
+
+
+def test_a_list_names_pictures_in_the_folder_of_its_name(tmp_path):
+    (tmp_path / "some").mkdir()
+    for name, grey in (("a.png", 1), ("b.png", 2), ("c.png", 3)):
+        Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(tmp_path / "some" / name)
+    listed = tmp_path / "some.jsonl"
+    listed.write_text('{"file": "c.png", "licence": "CC0-1.0"}\n{"file": "a.png"}\n')
+    np.testing.assert_array_equal(textures.read_pictures(listed, side=16)[:, 0, 0, 0], [3, 1])
+    listed.write_text('{"file": "c.png"}\n{"name": "a.png"}\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*some\.jsonl names no picture"):
+        textures.read_pictures(listed, side=16)
+
+
+def test_real_textures_come_from_photographs_at_their_share():
+    frames, photographs = (jnp.full((1, 24, 32, 3), grey, jnp.uint8) for grey in (51, 204))
+    draw = jax.jit(
+        jax.vmap(
+            lambda key: textures.colour(
+                key, 16, frames, real_share=1.0, photographs=photographs, photograph_share=0.25
+            ).colours.mean()
+        )
+    )
+    found = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
+    assert np.isclose(found, 0.2, atol=1e-4).sum() + np.isclose(found, 0.8, atol=1e-4).sum() == 400
+    assert 0.18 < np.isclose(found, 0.8, atol=1e-4).mean() < 0.32
+
+
+def test_large_objects_fill_much_of_their_texture_and_outlines_follow_the_edge():
+    keys = jax.random.split(jax.random.key(0), 32)
+    relief = jnp.zeros((64, 64))
+    draw = jax.jit(
+        jax.vmap(
+            lambda key: textures.coverage(key, relief, is_text=False, is_large=True, outline=2.0)
+        )
+    )
+    alpha, ink = map(np.asarray, draw(keys))
+    assert alpha.mean(axis=(1, 2)).min() > 0.2
+    assert 0.02 < (ink * alpha).mean() < 0.2
+    # No ink two texels and more inside: there the 5×5 neighbourhood is covered.
+    around = np.lib.stride_tricks.sliding_window_view(alpha, (9, 9), axis=(1, 2))
+    inner = (around > 0.99).all(axis=(3, 4))
+    assert ink[:, 4:-4, 4:-4][inner].mean() < 0.02
+
+
+def test_most_of_a_cartoon_is_flat():
+    keys = jax.random.split(jax.random.key(0), 24)
+    draw = jax.jit(
+        jax.vmap(
+            lambda key, outline: (
+                textures.colour(key, 96, None, real_share=0.0, outline=outline).colours
+            )
+        )
+    )
+    for outline, low, high in ((2.0, 0.5, 1.0), (0.0, 0.0, 0.4)):
+        steps = np.abs(np.diff(np.asarray(draw(keys, jnp.full(24, outline))), axis=2)).max(axis=-1)
+        assert low < np.median((steps < 1e-4).mean(axis=(1, 2))) <= high
