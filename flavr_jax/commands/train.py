@@ -11,6 +11,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional
 
 from flavr_jax import program_cache
+from flavr_jax.bundled import existing
 from flavr_jax.training import loop, parallel
 from flavr_jax.training import recipe as recipes
 
@@ -42,7 +43,7 @@ def main(options: Options) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
     program_cache.enable()
-    recipe = recipes.read(options.recipe, options.set)
+    recipe = recipes.read(existing(options.recipe), options.set)
     parallel.initialize(options.hosts)
     mapping = parallel.Parallel(recipe.strategy)
     task, inputs = recipes.prepare(recipe, options.places, mapping)

@@ -13,6 +13,7 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
 from flavr_jax import config, program_cache
+from flavr_jax.bundled import existing
 from flavr_jax.training import loop, parallel, search
 from flavr_jax.training import recipe as recipes
 
@@ -36,7 +37,7 @@ def main(options: Options) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("flavr_jax").setLevel(logging.INFO)
     program_cache.enable()
-    chosen, base = search.read_search(options.search)
+    chosen, base = search.read_search(existing(options.search))
 
     def train(recipe: recipes.Recipe, folder: Path, until: int) -> bool:
         mapping = parallel.Parallel(recipe.strategy)
