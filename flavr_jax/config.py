@@ -15,12 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-__all__ = ["ModelConfig", "Precision", "build", "read_toml"]
+__all__ = ["Cut", "ModelConfig", "Precision", "build", "read_toml"]
 
 Settings = TypeVar("Settings")
 
 Precision: TypeAlias = Literal["auto", "fp8", "bf16", "fp16", "fp32"]
 """Number format of the computation; ``auto`` is the fastest that device and checkpoint support."""
+
+Cut: TypeAlias = Literal["hold", "blend", "ignore"]
+"""Frames to show between the two frames at a cut.
+
+``hold`` shows the nearer of the two, ``blend`` mixes them, ``ignore`` does not look for cuts.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,15 +17,15 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
+from flavr_jax.config import Cut
 from flavr_jax.timeline.keys import Key
 from flavr_jax.video.frames import ClipInfo, TimedFrame, check_rate
 
 __all__ = [
     "MOST_PARTS",
     "Clock",
-    "Cut",
     "Grid",
     "Moment",
     "OutputTiming",
@@ -34,12 +34,6 @@ __all__ = [
     "output_info",
     "schedule",
 ]
-
-Cut: TypeAlias = Literal["hold", "blend", "ignore"]
-"""Frames to show between the two frames at a cut.
-
-``hold`` shows the nearer of the two, ``blend`` mixes them, ``ignore`` does not look for cuts.
-"""
 
 MOST_PARTS = 4096
 """The largest factor, and the largest number of different frames that one interval can get."""

@@ -14,7 +14,8 @@ import pytest
 from flavr_jax.video.excerpt import Excerpt, Span
 from flavr_jax.video.files import sinks
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.reader import Input, VideoReader, open_source
+from flavr_jax.video.files.inputs import Input
+from flavr_jax.video.files.reader import VideoReader, open_source
 
 
 @pytest.fixture(scope="module")

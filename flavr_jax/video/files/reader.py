@@ -23,11 +23,10 @@ from av.stream import Disposition
 from av.video.format import names as pixel_formats  # pyright: ignore[reportAttributeAccessIssue]
 from av.video.stream import VideoStream
 
-from flavr_jax.video.excerpt import Excerpt, Span
 from flavr_jax.video.files import decoding
 from flavr_jax.video.files.names import PIPE, file_url, is_pipe
 from flavr_jax.video.files.times import as_fraction, timeline_start
-from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame, parse_rate
+from flavr_jax.video.frames import ClipInfo, FrameSource, Origin, TimedFrame
 from flavr_jax.video.pixels.colour import Colour, picture
 from flavr_jax.video.pixels.hdr import StaticHDR
 from flavr_jax.video.pixels.layout import Layout
@@ -37,7 +36,6 @@ from flavr_jax.video.stills.images import ImageFolder
 
 __all__ = [
     "PIPE",
-    "Input",
     "RawVideo",
     "VideoReader",
     "explained",
@@ -77,34 +75,6 @@ class RawVideo:
         """The same values as FFmpeg's options."""
         rate = f"{self.rate.numerator}/{self.rate.denominator}"
         return {"video_size": self.size, "pixel_format": self.pixel_format, "framerate": rate}
-
-
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """The part of a source to read, and properties that it does not state itself.
-
-    Attributes:
-        range: read only the frames from START to END, written as 00:01:00-00:02:00, 90-120.5 or
-            90-; the output begins at zero, and sound and subtitles are cut too.
-        input_rate: frames per second of a folder of images or of raw video, such as 25 or
-            24000/1001.
-        input_size: width and height of raw video, such as 1920x1080; giving it means that the input
-            is raw video, without any header.
-        input_pixel_format: pixel format of raw video.
-    """
-
-    range: str | None = None
-    input_rate: str = "24"
-    input_size: str | None = None
-    input_pixel_format: str = "yuv420p"
-
-    def open(self, path: Path) -> FrameSource:
-        """Open a source with headroom (see ``open_source``), to write a video of its frames."""
-        rate, raw = parse_rate(self.input_rate), None
-        if self.input_size is not None:
-            raw = RawVideo(self.input_size, self.input_pixel_format, rate)
-        source = open_source(path, rate=rate, raw=raw, headroom=True)
-        return source if self.range is None else Excerpt(source, Span.parse(self.range))
 
 
 def open_source(

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interpolation of one clip: what ``flavr interpolate`` does for each input."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import jax
+from rich.markup import escape
+from rich.table import Table
+
+import flavr_jax
+from flavr_jax.commands.interpolate import Options
+from flavr_jax.inference import stream
+from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
+from flavr_jax.inference.pipeline import Pipeline
+from flavr_jax.progress import Reporter
+from flavr_jax.terminal import printable
+from flavr_jax.timeline import schedule
+from flavr_jax.video import verify
+from flavr_jax.video.files import reader, sinks
+from flavr_jax.video.files.names import NULL, is_pipe
+from flavr_jax.video.frames import FrameSink
+from flavr_jax.video.journal.job import Job, digest_of_folder, fingerprint
+
+__all__ = ["Result", "interpolate", "table_of"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one clip.
+
+    Attributes:
+        path: the input.
+        output: name of the output.
+        code: 0, 1 if the input was damaged, 2 if there is no output.
+        note: why the code is not 0.
+        summary: counts of frames.
+        seconds: time that it took.
+    """
+
+    path: Path
+    output: str
+    code: int
+    note: str = ""
+    summary: stream.Summary = field(default_factory=stream.Summary)
+    seconds: float = 0.0
+
+
+def interpolate(
+    path: Path,
+    output: str,
+    options: Options,
+    load: Callable[[], Interpolator],
+    report: Reporter,
+) -> Result:
+    """Interpolate one clip, and report about it."""
+    source = options.source.open(path)
+    motion = options.motion
+    interpolator = load()
+    check_factor(interpolator, motion, source.info.rate)
+    info = schedule.output_info(source.info, motion.timing)
+    rates = float(source.info.rate), float(info.rate)
+    report.say(f"{path} → {output}, {rates[0]:.5g} → {rates[1]:.5g} frames/s")
+    checkpoint = str(options.network.checkpoint or "default")
+    report.say(f"checkpoint {checkpoint} on {interpolator.runs_on}")
+    report.tell(
+        "start", input=str(path), output=output, rate_in=rates[0], rate_out=rates[1],
+        frames=info.frame_count, checkpoint=checkpoint, device=interpolator.runs_on,
+    )  # fmt: skip
+    if options.output.verify and (output in ("-", NULL) or is_pipe(path)):
+        raise ValueError("`verify` reads input and output again; use a file for both.")
+
+    origins: list[int | None] = []
+    summary = stream.Summary()
+    started = time.monotonic()
+    sink = sinks.open_sink(
+        output,
+        info,
+        source=path,
+        stretch=Fraction(motion.timing.stretch),
+        span=getattr(source, "span", None),
+        encoding=options.encoding,
+        overwrite=options.output.overwrite,
+        job=job_of(path, output, options, interpolator),
+    )
+    done = getattr(sink, "done", 0)
+    if done:
+        report.say(f"going on after frame {done}, which an earlier run finished")
+        report.tell("resume", done=done)
+    with explained_rest(sink), sink, Pipeline("encode") as pipeline:
+        ready = stream.overlapped(
+            pipeline, source, interpolator, motion, summary, sink.conversion, done
+        )
+        tracked = report.track(ready, info.frame_count, before_first="compiling")
+        with contextlib.closing(tracked) as frames:
+            for frame in verify.recorded(frames, origins):
+                sink.write(frame)
+    seconds = time.monotonic() - started
+    broken = getattr(sink, "broken", 0)
+    lost = f", {broken} broken packets of sound or subtitles left out" if broken else ""
+    report.say(f"{summary} in {output}, {seconds:.1f} s{lost}")
+    if options.output.verify:
+        written = reader.open_source(Path(output), headroom=True)
+        found = verify.compare(options.source.open(path), written, origins)
+        report.say(f"verify: {found}")
+    if source.damage:
+        report.warn(f"{path} is damaged ({source.damage}); everything readable was processed.")
+    result = Result(path, output, int(bool(source.damage)), source.damage or "", summary, seconds)
+    report.tell(
+        "end", input=str(path), output=output, code=result.code, frames_in=summary.frames_in,
+        frames_out=summary.frames_out, cuts=summary.cuts, repeats=summary.repeats,
+        broken_packets=broken, seconds=seconds,
+    )  # fmt: skip
+    return result
+
+
+@contextlib.contextmanager
+def explained_rest(sink: FrameSink) -> Iterator[None]:
+    """Add to any error how much of the output the next run will find finished."""
+    try:
+        yield
+    except BaseException as error:
+        if kept := getattr(sink, "kept", 0):
+            error.add_note(f"{kept} frames are finished and kept; the same command goes on there.")
+        raise
+
+
+def job_of(path: Path, output: str, options: Options, interpolator: Interpolator) -> Job | None:
+    """Return what a result depends on; None for pipes, which cannot be resumed."""
+    if output in ("-", NULL) or is_pipe(path):
+        return None
+    motion = dataclasses.asdict(options.motion)
+    motion.pop("batch")  # a smaller one may be needed to go on after a lack of memory
+    facts = {
+        "input": fingerprint(path),
+        "source": repr(options.source),
+        "motion": repr(motion),
+        "encoding": repr(options.encoding),
+        "checkpoint": digest_of_folder(options.network.checkpoint or DEFAULT_CHECKPOINT),
+        "network": f"{interpolator.precision}, {interpolator.runs_on}",
+        "versions": repr((flavr_jax.__version__, jax.__version__, av.__version__)),
+        "libraries": repr(av.library_versions),
+    }
+    return Job(facts, options.output.segment, options.output.resume)
+
+
+def table_of(results: list[Result]) -> Table:
+    """Return a table with a line for each clip."""
+    table = Table("input", "output", "frames", "seconds", "result", title="Summary")
+    for each in results:
+        counts = f"{each.summary.frames_in} → {each.summary.frames_out}" if each.code < 2 else ""
+        words = ("done", f"damaged: {each.note}", f"failed: {each.note}")[each.code]
+        row = (str(each.path), each.output, counts, f"{each.seconds:.1f}", words)
+        table.add_row(*map(escape, map(printable, row)))
+    return table
+
+
+def check_factor(network: Interpolator, motion: stream.Options, rate: Fraction) -> None:
+    """Raise a ValueError, which names the --fps to use instead, if the factor is impossible."""
+    if motion.fps is not None:
+        return
+    factor = motion.timing.factor
+    try:
+        network.passes(factor)
+    except ValueError as error:
+        if factor < 1:
+            raise
+        if motion.slow_motion:
+            remedy = f"Or add --fps {rate}, which works with any factor in slow motion."
+        else:
+            remedy = f"Or use --fps {rate * factor} instead, {factor} times this clip's frame rate."
+        raise ValueError(f"{error} {remedy}") from error

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choice of what to read. Nothing heavy is imported here, to keep ``--help`` quick."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flavr_jax.video.frames import FrameSource
+
+__all__ = ["Input"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """The part of a source to read, and properties that it does not state itself.
+
+    Attributes:
+        range: read only the frames from START to END, written as 00:01:00-00:02:00, 90-120.5 or
+            90-; the output begins at zero, and sound and subtitles are cut too.
+        input_rate: frames per second of a folder of images or of raw video, such as 25 or
+            24000/1001.
+        input_size: width and height of raw video, such as 1920x1080; giving it means that the input
+            is raw video, without any header.
+        input_pixel_format: pixel format of raw video.
+    """
+
+    range: str | None = None
+    input_rate: str = "24"
+    input_size: str | None = None
+    input_pixel_format: str = "yuv420p"
+
+    def open(self, path: Path) -> FrameSource:
+        """Open a source with headroom (see ``open_source``), to write a video of its frames."""
+        from flavr_jax.video.excerpt import Excerpt, Span
+        from flavr_jax.video.files.reader import RawVideo, open_source
+        from flavr_jax.video.frames import parse_rate
+
+        rate, raw = parse_rate(self.input_rate), None
+        if self.input_size is not None:
+            raw = RawVideo(self.input_size, self.input_pixel_format, rate)
+        source = open_source(path, rate=rate, raw=raw, headroom=True)
+        return source if self.range is None else Excerpt(source, Span.parse(self.range))
