@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import random
 import resource
@@ -45,13 +46,25 @@ from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 from flavr_jax.terminal import MESSAGE_LIMIT
+from flavr_jax.video.files.formats import CONTAINERS
 from flavr_jax.video.pixels.picture import Resident
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "tests" / "data" / "pytorch"
 NETWORK = ModelConfig(width=1, n_outputs=7, base="blend")
-VIDEOS = {"a.mp4": "mpeg4", "a.mkv": "ffv1", "a.avi": "mjpeg", "a.gif": "gif"}
-IMAGES = ("png", "jpg", "webp", "tiff")
+VIDEOS = {
+    "a.mp4": "mpeg4", "a.mkv": "ffv1", "a.avi": "mjpeg", "a.gif": "gif", "b.mp4": "libx264",
+    "a.webm": "libvpx-vp9", "a.ts": "mpeg2video", "a.mov": "prores_ks", "b.mkv": "libsvtav1",
+    "a.y4m": "wrapped_avframe",
+}  # fmt: skip
+IMAGES = ("png", "jpg", "webp", "tiff", "bmp")
+# Damage turns these into other options, values and names.
+ARGUMENTS = (
+    "--factor", "2", "--fps", "23.976", "--slow-motion", "--exact-times", "--largest-error",
+    "1/2000", "--cut", "blend", "--dedup", "--range", "0-00:00:00.25", "--input-rate", "24000/1001",
+    "--codec", "ffv1", "--crf", "18", "--preset", "medium", "--pixel-format", "yuv420p", "--audio",
+    "stretch", "--images", "png", "--segment", "3", "--verify", "--no-resume", "--json",
+)  # fmt: skip
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
 
 
@@ -114,6 +127,7 @@ def make_originals(folder: Path) -> dict[str, tuple[Path, Program]]:
         **{name: (folder / name, interpolate) for name in (*VIDEOS, *IMAGES)},
         "safetensors": (folder / "a.safetensors", convert),
         "checkpoint": (folder / "checkpoint", load_checkpoint),
+        "arguments": (folder / "arguments", interpolate_as_told),
     }
 
     def write() -> None:
@@ -123,6 +137,7 @@ def make_originals(folder: Path) -> dict[str, tuple[Path, Program]]:
             write_images(folder / suffix, suffix)
         tensors = torch_weights.read(WEIGHTS / "official_8x_legacy.pth").tensors
         (folder / "a.safetensors").write_bytes(safetensors(tensors))
+        (folder / "arguments").write_text("\0".join(ARGUMENTS))
         shapes = flavr.parameter_shapes(NETWORK)
         params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
         checkpoint.save(folder / "checkpoint", NETWORK, params)
@@ -303,8 +318,22 @@ def convert(path: Path, output: Path) -> None:
 def interpolate(path: Path, output: Path) -> None:
     """Interpolate a video or a folder of images with a network that repeats frames."""
     flavr_jax.load = lambda *_, **__: RepeatingNetwork()  # pyright: ignore[reportAttributeAccessIssue]
-    target = "made" if path.is_dir() else f"made{path.suffix}"
+    suffix = path.suffix if path.suffix in CONTAINERS else ".mp4"
+    target = "made" if path.is_dir() else f"made{suffix}"
     command("interpolate", path, "--factor", 2, "--output", output / target)
+
+
+def interpolate_as_told(path: Path, output: Path) -> None:
+    """Interpolate an undamaged video with some of the options that a file holds."""
+    flavr_jax.load = lambda *_, **__: RepeatingNetwork()  # pyright: ignore[reportAttributeAccessIssue]
+    told = os.fsdecode(path.read_bytes()).split("\0")
+    generator = random.Random(path.read_bytes())
+    chosen: list[str] = []
+    for first, second in itertools.pairwise([*told, "--"]):
+        if first.startswith("--") and generator.random() < 0.15:
+            chosen += [first] if second.startswith("--") else [first, second]
+    write_video(output / "in.mkv", "ffv1")
+    command("interpolate", output / "in.mkv", *chosen, "--output", output / "made.mkv")
 
 
 def load_checkpoint(path: Path, _output: Path) -> None:
@@ -352,7 +381,7 @@ def write_video(path: Path, codec: str) -> None:
         stream = container.add_stream(codec, rate=12)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = 64, 48
-        formats = {"gif": "rgb8", "mjpeg": "yuvj420p"}
+        formats = {"gif": "rgb8", "mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}
         stream.pix_fmt = formats.get(codec, "yuv420p")
         for picture in pictures():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -33,6 +33,9 @@ from flavr_jax.video.journal.job import Job, digest_of_folder, fingerprint
 __all__ = ["Result", "interpolate", "table_of"]
 
 
+STALLED = 120.0  # seconds; whoever writes into a pipe may take any time
+
+
 @dataclass(frozen=True)
 class Result:
     """Outcome of one clip.
@@ -96,8 +99,9 @@ def interpolate(
         report.say(f"going on after frame {done}, which an earlier run finished")
         report.tell("resume", done=done)
     with explained_rest(sink), sink, Pipeline("encode") as pipeline:
+        limit = None if is_pipe(path) else STALLED
         ready = stream.overlapped(
-            pipeline, source, interpolator, motion, summary, sink.conversion, done
+            pipeline, source, interpolator, motion, summary, sink.conversion, done, limit
         )
         tracked = report.track(ready, info.frame_count, before_first="compiling")
         with contextlib.closing(tracked) as frames:

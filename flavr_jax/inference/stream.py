@@ -35,8 +35,6 @@ Item = TypeVar("Item")
 _AHEAD = 16
 """Most made frames that wait for the next stage."""
 
-_STALLED = 120.0
-"""Seconds after which a decoder that works on one frame is taken for stalled."""
 _FINEST = 4096
 """Number of parts that passes may split an interval into, for times off the network's grid."""
 
@@ -140,6 +138,7 @@ def overlapped(
     summary: Summary,
     conversion: Conversion | None,
     done: int = 0,
+    stalled: float | None = 120.0,
 ) -> Iterator[TimedFrame]:
     """Yield the frames of :func:`interpolate`, fetched, while others are decoded and computed.
 
@@ -151,11 +150,12 @@ def overlapped(
         summary: likewise.
         conversion: to the planes that the caller stores, or None for RGB.
         done: see :func:`interpolate`.
+        stalled: seconds after which a decoder that works on one frame is given up; None for never.
 
     Raises:
-        TimeoutError: the decoder has not returned a frame for two minutes.
+        TimeoutError: the decoder has stalled.
     """
-    decoded = pipeline.stage("decode", frames, limit=_STALLED)
+    decoded = pipeline.stage("decode", frames, limit=stalled)
     made = interpolate(decoded, network, options, summary=summary, conversion=conversion, done=done)
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -586,3 +587,22 @@ def test_the_pipeline_changes_no_value_of_the_output(interpolate, network, load_
         else:
             frame = expected.original
         np.testing.assert_array_equal(written.original.to_ndarray(), frame.to_ndarray())
+
+
+def test_a_decoder_that_stalls_is_one_line(interpolate, monkeypatch, capsys):
+    write_clip(Path("in.mp4"), 20)
+    waiting = threading.Event()
+    decode = VideoReader._decode
+
+    def stall(reader, *arguments):
+        for number, frame in enumerate(decode(reader, *arguments)):
+            if number == 16:
+                waiting.wait(2.5)  # longer than the limit and the time between two looks at it
+            yield frame
+
+    monkeypatch.setattr(VideoReader, "_decode", stall)
+    monkeypatch.setattr("flavr_jax.commands.interpolation.STALLED", 0.5)
+    assert interpolate("in.mp4", "--factor", 8, "--segment", 8) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+    assert line.startswith("error: The stage decode has worked on item 17 for ")
+    assert re.search(r" [1-9]\d* frames are finished and kept; the same command goes on", line)

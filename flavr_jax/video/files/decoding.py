@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.container import InputContainer
@@ -16,12 +18,13 @@ from av.video.stream import VideoStream
 
 from flavr_jax.video.files.times import as_fraction
 
-__all__ = ["at_decoding_times", "decoder", "sought"]
+__all__ = ["at_decoding_times", "check_readable", "decoder", "sought"]
 
 _INDEXED = ("mov,", "matroska,")
 # Seconds. Frames that are shown before a key frame may follow it in the file and lack what they
 # refer to, so the key frame is looked for well before the time that is wanted.
 _MARGIN = Fraction(2)
+_PROBED = 1 << 20  # bytes
 
 
 def decoder(stream: VideoStream) -> Callable[[Packet], list[av.VideoFrame]]:
@@ -88,3 +91,33 @@ def sought(
         return itertools.chain([first], frames)
     container.seek(0)
     return decode(container, stream)
+
+
+def check_readable(path: Path, size: int, position: int) -> None:
+    """Raise an error if a file that decodes badly cannot be read, or lost its end meanwhile.
+
+    FFmpeg reports a disk that fails as if the file were damaged. Damage stays, so the rest of the
+    clip is given up; a disk may come back, so the run should stop and go on later.
+
+    Args:
+        path: the file.
+        size: bytes that it had when it was opened.
+        position: where in it reading failed.
+
+    Raises:
+        OSError: the file cannot be read, or is shorter now.
+    """
+    try:
+        with path.open("rb") as file:
+            now = file.seek(0, os.SEEK_END)
+            file.seek(min(position, max(0, now - _PROBED)))
+            file.read(_PROBED)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be read any more ({error.strerror}). Run this again when it can."
+        ) from error
+    if now < size:
+        raise OSError(
+            f"{path} had {size} bytes when it was opened, and has {now} now. Restore it, and run "
+            "this again."
+        )

@@ -158,6 +158,7 @@ class VideoReader:
         self.path = path
         self.damage: str | None = None
         self._raw = raw
+        self._size = 0 if is_pipe(path) else path.stat().st_size
         self._opened = contextlib.ExitStack()
         container = self._opened.enter_context(open_input(path, raw))
         with contextlib.ExitStack() as failed:
@@ -247,7 +248,7 @@ class VideoReader:
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete."""
-        end = Fraction(0)
+        end, position = Fraction(0), 0
         # Packets of all streams are read, because the stated end is that of the whole file.
         packets = container.demux()
         decode = decoding.decoder(stream)
@@ -258,6 +259,7 @@ class VideoReader:
                 packet = next(packets, None)
                 if packet is None:
                     break
+                position = max(position, packet.pos or 0)
                 base = as_fraction(packet.time_base)
                 if packet.pts is not None and base:
                     end = max(end, (packet.pts + (packet.duration or 0)) * base)
@@ -276,6 +278,8 @@ class VideoReader:
         # Rounding in headers and padding of audio codecs are smaller than this.
         if missing > max(Fraction(1, 10), 3 / (2 * _rate(stream))):
             self.damage = f"the last {float(missing):.2f} seconds are missing"
+        if self.damage is not None and not is_pipe(self.path):
+            decoding.check_readable(self.path, self._size, position)
 
 
 def _info(container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> ClipInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import re
 import struct
 from fractions import Fraction
@@ -272,3 +273,27 @@ def test_what_precedes_a_change_of_size_or_depth_is_kept(make_clip, tmp_path, ch
     assert [frame.pixels.shape for frame in frames] == [(48, 64, 3)] * 5
     assert source.damage is not None
     assert re.match(r"it changes from .* to .* at frame 6; a clip has one size", source.damage)
+
+
+@pytest.mark.parametrize("gone", ["shorter", "unreadable", "removed"])
+def test_a_file_that_vanishes_while_it_is_read_is_no_damaged_clip(tmp_path, gone):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame(320, 240, "yuv420p")))
+    frames = iter(VideoReader(path))
+    next(frames)
+    os.truncate(path, 400_000)
+    if gone != "shorter":
+        path.unlink()
+    if gone == "unreadable":
+        path.mkdir()
+    message = {
+        "shorter": r"had \d+ bytes when it was opened, and has 400000 now",
+        "unreadable": "cannot be read any more",
+        "removed": "cannot be read any more",
+    }
+    with pytest.raises(OSError, match=message[gone]):
+        list(frames)
