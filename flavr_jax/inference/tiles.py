@@ -33,7 +33,7 @@ from flavr_jax.models import flavr, head
 from flavr_jax.models.layers import FeatureMap, Gate, watching_gates
 from flavr_jax.typing import Windows
 
-__all__ = ["WHOLE", "Tiling", "predict"]
+__all__ = ["WHOLE", "Tiling", "predict", "share_of_rows"]
 
 Finish: TypeAlias = Callable[[Float[Array, "1 output _height _width 3"]], Array]
 Logits: TypeAlias = list[Float32[Array, " _channel"]]
@@ -103,6 +103,18 @@ def predict(
     return lax.map(one, windows)
 
 
+def share_of_rows(config: ModelConfig, height: int, tiling: Tiling) -> float:
+    """Rows that a stripe reads, as a share of all rows of a frame.
+
+    Args:
+        config: the network.
+        height: height of the frames, a multiple of ``config.multiple``.
+        tiling: how a window is divided.
+    """
+    stripes = _Stripes.of(config, height // config.trunk_scale, tiling)
+    return stripes.read / stripes.height
+
+
 def _in_stripes(
     config: ModelConfig,
     params: flavr.Parameters,
@@ -115,9 +127,7 @@ def _in_stripes(
     model = flavr.merged(config, params, None)
     sources = model.sources(windows)
     fine = tiling.split == "fine"
-    stripes = _Stripes.of(
-        config, sources.small.shape[2], tiling.stripes, unit=2 if fine else 8, all_layers=not fine
-    )
+    stripes = _Stripes.of(config, sources.small.shape[2], tiling)
     whole = model.coarse(sources.small - sources.mean) if fine else ()
 
     def maps(start: Int[Array, ""]) -> tuple[FeatureMap, ...]:
@@ -231,13 +241,13 @@ class _Stripes:
     unit: int
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, rows: int, number: int, *, unit: int, all_layers: bool
-    ) -> _Stripes:
-        """Divide ``rows`` of the U-Net's input into at most ``number`` stripes."""
-        reach = _reach_of_fine(config) + (_reach_of_coarse(config) if all_layers else 0)
+    def of(cls, config: ModelConfig, rows: int, tiling: Tiling) -> _Stripes:
+        """Divide ``rows`` of the U-Net's input into at most ``tiling.stripes`` stripes."""
+        unit, reach = 2, _reach_of_fine(config)
+        if tiling.split == "all":
+            unit, reach = 8, reach + _reach_of_coarse(config)
         height = rows // unit
-        return cls(height, math.ceil(height / number), math.ceil(reach / unit), unit)
+        return cls(height, math.ceil(height / tiling.stripes), math.ceil(reach / unit), unit)
 
     @property
     def number(self) -> int:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run: how many intervals are computed at once, and in how many stripes.
+
+The plan follows from a model of the memory that a window takes, so it is known before anything is
+compiled. The model counts bytes per pixel: frames, which are always whole; feature maps of the
+coarse layers; and what the fine layers hold, divided by the number of stripes. Its coefficients
+were fitted to the compiler's own plans (``compiled.memory_analysis()``), and tests compare both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from flavr_jax.config import ModelConfig, Precision
+from flavr_jax.inference.tiles import WHOLE, Tiling, share_of_rows
+
+__all__ = ["Plan", "Tiles", "available_memory", "is_out_of_memory", "memory", "plan"]
+
+Tiles: TypeAlias = Literal["auto", "exact", "fast", "off"]
+"""Whether windows may be divided: ``auto`` divides if memory is short, and estimates gates only if
+exact ones would need a pass too many; ``exact`` and ``fast`` name one way; ``off`` never divides."""
+
+GIB = 2**30
+
+_FAST_PASSES = 1
+"""Passes that measure gates in ``fast`` tiles."""
+
+_MOST_STRIPES = 256
+
+_FULL_DEVICE = 2 * 1280 * 720
+"""Pixels of all intervals of a batch that keep a GPU busy; more at once is hardly faster."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Coefficients:
+    """Fitted numbers of a backend.
+
+    Attributes:
+        coarse: feature maps at half the U-Net's size that exist at once.
+        fine: feature maps at the U-Net's size that exist at once.
+        refine: maps of the second look that exist at once, for each predicted frame.
+        look: bytes per pixel and predicted frame for displacements, weights and looked-up pixels.
+    """
+
+    coarse: float
+    fine: float
+    refine: float
+    look: float
+
+
+_FITTED = {
+    "cpu": _Coefficients(coarse=13, fine=1, refine=1, look=100),
+    "gpu": _Coefficients(coarse=13, fine=3, refine=2, look=110),
+}
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How windows are computed.
+
+    Attributes:
+        batch: intervals at a time.
+        tiling: how each window is divided.
+        memory: expected bytes of device memory, without the network's parameters.
+        limit: bytes that may be used.
+    """
+
+    batch: int
+    tiling: Tiling
+    memory: int
+    limit: int
+
+    def __str__(self) -> str:
+        many = f"{self.batch} intervals at a time" if self.batch > 1 else "1 interval at a time"
+        return f"{many}, {self.tiling}, about {self.memory / GIB:.2g} of {self.limit / GIB:.3g} GiB"
+
+
+def plan(
+    config: ModelConfig,
+    precision: Precision,
+    height: int,
+    width: int,
+    factor: int,
+    *,
+    limit: int | None = None,
+    tiles: Tiles = "auto",
+    batch: int | None = None,
+) -> Plan:
+    """Choose the fastest way to compute windows within a limit of memory.
+
+    Args:
+        config: the network.
+        precision: what it computes in, not ``auto``.
+        height: height of the frames in pixels.
+        width: width of the frames in pixels.
+        factor: of one pass; ``factor − 1`` frames are made per interval.
+        limit: bytes of device memory; None for :func:`available_memory`.
+        tiles: whether windows may be divided.
+        batch: intervals at a time; None to choose.
+
+    Raises:
+        ValueError: not even the smallest allowed stripes fit; the message says what would.
+    """
+    limit = available_memory() if limit is None else limit
+    least: Plan | None = None
+    for number, tiling in _ways(config, height, width, tiles, batch):
+        needed = memory(config, precision, height, width, factor, number, tiling)
+        found = Plan(number, tiling, needed, limit)
+        if needed <= limit:
+            return found
+        if least is None or needed < least.memory:
+            least = found
+    assert least is not None
+    remedy = "" if tiles in ("auto", "fast") else " or `tiles` auto"
+    raise ValueError(
+        f"`memory-limit` is {limit / GIB:.3g} GiB, but {width}×{height} pixels take at least "
+        f"{least.memory / GIB:.3g} GiB ({least.tiling}); use a higher limit{remedy}."
+    )
+
+
+def smaller(
+    config: ModelConfig, precision: Precision, height: int, width: int, factor: int, used: Plan
+) -> Plan | None:
+    """The next plan to try after a device ran out of memory; None if none takes less.
+
+    It takes at most two thirds of the memory, since the model has just proved too optimistic.
+    """
+    for number, tiling in _ways(config, height, width, "auto", used.batch):
+        needed = memory(config, precision, height, width, factor, number, tiling)
+        if needed <= used.memory * 2 / 3:
+            return Plan(number, tiling, needed, used.limit)
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, not the host, had too little memory for a computation."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _ways(
+    config: ModelConfig, height: int, width: int, tiles: Tiles, batch: int | None
+) -> Iterator[tuple[int, Tiling]]:
+    """Yield batches and tilings that are allowed, the fastest first."""
+    if batch is None:
+        batch = 1
+        if jax.default_backend() != "cpu":
+            batch = min(16, max(1, _FULL_DEVICE // (height * width)))
+    whole = 1 << (batch.bit_length() - 1)  # compiled programs have powers of two
+    while whole:
+        yield whole, WHOLE
+        whole //= 2
+    counts = [2**n for n in range(1, _MOST_STRIPES.bit_length())]
+    rows = math.ceil(height / config.multiple)
+    if tiles in ("auto", "exact"):
+        yield from ((1, Tiling(n)) for n in counts if n <= 4 * rows)
+    if tiles != "off":
+        passes = None if tiles == "exact" else _FAST_PASSES
+        yield from ((1, Tiling(n, "all", passes)) for n in counts if n <= rows)
+
+
+def memory(
+    config: ModelConfig,
+    precision: Precision,
+    height: int,
+    width: int,
+    factor: int,
+    batch: int,
+    tiling: Tiling,
+) -> int:
+    """Bytes of device memory that a batch of windows takes, without the network's parameters."""
+    known = _FITTED["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    multiple, scale, outputs = config.multiple, config.trunk_scale, factor - 1
+    rows, columns = (math.ceil(side / multiple) * multiple for side in (height, width))
+    # All in bytes per pixel of a padded frame.
+    value = _BYTES[precision] / scale**2
+    windows = config.n_inputs * 12 * (1 + 1 / scale**2)
+    result = 2 * 3 * outputs  # once more when it is cropped and copied
+    table = 96 * (1 + 1 / scale**2) if config.base == "warp" else 0  # of pallas_kernels.sample
+    map_bytes = config.n_inputs * config.width * value
+    coarse = known.coarse * map_bytes / 4
+    look = known.look if config.base == "warp" else known.look / 4
+    fine = known.fine * map_bytes + outputs * (known.refine * config.refine * value + look)
+    fine *= share_of_rows(config, rows, tiling)
+    if tiling.split == "all":
+        coarse *= share_of_rows(config, rows, tiling)
+        layers = coarse + fine
+    else:
+        layers = max(coarse, fine + 2 * map_bytes / 4)
+    many = batch if tiling == WHOLE else 1
+    return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
+
+
+def available_memory() -> int:
+    """Bytes of memory that a run may use on the default device: what is free, less a reserve.
+
+    On a CPU, it is half of the free memory of the machine, because decoder and encoder share it.
+    """
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return int(0.9 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free // 2
