@@ -20,6 +20,7 @@ from flavr_jax import cli
 from flavr_jax.bundled import SAMPLE
 from flavr_jax.config import Precision
 from flavr_jax.inference.options import Options as Motion
+from flavr_jax.inference.options import Resources
 from flavr_jax.progress import Reporter
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.inputs import Input
@@ -122,6 +123,8 @@ class Options:
     """Compression of the output."""
     network: Annotated[Network, tyro.conf.OmitArgPrefixes] = field(default_factory=Network)
     """Network to use."""
+    resources: Annotated[Resources, tyro.conf.OmitArgPrefixes] = field(default_factory=Resources)
+    """Memory to use."""
     messages: Annotated[Messages, tyro.conf.OmitArgPrefixes] = field(default_factory=Messages)
     """What is shown while the program runs."""
 

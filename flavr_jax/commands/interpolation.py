@@ -18,7 +18,7 @@ from rich.table import Table
 
 import flavr_jax
 from flavr_jax.commands.interpolate import Options
-from flavr_jax.inference import stream
+from flavr_jax.inference import duration, planner, stream
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
@@ -27,7 +27,7 @@ from flavr_jax.timeline import schedule
 from flavr_jax.video import verify
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.names import NULL, is_pipe
-from flavr_jax.video.frames import FrameSink
+from flavr_jax.video.frames import ClipInfo, FrameSink
 from flavr_jax.video.journal.job import Job, digest_of_folder, fingerprint
 
 __all__ = ["Result", "interpolate", "table_of"]
@@ -66,8 +66,7 @@ def interpolate(
 ) -> Result:
     """Interpolate one clip, and report about it."""
     source = options.source.open(path)
-    motion = options.motion
-    interpolator = load()
+    motion, interpolator = options.motion, load()
     check_factor(interpolator, motion, source.info.rate)
     info = schedule.output_info(source.info, motion.timing)
     rates = float(source.info.rate), float(info.rate)
@@ -80,6 +79,9 @@ def interpolate(
     )  # fmt: skip
     if options.output.verify and (output in ("-", NULL) or is_pipe(path)):
         raise ValueError("`verify` reads input and output again; use a file for both.")
+    motion = planned(interpolator, source.info, options, report)
+    if options.resources.dry_run:
+        return Result(path, output, 0, "dry run")
 
     origins: list[int | None] = []
     summary = stream.Summary()
@@ -126,6 +128,23 @@ def interpolate(
     return result
 
 
+def planned(
+    network: Interpolator, clip: ClipInfo, options: Options, report: Reporter
+) -> stream.Options:
+    """Prepare a network for a clip's size; return the frames to make, with the batch to use."""
+    motion, resources = options.motion, options.resources
+    levels = stream.grid_of(network, motion).levels or (network.factor,)
+    plan = planner.prepare(network, clip, max(levels), resources, motion.batch)
+    if plan.tiling.stripes > 1 or resources.dry_run:
+        report.say(f"{clip.width}×{clip.height}: {plan}")
+    if resources.dry_run:
+        report.say(duration.forecast(network, clip, motion.timing, levels, plan.tiling))
+    report.tell(
+        "plan", batch=plan.batch, tiling=str(plan.tiling), bytes=plan.memory, limit=plan.limit
+    )
+    return dataclasses.replace(motion, batch=plan.batch)
+
+
 @contextlib.contextmanager
 def explained_rest(sink: FrameSink) -> Iterator[None]:
     """Add to any error how much of the output the next run will find finished."""
@@ -150,6 +169,7 @@ def job_of(path: Path, output: str, options: Options, interpolator: Interpolator
         "encoding": repr(options.encoding),
         "checkpoint": digest_of_folder(options.network.checkpoint or DEFAULT_CHECKPOINT),
         "network": f"{interpolator.precision}, {interpolator.runs_on}",
+        "gates": "exact" if interpolator.tiling.passes is None else "estimated",
         "versions": repr((flavr_jax.__version__, jax.__version__, av.__version__)),
         "libraries": repr(av.library_versions),
     }

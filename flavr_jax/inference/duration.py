@@ -7,19 +7,24 @@ device, and the network is assumed to reach a share of that speed which was meas
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flavr_jax.config import ModelConfig, Precision
+from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.tiles import Tiling, share_of_rows
 from flavr_jax.models import head, quantized
+from flavr_jax.timeline.schedule import OutputTiming, output_info
+from flavr_jax.video.frames import ClipInfo
 
-__all__ = ["multiplications", "seconds_per_window"]
+__all__ = ["forecast", "multiplications", "seconds_per_window"]
 
-_SHARES = {"cpu": 0.5, "gpu": 0.35}
+_SHARES = {"cpu": 0.9, "gpu": 0.35}
 """Multiplications per second of the network as a share of those of a matrix product."""
 
 
@@ -50,12 +55,51 @@ def seconds_per_window(
     """
     count = multiplications(config, height, width, factor)
     if tiling.stripes > 1 and tiling.split == "all":
-        multiple = config.multiple
-        read = share_of_rows(config, -(-height // multiple) * multiple, tiling) * tiling.stripes
-        passes = 1 if tiling.passes is None else tiling.passes
-        count = round(count * read * (1 + (passes + 2 * (tiling.passes is None)) / 2))
+        padded = math.ceil(height / config.multiple) * config.multiple
+        overlapping = share_of_rows(config, padded, tiling)[0] * tiling.stripes
+        # A pass that measures gates leaves out the last layers, about half of the network; exact
+        # gates take about four.
+        passes = 4 if tiling.passes is None else tiling.passes
+        count = round(count * overlapping * (1 + passes / 2))
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
     return count / (_SHARES[kind] * _speed(precision))
+
+
+def forecast(
+    network: Interpolator,
+    clip: ClipInfo,
+    timing: OutputTiming,
+    levels: Sequence[int],
+    tiling: Tiling,
+) -> str:
+    """Describe in words what a run makes and how long it takes.
+
+    Args:
+        network: the network.
+        clip: the input.
+        timing: output rate and stretch.
+        levels: number of parts that each pass splits an interval into; unless every interval is
+            split into all of them, finer passes compute fewer windows than counted here.
+        tiling: how a window is divided.
+    """
+    seconds = seconds_per_window(
+        network.config, network.precision, clip.height, clip.width, max(levels), tiling
+    )
+    made = output_info(clip, timing)
+    if not clip.frame_count or not made.frame_count:
+        return f"the input does not state its number of frames; about {seconds:.2g} s an interval."
+    passes = levels if timing.fps is None else levels[:1]
+    windows = clip.frame_count - 1
+    total = 0
+    for level in passes:
+        total += windows
+        windows *= level
+    return (
+        f"{clip.frame_count} frames in {float(clip.frame_count / clip.rate):.4g} s → "
+        f"{made.frame_count} frames in {float(made.frame_count / made.rate):.4g} s; the network "
+        f"computes {total} windows in about {total * seconds:.2g} s on this device, if it has no "
+        "other work, after compilation."
+    )
 
 
 def _speed(precision: Precision) -> float:

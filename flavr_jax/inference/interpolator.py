@@ -67,6 +67,11 @@ class Interpolator:
         self._params = prepared.params
 
     @property
+    def parameter_bytes(self) -> int:
+        """Bytes of device memory that the parameters take."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._params))
+
+    @property
     def factor(self) -> int:
         """Largest factor that one pass can make: ``n_outputs + 1``."""
         return self.config.factor

@@ -1,18 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choice of the frames to make. Nothing heavy is imported here, to keep ``--help`` quick."""
+"""Choice of the frames to make and of the memory to use.
+
+Nothing heavy is imported here, to keep ``--help`` quick.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from flavr_jax.config import Cut
 
 if TYPE_CHECKING:
     from flavr_jax.timeline.schedule import OutputTiming
 
-__all__ = ["Options"]
+__all__ = ["Options", "Resources", "Tiles", "bytes_of"]
+
+Tiles: TypeAlias = Literal["auto", "exact", "fast", "off"]
+"""Whether frames may be computed in stripes if memory is short.
+
+``exact`` gives the pixels of whole frames. If even coarse feature maps of whole frames do not fit,
+it takes several passes over the stripes; ``fast`` then takes a single one and estimates the gates.
+``auto`` is exact as long as that takes no further passes, and fast after that. ``off`` never
+divides frames.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Options:
             them, ignore does not look for cuts.
         dedup: drop frames that repeat the one before and spread the motion evenly: for animation
             drawn on twos or threes, and for film shown at 30 or 60 frames per second.
-        batch: intervals computed at a time; more is faster on a large GPU and takes more memory.
+        batch: intervals computed at a time; the program chooses by the size of the frames, and a
+            library call without it uses 1.
     """
 
     factor: int | None = None
@@ -43,10 +57,10 @@ class Options:
     largest_error: Fraction = Fraction(1, 2000)
     cut: Cut = "hold"
     dedup: bool = False
-    batch: int = 1
+    batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"`batch` is {self.batch}; it is 1 or more.")
         if self.largest_error < 0:
             raise ValueError(f"`largest_error` is {self.largest_error}; it is 0 or more.")
@@ -66,3 +80,38 @@ class Options:
                 "out, or ask for slow motion, which stretches time by the factor."
             )
         return OutputTiming(8 if self.factor is None else self.factor, self.fps, self.slow_motion)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Memory to use.
+
+    Attributes:
+        memory_limit: largest amount of device memory to use, such as 6GB or 500MB; by default what
+            is free on the device, and on a CPU half of the free memory.
+        tiles: how large frames are computed if memory is short: exact, in stripes with the pixels
+            of whole frames; fast, in stripes with a small error if exact ones would take several
+            passes; auto, exact if that needs a single pass, otherwise fast; off, only as a whole.
+        dry_run: print what would be done, with an estimate of memory and time, and stop.
+    """
+
+    memory_limit: str | None = None
+    tiles: Tiles = "auto"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None:
+            bytes_of(self.memory_limit)
+
+
+def bytes_of(text: str) -> int:
+    """Read an amount of memory such as 6GB (10⁹ bytes), 6GiB (2³⁰ bytes) or 500MB.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])(i?)B?", text.strip(), re.IGNORECASE)
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"`memory-limit` is {text!r}; write it like 6GB, 7.5GiB or 500MB.")
+    power = {"m": 2, "g": 3}[found[2].lower()]
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)

@@ -13,19 +13,24 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
 
 from flavr_jax.config import ModelConfig, Precision
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.inference.options import Resources, Tiles, bytes_of
 from flavr_jax.inference.tiles import WHOLE, Tiling, share_of_rows
+from flavr_jax.video.frames import ClipInfo
 
-__all__ = ["Plan", "Tiles", "available_memory", "is_out_of_memory", "memory", "plan"]
-
-Tiles: TypeAlias = Literal["auto", "exact", "fast", "off"]
-"""Whether windows may be divided: ``auto`` divides if memory is short, and estimates gates only if
-exact ones would need a pass too many; ``exact`` and ``fast`` name one way; ``off`` never divides."""
+__all__ = [
+    "Plan",
+    "available_memory",
+    "is_out_of_memory",
+    "memory",
+    "plan",
+    "prepare",
+    "smaller",
+]
 
 GIB = 2**30
 
@@ -56,8 +61,9 @@ class _Coefficients:
 
 
 _FITTED = {
-    "cpu": _Coefficients(coarse=13, fine=1, refine=1, look=100),
-    "gpu": _Coefficients(coarse=13, fine=3, refine=2, look=110),
+    "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=100.0),
+    "gpu": _Coefficients(coarse=13.0, fine=3.0, refine=2.0, look=110.0),
+    "hopper": _Coefficients(coarse=6.0, fine=1.5, refine=2.0, look=110.0),
 }
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
@@ -82,6 +88,38 @@ class Plan:
     def __str__(self) -> str:
         many = f"{self.batch} intervals at a time" if self.batch > 1 else "1 interval at a time"
         return f"{many}, {self.tiling}, about {self.memory / GIB:.2g} of {self.limit / GIB:.3g} GiB"
+
+
+def prepare(
+    network: Interpolator, clip: ClipInfo, factor: int, resources: Resources, batch: int | None
+) -> Plan:
+    """Make the plan for a clip, and set ``network.tiling`` to it.
+
+    Args:
+        network: the network.
+        clip: gives the size of the frames.
+        factor: the largest factor of one pass.
+        resources: memory to use.
+        batch: intervals at a time; None to choose.
+
+    Raises:
+        ValueError: the frames do not fit into the memory.
+    """
+    limit = None
+    if resources.memory_limit is not None:
+        limit = bytes_of(resources.memory_limit) - network.parameter_bytes
+    found = plan(
+        network.config,
+        network.precision,
+        clip.height,
+        clip.width,
+        factor,
+        limit=limit,
+        tiles=resources.tiles,
+        batch=batch,
+    )
+    network.tiling = found.tiling
+    return found
 
 
 def plan(
@@ -177,7 +215,7 @@ def memory(
     tiling: Tiling,
 ) -> int:
     """Bytes of device memory that a batch of windows takes, without the network's parameters."""
-    known = _FITTED["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    known = _FITTED[_kind(precision)]
     multiple, scale, outputs = config.multiple, config.trunk_scale, factor - 1
     rows, columns = (math.ceil(side / multiple) * multiple for side in (height, width))
     # All in bytes per pixel of a padded frame.
@@ -189,14 +227,21 @@ def memory(
     coarse = known.coarse * map_bytes / 4
     look = known.look if config.base == "warp" else known.look / 4
     fine = known.fine * map_bytes + outputs * (known.refine * config.refine * value + look)
-    fine *= share_of_rows(config, rows, tiling)
+    coarse_rows, fine_rows = share_of_rows(config, rows, tiling)
+    # The last coarse feature map and a skip connection live on while the fine layers run.
+    layers = max(coarse * coarse_rows, fine * fine_rows + coarse_rows * 2 * map_bytes / 4)
     if tiling.split == "all":
-        coarse *= share_of_rows(config, rows, tiling)
-        layers = coarse + fine
-    else:
-        layers = max(coarse, fine + 2 * map_bytes / 4)
+        layers += fine_rows * fine  # XLA may overlap both parts
     many = batch if tiling == WHOLE else 1
     return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
+
+
+def _kind(precision: Precision) -> str:
+    """The kind of device and kernels, which decides how many feature maps exist at once."""
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    return "hopper" if capability == "9.0" and precision != "fp32" else "gpu"
 
 
 def available_memory() -> int:

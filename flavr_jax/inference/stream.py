@@ -28,7 +28,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
 
-__all__ = ["Options", "Summary", "fetched", "interpolate", "overlapped"]
+__all__ = ["Options", "Summary", "fetched", "grid_of", "interpolate", "overlapped"]
 
 Item = TypeVar("Item")
 
@@ -103,7 +103,7 @@ def interpolate(
         NonFiniteError: the network predicted NaN or infinity; raised while frames are yielded.
     """
     summary = Summary() if summary is None else summary
-    grid = _grid(network, options)
+    grid = grid_of(network, options)
     clock = schedule.Clock(options.timing)
     found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
     plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
@@ -111,7 +111,9 @@ def interpolate(
     # Chain the passes: each reads the output of the one before and splits it further.
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
-        nodes = fill(nodes, network, level, batch=options.batch, last=last, conversion=conversion)
+        nodes = fill(
+            nodes, network, level, batch=options.batch or 1, last=last, conversion=conversion
+        )
     return _outputs(nodes, clock, summary)
 
 
@@ -161,7 +163,7 @@ def overlapped(
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 
 
-def _grid(network: Network, options: Options) -> Grid:
+def grid_of(network: Network, options: Options) -> Grid:
     """Return the times at which frames may be made: those of the factor, or finer ones.
 
     ``fps`` and ``dedup`` need finer times.

@@ -103,8 +103,8 @@ def predict(
     return lax.map(one, windows)
 
 
-def share_of_rows(config: ModelConfig, height: int, tiling: Tiling) -> float:
-    """Rows that a stripe reads, as a share of all rows of a frame.
+def share_of_rows(config: ModelConfig, height: int, tiling: Tiling) -> tuple[float, float]:
+    """Rows that exist at once in the coarse and in the fine layers, as shares of a frame's rows.
 
     Args:
         config: the network.
@@ -112,7 +112,8 @@ def share_of_rows(config: ModelConfig, height: int, tiling: Tiling) -> float:
         tiling: how a window is divided.
     """
     stripes = _Stripes.of(config, height // config.trunk_scale, tiling)
-    return stripes.read / stripes.height
+    coarse = 1.0 if tiling.split == "fine" else stripes.read / stripes.height
+    return coarse, stripes.narrow(config).read / stripes.height
 
 
 def _in_stripes(
@@ -128,17 +129,14 @@ def _in_stripes(
     sources = model.sources(windows)
     fine = tiling.split == "fine"
     stripes = _Stripes.of(config, sources.small.shape[2], tiling)
+    narrow = stripes.narrow(config)
     whole = model.coarse(sources.small - sources.mean) if fine else ()
-
-    def maps(start: Int[Array, ""]) -> tuple[FeatureMap, ...]:
-        """Inputs of the last decoder stage in the rows that a stripe reads."""
-        if not fine:
-            return model.coarse(stripes.cut(sources.small, start) - sources.mean)
-        return tuple(FeatureMap(stripes.cut(x.values, start), scale=x.scale) for x in whole)
 
     if fine:
         gates = model.gates[-1:]
-        logits = _measure(stripes, gates, lambda start: model.decoder.last(maps(start)))
+        logits = _measure(
+            stripes, gates, lambda start: model.decoder.last(stripes.cut_maps(whole, start))
+        )
     else:
         gates = model.gates
         logits = _shared_gates(config, params, sources, stripes, tiling.passes)
@@ -147,10 +145,16 @@ def _in_stripes(
 
     def add(number: Int[Array, ""], done: tuple[Array, Array]) -> tuple[Array, Array]:
         frames, finite = done
-        start, first = stripes.place(number)
+        start, first = narrow.place(number)
+        if fine:
+            maps = narrow.cut_maps(whole, start)
+        else:
+            coarse_start, _ = stripes.place(number)
+            maps = model.coarse(stripes.cut(sources.small, coarse_start) - sources.mean)
+            maps = narrow.cut_maps(maps, start - coarse_start, of=stripes.read)
         unit = stripes.unit
         rows = head.Rows(unit * start, unit * first, unit * stripes.count)
-        made = model.fine(maps(start), sources, outputs=outputs, rows=rows)
+        made = model.fine(maps, sources, outputs=outputs, rows=rows)
         row = rows.first * config.trunk_scale
         frames = lax.dynamic_update_slice_in_dim(frames, finish(made)[0], row, axis=1)
         return frames, finite & jnp.isfinite(made).all()
@@ -249,6 +253,10 @@ class _Stripes:
         height = rows // unit
         return cls(height, math.ceil(height / tiling.stripes), math.ceil(reach / unit), unit)
 
+    def narrow(self, config: ModelConfig) -> _Stripes:
+        """The same stripes with as many rows to read as the fine layers need."""
+        return dataclasses.replace(self, reach=math.ceil(_reach_of_fine(config) / self.unit))
+
     @property
     def number(self) -> int:
         """Number of stripes."""
@@ -269,11 +277,27 @@ class _Stripes:
         return jnp.clip(first - self.reach, 0, self.height - self.read), first
 
     def cut(
-        self, x: Float[Array, "batch time _rows width channel"], start: Int[Array, ""]
+        self,
+        x: Float[Array, "batch time _rows width channel"],
+        start: Int[Array, ""],
+        *,
+        of: int | None = None,
     ) -> Float[Array, "batch time _read width channel"]:
-        """The rows that a stripe reads, of frames or of a feature map of any size."""
-        each = x.shape[2] // self.height
+        """The rows that a stripe reads, of frames or of a feature map of any size.
+
+        Args:
+            x: the frames or the map.
+            start: first row to read.
+            of: number of rows that ``x`` covers; by default all.
+        """
+        each = x.shape[2] // (of or self.height)
         return lax.dynamic_slice_in_dim(x, start * each, self.read * each, axis=2)
+
+    def cut_maps(
+        self, maps: tuple[FeatureMap, ...], start: Int[Array, ""], *, of: int | None = None
+    ) -> tuple[FeatureMap, ...]:
+        """The rows that a stripe reads, of several feature maps; see :meth:`cut`."""
+        return tuple(FeatureMap(self.cut(x.values, start, of=of), scale=x.scale) for x in maps)
 
     def part_of_mean(
         self, x: Float[Array, "1 time _rows width channel"], number: Int[Array, ""]

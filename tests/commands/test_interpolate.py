@@ -606,3 +606,30 @@ def test_a_decoder_that_stalls_is_one_line(interpolate, monkeypatch, capsys):
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
     assert line.startswith("error: The stage decode has worked on item 17 for ")
     assert re.search(r" [1-9]\d* frames are finished and kept; the same command goes on", line)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(interpolate, tmp_path, capsys):
+    write_folder(tmp_path / "clip")
+    assert interpolate("clip", "out.mp4", "--factor", 4, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "32×24: 1 interval at a time, whole frames" in printed
+    assert re.search(r"3 frames in \S+ s → 9 frames .* computes 2 windows in about", printed)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_stripes_that_keep_a_limit_of_memory_make_the_same_video(
+    interpolate, tmp_path, capsys, network
+):
+    write_folder(tmp_path / "clip", count=2, size=(16, 1024))
+    assert interpolate("clip", "whole/", "--factor", 2) == 0
+    # The limit includes the network's parameters.
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.load(network).params))
+    limit = f"{parameters / 1e6 + 4:.3f}MB"
+    assert interpolate("clip", "parts/", "--factor", 2, "--memory-limit", limit) == 0
+    assert "stripes in" in capsys.readouterr().out
+    for name in sorted(path.name for path in (tmp_path / "whole").iterdir()):
+        whole, parts = (imageio.imread(tmp_path / folder / name) for folder in ("whole", "parts"))
+        # Gates are estimated here; the network is random, and its output small.
+        assert np.abs(whole.astype(int) - parts).max() <= 2
+    assert interpolate("clip", "none/", "--memory-limit", "1MB") == 2
+    assert "use a higher limit" in capsys.readouterr().err

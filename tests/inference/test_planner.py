@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: memory is known before a window is computed, and the limit is kept."""
+
+from __future__ import annotations
+
+import functools
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference import duration, interpolator, options, planner
+from flavr_jax.inference.tiles import WHOLE, Tiling
+from flavr_jax.models import flavr
+from flavr_jax.models.presets import PRESETS
+from flavr_jax.video.frames import ClipInfo
+
+GIB = 2**30
+BUNDLED = PRESETS["default"]
+
+
+def planned(height, width, limit, **options):
+    return planner.plan(BUNDLED, "fp32", height, width, 8, limit=int(limit * GIB), **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "tiling"),
+    [(BUNDLED, WHOLE), (BUNDLED, Tiling(2)), (PRESETS["flavr_2x"], WHOLE)],
+    ids=["bundled", "bundled in stripes", "paper"],
+)
+def test_expected_memory_is_that_of_the_compilers_plan(config, tiling):
+    rows = (jax.ShapeDtypeStruct((720, 1280, 3), jnp.uint8),) * 4
+    lowered = interpolator._between.lower(
+        config, flavr.parameter_shapes(config), rows, config.factor, tiling=tiling
+    )
+    analysis = lowered.compile().memory_analysis()
+    actual = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    expected = planner.memory(config, "fp32", 720, 1280, config.factor, 1, tiling)
+    assert 0.95 * actual < expected < 1.5 * actual
+
+
+def test_frames_are_divided_only_if_memory_is_short_and_into_as_few_stripes_as_fit():
+    assert planned(1080, 1920, 100).tiling == WHOLE
+    plan = planned(2160, 3840, 8)
+    assert plan.tiling.split == "fine"
+    assert plan.tiling.stripes > 1
+    assert plan.memory <= 8 * GIB
+    half = Tiling(plan.tiling.stripes // 2)
+    assert planner.memory(BUNDLED, "fp32", 2160, 3840, 8, 1, half) > 8 * GIB
+
+
+def test_fast_tiles_take_less_memory_than_coarse_layers_of_whole_frames():
+    fast = planned(2160, 3840, 4.5)
+    assert fast.tiling.split == "all"
+    assert fast.tiling.passes == 1
+    assert planned(2160, 3840, 4.5, tiles="exact").tiling.passes is None
+
+
+def test_a_limit_that_cannot_be_kept_is_explained():
+    with pytest.raises(ValueError, match=r"1 GiB, but 7680×4320 pixels take at least .* GiB"):
+        planned(4320, 7680, 1)
+    with pytest.raises(ValueError, match="`tiles` auto"):
+        planned(2160, 3840, 8, tiles="off")
+
+
+def test_after_running_out_of_memory_the_batch_shrinks_first_and_then_frames_are_divided():
+    plan = planner.Plan(4, WHOLE, planner.memory(BUNDLED, "fp32", 2160, 3840, 8, 4, WHOLE), 0)
+    seen = [plan]
+    while plan := planner.smaller(BUNDLED, "fp32", 2160, 3840, 8, plan):
+        assert plan.memory < seen[-1].memory
+        seen.append(plan)
+    assert [plan.batch for plan in seen[:3]] == [4, 2, 1]
+    assert seen[3].tiling.split == "fine"
+    assert seen[-1].tiling.split == "all"
+
+
+def test_a_batch_that_the_user_names_is_tried_first():
+    assert planned(256, 448, 100, batch=4).batch == 4
+    assert planned(1080, 1920, 5, batch=4).batch < 4
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("6GB", 6 * 10**9), ("7.5 GiB", int(7.5 * GIB)), ("500m", 500 * 10**6)]
+)
+def test_amounts_of_memory_are_read(text, count):
+    assert options.bytes_of(text) == count
+
+
+@pytest.mark.parametrize("text", ["6", "six", "0GB", "-1GB", "6TB"])
+def test_other_amounts_are_explained(text):
+    with pytest.raises(ValueError, match=r"memory-limit.*like 6GB"):
+        options.Resources(memory_limit=text)
+
+
+def test_the_networks_parameters_count_towards_the_limit():
+    config = ModelConfig(width=4)
+    network = interpolator.Interpolator(config, flavr.init(config, jax.random.key(0)))
+    clip = ClipInfo(32, 24, Fraction(25), Fraction(1, 25))
+    plan = planner.prepare(network, clip, 2, options.Resources(memory_limit="10MB"), None)
+    assert plan.limit == 10**7 - network.parameter_bytes
+    with pytest.raises(ValueError, match="use a higher limit"):
+        planner.prepare(network, clip, 2, options.Resources(memory_limit="0.1MB"), None)
+
+
+def test_only_a_device_without_memory_is_out_of_memory():
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+    assert planner.is_out_of_memory(full)
+    assert not planner.is_out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: failed"))
+    assert not planner.is_out_of_memory(MemoryError())
+
+
+def test_multiplications_are_those_of_the_layers():
+    shapes = flavr.parameter_shapes(BUNDLED), jax.ShapeDtypeStruct((1, 4, 256, 256, 3), jnp.float32)
+    apply = functools.partial(flavr.apply, BUNDLED, implementation="reference")
+    cost = jax.jit(apply).lower(*shapes).cost_analysis()
+    assert cost is not None
+    # The compiler leaves out products with padding, and counts operations other than products.
+    counted = duration.multiplications(BUNDLED, 256, 256, 8)
+    assert 0.8 < 2 * counted / cost["flops"] < 1.25
