@@ -4,7 +4,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from pallas_kernels.core.epilogue import finish
 
 needs_interpreter = pytest.mark.skipif(
     not hasattr(plgpu, "InterpretGPUParams"), reason="needs jax ≥ 0.11, and so Python ≥ 3.12"
@@ -70,3 +73,56 @@ def oracle_gate(x, kernel, bias):
 
 def leaky_relu(x):
     return np.where(x >= 0, x, 0.2 * x)
+
+
+def oracle_geometry(inputs, weights, geometry, size):
+    """What a geometry means: taps from ``low`` before the picture on, zeros around it."""
+    x = jnp.concatenate(inputs, axis=-1)
+    kernel, low, phases = geometry.kernel, geometry.low, (1, geometry.phases, geometry.phases)
+    strides = (1, geometry.stride, geometry.stride)
+    # Between the pixels of a transposed convolution are zeros; its phases read every second tap.
+    before = [phase * first for phase, first in zip(phases, low)]
+    wide = [(have - 1) * phase + 1 for have, phase in zip(x.shape[1:4], phases)]
+    out = [count * phase for count, phase in zip(size, phases)]
+    padding = [
+        (first, (count - 1) * stride + taps - first - have)
+        for first, count, stride, taps, have in zip(before, out, strides, kernel, wide)
+    ]
+    return lax.conv_general_dilated(
+        x,
+        weights,
+        strides,
+        padding,
+        lhs_dilation=phases,
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def gemm_without_kernel(
+    inputs,
+    weights,
+    geometry,
+    size,
+    *,
+    scale=None,
+    offset=None,
+    residual=None,
+    residual_scale=None,
+    **options,
+):
+    """:func:`implicit_gemm` as a convolution of lax, in float32."""
+    out_dtype = inputs[0].dtype
+    if weights.dtype.itemsize == 1:  # 8-bit weights are [out, in], and lax has no sums of them
+        inputs = tuple(x.astype(jnp.float32) for x in inputs)
+        weights = jnp.swapaxes(weights, -1, -2).astype(jnp.float32)
+    sums = oracle_geometry(inputs, weights, geometry, size)
+    if offset is not None:
+        sums = sums if scale is None else sums * scale[:, None, None, None]
+        sums, scale = sums + offset[:, None, None, None], None
+    added = None if residual is None else residual.astype(jnp.float32)
+    if residual_scale is not None:
+        added = added * residual_scale
+    sums = finish(sums, scale=scale, residual=added, activation=options.get("activation"))
+    totals = sums.sum(axis=(2, 3))[:, :, None] if options.get("totals") else None
+    return sums.astype(options.get("out_dtype") or out_dtype), totals

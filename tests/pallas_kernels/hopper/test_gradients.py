@@ -11,64 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import pallas_kernels as pk
-from pallas_kernels.conv2d import mosaic_gpu as conv2d_mosaic
 from pallas_kernels.core import device
-from pallas_kernels.core.epilogue import finish
-from pallas_kernels.hopper import gradients, launch
 from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.gradients import input_gradient
 from pallas_kernels.hopper.weight_gradient.gradient import weight_gradient
-from tests.pallas_kernels.oracles import draw, needs_interpreter
+from tests.pallas_kernels.oracles import draw, needs_interpreter, oracle_geometry
 
 
 def half(*shape, seed=0, by=1.0):
     return jnp.asarray(draw(*shape, seed=seed) / by, jnp.float16)
-
-
-def defined(inputs, weights, geometry, size):
-    """What a geometry means: taps from ``low`` before the picture on, zeros around it."""
-    x = jnp.concatenate(inputs, axis=-1)
-    kernel, low, phases = geometry.kernel, geometry.low, (1, geometry.phases, geometry.phases)
-    strides = (1, geometry.stride, geometry.stride)
-    # Between the pixels of a transposed convolution are zeros; its phases read every second tap.
-    before = [phase * first for phase, first in zip(phases, low)]
-    wide = [(have - 1) * phase + 1 for have, phase in zip(x.shape[1:4], phases)]
-    out = [count * phase for count, phase in zip(size, phases)]
-    padding = [
-        (first, (count - 1) * stride + taps - first - have)
-        for first, count, stride, taps, have in zip(before, out, strides, kernel, wide)
-    ]
-    return lax.conv_general_dilated(
-        x,
-        weights,
-        strides,
-        padding,
-        lhs_dilation=phases,
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        preferred_element_type=jnp.float32,
-    )
-
-
-def gemm(inputs, weights, geometry, size, *, scale=None, offset=None, residual=None, **options):
-    """:func:`implicit_gemm` without a kernel."""
-    sums = defined(inputs, weights, geometry, size)
-    if offset is not None:
-        sums = sums if scale is None else sums * scale[:, None, None, None]
-        sums, scale = sums + offset[:, None, None, None], None
-    added = None if residual is None else residual.astype(jnp.float32)
-    sums = finish(sums, scale=scale, residual=added, activation=options.get("activation"))
-    totals = sums.sum(axis=(2, 3))[:, :, None] if options.get("totals") else None
-    return sums.astype(options.get("out_dtype") or inputs[0].dtype), totals
-
-
-@pytest.fixture
-def without_kernels(monkeypatch):
-    for module in (gradients, launch, conv2d_mosaic):
-        monkeypatch.setattr(module, "implicit_gemm", gemm)
-    with pk.assume_hopper():
-        yield
 
 
 def assert_gradients_agree(operation, arguments):
@@ -190,7 +143,9 @@ def assert_weights_agree(case, batch, time, pixels):
     wide = tuple(x.astype(jnp.float32) for x in inputs)
     kernel = jnp.zeros((*geometry.kernel, sum(depths), channels))
     one_phase = (time, *(n // geometry.phases for n in size))
-    _, pull_back = jax.vjp(lambda kernel: defined(wide, kernel, geometry, one_phase), kernel)
+    _, pull_back = jax.vjp(
+        lambda kernel: oracle_geometry(wide, kernel, geometry, one_phase), kernel
+    )
     (exact,) = pull_back(gradient.astype(jnp.float32))
     assert np.abs(actual - exact).max() < 1e-5 * np.abs(exact).max()  # sums in float32
 
@@ -234,9 +189,47 @@ def test_weight_gradients_are_those_of_the_geometry(geometry, stretch, time, cha
     x = jnp.asarray(draw(2, time, 4, 6, channels[0]), jnp.float32)
     size = (time, int(4 * stretch), int(6 * stretch))
     kernel = jnp.zeros((*geometry.kernel, *channels))
-    _, pull_back = jax.vjp(lambda kernel: defined((x,), kernel, geometry, size), kernel)
+    _, pull_back = jax.vjp(lambda kernel: oracle_geometry((x,), kernel, geometry, size), kernel)
     gradient = draw(2, time, *(geometry.phases * n for n in size[1:]), channels[1], seed=1)
     gradient = jnp.asarray(gradient, jnp.float32)
     halves = tuple(jnp.split(x, 2, axis=-1))
     actual = weight_gradient(halves, gradient, geometry)
     np.testing.assert_allclose(actual, pull_back(gradient)[0], rtol=1e-4, atol=1e-3)
+
+
+INPUT_GRADIENTS = [
+    (Geometry((3, 3, 3), (1, 1, 1)), (3, 5, 6)),
+    (Geometry((1, 5, 7), (0, 2, 3)), (2, 4, 9)),
+    (Geometry((3, 1, 1), (1, 0, 0)), (1, 3, 2)),
+    (Geometry((4, 1, 1), (0, 0, 0)), (4, 3, 3)),
+    (Geometry((1, 3, 3), (0, 0, 0)), (1, 6, 7)),  # mirrored borders: the picture is padded before
+    (Geometry((1, 1, 1), (0, 0, 0), stride=2), (2, 6, 4)),
+    (Geometry((3, 3, 3), (1, 1, 1), stride=2), (3, 6, 8)),
+    (Geometry((3, 5, 3), (1, 2, 1), stride=2), (2, 6, 2)),
+    (Geometry((3, 7, 7), (1, 3, 3), stride=2), (2, 8, 10)),
+    (Geometry((1, 4, 4), (0, 1, 1), stride=2), (1, 4, 6)),  # the stem, as blocks of pixels
+    (Geometry((3, 4, 4), (1, 1, 1), phases=2), (3, 3, 4)),
+]
+
+
+@pytest.mark.usefixtures("without_kernels")
+@pytest.mark.parametrize(("geometry", "pixels"), INPUT_GRADIENTS, ids=str)
+def test_input_gradients_are_those_of_the_geometry(geometry, pixels):
+    x = jnp.asarray(draw(2, *pixels, 3), jnp.float32)
+    weights = jnp.asarray(draw(*geometry.kernel, 3, 2, seed=1), jnp.float32)
+    # The number of outputs for which every tap has its pixel or its zero.
+    kt, *taps = geometry.kernel
+    before, *low = geometry.low
+    size = (
+        pixels[0] + 2 * before - kt + 1,
+        *(
+            n if geometry.phases == 2 else (n + 2 * first - count) // geometry.stride + 1
+            for n, first, count in zip(pixels[1:], low, taps)
+        ),
+    )
+    y, pull_back = jax.vjp(lambda x: oracle_geometry((x,), weights, geometry, size), x)
+    gradient = jnp.asarray(draw(*y.shape, seed=2), jnp.float32)
+    (expected,) = pull_back(gradient)
+    actual = input_gradient(gradient, weights, geometry, pixels)
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
