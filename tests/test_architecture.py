@@ -27,7 +27,7 @@ ALLOWED = {
     "torch_weights": {"models", "config", "terminal", "typing"},
     "losses": {"metrics", "typing", "config"},
     "metrics": {"typing", "config"},
-    "data": {"typing", "config"},
+    "data": {"render", "typing", "config"},
     "video": {"typing", "config"},
     "timeline": {"video", "typing", "config"},
     "render": {"typing", "config"},

@@ -82,9 +82,11 @@ def _sources(options: Options) -> Iterator[tuple[str, Callable[[], mixture.Batch
     def key() -> Any:
         return jax.random.key(next(numbers))
 
-    for outputs in (1, 7) if options.synthetic else ():
-        draw = jax.jit(lambda key, n=outputs: mixture.draw(key, n, mixed, None))
-        yield f"synthetic, {4 + outputs} frames", lambda draw=draw: draw(key()), 0
+    for share, name in ((0.0, "synthetic"), (1.0, "rendered")) if options.synthetic else ():
+        drawn = dataclasses.replace(mixed, rendered_share=share)
+        for outputs in (1, 7):
+            draw = jax.jit(lambda key, n=outputs, drawn=drawn: mixture.draw(key, n, drawn, None))
+            yield f"{name}, {4 + outputs} frames", lambda draw=draw: draw(key()), 0
     septuplets: list[ArrayClip] = []
     if options.synthetic or not options.source:
         septuplets = data_throughput.septuplets(max(options.clips, options.batch))

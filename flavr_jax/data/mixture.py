@@ -8,6 +8,7 @@ the noise, blur and lighting of cameras, but most have a true frame only at the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int, Key, UInt8
 from flavr_jax.data import augment, clip_bank
 from flavr_jax.data.pipeline import Window
 from flavr_jax.data.sequences import N_INPUTS
-from flavr_jax.data.synthetic import scenes
+from flavr_jax.data.synthetic import rendered, scenes
 from flavr_jax.typing import Windows
 
 __all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw", "from_windows"]
@@ -33,18 +34,23 @@ class MixtureConfig:
         crop: side of the square windows in pixels, a multiple of ``ModelConfig.multiple``.
         batch_size: number of windows in a step, over all devices.
         synthetic_share: share of synthetic windows; without real clips every window is synthetic.
+        rendered_share: share of the synthetic windows that show rendered worlds, with parallax and
+            perspective; the others show layers.
         middle_weight: loss weight of the middle time; the other times have weight 1. Most videos
             are interpolated by 2×, which needs only the middle time, and it is the only target of
             most real windows.
-        synthetic: content and motion of synthetic clips.
+        synthetic: content and motion of clips made of layers.
+        rendered: content and motion of rendered clips.
         augment: augmentation of real windows.
     """
 
     crop: int = 256
     batch_size: int = 24
     synthetic_share: float = 0.5
+    rendered_share: float = 0.0
     middle_weight: float = 3.0
     synthetic: scenes.SyntheticConfig = dataclasses.field(default_factory=scenes.SyntheticConfig)
+    rendered: rendered.RenderedConfig = dataclasses.field(default_factory=rendered.RenderedConfig)
     augment: augment.AugmentConfig = dataclasses.field(default_factory=augment.AugmentConfig)
 
 
@@ -99,8 +105,16 @@ def draw(
     if n_synthetic > 0:
         textures = None if real is None else real.frames
         keys = _keys(key_synthetic, n_synthetic, part, parts)
-        frames = scenes.draw_many(keys, times, size, config.synthetic, textures, photographs)
-        drawn.append((frames, jnp.ones(frames.shape[:2])))
+        n_rendered = round(n_synthetic * config.rendered_share)
+        draw_rendered = functools.partial(rendered.draw_many, config=config.rendered)
+        draw_layers = functools.partial(scenes.draw_many, config=config.synthetic)
+        for some, draw_many in (
+            (keys[:n_rendered], draw_rendered),
+            (keys[n_rendered:], draw_layers),
+        ):
+            if len(some):
+                frames = draw_many(some, times, size, textures=textures, photographs=photographs)
+                drawn.append((frames, jnp.ones(frames.shape[:2])))
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)
         drawn.append(

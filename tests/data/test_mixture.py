@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.data import augment, clip_bank, mixture, pipeline
-from flavr_jax.data.synthetic import scenes
+from flavr_jax.data.synthetic import rendered, scenes
 
 CONFIG = mixture.MixtureConfig(
     crop=16,
@@ -52,6 +52,18 @@ def test_without_clips_all_is_synthetic_and_parts_are_together_the_whole_batch()
     together = jax.tree.map(lambda *of: jnp.stack(of, 1).reshape(4, *of[0].shape[1:]), *parts)
     np.testing.assert_allclose(together.inputs, whole.inputs, atol=1e-6)
     np.testing.assert_allclose(together.targets, whole.targets, atol=1e-6)
+
+
+def test_the_share_of_rendered_windows_is_a_setting(monkeypatch):
+    def draw_many(keys, times, size, config, textures, photographs):
+        return jnp.full((len(keys), len(times), *size, 3), 0.77)
+
+    monkeypatch.setattr(rendered, "draw_many", draw_many)
+    config = dataclasses.replace(CONFIG, rendered_share=0.5)
+    batch = mixture.draw(jax.random.key(0), 3, config, None)
+    is_rendered = (np.asarray(batch.targets) == np.float32(0.77)).all(axis=(1, 2, 3, 4))
+    np.testing.assert_array_equal(is_rendered, [True, True, False, False])
+    np.testing.assert_array_equal(batch.weights, np.tile([1, 3, 1], (4, 1)))
 
 
 def test_windows_from_disk_become_a_batch_of_the_same_kind():
