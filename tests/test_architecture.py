@@ -28,7 +28,7 @@ ALLOWED = {
     "losses": {"metrics", "typing", "config"},
     "metrics": {"typing", "config"},
     "data": {"render", "typing", "config"},
-    "video": {"typing", "config"},
+    "video": {"terminal", "typing", "config"},
     "timeline": {"video", "typing", "config"},
     "render": {"typing", "config"},
     "quantization": {"models", "data", "typing", "config"},

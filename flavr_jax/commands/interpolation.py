@@ -95,6 +95,7 @@ def interpolate(
         encoding=options.encoding,
         overwrite=options.output.overwrite,
         job=job_of(path, output, options, interpolator),
+        pictures_only=options.source.sandbox,
     )
     done = getattr(sink, "done", 0)
     if done:

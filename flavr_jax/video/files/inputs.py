@@ -25,12 +25,17 @@ class Input:
         input_size: width and height of raw video, such as 1920x1080; giving it means that the input
             is raw video, without any header.
         input_pixel_format: pixel format of raw video.
+        sandbox: for files from strangers, decode in a child process that is limited in memory and
+            time and writes no file; only pictures are read, without sound and subtitles.
+        sandbox_memory: most memory of that process in gigabytes.
     """
 
     range: str | None = None
     input_rate: str = "24"
     input_size: str | None = None
     input_pixel_format: str = "yuv420p"
+    sandbox: bool = False
+    sandbox_memory: float = 4.0
 
     def open(self, path: Path) -> FrameSource:
         """Open a source with headroom (see ``open_source``), to write a video of its frames."""
@@ -38,6 +43,11 @@ class Input:
         from flavr_jax.video.files.reader import RawVideo, open_source
         from flavr_jax.video.frames import parse_rate
 
+        if self.sandbox:
+            from flavr_jax.video.sandbox.parent import Sandboxed
+
+            plain = dataclasses.replace(self, sandbox=False)
+            return Sandboxed(path, plain, memory=self.sandbox_memory)
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)

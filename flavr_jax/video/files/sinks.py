@@ -85,6 +85,7 @@ def open_sink(
     encoding: Encoding = Encoding(),
     overwrite: bool = False,
     job: Job | None = None,
+    pictures_only: bool = False,
 ) -> FrameSink:
     """Open a video file, a pipe, or a folder of images for writing; ``is_video_name`` tells which.
 
@@ -102,6 +103,7 @@ def open_sink(
         overwrite: whether the output may exist.
         job: what the result depends on. Given it, finished work is kept if the run is interrupted,
             and the next run of the same job goes on after it.
+        pictures_only: whether to leave out the source's sound, subtitles and other streams.
     """
     if name == NULL:
         return NullSink(info)
@@ -115,7 +117,8 @@ def open_sink(
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)
     else:
-        others = source if source is not None and source.is_file() and name != "-" else None
+        has_others = source is not None and source.is_file() and name != "-"
+        others = source if has_others and not pictures_only else None
         sink = VideoWriter(
             path,
             info,
