@@ -124,7 +124,7 @@ class Options:
     network: Annotated[Network, tyro.conf.OmitArgPrefixes] = field(default_factory=Network)
     """Network to use."""
     resources: Annotated[Resources, tyro.conf.OmitArgPrefixes] = field(default_factory=Resources)
-    """Memory to use."""
+    """Memory and devices to use."""
     messages: Annotated[Messages, tyro.conf.OmitArgPrefixes] = field(default_factory=Messages)
     """What is shown while the program runs."""
 

@@ -19,6 +19,7 @@ from flavr_jax.bundled import DEFAULT_CHECKPOINT
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream, tiles
 from flavr_jax.inference.computation import Computation
+from flavr_jax.inference.devices import Device, Replicas
 from flavr_jax.inference.precision import prepare
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
@@ -64,7 +65,24 @@ class Interpolator:
         self.precision: Precision = prepared.precision
         self.runs_on = str(prepared)
         self.tiling = tiles.WHOLE
-        self._params = prepared.params
+        self._replicas = Replicas(prepared.params)
+
+    def use(self, devices: Sequence[Device]) -> None:
+        """Compute groups of intervals on these devices in turn; the frames stay the same.
+
+        Each device holds a copy of the parameters.
+        """
+        if devices != [jax.local_devices()[0]]:
+            self._replicas = Replicas(self._params, devices)
+
+    @property
+    def concurrency(self) -> int:
+        """Number of devices that compute at the same time."""
+        return len(self._replicas)
+
+    @property
+    def _params(self) -> flavr.Parameters:
+        return self._replicas.first
 
     @property
     def parameter_bytes(self) -> int:
@@ -126,8 +144,9 @@ class Interpolator:
         return _predict(self.config, self._params, rows)[:batch]
 
     def upload(self, picture: Frame | Picture) -> Resident:
-        """Put a frame on the device, as :meth:`between` takes it."""
-        return resident(picture)
+        """Put a frame on the next device, as :meth:`between` takes it."""
+        with self._replicas.here():
+            return resident(picture)
 
     def between(self, frames: Frames | Sequence[Resident], factor: int) -> Computation:
         """Compute the frames inside every interval of ``frames`` that has its full context.
@@ -152,9 +171,8 @@ class Interpolator:
         opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
-        compute = functools.partial(
-            _between, self.config, self._params, rows, factor, tiling=self.tiling
-        )
+        params, rows = self._replicas.take(rows)
+        compute = functools.partial(_between, self.config, params, rows, factor, tiling=self.tiling)
         made, finite = compute()
         if rows[0].shape[-1] == 4:
             # Alpha that is opaque throughout would stay so: save the second pass.

@@ -84,22 +84,26 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Memory to use.
+    """Memory and devices to use.
 
     Attributes:
-        memory_limit: largest amount of device memory to use, such as 6GB or 500MB; by default what
-            is free on the device, and on a CPU half of the free memory.
+        devices: number of GPUs that compute, or all; the output does not depend on it.
+        memory_limit: largest amount of memory to use on each device, such as 6GB or 500MB; by
+            default what is free there, and on a CPU half of the free memory.
         tiles: how large frames are computed if memory is short: exact, in stripes with the pixels
             of whole frames; fast, in stripes with a small error if exact ones would take several
             passes; auto, exact if that needs a single pass, otherwise fast; off, only as a whole.
         dry_run: print what would be done, with an estimate of memory and time, and stop.
     """
 
+    devices: str = "1"
     memory_limit: str | None = None
     tiles: Tiles = "auto"
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        if self.devices != "all" and not re.fullmatch("[1-9][0-9]{0,3}", self.devices):
+            raise ValueError(f"`devices` is {self.devices!r}; it is all, or a number from 1.")
         if self.memory_limit is not None:
             bytes_of(self.memory_limit)
 

@@ -44,6 +44,11 @@ class Network(Protocol):
     boundary: Boundary
 
     @property
+    def concurrency(self) -> int:
+        """Number of devices, each of which can compute something else."""
+        ...
+
+    @property
     def factor(self) -> int:
         """Largest number of parts that one pass can split an interval into."""
         ...
@@ -154,8 +159,8 @@ def fill(
             made = _start(group, network, factor, conversion) if compute else None
             started.append((group, made))
             computing += made is not None
-            # Keep one computation running on the device while the host encodes the one before it.
-            while computing > 1 or len(started) > _MOST_WAITING:
+            # Each device has a computation to run while the host encodes the one before it.
+            while computing > 2 * network.concurrency - 1 or len(started) > _MOST_WAITING:
                 group, made = started.popleft()
                 computing -= made is not None
                 yield from _finish(group, made, factor)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import jax
 
 from flavr_jax.config import ModelConfig, Precision
+from flavr_jax.inference import devices
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.options import Resources, Tiles, bytes_of
 from flavr_jax.inference.tiles import WHOLE, Tiling, share_of_rows
@@ -93,18 +94,19 @@ class Plan:
 def prepare(
     network: Interpolator, clip: ClipInfo, factor: int, resources: Resources, batch: int | None
 ) -> Plan:
-    """Make the plan for a clip, and set ``network.tiling`` to it.
+    """Make the plan for a clip, and set the network's tiling and devices.
 
     Args:
         network: the network.
         clip: gives the size of the frames.
         factor: the largest factor of one pass.
-        resources: memory to use.
+        resources: memory and devices to use.
         batch: intervals at a time; None to choose.
 
     Raises:
-        ValueError: the frames do not fit into the memory.
+        ValueError: the frames do not fit into the memory, or there are fewer devices.
     """
+    network.use(devices.choose(resources.devices))
     limit = None
     if resources.memory_limit is not None:
         limit = bytes_of(resources.memory_limit) - network.parameter_bytes

@@ -45,7 +45,9 @@ class Located:
 
         def upload() -> Resident:
             first, second = self.resident, before.resident
-            pixels = _continued(first.pixels, second.pixels, step)
+            # Frames made by an earlier pass may lie on different devices.
+            earlier = jax.device_put(second.pixels, first.pixels.sharding)
+            pixels = _continued(first.pixels, earlier, step)
             return Resident(pixels, first.opaque and second.opaque)
 
         return Located(upload)

@@ -26,6 +26,7 @@ class ClockNetwork:
     def __init__(self, factor=8, n_inputs=4):
         self.config = ModelConfig(width=1, n_inputs=n_inputs, n_outputs=factor - 1)
         self.boundary = "mirror"
+        self.concurrency = 1
         self.factor = factor
         self.batches = []
 

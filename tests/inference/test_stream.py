@@ -334,6 +334,7 @@ def test_a_resumed_run_computes_the_same_frames_in_the_same_groups(random_networ
             random_network.config, random_network.boundary, random_network.factor,
         )  # fmt: skip
         passes, upload = random_network.passes, random_network.upload
+        concurrency = 1
 
         def between(self, window, factor):
             asked.append(len(window))

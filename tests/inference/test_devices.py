@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several devices: the same frames, bit for bit. The devices are parts of this machine's CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from flavr_jax.inference import devices
+from flavr_jax.inference.options import Resources
+
+SPREAD = """
+import jax, numpy as np
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference import devices, passes, stream
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.models import flavr
+from flavr_jax.video.frames import TimedFrame
+
+# The blend of the middle frames stands in for the network, which would take minutes to compile
+# for every device.
+flavr.apply = lambda config, params, windows, outputs: flavr.blend(windows, np.array([0.5]))
+config = ModelConfig(width=1, n_outputs=1)
+network = Interpolator(config, flavr.init(config, jax.random.key(0)))
+clip = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+alone = network(clip, 4)  # two passes: the second reads frames that lie on several devices
+used, between = set(), network.between
+
+def watched(frames, factor):
+    made = between(frames, factor)
+    used.update(made.frames.devices())
+    return made
+
+network.between = watched
+network.use(devices.choose("3"))
+assert network.concurrency == 3
+np.testing.assert_array_equal(network(clip, 4), alone)
+assert used == set(jax.devices()[:3]), used
+"""
+
+
+def test_frames_do_not_depend_on_the_number_of_devices():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    subprocess.run([sys.executable, "-c", SPREAD], env=environment, check=True, timeout=120)
+
+
+def test_more_devices_than_there_are_is_explained():
+    count = len(jax.local_devices())
+    assert devices.choose("all") == jax.local_devices()
+    with pytest.raises(ValueError, match=rf"`devices` is {count + 1}, but JAX sees {count} \(cpu"):
+        devices.choose(str(count + 1))
+
+
+@pytest.mark.parametrize("wanted", ["0", "-1", "many", ""])
+def test_what_is_no_number_of_devices_is_explained(wanted):
+    with pytest.raises(ValueError, match="all, or a number from 1"):
+        Resources(devices=wanted)
