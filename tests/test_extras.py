@@ -29,7 +29,7 @@ def test_a_folder_with_a_space_is_quoted(monkeypatch, tmp_path):
     assert shlex.split(extras.install_command("train"))[-1] == f"{root}[train]"
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "train", "metrics"])
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "train", "export", "metrics"])
 def test_messages_name_extras_that_exist_on_every_python(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extra in project["optional-dependencies"]

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint and the baselines on data sets",
     "train": "train a network from a recipe",
     "quantize": "calibrate a checkpoint for 8 bits",
+    "export": "write a network as one file that runs without flavr_jax",
     "average-checkpoints": "average the parameters of checkpoints",
     "classify": "name the actions in clips",
     "prepare-data": "pack a data set for training",
