@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flavr_jax import program_cache
@@ -36,3 +39,108 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     program_cache.enable()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.fixture
+def folder(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "whole"
+
+
+@pytest.fixture
+def sources(tmp_path):
+    path = tmp_path / "sources"
+    path.mkdir()
+    (path / "code.py").write_text("a = 1")
+    return path
+
+
+def build(sources, compiled_for, factor=2.0, name="scale", length=3):
+    """A program that scales numbers, kept or compiled; its result for 1, 1, 1."""
+    program_cache._digest.cache_clear()  # as in another process
+    arguments = ([jnp.ones(length)], jnp.float32(factor))
+
+    def scaled_and_summed(lists, scale):
+        return lists[0] * scale, lists[0].sum()
+
+    program = program_cache.compiled(
+        scaled_and_summed,
+        arguments,
+        name=name,
+        sources=[sources],
+        on_compile=compiled_for.append,
+    )
+    scaled, total = program(*arguments)
+    return [*np.asarray(scaled), float(total)]
+
+
+def test_a_program_is_compiled_once_and_then_loaded(folder, sources):
+    asked = []
+    assert build(sources, asked) == [2.0, 2.0, 2.0, 3.0]
+    assert asked == [None]
+    assert len(list(folder.glob("*.program"))) == 1
+    assert build(sources, asked, factor=5.0) == [5.0, 5.0, 5.0, 3.0]
+    assert len(asked) == 1
+
+
+def test_another_name_shape_or_source_is_another_program(folder, sources):
+    asked = []
+    build(sources, asked)
+    build(sources, asked, name="other")
+    build(sources, asked, length=4)
+    (sources / "code.py").write_text("a = 2")
+    build(sources, asked)
+    assert len(asked) == 4
+    # From the second on, it is known how long a program takes to compile here.
+    assert asked[0] is None
+    assert all(seconds is not None for seconds in asked[1:])
+
+
+@pytest.mark.parametrize("damage", [b"", b"2\n", b"2\nnothing that can be loaded", None])
+def test_a_damaged_program_is_compiled_again(folder, sources, damage):
+    asked = []
+    build(sources, asked)
+    (path,) = folder.glob("*.program")
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    assert build(sources, asked) == [2.0, 2.0, 2.0, 3.0]
+    assert build(sources, asked) == [2.0, 2.0, 2.0, 3.0]
+    assert len(asked) == 2
+
+
+def test_a_program_of_another_user_is_not_loaded(folder, sources, monkeypatch):
+    asked = []
+    build(sources, asked)
+    (path,) = folder.glob("*.program")
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)  # files of root are trusted
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    build(sources, asked)
+    assert len(asked) == 2
+
+
+def test_without_a_cache_everything_is_compiled(sources, tmp_path):
+    asked = []
+    assert build(sources, asked) == [2.0, 2.0, 2.0, 3.0]
+    assert build(sources, asked) == [2.0, 2.0, 2.0, 3.0]
+    assert asked == [None, None]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(sources, tmp_path):
+    (tmp_path / "file").write_text("")
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    assert build(sources, []) == [2.0, 2.0, 2.0, 3.0]
+
+
+def test_a_kept_program_stays_out_of_the_cache_of_jax(folder, sources):
+    # XLA cannot store it a second time once it comes from there.
+    setting = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+        jax.config.update(setting, 0.0)
+        build(sources, [], name="kept")
+        assert [path.name for path in folder.parent.iterdir() if "scaled_and" in path.name] == []
+        assert len(list(folder.glob("*.program"))) == 1
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.0
+    finally:
+        jax.config.update(setting, before)

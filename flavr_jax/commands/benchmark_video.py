@@ -16,8 +16,9 @@ from rich.table import Table
 
 import flavr_jax
 from flavr_jax.commands.interpolate import Network
-from flavr_jax.inference import stream
+from flavr_jax.inference import planner, stream
 from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.inference.options import Resources
 from flavr_jax.models.presets import PRESETS
 from flavr_jax.profiling import comparison, presentation, video_throughput
 from flavr_jax.profiling.video_throughput import OUTPUTS, First, Output, Run
@@ -43,8 +44,8 @@ class Options:
     """Frames to read."""
     outputs: tuple[Output, ...] = OUTPUTS
     """null: the frames are dropped; y4m: raw, into a pipe; h264: an MP4 file."""
-    batch: int = 1
-    """Intervals computed at a time."""
+    batch: int | None = None
+    """Intervals computed at a time; by default as many as flavr interpolate would choose."""
     network: Network = dataclasses.field(default_factory=Network)
     """Network to use."""
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
@@ -89,21 +90,22 @@ def _measure(
     source: First, network: Interpolator, factor: int, options: Options, folder: Path
 ) -> None:
     """Measure one clip at one factor, and print a table."""
-    motion = stream.Options(factor, batch=options.batch)
+    plan = planner.prepare(network, source.info, factor, Resources(), options.batch)
+    motion = stream.Options(factor, batch=plan.batch)
     alone = factor * video_throughput.network_rate(
-        network, source, factor, options.batch, options.seconds
+        network, source, factor, plan.batch, options.seconds
     )
     size = f"{source.info.width}×{source.info.height}"
-    console, title = Console(), f"{size}, {factor}x, {network.precision}, batch {options.batch}"
+    console, title = Console(), f"{size}, {factor}x, {network.precision}, batch {plan.batch}"
     console.print(f"{title}: the network alone makes {alone:.1f} frames/s")
-    short = First(source.source, network.config.n_inputs + 2 * options.batch)
+    short = First(source.source, network.config.n_inputs + 2 * plan.batch)
     for output in options.outputs:
         video_throughput.run(short, network, motion, output, folder, encoding=options.encoding)
         found = video_throughput.run(
             source, network, motion, output, folder, encoding=options.encoding
         )
         console.print(_table(f"{title}, {output}", found, alone))
-        _keep(options, size, factor, output, found, alone)
+        _keep(options, f"{title}, {output}", found, alone)
     for line in _others(source, network, motion, options, folder):
         console.print(line)
 
@@ -116,10 +118,10 @@ def _others(
         yield _beside_ffmpeg(source, network, motion, options, folder)
     for mode in options.torch:
         shape = source.info.height // 8 * 8, source.info.width // 8 * 8
-        case = comparison.NetworkCase(PRESETS["flavr_8x"], options.batch, *shape, check=False)
+        case = comparison.NetworkCase(PRESETS["flavr_8x"], 1, *shape, check=False)
         device = "cpu" if jax.default_backend() == "cpu" else "cuda"
         row = comparison.run_torch(case, mode, 20, device)
-        rate = motion.timing.factor * options.batch * 1e3 / row.timing.queued
+        rate = 8e3 / row.timing.queued
         yield f"the official 8x network alone, {row.name}: {rate:.1f} frames/s"
     if options.trace:
         with jax.profiler.trace(str(folder / "trace")):
@@ -161,16 +163,14 @@ def _table(title: str, found: Run, alone: float) -> Table:
     return table
 
 
-def _keep(
-    options: Options, size: str, factor: int, output: Output, found: Run, alone: float
-) -> None:
+def _keep(options: Options, title: str, found: Run, alone: float) -> None:
     """Append a run to the JSON file."""
     if options.json is None:
         return
     figures = {
-        "size": size, "factor": factor, "output": output, "batch": options.batch,
-        "frames_per_second": found.rate, "network_alone": alone, "seconds": found.seconds,
-        "first": found.first, "stages": [dataclasses.asdict(stage) for stage in found.times],
+        "run": title, "frames_per_second": found.rate, "network_alone": alone,
+        "seconds": found.seconds, "first": found.first,
+        "stages": [dataclasses.asdict(stage) for stage in found.times],
         "where": presentation.environment(),
     }  # fmt: skip
     with options.json.open("a") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ def interpolate(
     """Interpolate one clip, and report about it."""
     source = options.source.open(path)
     motion, interpolator = options.motion, load()
+    interpolator.on_compile = functools.partial(tell_of_compiling, report)
     check_factor(interpolator, motion, source.info.rate)
     info = schedule.output_info(source.info, motion.timing)
     rates = float(source.info.rate), float(info.rate)
@@ -106,7 +108,7 @@ def interpolate(
         ready = stream.overlapped(
             pipeline, source, interpolator, motion, summary, sink.conversion, done, limit
         )
-        tracked = report.track(ready, info.frame_count, before_first="compiling")
+        tracked = report.track(ready, info.frame_count, before_first="starting")
         with contextlib.closing(tracked) as frames:
             for frame in verify.recorded(frames, origins):
                 sink.write(frame)
@@ -144,6 +146,13 @@ def planned(
         "plan", batch=plan.batch, tiling=str(plan.tiling), bytes=plan.memory, limit=plan.limit
     )
     return dataclasses.replace(motion, batch=plan.batch)
+
+
+def tell_of_compiling(report: Reporter, width: int, height: int, seconds: float | None) -> None:
+    """Say what the next frames wait for."""
+    about = "" if seconds is None else f", about {seconds:.0f} s"
+    report.say(f"compiling for {width}×{height}{about} …")
+    report.tell("compile", width=width, height=height, seconds=seconds)
 
 
 @contextlib.contextmanager

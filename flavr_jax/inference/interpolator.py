@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,12 @@ from flavr_jax.video.pixels.picture import Resident, resident
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
 
+_PACKAGES = Path(__file__).parents[2]
+# Code and tuned tile sizes that a program is made from.
+_SOURCES = tuple(
+    _PACKAGES / name for name in ("flavr_jax/inference", "flavr_jax/models", "pallas_kernels")
+)
+
 
 class Interpolator:
     """A network ready for inference.
@@ -43,6 +50,8 @@ class Interpolator:
         precision: what it computes in, never ``auto``.
         runs_on: a text with the device and the precision; it adds why ``auto`` chose the precision,
             or a warning if it is slow on this device.
+        on_compile: called before :meth:`between` compiles a program, with the frames' width and
+            height and, if known, the usual number of seconds.
         tiling: how :meth:`between` divides a window; :mod:`flavr_jax.inference.planner` chooses it
             to keep within a limit of memory.
     """
@@ -56,8 +65,13 @@ class Interpolator:
         scales: Mapping[str, float] | None = None,
         provenance: dict | None = None,
         boundary: Boundary = "extrapolate",
+        keep_programs: bool = False,
     ) -> None:
-        """Prepare the parameters as :func:`flavr_jax.inference.precision.prepare` does."""
+        """Prepare the parameters as :func:`flavr_jax.inference.precision.prepare` does.
+
+        With ``keep_programs``, compiled programs are kept between runs as
+        :func:`flavr_jax.program_cache.compiled` does.
+        """
         self.config = config
         self.provenance = provenance or {}
         self.boundary: Boundary = boundary
@@ -65,7 +79,10 @@ class Interpolator:
         self.precision: Precision = prepared.precision
         self.runs_on = str(prepared)
         self.tiling = tiles.WHOLE
+        self.on_compile: Callable[[int, int, float | None], None] | None = None
         self._replicas = Replicas(prepared.params)
+        self._keep = keep_programs
+        self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
 
     def use(self, devices: Sequence[Device]) -> None:
         """Compute groups of intervals on these devices in turn; the frames stay the same.
@@ -172,20 +189,55 @@ class Interpolator:
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
         params, rows = self._replicas.take(rows)
-        compute = functools.partial(_between, self.config, params, rows, factor, tiling=self.tiling)
-        made, finite = compute()
+        made, finite = self._compute(params, rows, factor)
         if rows[0].shape[-1] == 4:
             # Alpha that is opaque throughout would stay so: save the second pass.
             if opaque:
                 alpha = jnp.full_like(made[..., :1], jnp.iinfo(made.dtype).max)
             else:
-                alpha, alpha_finite = compute(alpha=True)
+                alpha, alpha_finite = self._compute(params, rows, factor, alpha=True)
                 # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         if missing:
             made, finite = made[:intervals], finite[:intervals]
         return Computation(made, finite, self.precision, opaque)
+
+    def _compute(
+        self,
+        params: flavr.Parameters,
+        rows: tuple[Array, ...],
+        factor: int,
+        *,
+        alpha: bool = False,
+    ) -> tuple[Array, Array]:
+        """Start a program for these frames; compile it if there is none yet."""
+        how = functools.partial(
+            _between, self.config, factor=factor, tiling=self.tiling, alpha=alpha
+        )
+        if not self._keep:
+            return how(params, rows)
+        device = next(iter(rows[0].devices()))
+        key = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha, device)
+        leaves, tree = jax.tree.flatten(params)
+        if key not in self._programs:
+            height, width = rows[0].shape[:2]
+
+            def tell(seconds: float | None) -> None:
+                if self.on_compile is not None:
+                    self.on_compile(width, height, seconds)
+
+            def between(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
+                return how(jax.tree.unflatten(tree, leaves), rows)
+
+            self._programs[key] = program_cache.compiled(
+                between,
+                (leaves, rows),
+                name=f"between {self.config} {factor} {self.tiling} {alpha} {tree}",
+                sources=_SOURCES,
+                on_compile=tell,
+            )
+        return self._programs[key](leaves, rows)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.
@@ -236,6 +288,7 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
         precision=precision,
         scales=stored.quantization.scales if stored.quantization else None,
         provenance=stored.provenance,
+        keep_programs=True,
     )
 
 
@@ -258,13 +311,13 @@ def _padded(config: ModelConfig, windows: Array) -> Array:
     return jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3), static_argnames=("tiling", "alpha"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("factor", "tiling", "alpha"))
 def _between(
     config: ModelConfig,
     params: flavr.Parameters,
     rows: tuple[Array, ...],
-    factor: int,
     *,
+    factor: int,
     tiling: Tiling,
     alpha: bool = False,
 ) -> tuple[Array, Array]:

@@ -45,7 +45,7 @@ def test_a_drawn_clip_moves_and_has_its_size(clip):
 
 @pytest.mark.parametrize("output", video_throughput.OUTPUTS)
 def test_a_run_counts_its_frames_and_the_time_of_every_stage(network, clip, tmp_path, output):
-    found = video_throughput.run(clip, network, stream.Options(4), output, tmp_path)
+    found = video_throughput.run(clip, network, stream.Options(4, batch=1), output, tmp_path)
     assert found.frames == 21
     assert 0 < found.first <= found.seconds
     assert [stage.name for stage in found.times] == ["decode", "network", "download", "encode"]
@@ -56,7 +56,7 @@ def test_a_run_counts_its_frames_and_the_time_of_every_stage(network, clip, tmp_
 
 def test_finished_frames_are_the_frames_of_the_run(network, clip, tmp_path):
     path = tmp_path / "finished.y4m"
-    video_throughput.write_finished(clip, network, stream.Options(4), path)
+    video_throughput.write_finished(clip, network, stream.Options(4, batch=1), path)
     with av.open(str(path)) as container:
         written = [frame.to_ndarray() for frame in container.decode(video=0)]
     assert len(written) == 21
@@ -88,14 +88,14 @@ def test_the_program_prints_a_table_for_each_output(monkeypatch, capsys, tmp_pat
     arguments = [
         "--sizes", "64x48", "--factors", "4", "--frames", "5", "--seconds", "0.05",
         "--finished", "5", "--network.checkpoint", path, "--json", tmp_path / "out.jsonl",
-        "--outputs", "null", "h264",
+        "--outputs", "null", "h264", "--batch", "1",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["benchmark_video.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         cli.run(script.main, script.Options)
     assert not stop.value.code
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["output"] for row in rows] == ["null", "h264"]
+    assert [row["run"].rpartition(", ")[2] for row in rows] == ["null", "h264"]
     assert all(row["frames_per_second"] > 0 and row["network_alone"] > 0 for row in rows)
     shown = capsys.readouterr().out
     assert shown.count("waits for room") == 2

@@ -116,3 +116,22 @@ def test_programs_are_kept_unless_the_user_chose_a_folder(monkeypatch, tmp_path)
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "flavr_jax" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_loaded_network_keeps_its_programs_for_the_next_run(tmp_path, clip):
+    before = jax.config.jax_compilation_cache_dir
+    config = ModelConfig(width=1, n_outputs=1)
+    checkpoint.save(tmp_path / "a", config, flavr.init(config, jax.random.key(0)), provenance={})
+    told = []
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        results = []
+        for _ in range(2):
+            network = flavr_jax.load(tmp_path / "a")
+            network.on_compile = lambda *size: told.append(size)
+            results.append(np.asarray(network.between(clip(4), 2)))
+            results.append(np.asarray(network.between(clip(4), 2)))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert told == [(14, 9, None)]
+    assert all(np.array_equal(results[0], other) for other in results[1:])
