@@ -209,13 +209,15 @@ def _intervals(
     """Yield the interval after each node of a shot; the last node has an empty one."""
     before, after = _context(network)
     around = math.ceil(reach)
-    near: deque[Node] = deque()  # from up to `around` nodes before the interval to the last read
-    index = 0  # index in `near` of the node that begins the interval
+    in_reach: deque[Node] = (
+        deque()
+    )  # from up to `around` nodes before the interval to the last read
+    index = 0  # index in `in_reach` of the node that begins the interval
 
     def located() -> Iterator[Located]:
         for node in shot:
             place = node.located or Located(functools.partial(network.upload, node.frame.picture))
-            near.append(dataclasses.replace(node, located=place))
+            in_reach.append(dataclasses.replace(node, located=place))
             yield place
 
     window: deque[Located] = deque(maxlen=before + 2 + after)
@@ -224,16 +226,16 @@ def _intervals(
         if len(window) < before + 2 + after:
             continue
         # `extend` reads ahead for the window, so the nodes that may need this one are here already.
-        close = range(max(0, index - around), min(len(near), index + around + 1))
-        wishes = [(wish, index - other) for other in close for wish in near[other].wanted]
+        neighbours = range(max(0, index - around), min(len(in_reach), index + around + 1))
+        wishes = [(wish, index - other) for other in neighbours for wish in in_reach[other].wanted]
         needing = [wish for wish, ahead in wishes if _needs(wish, ahead, factor, reach)]
         due = not all(wish.done for wish in needing)
-        yield _Interval(near[index], tuple(window), bool(needing), due)
+        yield _Interval(in_reach[index], tuple(window), bool(needing), due)
         if index == around:
-            near.popleft()
+            in_reach.popleft()
         else:
             index += 1
-    yield _Interval(near[index], (), needed=False, due=False)
+    yield _Interval(in_reach[index], (), needed=False, due=False)
 
 
 def _needs(wish: Request, ahead: int, factor: int, reach: Fraction) -> bool:

@@ -136,7 +136,9 @@ class WarpHead(nnx.Module):
         batch, outputs, height, width, _ = raw.shape
         middle = small.shape[1] // 2
         pair = small[:, middle - 1 : middle + 1]
-        displacements, _ = _placed(raw, times, self.config.trunk_scale, first_row)
+        displacements, _ = _displacements_and_weights(
+            raw, times, self.config.trunk_scale, first_row
+        )
         # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
         ones = jnp.ones((batch, outputs, 1, height, width))
         moved = jnp.stack(
@@ -181,13 +183,13 @@ class WarpHead(nnx.Module):
         """
         middle = windows.shape[1] // 2
         # Frames are data: without a gradient for them, training needs no scatter.
-        displacements, weights = _placed(raw, times, 1, first_row)
+        displacements, weights = _displacements_and_weights(raw, times, 1, first_row)
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
         mixed = sample(pair, displacements, weights, implementation=self.implementation)
         return mixed + raw[..., :3]
 
 
-def _placed(
+def _displacements_and_weights(
     raw: Fields,
     times: Float[np.ndarray, " output"],
     scale: int,

@@ -154,7 +154,7 @@ def _selection(
         MapSelection(name, magnitudes[name], scale, alone[name] if alone else None, name in kept)
         for name, scale in scales.items()
     )
-    return Selection(tuple(maps), everything, chosen, _share(config, kept))
+    return Selection(tuple(maps), everything, chosen, _work_in_8_bits(config, kept))
 
 
 def _reduced(
@@ -165,11 +165,11 @@ def _reduced(
     limits: Limits,
 ) -> dict[str, float]:
     """Remove maps from ``kept``, at least one, until the estimated loss is within the limits."""
-    kept, before = dict(kept), _share(config, kept)
+    kept, before = dict(kept), _work_in_8_bits(config, kept)
 
     def loss_per_multiplication(name: str) -> float:
         others = {other: scale for other, scale in kept.items() if other != name}
-        saved = max(before - _share(config, others), _LEAST_WORTH)
+        saved = max(before - _work_in_8_bits(config, others), _LEAST_WORTH)
         loss = alone[name]
         worst = loss.of(measured.worst_clip)
         return (loss.mean / limits.mean_loss + worst / limits.worst_loss) / saved
@@ -177,13 +177,13 @@ def _reduced(
     while kept:
         name = max(kept, key=loss_per_multiplication)
         del kept[name]
-        before, measured = _share(config, kept), measured.minus(alone[name])
+        before, measured = _work_in_8_bits(config, kept), measured.minus(alone[name])
         if limits.used_by(measured) <= 1:
             break
     return kept
 
 
-def _share(config: ModelConfig, scales: Mapping[str, float]) -> float:
+def _work_in_8_bits(config: ModelConfig, scales: Mapping[str, float]) -> float:
     """Return the share of multiplications in 3-D convolutions that is done in 8 bits."""
     every = quantized.convolutions(config)
     done = sum(each.products for each in every if each.in_8_bits(scales))

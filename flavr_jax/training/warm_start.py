@@ -107,20 +107,20 @@ def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         for leaf, into in mine.items():
             if leaf.startswith(stage) and leaf in theirs and np.shape(into) != theirs[leaf].shape:
                 inputs = rows if into.ndim == 5 else columns
-                found[leaf] = _placed(into, np.asarray(theirs[leaf], np.float32), inputs, columns)
+                found[leaf] = _embedded(into, np.asarray(theirs[leaf], np.float32), inputs, columns)
         before, narrow_before = writes, narrow_writes
     return found
 
 
-def _placed(
+def _embedded(
     into: Any, values: np.ndarray, rows: Int[np.ndarray, " rows"], columns: Int[np.ndarray, " out"]
 ) -> np.ndarray:
     """Return ``into`` with ``values`` at rows × columns, and zeros in the columns' other rows."""
-    placed = np.array(into, np.float32)
-    placed[..., columns] = 0.0
-    place = (columns,) if placed.ndim == 1 else np.ix_(rows, columns)
-    placed[(..., *place)] = values
-    return placed
+    embedded = np.array(into, np.float32)
+    embedded[..., columns] = 0.0
+    place = (columns,) if embedded.ndim == 1 else np.ix_(rows, columns)
+    embedded[(..., *place)] = values
+    return embedded
 
 
 def _size(leaf: Any) -> str:

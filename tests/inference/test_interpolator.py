@@ -13,13 +13,14 @@ from flavr_jax.models import flavr
 
 
 def test_predict_is_the_raw_network(random_network):
-    windows = jax.random.uniform(jax.random.key(2), (2, 4, 16, 24, 3))
+    windows = jax.random.uniform(jax.random.key(2), (3, 4, 16, 24, 3))
     params = flavr.init(random_network.config, jax.random.key(0))
     expected = jax.jit(flavr.apply, static_argnums=0)(random_network.config, params, windows)
     assert np.abs(random_network.predict(windows) - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("height", "width"), [(17, 20), (1, 1), (8, 9)])
+# Each padded size and batch is compiled: these share theirs with each other and the tests around.
+@pytest.mark.parametrize(("height", "width"), [(9, 20), (1, 1), (8, 7)])
 def test_any_size_is_padded_by_its_border_and_cropped_back(random_network, height, width):
     windows = jax.random.uniform(jax.random.key(2), (1, 4, height, width, 3))
     rows, columns = -height % 8, -width % 8
@@ -31,7 +32,7 @@ def test_any_size_is_padded_by_its_border_and_cropped_back(random_network, heigh
 
 
 def test_a_sample_does_not_depend_on_its_batch(random_network):
-    windows = jax.random.uniform(jax.random.key(2), (3, 4, 16, 16, 3))
+    windows = jax.random.uniform(jax.random.key(2), (3, 4, 16, 24, 3))
     together = random_network.predict(windows)
     assert together.shape[0] == 3
     for i in range(3):
