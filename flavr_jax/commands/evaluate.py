@@ -74,9 +74,7 @@ Scores: TypeAlias = dict[str, list[evaluation.Sample]]
 
 def main(options: Options) -> None:
     """Print a card and tables for each data set, and write the requested files."""
-    if unknown := sorted(set(options.baselines) - set(baselines.BASELINES)):
-        known = ", ".join(map(repr, baselines.BASELINES))
-        raise ValueError(f"unknown baseline {', '.join(unknown)}; known are {known}.")
+    baselines.check(options.baselines)
     sets = [sources.data_set(name) for name in options.dataset]
     metrics = dict(evaluation.METRICS)
     if options.lpips:

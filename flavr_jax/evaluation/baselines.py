@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines for a network: repeating, averaging, warping by optical flow, and an ffmpeg filter."""
+"""Baselines for a network: repeating, averaging, optical flow, an ffmpeg filter, and RIFE."""
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
 import av
@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from flavr_jax.data.sequences import Picture, Pictures, Sequence
+from flavr_jax.evaluation import rife
 
-__all__ = ["BASELINES", "available", "average", "flow_warp", "minterpolate", "repeat"]
+__all__ = ["BASELINES", "available", "average", "check", "flow_warp", "minterpolate", "repeat"]
 
 _RATE = 25  # frames per second; minterpolate gives the same frames at any rate
 
@@ -97,12 +98,22 @@ BASELINES: dict[str, Callable[[Sequence], Iterator[np.ndarray]]] = {
     "frame-averaging": average,
     "dis-flow-warp": flow_warp,
     "ffmpeg-minterpolate": minterpolate,
+    rife.NAME: rife.interpolate,
 }
 """All baselines, by their names in tables."""
 
 
+def check(names: Iterable[str]) -> None:
+    """Raise a ValueError if one of the names is not a baseline's."""
+    if unknown := sorted(set(names) - set(BASELINES)):
+        known = ", ".join(map(repr, BASELINES))
+        raise ValueError(f"unknown baseline {', '.join(unknown)}; known are {known}.")
+
+
 def available(name: str) -> bool:
-    """Return whether a baseline can run here; two need an optional package or filter."""
+    """Return whether a baseline can run here; three need optional packages or a filter."""
+    if name == rife.NAME:
+        return rife.available()
     if name == "dis-flow-warp":
         return importlib.util.find_spec("cv2") is not None
     return name != "ffmpeg-minterpolate" or "minterpolate" in av.filter.filters_available

@@ -25,7 +25,7 @@ from flavr_jax.config import Precision
 from flavr_jax.data.sequences import Clip, Picture, Sequence
 from flavr_jax.data.sources import Average
 from flavr_jax.inference.computation import NonFiniteError, cause_of
-from flavr_jax.metrics import error, lpips, psnr, ssim
+from flavr_jax.metrics import error, lpips, psnr, sharpness, ssim
 from flavr_jax.typing import Windows
 
 __all__ = [
@@ -55,6 +55,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "ssim_2d": jax.jit(ssim.ssim_2d),
         "error_absolute": jax.jit(error.error_absolute),
         "error_rms": jax.jit(error.error_rms),
+        "laplacian_ratio": jax.jit(sharpness.laplacian_ratio),
     }
 )
 """Metrics that need no weights, by the name of their function; only LPIPS needs weights."""

@@ -21,6 +21,7 @@ _COLUMNS = {
     "lpips": ("LPIPS", ".4f"),
     "error_absolute": ("IE abs.", ".2f"),
     "error_rms": ("IE RMS", ".2f"),
+    "laplacian_ratio": ("sharpness", ".3f"),
     "seconds": ("s/frame", ".3f"),
 }
 

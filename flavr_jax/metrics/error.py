@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-__all__ = ["error_absolute", "error_rms"]
+__all__ = ["error_absolute", "error_rms", "levels"]
 
 
 def error_rms(
@@ -23,7 +23,7 @@ def error_rms(
     References:
         Baker et al. 2011, "A Database and Evaluation Methodology for Optical Flow"
     """
-    difference = _levels(prediction) - _levels(target)
+    difference = levels(prediction) - levels(target)
     return jnp.sqrt((difference * difference).sum(axis=-1).mean(axis=(-2, -1)))
 
 
@@ -32,10 +32,11 @@ def error_absolute(
     target: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames"]:
     """Return the mean absolute difference over pixels and colours."""
-    return jnp.abs(_levels(prediction) - _levels(target)).mean(axis=(-3, -2, -1))
+    return jnp.abs(levels(prediction) - levels(target)).mean(axis=(-3, -2, -1))
 
 
-def _levels(
+def levels(
     frames: Float[Array, "*frames height width 3"],
 ) -> Float[Array, "*frames height width 3"]:
+    """Return colours from 0 to 255, clamped and rounded as in a file."""
     return jnp.round(255.0 * jnp.clip(frames, 0.0, 1.0))
