@@ -31,7 +31,7 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-__all__ = ["compiled", "enable", "usual_seconds"]
+__all__ = ["compiled", "enable", "remembered", "usual_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,28 @@ def compiled(
         program = lowered.compile()
     _write(path, program, device, time.monotonic() - began)
     return program
+
+
+def remembered(compute: Callable[[], Any], *, name: str, sources: Iterable[Path]) -> Any:
+    """Return ``compute()``, or what it returned in an earlier run on this kind of device.
+
+    Args:
+        compute: returns a plain JSON value; called if there is none of an earlier run.
+        name: tells the value from others, and from itself with other settings.
+        sources: folders of source code and data that it depends on.
+    """
+    path = _path(name, (), jax.local_devices()[0], tuple(sources))
+    if path is None:
+        return compute()
+    path = path.with_suffix(".json")
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        value = compute()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, json.dumps(value).encode())
+    return value
 
 
 @contextlib.contextmanager

@@ -144,3 +144,21 @@ def test_a_kept_program_stays_out_of_the_cache_of_jax(folder, sources):
         assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.0
     finally:
         jax.config.update(setting, before)
+
+
+def test_a_value_is_computed_once_for_each_name_and_source(folder, sources):
+    computed = []
+
+    def remember(name, value):
+        program_cache._digest.cache_clear()  # as in another process
+
+        def compute():
+            computed.append(name)
+            return value
+
+        return program_cache.remembered(compute, name=name, sources=[sources])
+
+    assert [remember("a", None), remember("a", 1), remember("b", "text")] == [None, None, "text"]
+    (sources / "code.py").write_text("a = 2")
+    assert remember("b", 3) == 3
+    assert computed == ["a", "b", "b"]

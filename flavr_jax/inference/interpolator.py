@@ -21,7 +21,7 @@ from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference import stream, tiles
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.devices import Device, Replicas
-from flavr_jax.inference.precision import prepare
+from flavr_jax.inference.precision import SOURCES, prepare
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
@@ -30,12 +30,6 @@ from flavr_jax.video.frames import Picture, TimedFrame
 from flavr_jax.video.pixels.picture import Resident, resident
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
-
-_PACKAGES = Path(__file__).parents[2]
-# Code and tuned tile sizes that a program is made from.
-_SOURCES = tuple(
-    _PACKAGES / name for name in ("flavr_jax/inference", "flavr_jax/models", "pallas_kernels")
-)
 
 
 class Interpolator:
@@ -75,7 +69,7 @@ class Interpolator:
         self.config = config
         self.provenance = provenance or {}
         self.boundary: Boundary = boundary
-        prepared = prepare(config, params, precision, scales)
+        prepared = prepare(config, params, precision, scales, remember=keep_programs)
         self.precision: Precision = prepared.precision
         self.runs_on = str(prepared)
         self.tiling = tiles.WHOLE
@@ -234,7 +228,7 @@ class Interpolator:
                 between,
                 (leaves, rows),
                 name=f"between {self.config} {factor} {self.tiling} {alpha} {tree}",
-                sources=_SOURCES,
+                sources=SOURCES,
                 on_compile=tell,
             )
         return self._programs[key](leaves, rows)

@@ -11,16 +11,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flavr_jax import program_cache
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import explain
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["SOURCES", "Prepared", "prepare"]
+
+_PACKAGES = Path(__file__).parents[2]
+SOURCES = tuple(
+    _PACKAGES / name for name in ("flavr_jax/inference", "flavr_jax/models", "pallas_kernels")
+)
+"""Folders of the code and the tuned tile sizes that a network's programs are made from."""
 
 _TYPES = {
     "fp8": jnp.bfloat16,  # for everything that is not in 8 bits
@@ -56,6 +65,8 @@ def prepare(
     params: flavr.Parameters,
     precision: Precision,
     scales: Mapping[str, float] | None = None,
+    *,
+    remember: bool = False,
 ) -> Prepared:
     """Convert and pack parameters for :func:`flavr_jax.models.flavr.apply` in a precision.
 
@@ -64,13 +75,14 @@ def prepare(
         params: parameters that are not packed, of any floating-point type.
         precision: what to compute in.
         scales: of the feature maps that are stored in 8 bits, if the checkpoint was calibrated.
+        remember: keep the choice between runs, as :func:`flavr_jax.program_cache.remembered` does.
 
     Raises:
         ValueError: the precision is unknown, is fp8 without scales, or has too small a range for
             the weights.
     """
     if precision == "auto":
-        precision, reason = _fastest(config, scales)
+        precision, reason = _fastest(config, scales, remember)
         return Prepared(_packed(config, params, precision, scales), precision, reason)
     if precision not in _TYPES:
         raise ValueError(f"`precision` is {precision!r}; choose auto, {', '.join(_TYPES)}.")
@@ -81,18 +93,20 @@ def prepare(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
             "`flavr quantize CHECKPOINT --output DIR`, or use bf16."
         )
-    refused = _why_slow(config, scales)
+    refused = _why_slow(config, scales, remember)
     slow = f"many times slower here than `precision` auto: {refused}" if refused else ""
     return Prepared(_packed(config, params, "fp8", scales), "fp8", slow)
 
 
-def _fastest(config: ModelConfig, scales: Mapping[str, float] | None) -> tuple[Precision, str]:
+def _fastest(
+    config: ModelConfig, scales: Mapping[str, float] | None, remember: bool
+) -> tuple[Precision, str]:
     """Return the fastest precision on this device, and the reason for it."""
     if jax.default_backend() == "cpu":
         return "fp32", "the device is a CPU"
     if not scales:
         return "bf16", "not fp8: the checkpoint has no scales, see `flavr quantize`"
-    if refused := _why_slow(config, scales):
+    if refused := _why_slow(config, scales, remember):
         return "bf16", f"not fp8: {refused}"
     return "fp8", f"{len(scales)} of {len(quantized.feature_maps(config))} feature maps"
 
@@ -108,8 +122,18 @@ def _packed(
     return quantized.pack(config, cast, scales if precision == "fp8" else None)
 
 
-def _why_slow(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
+def _why_slow(config: ModelConfig, scales: Mapping[str, float], remember: bool) -> str | None:
     """Return why a convolution has no fast 8-bit kernel on this device; None if all have one."""
+    find = functools.partial(_refused, config, scales)
+    if not remember:
+        return find()
+    # Tracing takes seconds, so it is not done in every run.
+    name = f"why slow {config} {sorted(scales)}"
+    return program_cache.remembered(find, name=name, sources=SOURCES)
+
+
+def _refused(config: ModelConfig, scales: Mapping[str, float]) -> str | None:
+    """Find by tracing why a convolution has no fast 8-bit kernel on this device."""
     packed = quantized.packed_shapes(config, _TYPES["fp8"], scales)
     # The smallest frames that the network takes: the choice does not depend on the size.
     side = config.multiple
@@ -130,13 +154,18 @@ def _cast(params: flavr.Parameters, precision: Precision) -> flavr.Parameters:
     """
     dtype = _TYPES[precision]
     largest = float(jnp.finfo(dtype).max)
-    for place, leaf in jax.tree_util.tree_leaves_with_path(params):
+
+    def cast(place: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        values = np.asarray(leaf, np.float32)
         # A comparison with NaN is false, so NaN is caught as well.
-        if not (np.abs(np.asarray(leaf, np.float32)) <= largest).all():
+        if not (np.abs(values) <= largest).all():
             name = "/".join(str(key.key) for key in place)
             remedy = "another checkpoint" if precision == "fp32" else "`precision` fp32"
             raise ValueError(
                 f"weights of {name} are NaN, infinite or above {largest:.5g}, where {precision} "
                 f"ends. Use {remedy}."
             )
-    return jax.device_put(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params))
+        return values.astype(dtype)
+
+    # On the host: a device would compile a program for each shape.
+    return jax.device_put(jax.tree_util.tree_map_with_path(cast, params))
