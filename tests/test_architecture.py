@@ -36,7 +36,9 @@ ALLOWED = {
     "inference": {
         "bundled", "models", "timeline", "video", "data", "checkpoint", "config", "typing",
     },
-    "evaluation": {"data", "metrics", "inference", "video", "typing", "config"},
+    "evaluation": {
+        "data", "metrics", "inference", "timeline", "video", "typing", "config",
+    },
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
     },

@@ -44,6 +44,11 @@ class Output:
         segment: frames that are encoded together. What is finished of an output is kept in segments
             of this length until the output is complete.
         resume: go on where an earlier run of the same command was interrupted.
+        preview: also write a sheet of frames (clip_8x_preview.png) and the first 3 seconds of the
+            original beside the result (clip_8x_preview.mp4).
+        compare: also write the original beside the result, in step (clip_8x_compare.mp4).
+        report: also write a page with the quality at frames that are left out and made again
+            (clip_8x_report.html).
         verify: read the output back at the end, and report how far original frames have changed and
             whether the brightness of made frames flickers between them.
     """
@@ -53,6 +58,9 @@ class Output:
     overwrite: bool = False
     segment: int = SEGMENT
     resume: bool = True
+    preview: bool = False
+    compare: bool = False
+    report: bool = False
     verify: bool = False
 
 

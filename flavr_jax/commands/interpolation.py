@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import flavr_jax
+from flavr_jax.commands.inspection import inspect, names_of
 from flavr_jax.commands.interpolate import Options
 from flavr_jax.inference import duration, planner, stream
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
@@ -79,8 +80,7 @@ def interpolate(
         "start", input=str(path), output=output, rate_in=rates[0], rate_out=rates[1],
         frames=info.frame_count, checkpoint=checkpoint, device=interpolator.runs_on,
     )  # fmt: skip
-    if options.output.verify and (output in ("-", NULL) or is_pipe(path)):
-        raise ValueError("`verify` reads input and output again; use a file for both.")
+    check_names(path, output, options)
     motion = planned(interpolator, source.info, options, report)
     if options.resources.dry_run:
         return Result(path, output, 0, "dry run")
@@ -120,6 +120,7 @@ def interpolate(
         written = reader.open_source(Path(output), headroom=True)
         found = verify.compare(options.source.open(path), written, origins)
         report.say(f"verify: {found}")
+    inspect(path, output, options, interpolator, report)
     if source.damage:
         report.warn(f"{path} is damaged ({source.damage}); everything readable was processed.")
     result = Result(path, output, int(bool(source.damage)), source.damage or "", summary, seconds)
@@ -153,6 +154,19 @@ def tell_of_compiling(report: Reporter, width: int, height: int, seconds: float 
     about = "" if seconds is None else f", about {seconds:.0f} s"
     report.say(f"compiling for {width}×{height}{about} …")
     report.tell("compile", width=width, height=height, seconds=seconds)
+
+
+def check_names(path: Path, output: str, options: Options) -> None:
+    """Raise an error if a file to make beside the output exists, or input or output is a pipe."""
+    again = {
+        name: getattr(options.output, name) for name in ("verify", "preview", "compare", "report")
+    }
+    asked = next((name for name, wanted in again.items() if wanted), None)
+    if asked is not None and (output in ("-", NULL) or is_pipe(path)):
+        raise ValueError(f"`{asked}` reads input and output again; use a file for both.")
+    for target in names_of(output, options).values():
+        if target.exists() and not options.output.overwrite:
+            raise FileExistsError(f"{target} exists. Use --overwrite or another --output.")
 
 
 @contextlib.contextmanager

@@ -635,3 +635,29 @@ def test_stripes_that_keep_a_limit_of_memory_make_the_same_video(
         assert np.abs(whole.astype(int) - parts).max() <= 2
     assert interpolate("clip", "none/", "--memory-limit", "1MB") == 2
     assert "use a higher limit" in capsys.readouterr().err
+
+
+def test_a_result_can_be_looked_at(interpolate, monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError("LPIPS needs the extra metrics")
+
+    monkeypatch.setattr("flavr_jax.commands.inspection.perceptual_metric", missing)
+    write_clip(Path("in.mp4"), 9)
+    asked = ("--preview", "--compare", "--report")
+    assert interpolate("in.mp4", "--factor", 2, *asked) == 0
+    assert len(times_of("in_2x_compare.mp4")) == len(times_of("in_2x_preview.mp4")) == 17
+    assert VideoReader(Path("in_2x_compare.mp4")).info.width == 64
+    assert "3 frames were left out one by one" in Path("in_2x_report.html").read_text()
+    assert Path("in_2x_preview.png").exists()
+    Path("in_2x.mp4").unlink()
+    capsys.readouterr()
+    assert interpolate("in.mp4", "--factor", 2, "--report") == 2
+    assert "in_2x_report.html exists. Use --overwrite" in capsys.readouterr().err
+    assert not Path("in_2x.mp4").exists()
+
+
+def test_a_clip_that_is_too_short_for_a_report_is_made_all_the_same(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--factor", 2, "--report") == 0
+    assert "warning: There is no report" in capsys.readouterr().err
+    assert len(times_of("in_2x.mp4")) == 5

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files beside an output that show how good it is: a preview, a comparison and a report."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+from flavr_jax.commands.interpolate import Options
+from flavr_jax.evaluation import leave_one_out, page
+from flavr_jax.evaluation.scoring import perceptual_metric
+from flavr_jax.inference.interpolator import Interpolator
+from flavr_jax.progress import Reporter
+from flavr_jax.video import side_by_side
+from flavr_jax.video.files import reader, sinks
+from flavr_jax.video.files.encoders import Encoding
+
+__all__ = ["inspect", "names_of"]
+
+PREVIEW = Fraction(3)  # seconds
+_MOST_SCORED = 200  # frames of a report
+
+
+def names_of(output: str, options: Options) -> dict[str, Path]:
+    """Return the names of the files to make, by what they are."""
+    base = Path(output)
+    wanted = {
+        "sheet": (options.output.preview, "_preview.png"),
+        "preview": (options.output.preview, "_preview.mp4"),
+        "compare": (options.output.compare, "_compare.mp4"),
+        "report": (options.output.report, "_report.html"),
+    }
+    return {
+        what: base.with_name(base.stem + ending)
+        for what, (asked, ending) in wanted.items()
+        if asked
+    }
+
+
+def inspect(
+    path: Path, output: str, options: Options, network: Interpolator, report: Reporter
+) -> None:
+    """Make the files that the options ask for, and tell their names.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    for what, target in names_of(output, options).items():
+        if what == "sheet":
+            side_by_side.write_sheet(target, reader.open_source(Path(output)))
+        elif what == "report":
+            try:
+                _write_report(target, path, options, network)
+            except ValueError as error:  # the clip is too short; the output is good all the same
+                report.warn(f"There is no report: {error}")
+                continue
+        else:
+            _write_pairs(target, path, output, options, PREVIEW if what == "preview" else None)
+        report.say(f"{what}: {target}")
+        report.tell("file", what=what, path=str(target))
+
+
+def _write_pairs(
+    target: Path, path: Path, output: str, options: Options, length: Fraction | None
+) -> None:
+    """Write the source beside the output, up to a length in seconds."""
+    written = reader.open_source(Path(output), rate=Fraction(options.source.input_rate))
+    source = options.source.open(path)
+    info = side_by_side.beside_info(written.info)
+    stretch = Fraction(options.motion.timing.stretch)
+    pairs = side_by_side.beside(source, written, stretch=stretch)
+    if length is not None:
+        pairs = itertools.takewhile(lambda frame: frame.pts < length, pairs)
+    encoding = Encoding(preset=options.encoding.preset)
+    with sinks.open_sink(
+        str(target), info, source=None, encoding=encoding, overwrite=options.output.overwrite
+    ) as sink:
+        for frame in pairs:
+            sink.write(frame)
+
+
+def _write_report(target: Path, path: Path, options: Options, network: Interpolator) -> None:
+    """Write the report of leaving frames out."""
+    source = options.source.open(path)
+    count = source.info.frame_count or 0
+    every = max(1, -(-count // _MOST_SCORED))
+    scores, notes = dict(leave_one_out.SCORES), []
+    try:
+        scores["LPIPS"] = perceptual_metric()
+    except ModuleNotFoundError as error:
+        notes.append(f"Without LPIPS: {error}")
+    found = list(leave_one_out.moments(source, network, scores, every=every))
+    notes += [
+        f"{network.runs_on}. {len(found)} frames were left out one by one"
+        + (f" (every {every}th)" if every > 1 else "")
+        + " and made again from every second frame around them. The network has to bridge twice "
+        "the usual motion there, so the frames that it makes for the clip are better than these.",
+    ]
+    page.write_page(target, f"Quality of interpolation: {path.name}", found, notes)
