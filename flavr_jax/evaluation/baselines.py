@@ -52,12 +52,14 @@ def flow_warp(sequence: Sequence) -> Iterator[Float[np.ndarray, "time height wid
 
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     for _, before, after, _ in sequence.windows():
+        # DIS matches patches of brightness; it takes one channel of 8 bits.
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
         empty = np.zeros((*grey[0].shape, 2), np.float32)
         forth = finder.calc(grey[0], grey[1], empty.copy())
         back = finder.calc(grey[1], grey[0], empty.copy())
         y, x = np.mgrid[: grey[0].shape[0], : grey[0].shape[1]].astype(np.float32)
 
+        # Defaults bind x and y of this window; a closure would see those of the last one.
         def warp(frame: Picture, flow: np.ndarray, x: np.ndarray = x, y: np.ndarray = y):  # noqa: ANN202
             place = x + flow[..., 0], y + flow[..., 1]
             return cv2.remap(
@@ -128,10 +130,11 @@ def _filtered(inputs: Pictures, factor: int) -> dict[int, np.ndarray]:
     height, width = inputs.shape[1:3]
     graph, rgb = av.filter.Graph(), av.VideoFormat("rgb24", width, height)
     source = graph.add_buffer(width=width, height=height, format=rgb, time_base=Fraction(1, _RATE))
+    # Without scd=none the filter takes large motion for a cut, and repeats frames there.
     options = f"fps={factor * _RATE}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
     chain = [
         source,
-        graph.add("format", "yuv420p"),
+        graph.add("format", "yuv420p"),  # the filter has no RGB
         graph.add("minterpolate", options),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
@@ -147,6 +150,7 @@ def _filtered(inputs: Pictures, factor: int) -> dict[int, np.ndarray]:
                 frame = graph.pull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
+            # The filter may leave frames out at the ends, so frames are numbered by their time.
             seconds = Fraction(frame.pts or 0) * (frame.time_base or Fraction(1))
             outputs[round(seconds * factor * _RATE)] = frame.to_ndarray()
 
@@ -155,6 +159,6 @@ def _filtered(inputs: Pictures, factor: int) -> dict[int, np.ndarray]:
         frame.pts, frame.time_base = index, Fraction(1, _RATE)
         graph.push(frame)
         drain()
-    graph.push(None)
+    graph.push(None)  # end of the stream: the filter lets go of the frames that it holds
     drain()
     return outputs

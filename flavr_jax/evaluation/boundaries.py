@@ -45,6 +45,7 @@ def score_boundaries(
     metrics = {name: METRICS[name] for name in ("psnr_flavr", "psnr_uint8")}
     scores: dict[Boundary, list[Sample]] = {boundary: [] for boundary in BOUNDARIES}
     for sequence in sequences:
+        # An 8× network predicts seven frames; a 2× sequence knows only the middle one.
         step = (n_outputs + 1) // sequence.factor
         for before, numbers, inside in _ends(sequence):
             kept = [sequence.read(number) for number in numbers]

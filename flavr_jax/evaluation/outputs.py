@@ -122,6 +122,7 @@ def _row(frame: _WorstFrame) -> Image.Image:
     before, after = (sequence.read(sequence.inputs[sample.window + shift]) for shift in (1, 2))
     number = round(sample.time * sequence.factor) - 1
     truth = sequence.read(sequence.targets[sample.window][number])
+    # Differences of uint8 would wrap around below zero.
     off = np.abs(frame.prediction.astype(np.int16) - truth) * _AMPLIFY
     difference = np.minimum(off, 255).astype(np.uint8)
     titles = ("before", "prediction", "truth", "after", f"difference, {_AMPLIFY} times")
