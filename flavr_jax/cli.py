@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flavr_jax.extras import install_command
-from flavr_jax.terminal import lasting_outputs, printable
+from flavr_jax.terminal import harmless_outputs, lasting_outputs, printable
 
 __all__ = [
     "explanation",
@@ -94,7 +94,8 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     handlers = [signal.signal(number, _interrupt) for number in stops]
     try:
         with lasting_outputs():
-            options = tyro.cli(options_type, config=_MARKERS, registry=_registry)
+            with harmless_outputs():
+                options = tyro.cli(options_type, config=_MARKERS, registry=_registry)
             if hint := _unused_gpu():
                 print(f"warning: {hint}", file=sys.stderr)
             code = main(options)

@@ -12,16 +12,18 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-__all__ = ["MESSAGE_LIMIT", "lasting_outputs", "printable"]
+__all__ = ["MESSAGE_LIMIT", "harmless_outputs", "lasting_outputs", "printable"]
 
 MESSAGE_LIMIT = 2000
 """Most characters of an error message, about 25 lines of a terminal."""
 
 _ERRORS = "flavr_jax.plain"
+_CONTROL = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PLAIN = str.maketrans({
     "×": "x", "–": "-", "−": "-", "…": "...", "·": ".", "→": "->", "≤": "<=", "≥": ">=", "±": "+-",
     "‘": "'", "’": "'", "“": '"', "”": '"', "≈": "~", "°": " deg", "µ": "u", "²": "^2",
@@ -69,6 +71,38 @@ def lasting_outputs() -> Iterator[None]:
             if stream is not None:
                 stream.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def harmless_outputs() -> Iterator[None]:
+    """Escape control characters in what is written to ``sys.stdout`` and ``sys.stderr``.
+
+    Colours stay. Messages of libraries repeat arguments as they are, which may move the cursor.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Harmless(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Harmless:
+    """A text stream without control characters, except new lines and colours."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_CONTROL.sub(_escaped, text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Spell a control character as Python does; leave a colour as it is."""
+    return match[0] if len(match[0]) > 1 else match[0].encode("unicode_escape").decode()
 
 
 class _Lasting:

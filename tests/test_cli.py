@@ -315,3 +315,11 @@ def test_a_gpu_that_jax_cannot_use_is_mentioned(
     assert run(monkeypatch, lambda options: 0) == 0
     message = capsys.readouterr().err
     assert ("pip install" in message) == warned
+
+
+@pytest.mark.parametrize("argument", ["--\x1b[2J\x07", "--sheep=\u202e\x9b2J"])
+def test_a_wrong_command_line_cannot_move_the_cursor(monkeypatch, capsys, argument):
+    assert run(monkeypatch, fail(AssertionError()), argument) == 2
+    message = capsys.readouterr().err
+    assert message
+    assert not set(message) & set("\x1b\x07\x9b\u202e")
