@@ -31,7 +31,7 @@ COMMANDS = {
     "classify": "name the actions in clips",
     "prepare-data": "pack a data set for training",
     "tune": "search for settings of a recipe",
-    "render": "render the bundled clip",
+    "render": "render a scene by path tracing",
     "benchmark": "time the network, also beside PyTorch",
     "benchmark-video": "time whole runs, stage by stage",
     "benchmark-data": "measure training windows per second from each source",

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render the bundled scene: a clip to interpolate, and the true frames in between."""
+"""Render a scene: a clip to interpolate, and the true frames in between."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import jax
 import numpy as np
 import tyro
 
@@ -23,15 +23,20 @@ SRGB = Colour(matrix=RGB, levels=2, primaries=1, transfer=13)
 
 @dataclass(frozen=True)
 class Options:
-    """Render rolling balls by path tracing. Every frame is rendered; none is interpolated."""
+    """Render a moving scene by path tracing. Every frame is rendered; none is interpolated."""
 
+    scene: Annotated[str, tyro.conf.Positional] = "showcase"
+    """A scene in TOML, or the name of one that ships: courtyard (the camera moves), juggling
+    (objects move), showcase (both), glass (caustics), knot (a mesh)."""
+    _: dataclasses.KW_ONLY
     output: str
     """A video (.mp4, .mov or .mkv), or a folder of PNG images if the name has no suffix."""
     frames: int = 24
-    """Number of frames, not counting those added by --factor; camera and balls move along paths
-    designed for 24."""
+    """Number of frames, not counting those added by --factor."""
     fps: str = "12"
-    """Frames per second, such as 12 or 24000/1001; motion per frame does not change with it."""
+    """Frames per second, such as 12 or 24000/1001."""
+    start: float = 0.0
+    """Time of the first frame in seconds."""
     size: tuple[int, int] = (256, 448)
     """Height and width in pixels."""
     samples: int = 64
@@ -60,13 +65,15 @@ def main(options: Options) -> None:
     rate = parse_rate(options.fps) * options.factor
     count = (options.frames - 1) * options.factor + 1
     info = ClipInfo(width, height, rate, 1 / rate, count, colour=SRGB)
-    scene, key = render.showcase(), jax.random.key(options.seed)
+    scene = render.load(options.scene)
+    renderer = render.Renderer(scene)
 
     def draw(index: int) -> Frame:
-        moment = index / options.factor
-        picture = render.render(
-            scene, moment, height=height, width=width, samples=options.samples, key=key
+        moment = options.start + float(index / rate)
+        image = renderer.render(
+            moment, height=height, width=width, samples=options.samples, seed=options.seed
         )
+        picture = render.tone_map(image.light, scene.exposure)
         return np.round(np.asarray(picture) * 255).astype(np.uint8)
 
     started = time.monotonic()

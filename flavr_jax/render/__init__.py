@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small path tracer: renders a moving scene at any time, so true in-between frames exist."""
 
-from flavr_jax.render.scene import Ball, Camera, Ground, Pattern, Scene, Sky, Sun
-from flavr_jax.render.showcase import showcase
-from flavr_jax.render.tracer import radiance, render
+from flavr_jax.render.scene import (
+    Camera,
+    Environment,
+    Material,
+    Object,
+    Scene,
+    Sun,
+    load,
+    shipped,
+)
+from flavr_jax.render.tracer import Image, Renderer, tone_map
 
 __all__ = [
-    "Ball",
     "Camera",
-    "Ground",
-    "Pattern",
+    "Environment",
+    "Image",
+    "Material",
+    "Object",
+    "Renderer",
     "Scene",
-    "Sky",
     "Sun",
-    "radiance",
-    "render",
-    "showcase",
+    "load",
+    "shipped",
+    "tone_map",
 ]

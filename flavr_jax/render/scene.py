@@ -1,246 +1,216 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes of moving balls, a ground, a sky and a camera, at any time.
+"""Scenes as settings: objects, materials, lights and a camera, read from a TOML file.
 
-Every motion is a closed formula of continuous time, evaluated in double precision, so that a frame
-at t = 1.5 is as exact as the frame at t = 1. Lengths are in one arbitrary unit, angles in radians,
-and times in frames; the z axis points up.
+Lengths are in one arbitrary unit, angles in degrees, times in seconds; the z axis points up.
+Colours are linear: a reflected fraction of light, or a radiance.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from pathlib import Path
+from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jaxtyping import Float
 
-__all__ = [
-    "Ball",
-    "Balls",
-    "Camera",
-    "Colour",
-    "Ground",
-    "Moment",
-    "Pattern",
-    "Scene",
-    "Sky",
-    "Sun",
-]
+from flavr_jax import config
+from flavr_jax.render.motion import Pose, spline
 
-Colour: TypeAlias = tuple[float, float, float]
-"""Linear red, green and blue: a reflected fraction of light, or a radiance."""
+__all__ = ["Camera", "Environment", "Material", "Object", "Scene", "Sun", "load", "shipped"]
 
-Pattern: TypeAlias = Literal["plain", "bands", "wedges", "dots"]
-"""Layout of a ball's two colours; all but ``plain`` make its rotation visible."""
+Triple = tuple[float, ...]
+
+_SCENES = Path(__file__).parent / "scenes"
 
 
 @dataclasses.dataclass(frozen=True)
-class Ball:
-    """A sphere on a circular or straight path, and its material.
+class Material:
+    """A surface.
 
     Attributes:
-        centre: centre of the circle that the ball moves on, at time 0.
-        radius: radius of the ball.
-        colours: the pattern's two diffuse colours.
-        pattern: layout of the two colours.
-        reflectance: fraction of light that is reflected specularly at normal incidence: 0 is
-            matte, 0.04 is lacquer, 1 is a mirror.
-        roughness: blur of the specular reflection, 0 to 1.
-        emission: radiance that the ball emits.
-        velocity: velocity of the circle's centre.
-        orbit: radius of the horizontal circle.
-        turn: angular velocity along the circle.
-        phase: angle on the circle at time 0.
-        roll: angular velocity about the radius of the circle; ``rolling`` computes it.
-        bounce: height of the jumps, which are parabolas.
-        period: time from one landing to the next.
+        kind: ``diffuse`` (Lambert), ``glossy`` (diffuse under a clear coat), ``metal``, ``glass``
+            (smooth) or ``emissive``.
+        colour: colour, or radiance of an emissive surface. Metal reflects it; glass transmits it.
+        pattern: layout of ``colour`` and ``second``: ``checker`` and ``noise`` in space; ``bands``,
+            ``wedges`` and ``dots`` by direction from the object's centre; ``tiles`` (Truchet's) in
+            the object's x and y; or ``image``, which replaces both.
+        second: second colour of a pattern.
+        scale: size of a pattern's cells; width of an image, which repeats.
+        image: image file of the pattern ``image``, beside the scene's file.
+        roughness: 0 is a mirror; above 0.1 reflections blur (GGX, with the square as its width).
+        ior: index of refraction of glass and of a clear coat.
     """
 
-    centre: tuple[float, float, float]
-    radius: float
-    colours: tuple[Colour, Colour] = ((0.8, 0.8, 0.8), (0.2, 0.2, 0.2))
-    pattern: Pattern = "plain"
-    reflectance: float = 0.0
+    kind: Literal["diffuse", "glossy", "metal", "glass", "emissive"] = "diffuse"
+    colour: Triple = (0.8, 0.8, 0.8)
+    pattern: Literal["plain", "checker", "noise", "bands", "wedges", "dots", "tiles", "image"] = (
+        "plain"
+    )
+    second: Triple = (0.2, 0.2, 0.2)
+    scale: float = 1.0
+    image: str = ""
     roughness: float = 0.0
-    emission: Colour = (0.0, 0.0, 0.0)
-    velocity: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    orbit: float = 0.0
-    turn: float = 0.0
-    phase: float = 0.0
-    roll: float = 0.0
-    bounce: float = 0.0
-    period: float = 1.0
-
-    def rolling(self) -> Ball:
-        """Return the same ball, rotating so that it does not slip on the ground."""
-        return dataclasses.replace(self, roll=-self.orbit * self.turn / self.radius)
-
-    def position(self, time: float) -> Float[np.ndarray, "3"]:
-        """Return the position of the ball's centre."""
-        angle = self.phase + self.turn * time
-        x = (time / self.period + self.phase / math.tau) % 1.0
-        return (
-            np.array(self.centre)
-            + np.array(self.velocity) * time
-            + self.orbit * np.array([math.cos(angle), math.sin(angle), 0.0])
-            + np.array([0.0, 0.0, 4 * self.bounce * x * (1 - x)])
-        )
-
-    def rotation(self, time: float) -> Float[np.ndarray, "3 3"]:
-        """Return the rotation matrix from the ball's own axes to those of the scene."""
-        angle = self.phase + self.turn * time
-        c, s = math.cos(angle), math.sin(angle)
-        along = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-        c, s = math.cos(self.roll * time), math.sin(self.roll * time)
-        return along @ np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+    ior: float = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Ground:
-    """The plane z = 0 with Truchet tiles: ribbons that run one of two ways in each tile, at random.
+class Object(Pose):
+    """A shape with a material and a motion.
 
     Attributes:
-        colours: colour of the tiles and colour of the ribbons.
-        tile: side of a tile.
-        reflectance: as for a ball.
-        roughness: as for a ball.
-        fade: distance from the origin beyond which the pattern fades, to prevent aliasing.
+        shape: ``sphere``; ``box``; ``plane``, infinite, and ``rectangle``, both at z = 0 of the
+            object's coordinates; ``mesh``.
+        material: name of a material.
+        size: radius of a sphere; half extents of a box or rectangle; factor of a mesh.
+        file: file of a mesh (OBJ, glTF, PLY …), beside the scene's file.
     """
 
-    colours: tuple[Colour, Colour] = ((0.6, 0.6, 0.6), (0.2, 0.2, 0.2))
-    tile: float = 1.0
-    reflectance: float = 0.0
-    roughness: float = 0.0
-    fade: float = 15.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Sky:
-    """Radiance at the zenith and at the horizon, blended in between."""
-
-    zenith: Colour = (1.0, 1.0, 1.0)
-    horizon: Colour = (1.0, 1.0, 1.0)
+    shape: Literal["sphere", "box", "plane", "rectangle", "mesh"] = "sphere"
+    material: str = ""
+    size: tuple[float, ...] = (1.0,)
+    file: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sun:
     """A disc in the sky; ``colour`` is the radiance of a white surface that faces it."""
 
-    direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
-    colour: Colour = (0.0, 0.0, 0.0)
-    angle: float = 0.05  # angular radius; a larger sun makes softer shadows
+    direction: Triple = (0.0, 0.0, 1.0)
+    colour: Triple = (0.0, 0.0, 0.0)
+    angle: float = 1.0  # angular radius; a larger sun makes softer shadows
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """Light from all around: two colours blended from horizon to zenith, or an image.
+
+    Attributes:
+        zenith: radiance from above.
+        horizon: radiance from the horizon and below it.
+        image: panorama of the whole sphere (longitude × latitude), beside the scene's file; it
+            replaces both colours.
+        strength: factor of all of them.
+    """
+
+    zenith: Triple = (0.0, 0.0, 0.0)
+    horizon: Triple = (0.0, 0.0, 0.0)
+    image: str = ""
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Position and target of a camera at one time."""
+
+    time: float
+    position: Triple
+    target: Triple
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that circles a target; angles and distance may change with time.
+    """A camera with a thin lens.
 
     Attributes:
+        position: position; key frames replace it and ``target``.
         target: point in the middle of the image.
-        azimuth: azimuth of the camera seen from the target, and its change per frame.
-        elevation: angle above the horizontal, and its change per frame.
-        distance: distance from the target, and its change per frame.
-        focal: focal length in image heights: 1 is a vertical field of view of 53 degrees.
+        keys: key frames, through which splines run.
+        field_of_view: vertical angle of view.
+        aperture: radius of the lens; 0 is a pinhole, everything is sharp.
+        focus: distance of what is sharp; 0 is the target's.
+        shutter: time for which the shutter is open, in seconds; objects blur by their motion.
     """
 
-    target: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    azimuth: tuple[float, float] = (0.0, 0.0)
-    elevation: tuple[float, float] = (0.5, 0.0)
-    distance: tuple[float, float] = (10.0, 0.0)
-    focal: float = 1.5
+    position: Triple = (0.0, -10.0, 2.0)
+    target: Triple = (0.0, 0.0, 0.0)
+    keys: tuple[View, ...] = ()
+    field_of_view: float = 40.0
+    aperture: float = 0.0
+    focus: float = 0.0
+    shutter: float = 0.0
 
-    def position(self, time: float) -> Float[np.ndarray, "3"]:
-        """Return the position of the pinhole."""
-        azimuth, elevation, distance = (
-            start + change * time for start, change in (self.azimuth, self.elevation, self.distance)
-        )
-        level = math.cos(elevation)
-        return np.array(self.target) + distance * np.array(
-            [level * math.cos(azimuth), level * math.sin(azimuth), math.sin(elevation)]
-        )
-
-    def axes(self, time: float) -> Float[np.ndarray, "3 3"]:
-        """Return the unit vectors right, down and forward, as rows in scene coordinates."""
-        forward = np.array(self.target) - self.position(time)
-        forward /= np.linalg.norm(forward)
+    def at(self, time: float) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"], float]:
+        """Return position; unit vectors right, down and forward as rows; and distance in focus."""
+        position, target = np.array(self.position, float), np.array(self.target, float)
+        if self.keys:
+            times = [key.time for key in self.keys]
+            position = spline(times, [key.position for key in self.keys], time)
+            target = spline(times, [key.target for key in self.keys], time)
+        distance = float(np.linalg.norm(target - position))
+        forward = (target - position) / distance
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
-        return np.stack([right, np.cross(forward, right), forward])
-
-    def project(
-        self, point: Float[np.ndarray, "3"], time: float, *, height: int, width: int
-    ) -> tuple[float, float]:
-        """Return the row and column of a point; the first pixel's centre is (0.5, 0.5)."""
-        right, down, forward = self.axes(time) @ (point - self.position(time))
-        scale = self.focal * height / forward
-        return height / 2 + scale * down, width / 2 + scale * right
+        axes = np.stack([right, np.cross(forward, right), forward])
+        return position, axes, self.focus or distance
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Balls, an optional ground, the sky and sun that light them, and the camera."""
-
-    balls: tuple[Ball, ...]
-    camera: Camera = Camera()
-    ground: Ground | None = Ground()
-    sky: Sky = Sky()
-    sun: Sun = Sun()
-
-    def __post_init__(self) -> None:
-        if not self.balls:
-            raise ValueError("`balls` is empty; a scene has at least one ball. Add one.")
-
-    def at(self, time: float) -> Moment:
-        """Return positions and orientations at a time."""
-        rows = (
-            (
-                ball.position(time),
-                ball.radius,
-                ball.rotation(time),
-                ball.colours,
-                ball.emission,
-                ball.reflectance,
-                ball.roughness,
-                get_args(Pattern).index(ball.pattern),
-            )
-            for ball in self.balls
-        )
-        columns = (jnp.asarray(np.array(column), jnp.float32) for column in zip(*rows))
-        camera = self.camera
-        rays = camera.axes(time) * np.array([[1.0], [1.0], [camera.focal]])
-        return Moment(
-            Balls(*columns),
-            eye=jnp.asarray(camera.position(time), jnp.float32),
-            rays=jnp.asarray(rays, jnp.float32),
-        )
-
-
-class Balls(NamedTuple):
-    """The balls at one time."""
-
-    centre: Float[Array, "ball 3"]
-    radius: Float[Array, " ball"]
-    rotation: Float[Array, "ball 3 3"]
-    colours: Float[Array, "ball 2 3"]
-    emission: Float[Array, "ball 3"]
-    reflectance: Float[Array, " ball"]
-    roughness: Float[Array, " ball"]
-    pattern: Float[Array, " ball"]  # index in Pattern
-
-
-class Moment(NamedTuple):
-    """The moving parts of a scene at one time.
+    """Everything that is rendered.
 
     Attributes:
-        balls: positions, orientations and materials of the balls.
-        eye: position of the camera.
-        rays: three rows: the change of a ray's direction per image height to the right, the change
-            per image height down, and the direction through the middle of the image.
+        objects: objects in the scene; emissive ones light it.
+        materials: materials by name.
+        camera: camera.
+        environment: light from all around.
+        sun: light from one direction.
+        bounces: surfaces that a path may meet.
+        exposure: factor of the light before it becomes a picture.
+        brightest: most light that one path may bring by way of a bounce, which limits bright
+            specks at the price of a bias; 0 is no limit.
+        folder: folder of meshes and images.
     """
 
-    balls: Balls
-    eye: Float[Array, "3"]
-    rays: Float[Array, "3 3"]
+    objects: tuple[Object, ...] = ()
+    materials: dict[str, Material] = dataclasses.field(default_factory=dict)
+    camera: Camera = Camera()
+    environment: Environment = Environment()
+    sun: Sun = Sun()
+    bounces: int = 6
+    exposure: float = 1.0
+    brightest: float = 0.0
+    folder: str = "."
+
+    def __post_init__(self) -> None:
+        for number, each in enumerate(self.objects):
+            if each.material not in self.materials:
+                raise ValueError(
+                    f"`objects[{number}].material` is {each.material!r}; known materials are "
+                    f"{', '.join(self.materials) or 'none'}."
+                )
+            if each.shape == "mesh" and not each.file:
+                raise ValueError(f"`objects[{number}]` is a mesh without a `file`; name one.")
+        for name, each in self.materials.items():
+            if each.pattern == "image" and not each.image:
+                raise ValueError(f"material {name!r} has no `image`; name a file.")
+        if self.bounces < 1:
+            raise ValueError(f"`bounces` is {self.bounces}; a path meets at least 1 surface.")
+
+
+def shipped() -> list[str]:
+    """Return the names of the scenes that ship."""
+    return sorted(each.stem for each in _SCENES.glob("*.toml"))
+
+
+def load(name: str | Path) -> Scene:
+    """Read a scene from a TOML file; the name of a scene that ships needs no folder.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file has unknown keys, or values that do not fit.
+    """
+    path = Path(name)
+    with_suffix = _SCENES / f"{name}.toml"
+    if not path.suffix and with_suffix.exists():
+        path = with_suffix
+    if not path.exists():
+        known = ", ".join(shipped())
+        raise FileNotFoundError(f"{name} is no scene; give a TOML file, or one of {known}.")
+    values: dict[str, Any] = config.read_toml(path)
+    materials = {
+        key: config.build(Material, value, where=f"{path}: materials.{key}")
+        for key, value in values.get("materials", {}).items()
+    }
+    values |= {"materials": materials, "folder": str(path.parent)}
+    return config.build(Scene, values, where=str(path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intersections of rays with balls and ground, and materials at the intersections.
+"""What rays meet: the nearest object, and the surface there.
 
 Vectors have the shape ``3 ray``: each component is a long contiguous row, which vectorises well.
 """
@@ -8,154 +8,201 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from flavr_jax.render.scene import Balls, Ground
+from flavr_jax.render import bvh, intersect, patterns
+from flavr_jax.render.world import Layout, Materials, Moment, World
 
 __all__ = [
+    "Hit",
     "Scalars",
     "Surface",
     "Vectors",
     "dot",
-    "fraction",
-    "hit",
     "nearest",
     "normalise",
+    "rows",
     "shadowed",
+    "surface",
+    "turn",
 ]
 
 Vectors: TypeAlias = Float[Array, "3 ray"]
 Scalars: TypeAlias = Float[Array, " ray"]
 
+_NEAR = 1e-4  # a ray does not meet what is nearer, such as the surface that it leaves
+
+# Faces of the unit box.
+_FACES = jnp.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
+
+
+class Hit(NamedTuple):
+    """The nearest object of each ray; ``number`` is −1 if there is none."""
+
+    distance: Scalars
+    number: Int[Array, " ray"]
+    triangle: Int[Array, " ray"]
+
 
 class Surface(NamedTuple):
-    """Points on surfaces, and the materials at these points."""
+    """Points on surfaces.
+
+    Attributes:
+        point: position.
+        flat: unit normal of the geometry, on the side that the ray came from.
+        normal: unit normal for shading, on the same side.
+        enters: whether the ray came from outside.
+        colour: colour of the material there.
+        material: its other properties.
+    """
 
     point: Vectors
+    flat: Vectors
     normal: Vectors
+    enters: Bool[Array, " ray"]
     colour: Vectors
-    emission: Vectors
-    reflectance: Scalars
-    roughness: Scalars
+    material: Materials
 
 
 def nearest(
-    balls: Balls, ground: Ground | None, origin: Vectors, direction: Vectors
-) -> tuple[Scalars, Int[Array, " ray"]]:
-    """Return distance and index of the first surface: balls, then the ground, or −1 for none."""
-    distances = [_entry(balls, number, origin, direction) for number in range(len(balls.radius))]
-    if ground is not None:
-        down = -origin[2] / direction[2]
-        distances.append(jnp.where((direction[2] < 0) & (down > 0), down, jnp.inf))
-    table = jnp.stack(distances)
-    distance = jnp.min(table, axis=0)
-    # argmin would give the index directly, but is slower on CPUs.
-    number = jnp.arange(len(distances))[:, None]
-    index = jnp.max(jnp.where((table == distance) & (table < jnp.inf), number, -1), axis=0)
-    return distance, index
+    layout: Layout, world: World, moment: Moment, origin: Vectors, direction: Vectors
+) -> Hit:
+    """Find the nearest object of each ray."""
+    distance = jnp.full(origin.shape[1], jnp.inf)
+    index = jnp.full(origin.shape[1], -1, jnp.int32)
+    triangle = index
+    for number, shape in enumerate(layout.shapes):
+        start, towards = _local(moment, number, origin, direction)
+        if shape == "mesh":
+            found, of_mesh = bvh.traverse(
+                world.meshes[layout.meshes[number]],
+                start / world.size[number, 0],
+                towards / world.size[number, 0],
+                distance,
+                nearest=True,
+            )
+            triangle = jnp.where(of_mesh >= 0, of_mesh, triangle)
+        else:
+            found = _distance(shape, world.size[number], start, towards)
+        closer = found < distance
+        distance = jnp.where(closer, found, distance)
+        index = jnp.where(closer, number, index)
+    return Hit(distance, index, triangle)
 
 
-def shadowed(balls: Balls, origin: Vectors, direction: Vectors) -> Bool[Array, " ray"]:
-    """Return whether a ball blocks each ray; the ground cannot, because nothing is below it."""
-    blocked = jnp.zeros(origin.shape[1], bool)
-    for number in range(len(balls.radius)):
-        blocked |= _entry(balls, number, origin, direction) < jnp.inf
+def shadowed(
+    layout: Layout,
+    world: World,
+    moment: Moment,
+    origin: Vectors,
+    direction: Vectors,
+    limit: Scalars,
+) -> Bool[Array, " ray"]:
+    """Return whether anything blocks each ray before ``limit``, in lengths of the direction."""
+    blocked = jnp.zeros(limit.shape, bool)
+    for number, shape in enumerate(layout.shapes):
+        start, towards = _local(moment, number, origin, direction)
+        if shape == "mesh":
+            size = world.size[number, 0]
+            mesh = world.meshes[layout.meshes[number]]
+            limit_here = jnp.where(blocked, 0.0, limit)
+            _, triangle = bvh.traverse(
+                mesh, start / size, towards / size, limit_here, nearest=False
+            )
+            blocked |= triangle >= 0
+        else:
+            blocked |= _distance(shape, world.size[number], start, towards) < limit
     return blocked
 
 
-def hit(balls: Balls, ground: Ground | None, point: Vectors, index: Int[Array, " ray"]) -> Surface:
-    """Return the surface ``index`` at points on it; for −1 the result is undefined but finite."""
-    ball = jax.tree.map(lambda rows: _rows(rows, index), balls)
-    normal = normalise(point - ball.centre)  # also finite for −1
-    mix = _ball_pattern(jnp.sum(ball.rotation * normal[:, None], axis=0), ball.pattern)
-    first, second = ball.colours
-    on_ball = Surface(
-        point,
-        normal,
-        first + mix * (second - first),
-        ball.emission,
-        ball.reflectance,
-        ball.roughness,
-    )
-    if ground is None:
-        return on_ball
-    first, second = jnp.array(ground.colours)[:, :, None]
-    on_ground = Surface(
-        point,
-        jnp.broadcast_to(jnp.array([[0.0], [0.0], [1.0]]), point.shape),
-        first + _ground_pattern(point, ground) * (second - first),
-        jnp.zeros_like(point),
-        jnp.full(index.shape, ground.reflectance),
-        jnp.full(index.shape, ground.roughness),
-    )
-    is_ground = index == len(balls.radius)
-    return jax.tree.map(lambda a, b: jnp.where(is_ground, a, b), on_ground, on_ball)
+def surface(
+    layout: Layout, world: World, moment: Moment, hit: Hit, origin: Vectors, direction: Vectors
+) -> Surface:
+    """Return the surfaces that rays meet; where there is none, values are undefined but finite."""
+    missed = hit.number < 0
+    index = jnp.maximum(hit.number, 0)
+    point = origin + jnp.where(missed, 1.0, hit.distance) * direction
+    rotation = rows(moment.rotation, index)
+    local = _transposed(rotation, point - rows(moment.position, index))
+    size = rows(world.size, index)
+    flat, smooth = local, local  # the normals of a sphere
+    for number, shape in enumerate(layout.shapes):
+        here = index == number
+        if shape == "box":
+            # The face whose plane is closest, relative to the box's size.
+            apart = local / size
+            highest = jnp.abs(apart).max(axis=0)
+            face = jnp.where(jnp.abs(apart) >= highest, jnp.sign(apart), 0.0)
+            flat, smooth = (jnp.where(here, face, each) for each in (flat, smooth))
+        elif shape in ("plane", "rectangle"):
+            up = jnp.array([[0.0], [0.0], [1.0]])
+            flat, smooth = (jnp.where(here, up, each) for each in (flat, smooth))
+        elif shape == "mesh":
+            mesh = world.meshes[layout.meshes[number]]
+            normals = bvh.normals_at(mesh, hit.triangle, local / world.size[number, 0])
+            flat, smooth = (jnp.where(here, a, b) for a, b in zip(normals, (flat, smooth)))
+    flat, smooth = (normalise(turn(rotation, each)) for each in (flat, smooth))
+    material = Materials(*(rows(column, index) for column in world.materials))
+    colour = patterns.colour(layout.patterns, world.images, material, local, size)
+    enters = dot(flat, direction) < 0
+    flat = jnp.where(enters, flat, -flat)
+    smooth = jnp.where(dot(smooth, flat) < 0, -smooth, smooth)
+    # Seen at a grazing angle, an interpolated normal may face away from the ray.
+    smooth = jnp.where(dot(smooth, direction) < 0, smooth, flat)
+    return Surface(point, flat, smooth, enters, colour, material)
 
 
-def _entry(balls: Balls, number: int, origin: Vectors, direction: Vectors) -> Scalars:
-    """Return the distance at which rays enter a ball; infinite if they miss it or start inside."""
-    x, y, z = origin - balls.centre[number][:, None]
-    u, v, w = direction
-    along = x * u + y * v + z * w
-    # |offset|² − along² would lose precision for distant balls; the offset from the centre to the
-    # closest point of the ray does not.
-    x, y, z = x - along * u, y - along * v, z - along * w
-    inside = balls.radius[number] ** 2 - (x * x + y * y + z * z)
-    entry = -along - jnp.sqrt(jnp.maximum(inside, 0.0))
-    return jnp.where((inside > 0) & (entry > 0), entry, jnp.inf)
-
-
-def _rows(table: Float[Array, "row ..."], index: Int[Array, " ray"]) -> Float[Array, "... ray"]:
-    """Return the rows ``index`` of a table, zeros for −1; the axis of rays comes last."""
+def rows(table: Float[Array, "row ..."], index: Int[Array, " ray"]) -> Float[Array, "... ray"]:
+    """Return rows of a table, with the axis of rays last."""
     # A product with a one-hot matrix is faster on CPUs than a gather.
     chosen = (index[:, None] == jnp.arange(len(table))).astype(jnp.float32)
-    rows = jnp.matmul(chosen, table.reshape(len(table), -1), precision="highest")
-    return rows.T.reshape(*table.shape[1:], len(index))
+    picked = jnp.matmul(chosen, table.reshape(len(table), -1), precision=lax.Precision.HIGHEST)
+    return picked.T.reshape(*table.shape[1:], len(index))
 
 
-def _ball_pattern(local: Vectors, kind: Scalars) -> Scalars:
-    """Return the fraction of a ball's second colour in a direction from its centre."""
-    x, y, z = local
-    bands = fraction(1.2 * z) < 0.5
-    # The first factors have the sign of sin 4φ; the last one makes caps at the poles.
-    wedges = x * y * (x * x - y * y) * (0.93 - jnp.abs(z)) > 0
-    cell = 2.6 * local + 0.5
-    offset = cell - jnp.round(cell)
-    dots = dot(offset, offset) < 0.11
-    mix = (kind == 1) & bands | (kind == 2) & wedges | (kind == 3) & dots
-    return mix.astype(jnp.float32)
+def turn(rotation: Float[Array, "3 3 #ray"], vectors: Float[Array, "3 #ray"]) -> Array:
+    """Rotate vectors."""
+    return jnp.stack([dot(row, vectors) for row in rotation])
 
 
-def _ground_pattern(point: Vectors, ground: Ground) -> Scalars:
-    """Return the fraction of the ground's second colour: Truchet arcs, and a shade per tile."""
-    place = point[:2] / ground.tile
-    corner = jnp.floor(place)
-    u, v = place - corner
-    x, y = jnp.clip(corner, -1e6, 1e6).astype(jnp.int32)
-    bits = (x * 73856093) ^ (y * 19349663)  # a hash of the tile's coordinates
-    bits = (bits ^ (bits >> 13)) * 1274126177
-    u = jnp.where((bits >> 16) & 1, u, 1 - u)
-    first, second = u * u + v * v, (1 - u) ** 2 + (1 - v) ** 2
-    off_arc = jnp.abs(jnp.sqrt(jnp.minimum(first, second)) - 0.5)
-    shade = ((bits >> 20) & 7) / 7.0
-    line = jnp.where(jnp.abs(off_arc - 0.26) < 0.03, 0.6, 0.22 * shade)
-    mix = jnp.where(off_arc < 0.16, 0.82 + 0.18 * shade, line)
-    return 0.4 + (mix - 0.4) * jnp.exp(-dot(point, point) / ground.fade**2)
-
-
-def fraction(x: Array) -> Array:
-    """Return the fractional part; ``% 1`` takes ten times as long on CPUs."""
-    return x - jnp.floor(x)
-
-
-def dot(a: Float[Array, "3 #ray"], b: Float[Array, "3 #ray"]) -> Scalars:
+def dot(a: Float[Array, "3 #ray"], b: Float[Array, "3 #ray"]) -> Array:
     """Return the inner product of each pair of vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def normalise(vectors: Vectors) -> Vectors:
+def normalise(vectors: Float[Array, "3 #ray"]) -> Array:
     """Scale vectors to length 1."""
-    return vectors * lax.rsqrt(dot(vectors, vectors))
+    return vectors * lax.rsqrt(dot(vectors, vectors) + 1e-30)
+
+
+def _transposed(rotation: Float[Array, "3 3 #ray"], vectors: Float[Array, "3 #ray"]) -> Array:
+    return turn(rotation.swapaxes(0, 1), vectors)
+
+
+def _local(
+    moment: Moment, number: int, origin: Vectors, direction: Vectors
+) -> tuple[Vectors, Vectors]:
+    """Return rays in an object's coordinates."""
+    rotation = moment.rotation[number][..., None]
+    start = _transposed(rotation, origin - moment.position[number][:, None])
+    return start, _transposed(rotation, direction)
+
+
+def _distance(shape: str, size: Float[Array, "3"], origin: Vectors, direction: Vectors) -> Scalars:
+    """Return the distance to a shape in its own coordinates; infinite if it is missed."""
+    if shape == "sphere":
+        entry, leave = intersect.sphere(origin, direction, size[0])
+        distance = jnp.where(entry > _NEAR, entry, leave)
+    elif shape == "box":
+        heights = jnp.stack([size, size], axis=1).reshape(-1)
+        found = intersect.convex(_FACES, heights, origin, direction)
+        distance = jnp.where(found.entry > _NEAR, found.entry, found.exit)
+        distance = jnp.where(found.entry < found.exit, distance, jnp.inf)
+    else:
+        distance = -origin[2] / jnp.where(direction[2] == 0, 1e-30, direction[2])
+        if shape == "rectangle":
+            inside = jnp.abs(origin[:2] + distance * direction[:2]) <= size[:2, None]
+            distance = jnp.where(inside.all(axis=0), distance, jnp.inf)
+    return jnp.where(distance > _NEAR, distance, jnp.inf)

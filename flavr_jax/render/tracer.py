@@ -1,242 +1,284 @@
 # SPDX-License-Identifier: Apache-2.0
 """Path tracing: Kajiya, The Rendering Equation, 1986.
 
-At each hit the sun is sampled directly, and the path continues in a cosine-weighted direction or in
-the direction of reflection. The random numbers of a pixel are a low-discrepancy sequence (Roberts
-2018,
-https://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/) with an offset
-per pixel (Cranley and Patterson 1976). Offsets depend on the key and not on time, so the remaining
-noise is the same in all frames and does not flicker.
+Random numbers depend on seed and pixel, not on the time, so the remaining noise is the same in all
+frames and does not flicker.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, UInt32
 
-from flavr_jax.render.scene import Balls, Ground, Moment, Scene, Sky, Sun
-from flavr_jax.render.surfaces import (
-    Scalars,
-    Surface,
-    Vectors,
-    dot,
-    fraction,
-    hit,
-    nearest,
-    normalise,
-    shadowed,
-)
+from flavr_jax.render import bsdf, lights, sampling, surfaces, world
+from flavr_jax.render.scene import Scene
+from flavr_jax.render.surfaces import Scalars, Vectors, dot, normalise, turn
+from flavr_jax.render.world import Layout, Moment, World
 
-__all__ = ["radiance", "render"]
+__all__ = ["Image", "Renderer", "tone_map"]
 
-_R2 = (0.7548776662466927, 0.5698402909980532)  # 1/g and 1/g², where g³ = g + 1
-_CLEARANCE = 1e-3  # paths start this far above a surface, so that they do not hit it again
-_TILE = 4096  # rays traced at a time, so that the arrays of a bounce fit into a CPU's cache
-_BRIGHTEST = 4.0  # most light that a hit may add, to limit fireflies; such a pixel is white
-_DRAWS = 3  # pairs of random numbers per hit: sun, kind of reflection, direction
+_TILES = {"cpu": 4096, "gpu": 1 << 20}
+"""Rays traced at a time: on a CPU, the arrays of a bounce fit into its cache."""
+
+_CLEARANCE = 1e-4  # paths start this far above a surface, relative to its distance from the origin
+_ROULETTE = 3  # surfaces after which paths may end at random
+_USES = 4  # pairs of random numbers at each surface: light, choices, direction, roulette
 
 
-class _World(NamedTuple):
-    balls: Balls
-    ground: Ground | None
-    sky: Sky
-    sun: Sun
+class Image(NamedTuple):
+    """A rendered image: linear light; albedo and normals of the first surfaces, for denoising."""
+
+    light: Float[Array, "height width 3"]
+    albedo: Float[Array, "height width 3"]
+    normal: Float[Array, "height width 3"]
 
 
 class _Paths(NamedTuple):
-    """State of paths at their latest hit.
+    """State of paths.
 
     Attributes:
-        origin: position of the hit.
+        origin: position of the latest surface.
         direction: unit vector in which they continue.
         weight: fraction of the light from this direction that reaches the camera.
         light: light collected so far.
-        sharp: true if all surfaces so far were mirrors.
+        density: density with which the direction was chosen; infinite for mirrors.
+        alive: whether they continue.
     """
 
     origin: Vectors
     direction: Vectors
     weight: Vectors
     light: Vectors
-    sharp: Bool[Array, " ray"]
+    density: Scalars
+    alive: Bool[Array, " ray"]
 
 
-def render(
-    scene: Scene, time: float, *, height: int, width: int, samples: int, key: Key[Array, ""]
-) -> Float[Array, "{height} {width} 3"]:
-    """Render an image in sRGB with values in [0, 1]; for the arguments see ``radiance``."""
-    light = radiance(scene, time, height=height, width=width, samples=samples, key=key)
-    # The film curve of Narkowicz 2015 (a fit to ACES): highlights roll off instead of clipping.
+@dataclasses.dataclass(frozen=True)
+class Renderer:
+    """A scene made ready: meshes are read and hierarchies built once.
+
+    Attributes:
+        scene: scene to render.
+    """
+
+    scene: Scene
+
+    @functools.cached_property
+    def _compiled(self) -> tuple[Layout, World]:
+        return world.compile_scene(self.scene)
+
+    def render(
+        self, time: float, *, height: int, width: int, samples: int, seed: int = 0, first: int = 0
+    ) -> Image:
+        """Render an image.
+
+        Args:
+            time: time in seconds; any real number.
+            height: image height in pixels.
+            width: image width in pixels.
+            samples: paths per pixel; four times as many at least halve the noise.
+            seed: seed of the paths; the same seed gives the same image, bit for bit.
+            first: number of the first sample, to continue an image: the mean of samples 0 to 15 and
+                16 to 31 is the image of 32 samples, provided that the shutter is closed.
+
+        Raises:
+            ValueError: a size or a count is below 1.
+        """
+        for name, value in {"height": height, "width": width, "samples": samples}.items():
+            if value < 1:
+                raise ValueError(f"`{name}` is {value}; it is at least 1.")
+        layout, arrays = self._compiled
+        places = world.moments(self.scene, time, samples)
+        start = jnp.arange(samples, dtype=jnp.uint32) + jnp.uint32(first)
+        tile = _TILES.get(jax.default_backend(), _TILES["gpu"])
+        channels = _trace(arrays, places, start, jnp.uint32(seed), layout, height, width, tile)
+        return Image(*channels)
+
+
+def tone_map(
+    light: Float[Array, "height width 3"], exposure: float = 1.0
+) -> Float[Array, "height width 3"]:
+    """Map linear light to sRGB in [0, 1]; highlights roll off instead of clipping.
+
+    The film curve is Narkowicz's fit to ACES (2015).
+    """
+    light = jnp.maximum(exposure * light, 0.0)
     film = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
     film = jnp.clip(film, 0.0, 1.0)
     return jnp.where(film <= 0.0031308, 12.92 * film, 1.055 * film ** (1 / 2.4) - 0.055)
 
 
-def radiance(
-    scene: Scene,
-    time: float,
-    *,
-    height: int,
-    width: int,
-    samples: int,
-    key: Key[Array, ""],
-    bounces: int = 3,
-) -> Float[Array, "{height} {width} 3"]:
-    """Compute the linear light that reaches each pixel.
-
-    Args:
-        scene: the scene to render.
-        time: time in frames; any real number.
-        height: image height in pixels.
-        width: image width in pixels.
-        samples: paths per pixel; four times as many at least halve the noise.
-        key: random key of the paths; the same key gives the same image, bit for bit.
-        bounces: number of surfaces that a path may hit.
-
-    Raises:
-        ValueError: a size or a count is below 1.
-    """
-    counts = {"height": height, "width": width, "samples": samples, "bounces": bounces}
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"`{name}` is {value}; it is at least 1.")
-    return _trace(scene.at(time), key, (scene.ground, scene.sky, scene.sun), *counts.values())
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _trace(
-    moment: Moment,
-    key: Key[Array, ""],
-    surroundings: tuple[Ground | None, Sky, Sun],
+    arrays: World,
+    places: Moment,
+    numbers: UInt32[Array, " sample"],
+    seed: UInt32[Array, ""],
+    layout: Layout,
     height: int,
     width: int,
-    samples: int,
-    bounces: int,
-) -> Float[Array, "{height} {width} 3"]:
-    world = _World(moment.balls, *surroundings)
-    draws_key, shift_key = jax.random.split(key)
-    draws = _draws(draws_key, samples, 1 + _DRAWS * bounces)
-    rows = next(
-        n for n in range(height, 0, -1) if height % n == 0 and (n == 1 or n * width <= _TILE)
-    )
+    most: int,
+) -> tuple[Float[Array, "{height} {width} 3"], ...]:
+    count = height * width
+    rays = min(most, count)
+    n_tiles = -(-count // rays)
 
-    def tile(first: Int[Array, ""]) -> Float[Array, "rows width 3"]:
-        row, column = jnp.divmod(first * width + jnp.arange(rows * width), width)
-        shift = jax.random.uniform(jax.random.fold_in(shift_key, first), (2, rows * width))
+    def tile(number: Int[Array, ""]) -> Float[Array, "rays 9"]:
+        # The last tile repeats the last pixel.
+        pixel = jnp.minimum(number * rays + jnp.arange(rays), count - 1)
+        seeds = sampling.seeds(seed, pixel.astype(jnp.uint32))
 
-        def add_sample(total: Vectors, draws: Float[Array, "draw 2"]) -> tuple[Vectors, None]:
-            uniform = fraction(draws[:, :, None] + shift)  # [draw, 2, ray]
-            x = (column + uniform[0, 0] - width / 2) / height
-            y = (row + uniform[0, 1] - height / 2) / height
-            right, down, forward = moment.rays[:, :, None]
-            paths = _Paths(
-                origin=jnp.broadcast_to(moment.eye[:, None], total.shape),
-                direction=normalise(x * right + y * down + forward),
-                weight=jnp.ones_like(total),
-                light=jnp.zeros_like(total),
-                sharp=jnp.ones(total.shape[1], bool),
-            )
-            hits = uniform[1:].reshape(bounces, _DRAWS, *uniform.shape[1:])
-            paths, _ = lax.scan(
-                lambda paths, draw: (_bounce(world, paths, draw), None), paths, hits
-            )
-            return total + paths.light, None
+        def add(total: Array, one: tuple[Moment, Array]) -> tuple[Array, None]:
+            moment, sample = one
+            origin, direction = _camera_rays(arrays, moment, sample, seeds, pixel, (height, width))
+            return total + _path(layout, arrays, moment, sample, seeds, origin, direction), None
 
-        total, _ = lax.scan(add_sample, jnp.zeros((3, rows * width)), draws)
-        return (total / samples).T.reshape(rows, width, 3)
+        total, _ = lax.scan(add, jnp.zeros((9, rays)), (places, numbers))
+        return (total / len(numbers)).T
 
-    return lax.map(tile, jnp.arange(0, height, rows)).reshape(height, width, 3)
+    image = lax.map(tile, jnp.arange(n_tiles)).reshape(-1, 9)[:count].reshape(height, width, 9)
+    return image[..., :3], image[..., 3:6], image[..., 6:]
 
 
-def _draws(key: Key[Array, ""], samples: int, count: int) -> Float[Array, "{samples} {count} 2"]:
-    """Return ``count`` points in the unit square per sample; each is well spread over samples."""
-    points = fraction(jnp.arange(1, samples + 1)[:, None] * jnp.array(_R2))
-
-    def shuffled(key: Key[Array, ""]) -> Float[Array, "sample 2"]:
-        # Without shuffling, two hits would use the same points, and their light would correlate.
-        order, shift = jax.random.split(key)
-        return jax.random.permutation(order, points) + jax.random.uniform(shift, (2,))
-
-    return jax.vmap(shuffled, out_axes=1)(jax.random.split(key, count))
-
-
-def _bounce(world: _World, paths: _Paths, uniform: Float[Array, "draw 2 ray"]) -> _Paths:
-    """Follow each path to the next surface, add its light, and choose the next direction."""
-    distance, index = nearest(world.balls, world.ground, paths.origin, paths.direction)
-    ends = index < 0
-    point = paths.origin + jnp.where(ends, 1.0, distance) * paths.direction
-    surface = hit(world.balls, world.ground, point, index)
-    facing = jnp.maximum(-dot(paths.direction, surface.normal), 0.0)
-    # Schlick 1994: at grazing angles every specular surface reflects like a mirror.
-    fresnel = surface.reflectance + (1 - surface.reflectance) * (1 - facing) ** 5
-    fresnel = jnp.where(surface.reflectance > 0, fresnel, 0.0)
-    diffuse = (1 - fresnel) * surface.colour
-    mirrored = paths.direction + 2 * facing * surface.normal
-    origin = point + _CLEARANCE * surface.normal
-
-    seen = jnp.where(paths.sharp, fresnel, 0.0)
-    sun = _sunlight(world, surface, origin, diffuse, seen, mirrored, uniform[0])
-    light = jnp.where(ends, _sky(world.sky, paths.direction), surface.emission + sun)
-
-    # Importance sampling: choose specular reflection in proportion to the light that it carries.
-    chance = fresnel / jnp.maximum(fresnel + jnp.mean(diffuse, axis=0), 1e-6)
-    reflects = uniform[1, 0] < chance
-    share = jnp.where(reflects, fresnel, diffuse) / jnp.where(reflects, chance, 1 - chance)
-    scatter = _on_sphere(uniform[2])
-    glossy = mirrored + surface.roughness * scatter
-    # Keep the direction above the surface.
-    glossy += 2 * jnp.maximum(-dot(glossy, surface.normal), 0.0) * surface.normal
-    # A radius slightly below 1, because normal + scatter could be zero otherwise.
-    direction = jnp.where(reflects, glossy, surface.normal + 0.9999 * scatter)
-    return _Paths(
-        origin=origin,
-        direction=normalise(direction),
-        weight=jnp.where(ends, 0.0, paths.weight * share),
-        light=paths.light + jnp.minimum(paths.weight * light, _BRIGHTEST),
-        sharp=paths.sharp & reflects & (surface.reflectance > 0.5),
-    )
+def _camera_rays(
+    arrays: World,
+    moment: Moment,
+    sample: UInt32[Array, ""],
+    seeds: UInt32[Array, " ray"],
+    pixel: Int[Array, " ray"],
+    size: tuple[int, int],
+) -> tuple[Vectors, Vectors]:
+    """Return rays from the lens through pixels."""
+    row, column = jnp.divmod(pixel, size[1])
+    across, along = sampling.pair(sample, seeds, 0)
+    x = (column + across - size[1] / 2) / size[0] * arrays.lens[0]
+    y = (row + along - size[0] / 2) / size[0] * arrays.lens[0]
+    u, v = sampling.disc(sampling.pair(sample, seeds, 1))
+    u, v = arrays.lens[1] * u, arrays.lens[1] * v
+    # From a point of the lens to where the ray through its middle meets the plane in focus.
+    local = jnp.stack([x - u / moment.focus, y - v / moment.focus, jnp.ones_like(x)])
+    axes = moment.axes.T[..., None]  # columns: right, down, forward
+    offset = turn(axes, jnp.stack([u, v, jnp.zeros_like(u)]))
+    return moment.eye[:, None] + offset, normalise(turn(axes, local))
 
 
-def _sunlight(
-    world: _World,
-    surface: Surface,
+def _path(
+    layout: Layout,
+    arrays: World,
+    moment: Moment,
+    sample: UInt32[Array, ""],
+    seeds: UInt32[Array, " ray"],
     origin: Vectors,
-    diffuse: Vectors,
-    fresnel: Scalars,
-    mirrored: Vectors,
-    uniform: Float[Array, "2 ray"],
-) -> Vectors:
-    """Return the sunlight that surfaces reflect back along the paths.
+    direction: Vectors,
+) -> Float[Array, "9 ray"]:
+    """Trace paths; return their light, and albedo and normal of the first surface."""
+    paths = _Paths(
+        origin,
+        direction,
+        jnp.ones_like(origin),
+        jnp.zeros_like(origin),
+        jnp.full(origin.shape[1], jnp.inf),
+        jnp.ones(origin.shape[1], bool),
+    )
 
-    Only this function adds sunlight: paths that miss all surfaces see a sky without the sun's disc.
+    def bounce(state: tuple[_Paths, Array], number: Int[Array, ""]) -> tuple[Any, None]:
+        paths, first = state
+        uses = [sampling.pair(sample, seeds, 2 + _USES * number + use) for use in range(_USES)]
+        paths, features = _bounce(layout, arrays, moment, paths, number, uses)
+        return (paths, jnp.where(number == 0, features, first)), None
+
+    start = (paths, jnp.zeros((6, origin.shape[1])))
+    (paths, first), _ = lax.scan(bounce, start, jnp.arange(layout.bounces + 1))
+    return jnp.concatenate([paths.light, first])
+
+
+def _bounce(
+    layout: Layout,
+    arrays: World,
+    moment: Moment,
+    paths: _Paths,
+    number: Int[Array, ""],
+    uses: list[sampling.Pair],
+) -> tuple[_Paths, Float[Array, "6 ray"]]:
+    """Follow paths to the next surface, add its light, and choose the next direction.
+
+    The last surface only adds its own light: the other half of the estimate of direct light there.
+
+    Returns:
+        The paths, and albedo and normal of the surfaces.
     """
-    sun = normalise(jnp.array(world.sun.direction)[:, None])
-    radius = math.tan(world.sun.angle)
-    to_sun = normalise(sun + radius * _on_sphere(uniform))
-    height = dot(to_sun, surface.normal)
-    lit = (height > 0) & ~shadowed(world.balls, origin, to_sun)
-    # The specular image of the sun; its edge is blurred in proportion to roughness.
-    blur = 0.1 * radius + 0.5 * surface.roughness
-    apart = jnp.sqrt(jnp.maximum(2 - 2 * dot(mirrored, sun), 0.0))
-    disc = jnp.clip((radius + blur - apart) / (2 * blur), 0.0, 1.0) / radius**2
-    colour = jnp.array(world.sun.colour)[:, None]
-    return jnp.where(lit, colour * (diffuse * height + fresnel * disc), 0.0)
+    hit = surfaces.nearest(layout, arrays, moment, paths.origin, paths.direction)
+    found = surfaces.surface(layout, arrays, moment, hit, paths.origin, paths.direction)
+    missed = hit.number < 0
+    sky = lights.background(layout, arrays, paths.direction, paths.density, weigh=True)
+    is_light = ~missed & (found.material.is_light > 0)
+    other = lights.density_of_hit(
+        layout, arrays, moment, hit.number, found, paths.origin, paths.direction
+    )
+    share = lights.power(paths.density, other)
+    own = jnp.where(missed, sky, jnp.where(is_light, share * found.colour, 0.0))
+    light = _limited(paths.weight * own, arrays.brightest, number)
+
+    goes_on = paths.alive & ~missed & ~is_light & (number < layout.bounces)
+    rotation = lights.frame(found.normal)
+    out = turn(rotation.swapaxes(0, 1), -paths.direction)
+    distance = jnp.where(missed, 1.0, hit.distance)
+    away = _CLEARANCE * (1.0 + distance) * found.flat
+    if lights.count(layout):
+        direct = _direct(layout, arrays, moment, found, rotation, out, away, uses)
+        direct = jnp.where(goes_on, paths.weight * direct, 0.0)
+        light += _limited(direct, arrays.brightest, number + 1)
+    scattered = bsdf.sample(found.material, found.colour, out, found.enters, uses[1][1], uses[2])
+    direction = normalise(turn(rotation, scattered.direction))
+    weight = paths.weight * scattered.weight
+    # Russian roulette: dim paths end at random, and those that survive make up for them.
+    chance = jnp.where(number >= _ROULETTE, jnp.clip(weight.max(axis=0), 0.05, 0.95), 1.0)
+    goes_on &= uses[3][0] < chance
+    # Directions below the geometric surface, where shading normals differ from it, are lost.
+    outward = dot(direction, found.flat) > 0
+    goes_on &= outward | (found.material.is_glass > 0)
+    after = _Paths(
+        found.point + jnp.where(outward, away, -away),
+        direction,
+        jnp.where(goes_on, weight / chance, 0.0),
+        paths.light + jnp.where(paths.alive, light, 0.0),
+        scattered.density,
+        goes_on,
+    )
+    albedo = jnp.where(missed, jnp.minimum(sky, 1.0), jnp.minimum(found.colour, 1.0))
+    return after, jnp.concatenate([albedo, jnp.where(missed, 0.0, found.normal)])
 
 
-def _sky(sky: Sky, direction: Vectors) -> Vectors:
-    zenith, horizon = jnp.array([sky.zenith, sky.horizon])[:, :, None]
-    return horizon + jnp.sqrt(jnp.maximum(direction[2], 0.0)) * (zenith - horizon)
+def _direct(
+    layout: Layout,
+    arrays: World,
+    moment: Moment,
+    found: surfaces.Surface,
+    rotation: Array,
+    out: Vectors,
+    away: Vectors,
+    uses: list[sampling.Pair],
+) -> Vectors:
+    """Return the light of one light that surfaces scatter back along the paths."""
+    origin = found.point + away
+    to = lights.sample(layout, arrays, moment, origin, uses[1][0], uses[0])
+    local = turn(rotation.swapaxes(0, 1), to.direction)
+    scattered, density = bsdf.evaluate(found.material, found.colour, local, out)
+    limit = to.distance * (1 - 1e-3)
+    seen = (scattered.max(axis=0) > 0) & (dot(to.direction, found.flat) > 0)
+    # Rays that bring nothing have no length, so that traversals end at once.
+    limit = jnp.where(seen, limit, 0.0)
+    seen &= ~surfaces.shadowed(layout, arrays, moment, origin, to.direction, limit)
+    share = lights.power(to.density, density) / jnp.maximum(to.density, 1e-20)
+    return jnp.where(seen, share * scattered * to.radiance, 0.0)
 
 
-def _on_sphere(uniform: Float[Array, "2 ray"]) -> Vectors:
-    """Return points distributed uniformly over the unit sphere."""
-    z = 1 - 2 * uniform[0]
-    level = jnp.sqrt(jnp.maximum(1 - z * z, 0.0))
-    angle = 2 * math.pi * uniform[1]
-    return jnp.stack([level * jnp.cos(angle), level * jnp.sin(angle), z])
+def _limited(light: Vectors, most: Float[Array, ""], number: Int[Array, ""]) -> Vectors:
+    """Limit light that comes by way of a surface."""
+    return jnp.where(number > 0, jnp.minimum(light, most), light)

@@ -15,12 +15,28 @@ from flavr_jax.commands import render as script
 from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.stills.images import ImageFolder
 
+SCENE = """
+bounces = 1
+[environment]
+horizon = [0.2, 0.4, 0.6]
+[materials.dots]
+pattern = "dots"
+[[objects]]
+material = "dots"
+keys = [
+    { time = 0.0, position = [-1.0, 0.0, 0.0] },
+    { time = 1.0, position = [1.0, 0.0, 0.0], rotation = [0.0, 90.0, 0.0] },
+]
+"""
+
 
 @pytest.fixture
-def render(monkeypatch):
+def render(monkeypatch, tmp_path):
     def run(*arguments):
         tiny = ["--size", "16", "24", "--samples", "2"]
-        monkeypatch.setattr(sys, "argv", ["render.py", *map(str, arguments), *tiny])
+        scene = tmp_path / "scene.toml"
+        scene.write_text(SCENE)
+        monkeypatch.setattr(sys, "argv", ["render.py", str(scene), *map(str, arguments), *tiny])
         with pytest.raises(SystemExit) as stop:
             cli.run(script.main, script.Options)
         return stop.value.code

@@ -178,8 +178,7 @@ def _expose(
 
     finish = world.finish
     texture, density = finish.texture[hit.surface], finish.density[hit.surface]
-    shift = (finish.shift[:, i][hit.surface] for i in range(2))
-    u, v = (density * each + by for each, by in zip((hit.u, hit.v), shift))
+    u, v = (density * (hit.u, hit.v)[i] + finish.shift[:, i][hit.surface] for i in range(2))
     # A pixel covers `texels` across, and more along a surface seen at a grazing angle. Several rays
     # share the pixel, so that half the longer extent is the distance to resolve.
     length = jnp.sqrt(dot(ray, ray))
