@@ -23,6 +23,7 @@ ALLOWED = {
     "partial": set(),
     "program_cache": set(),
     "models": {"config", "typing"},
+    "vapoursynth": {"__init__", "inference"},
     "export": {"models", "config", "typing"},
     "checkpoint": {"models", "config", "typing"},
     "torch_weights": {"models", "config", "terminal", "typing"},

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -29,9 +31,16 @@ def test_a_folder_with_a_space_is_quoted(monkeypatch, tmp_path):
     assert shlex.split(extras.install_command("train"))[-1] == f"{root}[train]"
 
 
-@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "train", "export", "metrics"])
+@pytest.mark.parametrize("extra", ["cuda12", "cuda13", "train", "export", "vapoursynth", "metrics"])
 def test_messages_name_extras_that_exist_on_every_python(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extra in project["optional-dependencies"]
     requirements = project["optional-dependencies"][extra]
     assert not any("python_version" in requirement for requirement in requirements)
+
+
+def test_without_vapoursynth_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vapoursynth", None)
+    monkeypatch.delitem(sys.modules, "flavr_jax.vapoursynth", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"VapourSynth is not installed.*\[vapoursynth\]"):
+        importlib.import_module("flavr_jax.vapoursynth")
