@@ -94,7 +94,7 @@ def walker(drawing: float) -> Picture:
 
 
 def _bent(sign: int, phase: float) -> float:
-    """How far a knee is bent: while its leg swings forward."""
+    """Angle by which a knee is bent; it bends while its leg swings forward."""
     return max(0.0, sign * math.cos(phase))
 
 

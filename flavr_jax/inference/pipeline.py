@@ -92,7 +92,7 @@ class Pipeline:
 
     @property
     def times(self) -> list[Times]:
-        """Where the time of each stage went so far; the consumer comes last."""
+        """Time that each stage has spent so far; the consumer comes last."""
         total, starved, found = time.monotonic() - self._began, 0.0, []
         for stage in self._stages:
             working = max(0.0, stage.producing - starved)

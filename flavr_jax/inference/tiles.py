@@ -302,7 +302,7 @@ class _Stripes:
     def part_of_mean(
         self, x: Float[Array, "1 time _rows width channel"], number: Int[Array, ""]
     ) -> Float32[Array, " channel"]:
-        """What the rows that a stripe writes add to the mean of a feature map."""
+        """Contribution of the rows that a stripe writes to the mean of a feature map."""
         start, first = self.place(number)
         _, time, rows, width, _ = x.shape
         each = rows // self.read

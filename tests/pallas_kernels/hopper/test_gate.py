@@ -20,20 +20,20 @@ from tests.pallas_kernels.oracles import (
 )
 
 
-def in_spots(x64, spots):
-    """Sums over the pixels of a frame, whatever pixels they are: ``[batch, time, spots, c]``."""
+def partial_totals(x64, partials):
+    """Totals of each frame, split over any pixels: ``[batch, time, partials, channel]``."""
     batch, time, height, width, channels = x64.shape
-    sums = np.zeros((batch, time, spots, channels))
+    sums = np.zeros((batch, time, partials, channels))
     for pixel in range(height * width):
-        sums[:, :, pixel % spots] += x64[:, :, pixel // width, pixel % width]
+        sums[:, :, pixel % partials] += x64[:, :, pixel // width, pixel % width]
     return jnp.asarray(sums, jnp.float32)
 
 
-def assert_gate(shape, channels, size, spots):
+def assert_gate(shape, channels, size, partials):
     """Scale and offset ahead of a convolution against those after it, in float64."""
     *channels, out = channels
     arrays = [rounded(draw(*shape, n, seed=i)) for i, n in enumerate(channels)]
-    inputs = tuple(FeatureMap(x, in_spots(x64, n)) for (x, x64), n in zip(arrays, spots))
+    inputs = tuple(FeatureMap(x, partial_totals(x64, n)) for (x, x64), n in zip(arrays, partials))
     kernel, kernel64 = rounded(draw(*size, sum(channels), out, seed=2) / 4)
     bias, bias64 = rounded(draw(out, seed=3))
     matrix, matrix64 = rounded(draw(out, out, seed=4) / 4)
@@ -52,7 +52,7 @@ def assert_gate(shape, channels, size, spots):
 
 @needs_interpreter
 @pytest.mark.parametrize(
-    ("shape", "channels", "size", "spots"),
+    ("shape", "channels", "size", "partials"),
     [
         ((1, 1, 1, 1), (16, 16), (3, 3, 3), (1,)),  # every edge is the same pixel
         ((2, 3, 5, 70), (16, 48, 80), (3, 3, 3), (3, 70)),  # samples, joined inputs, 64 pixels
@@ -60,9 +60,11 @@ def assert_gate(shape, channels, size, spots):
         ((1, 4, 3, 4), (64, 64, 32), (3, 4, 4), (2, 5)),  # transposed
     ],
 )
-def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(shape, channels, size, spots):
+def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(
+    shape, channels, size, partials
+):
     with pk.interpret():
-        assert_gate(shape, channels, size, spots)
+        assert_gate(shape, channels, size, partials)
 
 
 @pytest.mark.gpu
@@ -70,7 +72,7 @@ def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(shape, cha
 @pytest.mark.parametrize("pixels", [(1, 1), (2, 130), (65, 3), (33, 56)])
 @pytest.mark.parametrize("size", [(3, 3, 3), (1, 3, 1), (3, 4, 4)])
 @pytest.mark.parametrize(
-    ("channels", "spots"),
+    ("channels", "partials"),
     [
         ((16, 16), (1,)),
         ((64, 64), (600,)),
@@ -79,8 +81,8 @@ def test_scale_and_offset_are_those_of_the_gate_after_the_convolution(shape, cha
         ((256, 320), (28,)),
     ],
 )
-def test_scale_and_offset_on_a_gpu(pixels, channels, size, spots):
-    assert_gate((2, 4, *pixels), channels, size, spots)
+def test_scale_and_offset_on_a_gpu(pixels, channels, size, partials):
+    assert_gate((2, 4, *pixels), channels, size, partials)
 
 
 @needs_interpreter
@@ -98,7 +100,7 @@ def test_without_bias_there_is_no_offset():
 
 
 @pytest.mark.parametrize(
-    ("batch", "pixels", "channels", "out", "phases", "spots"),
+    ("batch", "pixels", "channels", "out", "phases", "partials"),
     [
         (1, (128, 224), (64,), 64, 1, (448,)),
         (1, (32, 56), (512,), 512, 1, (28,)),
@@ -106,14 +108,14 @@ def test_without_bias_there_is_no_offset():
         (1, (64, 112), (128, 128), 64, 2, (112, 224)),
     ],
 )
-def test_the_kernels_lower_for_a_gpu(batch, pixels, channels, out, phases, spots):
+def test_the_kernels_lower_for_a_gpu(batch, pixels, channels, out, phases, partials):
     def shape(*size, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(size, dtype)
 
     size = (3, 3, 3) if phases == 1 else (3, 4, 4)
     arguments = (
         tuple(shape(batch, 4, *pixels, n) for n in channels),
-        tuple(shape(batch, 4, s, n, dtype=jnp.float32) for s, n in zip(spots, channels)),
+        tuple(shape(batch, 4, s, n, dtype=jnp.float32) for s, n in zip(partials, channels)),
         shape(*size, sum(channels), out),
         shape(out),
         (shape(out, out), shape(out)),
