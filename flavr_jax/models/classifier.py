@@ -73,9 +73,11 @@ class Classifier(nnx.Module):
         mean = jnp.mean(clips, axis=(1, 2, 3), keepdims=True)
         frames = (clips - mean).astype(self.head[...].dtype)
         *_, x = self.encoder(frames, remat=remat)  # [b, t, h/8, w/8, 8·width]
+        # In float32: a sum of 16-bit numbers over whole clips would lose small features.
         x = jnp.mean(x.values.astype(jnp.float32), axis=(1, 2, 3))
         if key is not None and self.dropout > 0:
             kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
+            # Scaled up in training, so that inference needs no factor.
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0)
         return x @ self.head[...].astype(jnp.float32) + self.head_bias[...].astype(jnp.float32)
 

@@ -38,6 +38,7 @@ class Decoder(nnx.Module):
         width = config.width
         own = [multiple * width for multiple in config.decoder_widths]
         skips = [multiple * width if config.join == "concat" else 0 for multiple in _SKIPS]
+        # The first stage reads the encoder alone; each later one also a skip, if they are joined.
         reads = [8 * width, *(mine + skip for mine, skip in zip(own, skips))]
         self.join = config.join
         self.stages = nnx.List(

@@ -126,6 +126,7 @@ class FLAVR(nnx.Module):
         Returns:
             The inputs of the last decoder stage, at half the U-Net's size.
         """
+        # The output layer is never packed or in 8 bits, so its dtype is that of the computation.
         dtype = self.out.kernel[...].dtype
         with jax.named_scope("encoder"):
             features = self.encoder(colours.astype(dtype), remat=remat)

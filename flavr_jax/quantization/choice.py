@@ -169,6 +169,7 @@ def _reduced(
 
     def loss_per_multiplication(name: str) -> float:
         others = {other: scale for other, scale in kept.items() if other != name}
+        # A map may save nothing alone, where a convolution reads another map of 16 bits.
         saved = max(before - _work_in_8_bits(config, others), _LEAST_WORTH)
         loss = alone[name]
         worst = loss.of(measured.worst_clip)

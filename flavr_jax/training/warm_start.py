@@ -117,6 +117,7 @@ def _embedded(
 ) -> np.ndarray:
     """Return ``into`` with ``values`` at rows × columns, and zeros in the columns' other rows."""
     embedded = np.array(into, np.float32)
+    # Zeros, so that added input channels have no effect until training gives them one.
     embedded[..., columns] = 0.0
     place = (columns,) if embedded.ndim == 1 else np.ix_(rows, columns)
     embedded[(..., *place)] = values

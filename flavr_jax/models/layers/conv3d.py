@@ -160,7 +160,7 @@ class Conv3d(nnx.Module):
             *self.parameters,
             stride=self.stride,
             activation=activation,
-            with_totals=True,
+            with_totals=True,  # for the gate of a convolution that reads this map
             implementation=self.implementation,
         )
         return _record(self, inputs, output)

@@ -39,6 +39,7 @@ class LayerOptions:
         """BatchNorm that uses running statistics until ``model.train()``; None if it is off."""
         if not self.batch_norm:
             return None
+        # PyTorch's defaults, as in the official code; its momentum of 0.1 is 0.9 here.
         return nnx.BatchNorm(
             channels,
             use_running_average=True,
