@@ -16,7 +16,7 @@ from rich.table import Table
 
 import flavr_jax
 from flavr_jax.commands.interpolate import Network
-from flavr_jax.inference import planner, stream
+from flavr_jax.inference import stream
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.options import Resources
 from flavr_jax.models.presets import PRESETS
@@ -90,7 +90,8 @@ def _measure(
     source: First, network: Interpolator, factor: int, options: Options, folder: Path
 ) -> None:
     """Measure one clip at one factor, and print a table."""
-    plan = planner.prepare(network, source.info, factor, Resources(), options.batch)
+    height, width = source.info.height, source.info.width
+    plan = network.fit(height, width, factor, Resources(), options.batch)
     motion = stream.Options(factor, batch=plan.batch)
     alone = factor * video_throughput.network_rate(
         network, source, factor, plan.batch, options.seconds

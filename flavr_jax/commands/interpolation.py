@@ -20,7 +20,7 @@ from rich.table import Table
 import flavr_jax
 from flavr_jax.commands.inspection import inspect, names_of
 from flavr_jax.commands.interpolate import Options
-from flavr_jax.inference import duration, planner, stream
+from flavr_jax.inference import duration, stream
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
@@ -138,7 +138,7 @@ def planned(
     """Prepare a network for a clip's size; return the frames to make, with the batch to use."""
     motion, resources = options.motion, options.resources
     levels = stream.grid_of(network, motion).levels or (network.factor,)
-    plan = planner.prepare(network, clip, max(levels), resources, motion.batch)
+    plan = network.fit(clip.height, clip.width, max(levels), resources, motion.batch)
     if plan.tiling.stripes > 1 or resources.dry_run:
         report.say(f"{clip.width}×{clip.height}: {plan}")
     if resources.dry_run:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
+import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, UInt8, UInt16
@@ -53,6 +55,7 @@ class Computation:
         finite: for each interval, whether every value was finite before it was rounded.
         precision: what the network computes in, for the error message.
         opaque: False if some alpha is not opaque.
+        again: computes the same frames with less memory, given the error that the device raised.
     """
 
     frames: (
@@ -62,6 +65,22 @@ class Computation:
     finite: Bool[Array, " intervals"]
     precision: Precision
     opaque: bool = True
+    again: Callable[[Exception], Computation] | None = None
+
+    def settled(self) -> Computation:
+        """Wait until the frames are computed, again if the device ran out of memory.
+
+        Raises:
+            NonFiniteError: the network predicted NaN or infinity in some interval.
+            MemoryError: the device has too little memory.
+        """
+        try:
+            self.wait()
+        except jax.errors.JaxRuntimeError as error:
+            if self.again is None:
+                raise
+            return self.again(error).settled()
+        return self
 
     def send(self, conversion: Conversion | None) -> None:
         """Start copying the frames to the host; returns at once.
@@ -96,8 +115,7 @@ class Computation:
         Raises:
             NonFiniteError: the network predicted NaN or infinity in some interval.
         """
-        self.wait()
-        return np.asarray(self.fetched(None), dtype)
+        return np.asarray(self.settled().fetched(None), dtype)
 
     @functools.cached_property
     def _sent(self) -> dict[Conversion | None, Array]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +20,11 @@ from jaxtyping import Float
 from flavr_jax import checkpoint, program_cache
 from flavr_jax.bundled import DEFAULT_CHECKPOINT
 from flavr_jax.config import ModelConfig, Precision
-from flavr_jax.inference import stream, tiles
+from flavr_jax.inference import devices, planner, stream, tiles
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.devices import Device, Replicas
+from flavr_jax.inference.options import Resources, bytes_of
+from flavr_jax.inference.planner import Plan
 from flavr_jax.inference.precision import SOURCES, prepare
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
@@ -30,6 +34,9 @@ from flavr_jax.video.frames import Picture, TimedFrame
 from flavr_jax.video.pixels.picture import Resident, resident
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class Interpolator:
@@ -74,17 +81,56 @@ class Interpolator:
         self.runs_on = str(prepared)
         self.tiling = tiles.WHOLE
         self.on_compile: Callable[[int, int, float | None], None] | None = None
+        self._most: int | None = None  # intervals at a time, once the device ran out of memory
         self._replicas = Replicas(prepared.params)
         self._keep = keep_programs
         self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
 
-    def use(self, devices: Sequence[Device]) -> None:
+    def fit(
+        self,
+        height: int,
+        width: int,
+        factor: int,
+        resources: Resources,
+        batch: int | None = None,
+    ) -> Plan:
+        """Prepare for frames of a size: choose the devices, the batch, and how to divide windows.
+
+        Args:
+            height: height of the frames in pixels.
+            width: width of the frames in pixels.
+            factor: the largest factor of one pass.
+            resources: memory and devices to use.
+            batch: intervals at a time; None to choose.
+
+        Raises:
+            ValueError: the frames do not fit into the memory, or there are fewer devices.
+        """
+        self.use(devices.choose(resources.devices))
+        limit = None
+        if resources.memory_limit is not None:
+            held = sum(leaf.nbytes for leaf in jax.tree.leaves(self._params))
+            limit = bytes_of(resources.memory_limit) - held
+        plan = planner.plan(
+            self.config,
+            self.precision,
+            height,
+            width,
+            factor,
+            limit=limit,
+            tiles=resources.tiles,
+            batch=batch,
+        )
+        self.tiling, self._most = plan.tiling, None
+        return plan
+
+    def use(self, chosen: Sequence[Device]) -> None:
         """Compute groups of intervals on these devices in turn; the frames stay the same.
 
         Each device holds a copy of the parameters.
         """
-        if devices != [jax.local_devices()[0]]:
-            self._replicas = Replicas(self._params, devices)
+        if chosen != [jax.local_devices()[0]]:
+            self._replicas = Replicas(self._params, chosen)
 
     @property
     def concurrency(self) -> int:
@@ -94,11 +140,6 @@ class Interpolator:
     @property
     def _params(self) -> flavr.Parameters:
         return self._replicas.first
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Bytes of device memory that the parameters take."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._params))
 
     @property
     def factor(self) -> int:
@@ -173,11 +214,69 @@ class Interpolator:
 
         Returns:
             The frames, possibly still being computed: ``numpy.asarray`` waits for them, and raises
-            a :class:`NonFiniteError` if the network predicted NaN or infinity.
+            a :class:`NonFiniteError` if the network predicted NaN or infinity. If the device runs
+            out of memory, batches become smaller, then windows are divided; a warning says so.
+
+        Raises:
+            MemoryError: a window does not fit into the device's memory, however it is divided.
         """
         if isinstance(frames, np.ndarray):
             frames = [self.upload(frame) for frame in frames]
+        used = self._most, self.tiling
+        try:
+            made = self._start(frames, factor)
+        except jax.errors.JaxRuntimeError as error:
+            return self._again(frames, factor, used, error)
+        return dataclasses.replace(made, again=functools.partial(self._again, frames, factor, used))
+
+    def _again(
+        self,
+        frames: Sequence[Resident],
+        factor: int,
+        used: tuple[int | None, Tiling],
+        error: Exception,
+    ) -> Computation:
+        """Compute what failed for lack of memory, with less memory than it ``used``."""
+        if not planner.is_out_of_memory(error):
+            raise error
+        # Other computations that were on their way fail as well; the first one has the remedy.
+        if used == (self._most, self.tiling):
+            self._use_less_memory(len(frames) - self.config.n_inputs + 1, frames[0], factor)
+        return self.between(frames, factor)
+
+    def _use_less_memory(self, intervals: int, frame: Resident, factor: int) -> None:
+        """Halve the batch; if it is 1, divide windows further."""
+        height, width = frame.pixels.shape[:2]
+        used = min(intervals, self._most or intervals)
+        if used > 1:
+            self._most = _bucket(used) // 2
+            remedy = f"batches of {self._most}"
+        else:
+            less = planner.smaller(self.config, self.precision, height, width, factor, self.tiling)
+            if less is None:
+                raise MemoryError(f"{width}×{height} pixels do not fit into that of the device")
+            self.tiling = less
+            remedy = str(less)
+        logger.warning("The device ran out of memory; going on with %s.", remedy)
+
+    def _start(self, frames: Sequence[Resident], factor: int) -> Computation:
+        """Start a computation, in several parts if it has more intervals than fit at a time."""
         intervals = len(frames) - self.config.n_inputs + 1
+        most = self._most
+        if most is not None and intervals > most:
+            last = self.config.n_inputs - 1
+            parts = [
+                self._start(frames[start : start + most + last], factor)
+                for start in range(0, intervals, most)
+            ]
+            where = parts[0].finite.sharding
+            made, finite = jax.device_put(
+                ([part.frames for part in parts], [part.finite for part in parts]), where
+            )
+            opaque = all(part.opaque for part in parts)
+            return Computation(
+                jnp.concatenate(made), jnp.concatenate(finite), self.precision, opaque
+            )
         missing = _bucket(intervals) - intervals
         opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
@@ -209,7 +308,8 @@ class Interpolator:
         how = functools.partial(
             _between, self.config, factor=factor, tiling=self.tiling, alpha=alpha
         )
-        if not self._keep:
+        # JAX's own cache compiles once for all GPUs, and whole programs are kept for one device.
+        if not self._keep or self.concurrency > 1:
             return how(params, rows)
         device = next(iter(rows[0].devices()))
         key = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha, device)

@@ -277,7 +277,7 @@ def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[No
         return
     try:
         if made is not None:
-            made.wait()
+            made = made.settled()
     except NonFiniteError as error:
         raise NonFiniteError(_name_of_frame(group, error.interval), error.cause) from None
     for interval, node in enumerate(group.nodes):

@@ -17,11 +17,8 @@ from collections.abc import Iterator
 import jax
 
 from flavr_jax.config import ModelConfig, Precision
-from flavr_jax.inference import devices
-from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.inference.options import Resources, Tiles, bytes_of
+from flavr_jax.inference.options import Tiles
 from flavr_jax.inference.tiles import WHOLE, Tiling, share_of_rows
-from flavr_jax.video.frames import ClipInfo
 
 __all__ = [
     "Plan",
@@ -29,7 +26,6 @@ __all__ = [
     "is_out_of_memory",
     "memory",
     "plan",
-    "prepare",
     "smaller",
 ]
 
@@ -91,39 +87,6 @@ class Plan:
         return f"{many}, {self.tiling}, about {self.memory / GIB:.2g} of {self.limit / GIB:.3g} GiB"
 
 
-def prepare(
-    network: Interpolator, clip: ClipInfo, factor: int, resources: Resources, batch: int | None
-) -> Plan:
-    """Make the plan for a clip, and set the network's tiling and devices.
-
-    Args:
-        network: the network.
-        clip: gives the size of the frames.
-        factor: the largest factor of one pass.
-        resources: memory and devices to use.
-        batch: intervals at a time; None to choose.
-
-    Raises:
-        ValueError: the frames do not fit into the memory, or there are fewer devices.
-    """
-    network.use(devices.choose(resources.devices))
-    limit = None
-    if resources.memory_limit is not None:
-        limit = bytes_of(resources.memory_limit) - network.parameter_bytes
-    found = plan(
-        network.config,
-        network.precision,
-        clip.height,
-        clip.width,
-        factor,
-        limit=limit,
-        tiles=resources.tiles,
-        batch=batch,
-    )
-    network.tiling = found.tiling
-    return found
-
-
 def plan(
     config: ModelConfig,
     precision: Precision,
@@ -168,17 +131,27 @@ def plan(
 
 
 def smaller(
-    config: ModelConfig, precision: Precision, height: int, width: int, factor: int, used: Plan
-) -> Plan | None:
-    """The next plan to try after a device ran out of memory; None if none takes less.
+    config: ModelConfig,
+    precision: Precision,
+    height: int,
+    width: int,
+    factor: int,
+    tiling: Tiling,
+) -> Tiling | None:
+    """The next tiling to try after a device ran out of memory with one window at a time.
 
-    It takes at most two thirds of the memory, since the model has just proved too optimistic.
+    It takes at most two thirds of the memory, since the model has just proved too optimistic, or
+    the least that is possible; None if nothing takes less.
     """
-    for number, tiling in _ways(config, height, width, "auto", used.batch):
-        needed = memory(config, precision, height, width, factor, number, tiling)
-        if needed <= used.memory * 2 / 3:
-            return Plan(number, tiling, needed, used.limit)
-    return None
+
+    def needed(tiling: Tiling) -> int:
+        return memory(config, precision, height, width, factor, 1, tiling)
+
+    ways = [way for _, way in _ways(config, height, width, "auto", 1)]
+    least = min(ways, key=needed)
+    if needed(least) >= needed(tiling):
+        return None
+    return next((way for way in ways if needed(way) <= needed(tiling) * 2 / 3), least)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -181,7 +181,7 @@ def _shared_gates(
     size = (max(8, round(side / factor / 8) * 8) for side in (height, width))
     small = jax.image.resize(colours, (batch, time, *size, channels), "linear")
     whole = _Stripes(height=1, count=1, reach=0, unit=1)
-    logits = _measure(whole, model.gates, lambda _: model.decoder(model.encoder(small)))
+    logits = _measure(whole, model.gates, lambda _: model.decoder.last(model.coarse(small)))
 
     def unsettled(state: tuple[Array, Logits, Array]) -> Array:
         number, _, change = state

@@ -8,6 +8,8 @@ import flavr_jax
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import interpolator as interpolators
+from flavr_jax.inference import tiles
+from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 
@@ -136,3 +138,80 @@ def test_a_loaded_network_keeps_its_programs_for_the_next_run(tmp_path, clip):
         jax.config.update("jax_compilation_cache_dir", before)
     assert told == [(14, 9, None)]
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+class FullDevice:
+    """A stand-in for a device that holds only some windows; it makes the real frames of those."""
+
+    def __init__(self, monkeypatch, fits):
+        self.tried, compute = [], interpolators._between
+
+        def between(config, params, rows, *arguments, tiling, **options):
+            intervals = len(rows) - config.n_inputs + 1
+            self.tried.append((intervals, tiling))
+            if not fits(intervals, tiling):
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating …")
+            # Whole frames in place of stripes, which take longer to compile.
+            return compute(config, params, rows, *arguments, tiling=tiles.WHOLE, **options)
+
+        monkeypatch.setattr(interpolators, "_between", between)
+
+
+@pytest.fixture
+def network():
+    config = ModelConfig(width=2, n_outputs=1, base="warp", trunk_scale=2)
+    return Interpolator(config, flavr.init(config, jax.random.key(0)))
+
+
+def test_a_device_out_of_memory_gets_smaller_batches_and_then_stripes(
+    network, clip, monkeypatch, caplog
+):
+    frames = clip(7, 512, 16)
+    expected = [np.asarray(network.between(frames[n : n + 4], 2))[0] for n in range(4)]
+    device = FullDevice(monkeypatch, lambda intervals, tiling: tiling.stripes >= 2)
+    made = np.asarray(network.between(frames, 2))
+    np.testing.assert_array_equal(made, expected)
+    assert device.tried[:3] == [(4, tiles.WHOLE), (2, tiles.WHOLE), (1, tiles.WHOLE)]
+    assert [line.getMessage() for line in caplog.records] == [
+        "The device ran out of memory; going on with batches of 2.",
+        "The device ran out of memory; going on with batches of 1.",
+        f"The device ran out of memory; going on with {network.tiling}.",
+    ]
+    device.tried.clear()
+    network.between(frames, 2)  # what is known to fail is not tried again
+    assert device.tried == [(1, network.tiling)] * 4
+
+
+def test_memory_that_runs_out_while_frames_are_computed_is_noticed_when_they_are_fetched(
+    network, clip, monkeypatch
+):
+    frames = clip(5, 64, 16)
+    expected = np.asarray(network.between(frames, 2))
+    first, second = network.between(frames, 2), network.between(frames, 2)
+    wait = Computation.wait
+
+    def fail(made):
+        if made.finite is first.finite or made.finite is second.finite:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        wait(made)
+
+    monkeypatch.setattr(Computation, "wait", fail)
+    np.testing.assert_array_equal(first.settled().frames, expected)
+    # The second one failed for the same reason, so the batch is not halved again.
+    np.testing.assert_array_equal(second.settled().frames, expected)
+    assert network._most == 1
+
+
+def test_frames_that_no_division_makes_fit_are_explained(network, clip, monkeypatch):
+    FullDevice(monkeypatch, lambda intervals, tiling: False)
+    with pytest.raises(MemoryError, match="16×64 pixels do not fit"):
+        network.between(clip(4, 64, 16), 2)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_a_lack_of_memory(network, clip, monkeypatch):
+    def fail(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(interpolators, "_between", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        network.between(clip(4), 2)

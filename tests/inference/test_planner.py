@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from fractions import Fraction
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from flavr_jax.inference import duration, interpolator, options, planner
 from flavr_jax.inference.tiles import WHOLE, Tiling
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS
-from flavr_jax.video.frames import ClipInfo
 
 GIB = 2**30
 BUNDLED = PRESETS["default"]
@@ -33,7 +32,7 @@ def planned(height, width, limit, **options):
 def test_expected_memory_is_that_of_the_compilers_plan(config, tiling):
     rows = (jax.ShapeDtypeStruct((720, 1280, 3), jnp.uint8),) * 4
     lowered = interpolator._between.lower(
-        config, flavr.parameter_shapes(config), rows, config.factor, tiling=tiling
+        config, flavr.parameter_shapes(config), rows, factor=config.factor, tiling=tiling
     )
     analysis = lowered.compile().memory_analysis()
     actual = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
@@ -65,15 +64,14 @@ def test_a_limit_that_cannot_be_kept_is_explained():
         planned(2160, 3840, 8, tiles="off")
 
 
-def test_after_running_out_of_memory_the_batch_shrinks_first_and_then_frames_are_divided():
-    plan = planner.Plan(4, WHOLE, planner.memory(BUNDLED, "fp32", 2160, 3840, 8, 4, WHOLE), 0)
-    seen = [plan]
-    while plan := planner.smaller(BUNDLED, "fp32", 2160, 3840, 8, plan):
-        assert plan.memory < seen[-1].memory
-        seen.append(plan)
-    assert [plan.batch for plan in seen[:3]] == [4, 2, 1]
-    assert seen[3].tiling.split == "fine"
-    assert seen[-1].tiling.split == "all"
+def test_after_running_out_of_memory_frames_are_divided_further_each_time():
+    seen = [WHOLE]
+    while tiling := planner.smaller(BUNDLED, "fp32", 2160, 3840, 8, seen[-1]):
+        seen.append(tiling)
+    needed = [planner.memory(BUNDLED, "fp32", 2160, 3840, 8, 1, tiling) for tiling in seen]
+    assert all(after < before for before, after in itertools.pairwise(needed))
+    assert needed[1] < 2 / 3 * needed[0]
+    assert [tiling.split for tiling in seen][1:3] == ["fine", "all"]
 
 
 def test_a_batch_that_the_user_names_is_tried_first():
@@ -97,11 +95,11 @@ def test_other_amounts_are_explained(text):
 def test_the_networks_parameters_count_towards_the_limit():
     config = ModelConfig(width=4)
     network = interpolator.Interpolator(config, flavr.init(config, jax.random.key(0)))
-    clip = ClipInfo(32, 24, Fraction(25), Fraction(1, 25))
-    plan = planner.prepare(network, clip, 2, options.Resources(memory_limit="10MB"), None)
-    assert plan.limit == 10**7 - network.parameter_bytes
+    plan = network.fit(24, 32, 2, options.Resources(memory_limit="10MB"))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(network._params))
+    assert plan.limit == 10**7 - held
     with pytest.raises(ValueError, match="use a higher limit"):
-        planner.prepare(network, clip, 2, options.Resources(memory_limit="0.1MB"), None)
+        network.fit(24, 32, 2, options.Resources(memory_limit="0.1MB"))
 
 
 def test_only_a_device_without_memory_is_out_of_memory():

@@ -92,6 +92,14 @@ def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes(
     assert np.abs(np.asarray(whole - striped)).max() < 1e-4
 
 
+@pytest.mark.parametrize("tiling", [Tiling(2), Tiling(2, "all")])
+def test_stripes_work_in_16_bits(tiling):
+    shapes = flavr.parameter_shapes(WARP, jnp.bfloat16), jax.eval_shape(windows)
+    made, _ = jax.eval_shape(lambda *arrays: predict(WARP, *arrays, tiling), *shapes)
+    assert made.shape == (1, 3, 112, 32, 3)
+    assert made.dtype == jnp.float32
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_an_interpolator_in_stripes_makes_the_same_pixels(channels):
     frames = np.random.default_rng(0).integers(0, 256, (5, 75, 41, channels), dtype=np.uint8)
