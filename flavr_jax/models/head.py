@@ -84,7 +84,7 @@ class WarpHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         self.config = config
-        self.implementation: Implementation | None = options.without_kernel
+        self.implementation: Implementation | None = options.implementation
         channels = config.refine
         if channels:
             # The GPU kernel needs a multiple of 16 input channels, and this layer has 20.
@@ -185,8 +185,13 @@ class WarpHead(nnx.Module):
         # Frames are data: without a gradient for them, training needs no scatter.
         displacements, weights = _displacements_and_weights(raw, times, 1, first_row)
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
-        mixed = sample(pair, displacements, weights, implementation=self.implementation)
-        return mixed + raw[..., :3]
+        return sample(
+            pair,
+            displacements,
+            weights,
+            residual=raw[..., :3],
+            implementation=self.implementation,
+        )
 
 
 def _displacements_and_weights(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from pallas_kernels.core import dispatch
 from pallas_kernels.core.dispatch import Candidate, Implementation
-from pallas_kernels.sample import reference, xla
+from pallas_kernels.sample import mosaic_gpu, reference, xla
 
 __all__ = ["sample"]
 
@@ -25,6 +25,7 @@ class SampleArguments:
     images: Float[Array, "batch source image_height image_width channel"]
     displacements: Float[Array, "batch output source height width 2"]
     weights: Float[Array, "batch output source height width"]
+    residual: Float[Array, "batch output height width channel"] | None
 
     @property
     def operands(self) -> tuple[Array, Array]:
@@ -32,15 +33,30 @@ class SampleArguments:
         return self.images, self.displacements
 
 
+def _mosaic_gpu(arguments: SampleArguments) -> Array:
+    return mosaic_gpu.sample(
+        arguments.images, arguments.displacements, arguments.weights, arguments.residual
+    )
+
+
+def _why_not_mosaic_gpu(arguments: SampleArguments) -> str | None:
+    return mosaic_gpu.why_not(
+        arguments.images, arguments.displacements, arguments.weights, arguments.residual
+    )
+
+
 def _xla(arguments: SampleArguments) -> Array:
-    return xla.sample(arguments.images, arguments.displacements, arguments.weights)
+    mixed = xla.sample(arguments.images, arguments.displacements, arguments.weights)
+    return mixed if arguments.residual is None else mixed + arguments.residual
 
 
 def _reference(arguments: SampleArguments) -> Array:
-    return reference.sample(arguments.images, arguments.displacements, arguments.weights)
+    mixed = reference.sample(arguments.images, arguments.displacements, arguments.weights)
+    return mixed if arguments.residual is None else mixed + arguments.residual
 
 
 IMPLEMENTATIONS: dict[Implementation, Candidate[SampleArguments, Array]] = {
+    "mosaic_gpu": Candidate(_mosaic_gpu, _why_not_mosaic_gpu),
     "xla": Candidate(_xla),
     "reference": Candidate(_reference),
 }
@@ -51,30 +67,43 @@ def sample(
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
     *,
+    residual: Float[Array, "batch output height width channel"] | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "batch output height width channel"]:
-    """``Σₛ weight[o, s] · image[s](position + displacement[o, s])``, bilinearly interpolated.
+    """``Σₛ weight[o, s] · image[s](position + displacement[o, s]) + residual[o]``.
+
+    Images are interpolated bilinearly.
 
     Positions beyond the border are clamped to it. The arithmetic has the dtype of the arguments;
-    use float32, because 16-bit types are too coarse for positions. Displacements, weights and
-    images all have gradients.
+    use float32, because 16-bit types are too coarse for positions. All array arguments have
+    gradients. At a whole displacement, where the interpolation has a kink, that of the displacement
+    is the slope to the right and downwards.
 
     Args:
         images: source images. They may be larger than the output, which then shows their top left
             corner if the displacements are 0.
         displacements: in pixels; the first component points right, the second down.
         weights: weight of each source in each output; they need not add up to 1.
-        implementation: "xla", "reference" or None; there is no Mosaic GPU kernel yet.
+        residual: added to the mixed images.
+        implementation: see :data:`pallas_kernels.Implementation`. The Mosaic GPU kernel takes
+            float32 images of up to 4 channels.
 
     Raises:
         ValueError: shapes do not match, or no implementation has that name.
+        NotImplementedError: the named implementation cannot run here.
     """
-    batch, sources = images.shape[:2]
-    wanted = (batch, displacements.shape[1], sources, *displacements.shape[3:5])
+    batch, sources, _, _, channels = images.shape
+    outputs, height, width = displacements.shape[1], *displacements.shape[3:5]
+    wanted = (batch, outputs, sources, height, width)
     if displacements.shape != (*wanted, 2) or weights.shape != wanted:
         raise ValueError(
             f"for images of the shape {images.shape}, `displacements` have {displacements.shape} "
             f"and `weights` {weights.shape}; they must be {(*wanted, 2)} and {wanted}."
         )
-    arguments = SampleArguments(images=images, displacements=displacements, weights=weights)
+    mixed = (batch, outputs, height, width, channels)
+    if residual is not None and residual.shape != mixed:
+        raise ValueError(f"`residual` has the shape {residual.shape}; it must be {mixed}.")
+    arguments = SampleArguments(
+        images=images, displacements=displacements, weights=weights, residual=residual
+    )
     return dispatch.call("sample", IMPLEMENTATIONS, implementation, arguments)

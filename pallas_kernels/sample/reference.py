@@ -24,12 +24,12 @@ def sample(
     of_sample = jnp.arange(batch)[:, None, None, None, None]
     of_source = jnp.arange(sources)[:, None, None]
     total = jnp.zeros(())
-    for row in (top, top + 1):
-        for column in (left, left + 1):
+    for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
             # Positions are clamped, so a row or column beyond the image has the weight 0; `minimum`
             # only keeps its index valid.
-            share = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - column)) * weights
             rows = jnp.minimum(row, image_height - 1).astype(jnp.int32)
             columns = jnp.minimum(column, image_width - 1).astype(jnp.int32)
-            total = total + share[..., None] * images[of_sample, of_source, rows, columns]
+            found = images[of_sample, of_source, rows, columns]
+            total = total + (down * across * weights)[..., None] * found
     return total.sum(axis=2)

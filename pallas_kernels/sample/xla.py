@@ -1,18 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear look-up with one gather per pixel: the four neighbours lie side by side in memory.
+"""Bilinear look-up in two forms: one for GPUs, where indices are costly, and one for CPUs.
 
-The cost of XLA's gather depends more on the number of indices than on the bytes, on CPUs and GPUs.
-So each image is first copied to a table whose rows hold a pixel and its right, lower and lower
-right neighbours.
+On a GPU the cost of XLA's gather depends more on the number of indices than on the bytes. So each
+image is first copied to a table whose rows hold a pixel and its right, lower and lower right
+neighbours, and every look-up is one row.
+
+On a CPU, XLA writes gathered rows to memory before it uses them, but fuses a gather of single
+numbers with the arithmetic around it. So every channel is a plane of its own, and all four
+neighbours are gathered, interpolated and mixed in one loop over the pixels.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from pallas_kernels.core import device
 
 __all__ = ["sample"]
+
+
+class _Axis(NamedTuple):
+    """Positions along one axis: index of the first neighbour, and share of the second."""
+
+    first: Int[Array, "*image"]
+    share: Float[Array, "*image"]
 
 
 def sample(
@@ -21,24 +36,76 @@ def sample(
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
     """See :func:`pallas_kernels.sample`."""
-    batch, sources, image_height, image_width, channels = images.shape
-    _, outputs, _, height, width, _ = displacements.shape
-    # Clamp first: neighbours and fractions are then those of the clamped position.
-    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, image_width - 1)
-    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, image_height - 1)
-    # floor has gradient 0; displacements get theirs through the fractions x - left and y - top.
-    left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
+    form = _from_planes if device.is_cpu() else _from_table
+    return form(images, displacements, weights)
+
+
+def _from_table(
+    images: Float[Array, "batch source image_height image_width channel"],
+    displacements: Float[Array, "batch output source height width 2"],
+    weights: Float[Array, "batch output source height width"],
+) -> Float[Array, "batch output height width channel"]:
+    """One gather per pixel: its four neighbours lie side by side in memory."""
+    batch, sources, height, width, channels = images.shape
+    across, down = _positions(displacements, height, width)
     # One table for all images of the batch; its rows are ordered by image, row and column.
     image = jnp.arange(batch * sources).reshape(batch, 1, sources, 1, 1)
-    number = (image * image_height + top.astype(jnp.int32)) * image_width + left.astype(jnp.int32)
+    number = (image * height + down.first) * width + across.first
     found = _neighbours(images)[number.reshape(-1)]
     found = found.reshape(*number.shape, 2, 2, channels)
-    across, down = (x - left)[..., None, None], (y - top)[..., None]
-    rows = found[..., 0, :] * (1 - across) + found[..., 1, :] * across
-    pixels = rows[..., 0, :] * (1 - down) + rows[..., 1, :] * down
+    share = across.share[..., None, None]
+    rows = found[..., 0, :] * (1 - share) + found[..., 1, :] * share
+    share = down.share[..., None]
+    pixels = rows[..., 0, :] * (1 - share) + rows[..., 1, :] * share
     # Mix the sources; each has its own weight at every pixel.
-    mixed = (pixels * weights[..., None]).sum(axis=2)
-    return mixed.reshape(batch, outputs, height, width, channels)
+    return (pixels * weights[..., None]).sum(axis=2)
+
+
+def _from_planes(
+    images: Float[Array, "batch source image_height image_width channel"],
+    displacements: Float[Array, "batch output source height width 2"],
+    weights: Float[Array, "batch output source height width"],
+) -> Float[Array, "batch output height width channel"]:
+    """Four gathers per pixel and channel, in one loop with everything else."""
+    batch, sources, height, width, channels = images.shape
+    planes = [images[..., channel].reshape(-1) for channel in range(channels)]
+    totals = [jnp.zeros((), images.dtype)] * channels
+    # Sources are a loop here, not an axis, because XLA does not fuse a gather with a sum over it.
+    for source in range(sources):
+        across, down = _positions(displacements[:, :, source], height, width)
+        image = (jnp.arange(batch) * sources + source).reshape(batch, 1, 1, 1)
+        upper = (image * height + down.first) * width + across.first
+        lower = upper + jnp.where(down.first < height - 1, width, 0)
+        step = jnp.where(across.first < width - 1, 1, 0)
+        for channel, plane in enumerate(planes):
+            top, bottom = (_between(plane, row, step, across.share) for row in (upper, lower))
+            pixels = top * (1 - down.share) + bottom * down.share
+            totals[channel] = totals[channel] + pixels * weights[:, :, source]
+    return jnp.stack(totals, axis=-1)
+
+
+def _between(
+    plane: Float[Array, " pixels"],
+    number: Int[Array, "*image"],
+    step: Int[Array, "*image"],
+    share: Float[Array, "*image"],
+) -> Float[Array, "*image"]:
+    """Pixels between two neighbours in a row; all indices are valid, so none is compared."""
+    left, right = (plane.at[each].get(mode="promise_in_bounds") for each in (number, number + step))
+    return left * (1 - share) + right * share
+
+
+def _positions(
+    displacements: Float[Array, "*images height width 2"], image_height: int, image_width: int
+) -> tuple[_Axis, _Axis]:
+    """Columns and rows at which to look up, clamped to the image."""
+    # Clamp first: neighbours and shares are then those of the clamped position.
+    height, width = displacements.shape[-3:-1]
+    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, image_width - 1)
+    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, image_height - 1)
+    # floor has gradient 0; displacements get theirs through the shares.
+    left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
+    return _Axis(left.astype(jnp.int32), x - left), _Axis(top.astype(jnp.int32), y - top)
 
 
 def _neighbours(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations in float64 NumPy, written from their definitions: what implementations must match."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,6 +71,24 @@ def oracle_conv3d_transpose(x, kernel):
 def oracle_gate(x, kernel, bias):
     mean = x.mean(axis=(1, 2, 3))
     return x / (1 + np.exp(-(mean @ kernel + bias)))[:, None, None, None]
+
+
+def oracle_sample(images, displacements, weights):
+    """One pixel of one image after another: four neighbours, clamped to the border."""
+    height, width = weights.shape[-2:]
+    total = np.zeros((*weights.shape[:2], height, width, images.shape[-1]))
+    for b, o, s, row, column in np.ndindex(*weights.shape):
+        dx, dy = displacements[b, o, s, row, column]
+        x, y = min(max(column + dx, 0), width - 1), min(max(row + dy, 0), height - 1)
+        left, top = min(math.floor(x), width - 1), min(math.floor(y), height - 1)
+        right, below = min(left + 1, width - 1), min(top + 1, height - 1)
+        image, across, down = images[b, s], x - left, y - top
+        upper = image[top, left] * (1 - across) + image[top, right] * across
+        lower = image[below, left] * (1 - across) + image[below, right] * across
+        total[b, o, row, column] += weights[b, o, s, row, column] * (
+            upper * (1 - down) + lower * down
+        )
+    return total
 
 
 def leaky_relu(x):

@@ -17,6 +17,7 @@ from tests.pallas_kernels.oracles import (
     oracle_conv3d,
     oracle_conv3d_transpose,
     oracle_gate,
+    oracle_sample,
     rounded,
 )
 
@@ -94,6 +95,69 @@ def test_the_mirrored_output_convolution(channels):
     padded = np.pad(x64, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
     expected = oracle_conv3d(padded[:, None], kernel64[None])[:, 0, 3:-3, 3:-3]
     assert_close(actual, expected, float32=1e-5)
+
+
+def look_up(batch=1, outputs=3, sources=2, height=24, width=31, channels=3, reach=6.0):
+    random = np.random.default_rng(0)
+    shape = (batch, outputs, sources, height, width)
+    arrays = (
+        random.random((batch, sources, height, width, channels)),
+        random.uniform(-reach, reach, (*shape, 2)),
+        random.uniform(-1, 1, shape),
+        random.random((batch, outputs, height, width, channels)),
+    )
+    return arrays, tuple(jnp.asarray(each, jnp.float32) for each in arrays)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {},
+        {"height": 1, "width": 300},
+        {"height": 300, "width": 1, "reach": 500.0},
+        {"height": 5, "width": 7, "batch": 2},
+        {"channels": 1, "sources": 3},
+        {"channels": 4, "outputs": 1},
+    ],
+    ids=str,
+)
+def test_the_look_up_and_its_gradients(size):
+    exact, arrays = look_up(**size)
+
+    def mixed(images, displacements, weights, residual, implementation="mosaic_gpu"):
+        return pk.sample(
+            images, displacements, weights, residual=residual, implementation=implementation
+        )
+
+    expected = oracle_sample(*exact[:3]) + exact[3]
+    assert np.abs(np.asarray(jax.jit(mixed)(*arrays)) - expected).max() < 1e-4
+
+    def loss(*arrays, implementation):
+        return (mixed(*arrays, implementation=implementation) ** 2).sum()
+
+    ours, theirs = (
+        jax.jit(jax.grad(functools.partial(loss, implementation=name), (0, 1, 2, 3)))(*arrays)
+        for name in ("mosaic_gpu", "reference")
+    )
+    for mine, other in zip(ours, theirs):
+        assert np.abs(mine - other).max() <= 1e-4 * max(1, np.abs(other).max())
+
+
+def test_two_hundred_look_ups_and_gradients_are_the_same_to_the_bit():
+    _, arrays = look_up(outputs=7, height=96, width=160)
+
+    @jax.jit
+    def run(images, displacements, weights, residual):
+        def loss(*others):
+            mixed = pk.sample(images, *others[:2], residual=others[2], **mosaic)
+            return (mixed**2).sum(), mixed
+
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(displacements, weights, residual)
+
+    first = run(*arrays)
+    for _ in range(199):
+        again = run(*arrays)
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, first))
 
 
 def test_two_hundred_runs_are_the_same_to_the_bit():

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bilinear look-up of several images, mixed and added up in registers, and its gradients.
+
+A thread computes whole output pixels. It reads a displacement and a weight, loads the four
+neighbours with one 16-byte access each, interpolates, mixes and adds the residual. No warped image
+is stored. The gradients of displacements and weights need the same neighbours, so their kernel
+looks them up again instead of keeping them.
+
+Neighbouring threads have neighbouring pixels. Displacement fields are mostly smooth, so a warp
+reads a few cache lines.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Bool, Float32, Int32, Shaped
+
+from pallas_kernels.core import jax_versions
+from pallas_kernels.hopper.primitives import Ref, Scalar, divide
+from pallas_kernels.hopper.rows import per_thread, read_rows, write_rows
+from pallas_kernels.hopper.sample.problem import TILE, SampleProblem
+
+__all__ = ["differentiate", "mix"]
+
+_plgpu: Any = plgpu
+
+Values: TypeAlias = Float32[Array, " tile"]
+"""A number for each pixel of a tile."""
+
+Pixel: TypeAlias = tuple[Values, ...]
+"""The channels of a tile's pixels."""
+
+
+class _Tile(NamedTuple):
+    """A tile of one output image: first pixel, row and column of each pixel, and image numbers."""
+
+    start: Scalar
+    row: Int32[Array, " tile"]
+    column: Int32[Array, " tile"]
+    sample: Scalar
+    output: Scalar
+
+
+class _Inputs(NamedTuple):
+    """A tile's displacement and weight for each source, and its residual or gradient, if any."""
+
+    sources: tuple[tuple[Pixel, Values], ...]
+    image: Pixel
+
+
+class _Axis(NamedTuple):
+    """Positions along one axis: the two neighbours, the second one's share, and the slope.
+
+    The slope is that of the clamped position in the displacement: 1 inside the image, 0 outside.
+    """
+
+    first: Int32[Array, " tile"]
+    second: Int32[Array, " tile"]
+    share: Values
+    slope: Values
+
+
+class _Neighbours(NamedTuple):
+    """The four pixels around a position."""
+
+    upper_left: Pixel
+    upper_right: Pixel
+    lower_left: Pixel
+    lower_right: Pixel
+
+
+def mix(
+    problem: SampleProblem,
+    images: Float32[Array, "images_x_pixels 4"],
+    displacements: Float32[Array, "pairs_x_pixels 2"],
+    weights: Float32[Array, "pairs_x_pixels 1"],
+    residual: Float32[Array, "outputs_x_pixels channel"] | None,
+) -> Float32[Array, "outputs_x_pixels channel"]:
+    """Look up, mix and add.
+
+    Rows are ordered by sample, output, source and pixel, as far as an argument has these axes; a
+    pair is an output and a source.
+    """
+    rows = problem.batch * problem.outputs * problem.pixels
+
+    def body(
+        images: Shaped[Ref, "images_x_pixels 4"],
+        displacements: Shaped[Ref, "pairs_x_pixels 2"],
+        weights: Shaped[Ref, "pairs_x_pixels 1"],
+        *others: Ref,
+    ) -> None:
+        *residuals, mixed, exchange = others
+        read = functools.partial(_read, problem, displacements, weights, residuals)
+
+        def compute(tile: _Tile, inputs: _Inputs) -> None:
+            total = inputs.image or (jnp.float32(0),) * problem.channels
+            for source, (displacement, weight) in enumerate(inputs.sources):
+                across, down = _axes(problem, tile, displacement)
+                around = _neighbours(problem, images, tile, source, across, down)
+                upper, lower = _rows(around, across.share)
+                found = _between(upper, lower, down.share)
+                total = tuple(t + weight * f for t, f in zip(total, found))
+            # Rows of 3 values cannot be stored at once.
+            through = exchange if problem.channels == 3 else None
+            place = _image_place(problem, tile)
+            write_rows(mixed, place, total, exchange=through, interpret=problem.interpret)
+
+        _each_output(problem, read, compute)
+
+    operands = [images, displacements, weights, *([] if residual is None else [residual])]
+    kernel = _launch(
+        problem,
+        body,
+        "sample",
+        out_type=[jax.ShapeDtypeStruct((rows, problem.channels), jnp.float32)],
+        scratch_types=[plgpu.SMEM((128 * problem.channels,), jnp.float32)],
+    )
+    return kernel(*operands)[0]
+
+
+def differentiate(
+    problem: SampleProblem,
+    images: Float32[Array, "images_x_pixels 4"],
+    displacements: Float32[Array, "pairs_x_pixels 2"],
+    weights: Float32[Array, "pairs_x_pixels 1"],
+    gradient: Float32[Array, "outputs_x_pixels channel"],
+) -> tuple[Float32[Array, "pairs_x_pixels 2"], Float32[Array, "pairs_x_pixels 1"]]:
+    """Gradients of displacements and weights, from the gradient of the mixed images."""
+
+    def body(
+        images: Shaped[Ref, "images_x_pixels 4"],
+        displacements: Shaped[Ref, "pairs_x_pixels 2"],
+        weights: Shaped[Ref, "pairs_x_pixels 1"],
+        gradient: Shaped[Ref, "outputs_x_pixels channel"],
+        of_displacements: Shaped[Ref, "pairs_x_pixels 2"],
+        of_weights: Shaped[Ref, "pairs_x_pixels 1"],
+    ) -> None:
+        read = functools.partial(_read, problem, displacements, weights, [gradient])
+        write = functools.partial(write_rows, interpret=problem.interpret)
+
+        def compute(tile: _Tile, inputs: _Inputs) -> None:
+            slope = inputs.image
+            for source, (displacement, weight) in enumerate(inputs.sources):
+                across, down = _axes(problem, tile, displacement)
+                around = _neighbours(problem, images, tile, source, across, down)
+                upper, lower = _rows(around, across.share)
+                found = _between(upper, lower, down.share)
+                # The derivative in x interpolates the horizontal differences of both rows.
+                wide = _between(
+                    _minus(around.upper_right, around.upper_left),
+                    _minus(around.lower_right, around.lower_left),
+                    down.share,
+                )
+                of_x = weight * across.slope * _dot(slope, wide)
+                of_y = weight * down.slope * _dot(slope, _minus(lower, upper))
+                start = _source_place(problem, tile, source)
+                write(of_displacements, start, (of_x, of_y))
+                write(of_weights, start, (_dot(slope, found),))
+
+        _each_output(problem, read, compute)
+
+    like = (displacements, weights)
+    kernel = _launch(
+        problem,
+        body,
+        "sample_gradient",
+        out_type=[jax.ShapeDtypeStruct(each.shape, jnp.float32) for each in like],
+        scratch_types=[],
+    )
+    of_displacements, of_weights = kernel(images, displacements, weights, gradient)
+    return of_displacements, of_weights
+
+
+def _launch(
+    problem: SampleProblem, body: Callable[..., None], name: str, **options: Any
+) -> Callable[..., list[Array]]:
+    """Build a kernel whose thread blocks have one warpgroup."""
+    body.__name__ = problem.name(name)
+    kernel: Any = plgpu.kernel(
+        body,
+        grid=(problem.blocks,),
+        grid_names=("block",),
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
+        ),
+        interpret=jax_versions.interpreter() if problem.interpret else None,
+        **options,
+    )
+    return kernel
+
+
+def _each_output(
+    problem: SampleProblem,
+    read: Callable[[_Tile], _Inputs],
+    compute: Callable[[_Tile, _Inputs], None],
+) -> None:
+    """Call ``compute`` for each output of this thread block's tile.
+
+    The inputs of the next output are read before an output is computed, so that reads from memory
+    overlap the look-ups, which wait for the caches.
+    """
+    groups = problem.outputs // problem.outputs_per_block
+    place, group = divide(lax.axis_index("block"), groups)
+    sample, tile = divide(place, problem.tiles)
+    # The last tile is moved back into the image: it computes some pixels a second time, with the
+    # same result, and needs no bounds checks.
+    start = jnp.minimum(tile * TILE, problem.pixels - TILE)
+    row, column = divide(start + _numbers(), problem.width)
+    last = problem.outputs_per_block - 1
+
+    def tile_of(number: Scalar) -> _Tile:
+        output = group * problem.outputs_per_block + number
+        return _Tile(start, row, column, sample, output)
+
+    def compute_output(number: Scalar, inputs: _Inputs) -> _Inputs:
+        following = read(tile_of(number + 1))
+        compute(tile_of(number), inputs)
+        return following
+
+    inputs = lax.fori_loop(0, last, compute_output, read(tile_of(jnp.int32(0))))
+    compute(tile_of(jnp.int32(last)), inputs)
+
+
+def _read(
+    problem: SampleProblem,
+    displacements: Shaped[Ref, "pairs_x_pixels 2"],
+    weights: Shaped[Ref, "pairs_x_pixels 1"],
+    images: list[Ref],
+    tile: _Tile,
+) -> _Inputs:
+    """Read a tile of every array that has output pixels; ``images`` has at most one."""
+    read = functools.partial(read_rows, interpret=problem.interpret)
+    sources = []
+    for source in range(problem.sources):
+        at = _source_place(problem, tile, source) + _numbers()
+        sources.append((read(displacements, at), *read(weights, at)))
+    place = _image_place(problem, tile) + _numbers()
+    return _Inputs(tuple(sources), read(images[0], place) if images else ())
+
+
+def _numbers() -> Int32[Array, " tile"]:
+    """0, 1, … for the pixels of a tile."""
+    return _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
+
+
+def _image_place(problem: SampleProblem, tile: _Tile) -> Scalar:
+    """First row of a tile in residual, gradient and result."""
+    return (tile.sample * problem.outputs + tile.output) * problem.pixels + tile.start
+
+
+def _source_place(problem: SampleProblem, tile: _Tile, source: int) -> Scalar:
+    """First row of a tile in displacements and weights."""
+    image = (tile.sample * problem.outputs + tile.output) * problem.sources + source
+    return image * problem.pixels + tile.start
+
+
+def _axes(problem: SampleProblem, tile: _Tile, displacement: Pixel) -> tuple[_Axis, _Axis]:
+    x, y = displacement
+    return (
+        _axis(tile.column.astype(jnp.float32) + x, problem.image_width),
+        _axis(tile.row.astype(jnp.float32) + y, problem.image_height),
+    )
+
+
+def _axis(position: Values, size: int) -> _Axis:
+    last = size - 1
+    inside = jnp.maximum(position, 0.0)
+    clamped = jnp.minimum(inside, float(last))
+    # Truncation rounds down, because positions are not negative. NaN becomes some integer: clamp
+    # again, so that no address is outside the image; the share stays NaN.
+    first = jnp.minimum(jnp.maximum(clamped.astype(jnp.int32), 0), last)
+    share = clamped - first.astype(jnp.float32)
+    # At the border itself the slope is 1/2, as that of JAX's minimum and maximum is.
+    slope = _half_steps(position > 0.0, position >= 0.0)
+    slope *= _half_steps(inside < float(last), inside <= float(last))
+    return _Axis(first, jnp.minimum(first + 1, last), share, slope)
+
+
+def _half_steps(strictly: Bool[Array, " tile"], at_least: Bool[Array, " tile"]) -> Values:
+    return 0.5 * (jnp.where(strictly, 1.0, 0.0) + jnp.where(at_least, 1.0, 0.0))
+
+
+def _neighbours(
+    problem: SampleProblem,
+    images: Shaped[Ref, "images_x_pixels 4"],
+    tile: _Tile,
+    source: int,
+    across: _Axis,
+    down: _Axis,
+) -> _Neighbours:
+    first_row = (tile.sample * problem.sources + source) * problem.image_height
+    pixels = []
+    for row in (down.first, down.second):
+        start = (first_row + row) * problem.image_width
+        for column in (across.first, across.second):
+            channels = read_rows(images, start + column, interpret=problem.interpret)
+            pixels.append(channels[: problem.channels])
+    return _Neighbours(*pixels)
+
+
+def _rows(around: _Neighbours, share: Values) -> tuple[Pixel, Pixel]:
+    """Both rows at the position's column."""
+    return (
+        _between(around.upper_left, around.upper_right, share),
+        _between(around.lower_left, around.lower_right, share),
+    )
+
+
+def _between(first: Pixel, second: Pixel, share: Values) -> Pixel:
+    """Linear interpolation, in the form in which a share of 0 or 1 copies finite values exactly."""
+    return tuple(a * (1 - share) + b * share for a, b in zip(first, second))
+
+
+def _minus(first: Pixel, second: Pixel) -> Pixel:
+    return tuple(a - b for a, b in zip(first, second))
+
+
+def _dot(first: Pixel, second: Pixel) -> Values:
+    """Sum over channels."""
+    return functools.reduce(jnp.add, (a * b for a, b in zip(first, second)))
