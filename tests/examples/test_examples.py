@@ -5,9 +5,12 @@ import importlib.util
 from pathlib import Path
 
 import av
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+
+import pallas_kernels as pk
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +26,7 @@ def test_every_example_is_listed_and_tested():
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
     listed = (ROOT / "examples/README.md").read_text()
     tested = Path(__file__).read_text()
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         assert f"`{name}`" in listed
         assert f'load_example("{name.removesuffix(".py")}")' in tested
@@ -72,3 +75,18 @@ def test_converted_weights_are_scored_beside_averaging(tmp_path):
     error = np.mean(((mean - frames[3]) / 255) ** 2)
     assert scores["averaging"] == pytest.approx(-10 * np.log10(error + 1e-8), abs=0.01)
     assert 0 < scores["official_2x_half.pth"] < 60  # random weights: a score, not a good one
+
+
+def test_a_network_of_ones_own_learns_and_would_run_on_the_hopper_kernels(capsys):
+    example = load_example("denoise_video")
+    before, after = example.main(steps=16)
+    # The noise has a variance of 0.04, which an untrained network neither removes nor adds to.
+    assert 0.03 < before < 0.1
+    assert after < 0.9 * before
+    assert capsys.readouterr().out.count("xla; not mosaic_gpu") == 5
+    params, (_, noisy) = example.init(), example.draw_clips(1, seed=0)
+    half = jax.tree.map(lambda array: array.astype("bfloat16"), params)
+    with pk.assume_hopper():
+        choices = pk.explain(example.denoise, half, noisy.astype("bfloat16"))
+    # The first and the last convolution have 3 channels, which the kernels do not take.
+    assert [choice.implementation == "mosaic_gpu" for choice in choices] == [0, 1, 1, 1, 0]
