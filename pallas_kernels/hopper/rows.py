@@ -163,7 +163,7 @@ def _load(address: Any, columns: int) -> list[Any]:
             found.append(llvm.inline_asm(value, [pointer], code, "=f,l"))
             continue
         results = _ir.Type.parse(f"!llvm.struct<({', '.join(['f32'] * width)})>")
-        row = llvm.inline_asm(results, [pointer], code, "=f," * width + "l")
+        row: Any = llvm.inline_asm(results, [pointer], code, "=f," * width + "l")
         found += [llvm.extractvalue(value, row, [column]) for column in range(width)]
     return found
 
