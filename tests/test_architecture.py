@@ -91,9 +91,9 @@ def test_the_kernels_know_nothing_of_flavr():
     for path in (ROOT / "pallas_kernels").rglob("*.py"):
         packages = {name.split(".")[0] for name in imports(path)}
         assert packages <= {"pallas_kernels", "jax", "jaxlib", "jaxtyping", "numpy"} | {
-            "__future__", "collections", "concurrent", "contextlib", "contextvars", "dataclasses", "functools",
-            "inspect", "itertools", "json", "math", "multiprocessing", "pathlib", "statistics",
-            "time", "typing",
+            "__future__", "collections", "concurrent", "contextlib", "contextvars", "dataclasses",
+            "functools", "inspect", "itertools", "json", "math", "multiprocessing", "pathlib",
+            "statistics", "time", "typing",
         }, path  # fmt: skip
         assert "flavr" not in path.read_text().lower(), path
 
