@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import flavr_jax
+from flavr_jax.terminal import lasting_outputs
 
 __all__ = ["COMMANDS", "load", "main", "run"]
 
@@ -48,19 +49,25 @@ COMMANDS = {
 def main() -> NoReturn:
     """Run the subcommand that the command line names, and exit."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        sys.argv = [f"flavr {name}", *arguments]
+        run(name)
+    with lasting_outputs():
+        sys.exit(_answer(name))
+
+
+def _answer(name: str) -> int:
+    """Answer a word that is no subcommand; return the exit code."""
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":
         print(f"flavr_jax {flavr_jax.__version__}")
-    elif name in COMMANDS:
-        sys.argv = [f"flavr {name}", *arguments]
-        run(name)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean `flavr {close[0]}`?" if close else "`flavr --help` lists them."
         print(f"error: `flavr` has no subcommand {name!r}; {remedy}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+        return 2
+    return 0
 
 
 def run(name: str) -> NoReturn:

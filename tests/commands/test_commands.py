@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -59,6 +60,15 @@ def test_help_of_interpolate_does_not_wait_for_jax_or_numpy():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "--exact-times" in done.stdout
     assert done.returncode == 0
+
+
+def test_help_into_a_closed_pipe_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", "-m", "flavr_jax", "--help"]
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, b"")
 
 
 def test_the_version_is_printed(monkeypatch, capsys):
