@@ -34,7 +34,7 @@ def put(memory: mmap.mmap, offset: int, frame: av.VideoFrame) -> None:
     """Copy a frame's planes into shared memory."""
     shape = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for target, source in zip(shape.planes, frame.planes):
-        rows = np.frombuffer(source, np.uint8)[: source.height * source.line_size]
+        rows = np.frombuffer(memoryview(source), np.uint8)[: source.height * source.line_size]
         rows = rows.reshape(source.height, source.line_size)
         common = min(target.line_size, source.line_size)
         room = np.frombuffer(memory, np.uint8, target.height * target.line_size, offset)
@@ -49,7 +49,9 @@ def taken(
     frame = av.VideoFrame(width, height, pixel_format)
     for plane in frame.planes:
         size = plane.line_size * plane.height
-        np.frombuffer(plane, np.uint8)[:size] = np.frombuffer(memory, np.uint8, size, offset)
+        np.frombuffer(memoryview(plane), np.uint8)[:size] = np.frombuffer(
+            memory, np.uint8, size, offset
+        )
         offset += size
     return frame
 
