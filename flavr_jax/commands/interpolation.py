@@ -72,14 +72,7 @@ def interpolate(
     interpolator.on_compile = functools.partial(tell_of_compiling, report)
     check_factor(interpolator, motion, source.info.rate)
     info = schedule.output_info(source.info, motion.timing)
-    rates = float(source.info.rate), float(info.rate)
-    report.say(f"{path} → {output}, {rates[0]:.5g} → {rates[1]:.5g} frames/s")
-    checkpoint = str(options.network.checkpoint or "default")
-    report.say(f"checkpoint {checkpoint} on {interpolator.runs_on}")
-    report.tell(
-        "start", input=str(path), output=output, rate_in=rates[0], rate_out=rates[1],
-        frames=info.frame_count, checkpoint=checkpoint, device=interpolator.runs_on,
-    )  # fmt: skip
+    tell_of_start(report, path, output, options, interpolator, source.info.rate, info)
     check_names(path, output, options)
     motion = planned(interpolator, source.info, options, report)
     if options.resources.dry_run:
@@ -99,10 +92,7 @@ def interpolate(
         job=job_of(path, output, options, interpolator),
         pictures_only=options.source.sandbox,
     )
-    done = getattr(sink, "done", 0)
-    if done:
-        report.say(f"going on after frame {done}, which an earlier run finished")
-        report.tell("resume", done=done)
+    done = tell_of_resuming(report, sink)
     with explained_rest(sink), sink, Pipeline("encode") as pipeline:
         limit = None if is_pipe(path) else STALLED
         ready = stream.overlapped(
@@ -113,23 +103,63 @@ def interpolate(
             for frame in verify.recorded(frames, origins):
                 sink.write(frame)
     seconds = time.monotonic() - started
-    broken = getattr(sink, "broken", 0)
-    lost = f", {broken} broken packets of sound or subtitles left out" if broken else ""
-    report.say(f"{summary} in {output}, {seconds:.1f} s{lost}")
+    report.say(f"{summary} in {output}, {seconds:.1f} s{_losses(sink)}")
     if options.output.verify:
         written = reader.open_source(Path(output), headroom=True)
         found = verify.compare(options.source.open(path), written, origins)
         report.say(f"verify: {found}")
     inspect(path, output, options, interpolator, report)
-    if source.damage:
-        report.warn(f"{path} is damaged ({source.damage}); everything readable was processed.")
-    result = Result(path, output, int(bool(source.damage)), source.damage or "", summary, seconds)
-    report.tell(
-        "end", input=str(path), output=output, code=result.code, frames_in=summary.frames_in,
-        frames_out=summary.frames_out, cuts=summary.cuts, repeats=summary.repeats,
-        broken_packets=broken, seconds=seconds,
-    )  # fmt: skip
+    damage = source.damage or ""
+    if damage:
+        report.warn(f"{path} is damaged ({damage}); everything readable was processed.")
+    result = Result(path, output, int(bool(damage)), damage, summary, seconds)
+    tell_of_end(report, result, sink)
     return result
+
+
+def tell_of_start(
+    report: Reporter,
+    path: Path,
+    output: str,
+    options: Options,
+    interpolator: Interpolator,
+    rate: Fraction,
+    info: ClipInfo,
+) -> None:
+    """Say what is read, at which rate, what is written, and what the network runs on."""
+    rates = float(rate), float(info.rate)
+    report.say(f"{path} → {output}, {rates[0]:.5g} → {rates[1]:.5g} frames/s")
+    checkpoint = str(options.network.checkpoint or "default")
+    report.say(f"checkpoint {checkpoint} on {interpolator.runs_on}")
+    report.tell(
+        "start", input=str(path), output=output, rate_in=rates[0], rate_out=rates[1],
+        frames=info.frame_count, checkpoint=checkpoint, device=interpolator.runs_on,
+    )  # fmt: skip
+
+
+def tell_of_resuming(report: Reporter, sink: FrameSink) -> int:
+    """Say how many frames an earlier run finished, and return the number."""
+    done = getattr(sink, "done", 0)
+    if done:
+        report.say(f"going on after frame {done}, which an earlier run finished")
+        report.tell("resume", done=done)
+    return done
+
+
+def tell_of_end(report: Reporter, result: Result, sink: FrameSink) -> None:
+    """Tell programs how a run ended."""
+    summary = result.summary
+    report.tell(
+        "end", input=str(result.path), output=result.output, code=result.code,
+        frames_in=summary.frames_in, frames_out=summary.frames_out, cuts=summary.cuts,
+        repeats=summary.repeats, broken_packets=getattr(sink, "broken", 0),
+        seconds=result.seconds,
+    )  # fmt: skip
+
+
+def _losses(sink: FrameSink) -> str:
+    broken = getattr(sink, "broken", 0)
+    return f", {broken} broken packets of sound or subtitles left out" if broken else ""
 
 
 def planned(
