@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.render import Camera, Environment, Material, Object, Renderer, Scene
+from flavr_jax.render.motion import Key
 
 SIZE = {"height": 24, "width": 32, "samples": 16}
 BLACK = Material(colour=(0.0, 0.0, 0.0))
@@ -118,6 +119,38 @@ def test_both_ways_to_find_a_light_agree():
     assert np.std(seeds) / np.mean(seeds) < 0.1
     # Enclosed by light of 2, the same ball would have 2: its lamp is a part of that.
     assert 0.05 < np.mean(seeds) < 2.0
+
+
+def silhouette(made):
+    """Share of each pixel that a black ball covers before a white sky, along the middle row."""
+    return 1.0 - light_of(made)[11:13, :, 0].mean(axis=0)
+
+
+def test_what_is_out_of_focus_blurs_by_the_circle_of_confusion():
+    pinhole = Camera((0.0, -8.0, 0.0), field_of_view=30.0)
+    lens = dataclasses.replace(pinhole, aperture=0.4)
+    sharp, focused, blurred = (
+        silhouette(scene(BLACK, sky=1.0, camera=camera))
+        for camera in (pinhole, lens, dataclasses.replace(lens, focus=4.0))
+    )
+    partial = [((row > 0.03) & (row < 0.97)).sum() for row in (sharp, focused, blurred)]
+    assert partial[0] <= partial[1] <= 4  # the lens sees past the ball's edge at its rim
+    # At a distance of 8, a lens focused at 4 blurs by 2 · 0.4 · (8 / 4 − 1) = 0.8 units, which are
+    # 0.8 · 24 / (16 · tan 15°) = 4.5 pixels at each edge.
+    assert 7 <= partial[2] <= 11
+
+
+def test_motion_blur_spreads_a_ball_over_its_way():
+    made = scene(BLACK, sky=1.0)
+    keys = (Key(-1.0, (-2.0, 0.0, 0.0)), Key(1.0, (2.0, 0.0, 0.0)))
+    ball = dataclasses.replace(made.objects[0], keys=keys)
+    camera = dataclasses.replace(made.camera, shutter=0.5)
+    made = dataclasses.replace(made, objects=(ball, *made.objects[1:]), camera=camera)
+    still = silhouette(dataclasses.replace(made, camera=scene(BLACK).camera))
+    moved = silhouette(made)
+    # 2 units a second for half a second, at 24 / (16 · tan 15°) = 5.6 pixels a unit.
+    assert moved.sum() == pytest.approx(still.sum(), rel=0.02)
+    assert (moved > 0.02).sum() - (still > 0.02).sum() == pytest.approx(5.6, abs=1.5)
 
 
 def test_a_picture_is_decided_by_its_seed():
