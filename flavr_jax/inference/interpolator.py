@@ -20,12 +20,13 @@ from jaxtyping import Float
 from flavr_jax import checkpoint, program_cache
 from flavr_jax.bundled import DEFAULT_CHECKPOINT
 from flavr_jax.config import ModelConfig, Precision
-from flavr_jax.inference import devices, planner, stream, tiles
+from flavr_jax.inference import devices, planner, programs, stream, tiles
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.devices import Device, Replicas
 from flavr_jax.inference.options import Resources, bytes_of
 from flavr_jax.inference.planner import Plan
 from flavr_jax.inference.precision import SOURCES, prepare
+from flavr_jax.inference.programs import between as _between
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
@@ -192,8 +193,8 @@ class Interpolator:
         batch = windows.shape[0]
         rows = jnp.asarray(windows, jnp.float32)
         # Every batch size needs its own compiled program, so use few sizes.
-        rows = jnp.pad(rows, ((0, _bucket(batch) - batch), *((0, 0),) * 4))
-        return _predict(self.config, self._params, rows)[:batch]
+        rows = jnp.pad(rows, ((0, programs.bucket(batch) - batch), *((0, 0),) * 4))
+        return programs.predict(self.config, self._params, rows)[:batch]
 
     def upload(self, picture: Frame | Picture) -> Resident:
         """Put a frame on the next device, as :meth:`between` takes it."""
@@ -249,7 +250,7 @@ class Interpolator:
         height, width = frame.pixels.shape[:2]
         used = min(intervals, self._most or intervals)
         if used > 1:
-            self._most = _bucket(used) // 2
+            self._most = programs.bucket(used) // 2
             remedy = f"batches of {self._most}"
         else:
             less = planner.smaller(self.config, self.precision, height, width, factor, self.tiling)
@@ -277,7 +278,7 @@ class Interpolator:
             return Computation(
                 jnp.concatenate(made), jnp.concatenate(finite), self.precision, opaque
             )
-        missing = _bucket(intervals) - intervals
+        missing = programs.bucket(intervals) - intervals
         opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
@@ -384,60 +385,3 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
         provenance=stored.provenance,
         keep_programs=True,
     )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _predict(
-    config: ModelConfig,
-    params: flavr.Parameters,
-    windows: Array,
-    outputs: tuple[int, ...] | None = None,
-) -> Array:
-    height, width = windows.shape[2:4]
-    padded = _padded(config, windows)
-    return flavr.apply(config, params, padded, outputs=outputs)[:, :, :height, :width]
-
-
-def _padded(config: ModelConfig, windows: Array) -> Array:
-    """Repeat border pixels up to the next multiple of ``config.multiple``."""
-    height, width = windows.shape[2:4]
-    padding = ((0, -height % config.multiple), (0, -width % config.multiple))
-    return jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("factor", "tiling", "alpha"))
-def _between(
-    config: ModelConfig,
-    params: flavr.Parameters,
-    rows: tuple[Array, ...],
-    *,
-    factor: int,
-    tiling: Tiling,
-    alpha: bool = False,
-) -> tuple[Array, Array]:
-    """Return the frames inside each interval, and for each interval whether all are finite.
-
-    With ``alpha``, the frames are those of the clip's alpha as grey.
-    """
-    frames = jnp.stack(rows)
-    frames = jnp.repeat(frames[..., 3:], 3, axis=-1) if alpha else frames[..., :3]
-    count, (height, width) = frames.shape[0] - config.n_inputs + 1, frames.shape[1:3]
-    most = jnp.iinfo(frames.dtype).max
-    scaled = frames.astype(jnp.float32) / most
-    windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
-    # A network that makes eighths also makes quarters: take every second of its frames.
-    step = config.factor // factor
-    outputs = tuple(range(step - 1, config.n_outputs, step))
-
-    def finish(made: Array) -> Array:
-        return jnp.rint(jnp.clip(made, 0, 1) * most).astype(frames.dtype)
-
-    made, finite = tiles.predict(
-        config, params, _padded(config, windows), finish, outputs=outputs, tiling=tiling
-    )
-    return made[:, :, :height, :width], finite
-
-
-def _bucket(count: int) -> int:
-    """Return the power of two that a batch is padded to, so that few sizes are compiled."""
-    return 1 << (count - 1).bit_length()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that an interpolator runs on a device, compiled once for each size."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flavr_jax.config import ModelConfig
+from flavr_jax.inference import tiles
+from flavr_jax.inference.tiles import Tiling
+from flavr_jax.models import flavr
+
+__all__ = ["between", "bucket", "padded", "predict"]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def predict(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    windows: Array,
+    outputs: tuple[int, ...] | None = None,
+) -> Array:
+    """Return the network's raw output for windows of any size."""
+    height, width = windows.shape[2:4]
+    return flavr.apply(config, params, padded(config, windows), outputs=outputs)[
+        :, :, :height, :width
+    ]
+
+
+def padded(config: ModelConfig, windows: Array) -> Array:
+    """Repeat border pixels up to the next multiple of ``config.multiple``."""
+    height, width = windows.shape[2:4]
+    padding = ((0, -height % config.multiple), (0, -width % config.multiple))
+    return jnp.pad(windows, ((0, 0), (0, 0), *padding, (0, 0)), mode="edge")
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("factor", "tiling", "alpha"))
+def between(
+    config: ModelConfig,
+    params: flavr.Parameters,
+    rows: tuple[Array, ...],
+    *,
+    factor: int,
+    tiling: Tiling,
+    alpha: bool = False,
+) -> tuple[Array, Array]:
+    """Return the frames inside each interval, and for each interval whether all are finite.
+
+    With ``alpha``, the frames are those of the clip's alpha as grey.
+    """
+    frames = jnp.stack(rows)
+    frames = jnp.repeat(frames[..., 3:], 3, axis=-1) if alpha else frames[..., :3]
+    count, (height, width) = frames.shape[0] - config.n_inputs + 1, frames.shape[1:3]
+    most = jnp.iinfo(frames.dtype).max
+    scaled = frames.astype(jnp.float32) / most
+    windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
+    # A network that makes eighths also makes quarters: take every second of its frames.
+    step = config.factor // factor
+    outputs = tuple(range(step - 1, config.n_outputs, step))
+
+    def finish(made: Array) -> Array:
+        return jnp.rint(jnp.clip(made, 0, 1) * most).astype(frames.dtype)
+
+    made, finite = tiles.predict(
+        config, params, padded(config, windows), finish, outputs=outputs, tiling=tiling
+    )
+    return made[:, :, :height, :width], finite
+
+
+def bucket(count: int) -> int:
+    """Return the power of two that a batch is padded to, so that few sizes are compiled."""
+    return 1 << (count - 1).bit_length()
