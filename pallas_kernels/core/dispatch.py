@@ -41,10 +41,12 @@ class Candidate(Generic[SomeArguments, Result]):
     Attributes:
         run: computes the operation.
         why_not: returns the reason why it cannot run here on these arguments, or None if it can.
+        only_named: the reason why it is not chosen unless it is named; None if it may be.
     """
 
     run: Callable[[SomeArguments], Result]
     why_not: Callable[[SomeArguments], str | None] | None = None
+    only_named: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ def call(
     Args:
         operation: name of the operation, for messages.
         implementations: its implementations, the fastest first.
-        name: name of one of them, or None for the first that can run.
+        name: name of one of them, or None for the first that can run and need not be named.
         arguments: arguments of the call.
 
     Raises:
@@ -102,6 +104,8 @@ def call(
     for candidate_name in names:
         candidate = implementations[candidate_name]
         why_not = candidate.why_not(arguments) if candidate.why_not else None
+        if why_not is None and name is None:
+            why_not = candidate.only_named
         if why_not is None:
             # The list exists only inside `explain`; otherwise nothing is recorded.
             choices = _choices.get()

@@ -56,7 +56,11 @@ def _reference(arguments: SampleArguments) -> Array:
 
 
 IMPLEMENTATIONS: dict[Implementation, Candidate[SampleArguments, Array]] = {
-    "mosaic_gpu": Candidate(_mosaic_gpu, _why_not_mosaic_gpu),
+    "mosaic_gpu": Candidate(
+        _mosaic_gpu,
+        _why_not_mosaic_gpu,
+        only_named="its present form has not run on a GPU yet, so it must be named",
+    ),
     "xla": Candidate(_xla),
     "reference": Candidate(_reference),
 }
@@ -86,7 +90,8 @@ def sample(
         weights: weight of each source in each output; they need not add up to 1.
         residual: added to the mixed images.
         implementation: see :data:`pallas_kernels.Implementation`. The Mosaic GPU kernel takes
-            float32 images of up to 4 channels.
+            float32 images of up to 4 channels. It runs only if it is named, because its present
+            form has been compiled and interpreted, but not run on a GPU.
 
     Raises:
         ValueError: shapes do not match, or no implementation has that name.

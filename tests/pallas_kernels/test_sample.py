@@ -206,3 +206,16 @@ def test_the_kernel_says_what_it_cannot_do(channels, dtype, reason):
         (choice,) = pk.explain(pk.sample, images, displacements, weights)
     assert choice.implementation == "xla"
     assert reason in choice.refused["mosaic_gpu"]
+
+
+def test_the_kernel_runs_only_if_it_is_named():
+    images = jax.ShapeDtypeStruct((1, 2, 4, 5, 3), "float32")
+    displacements = jax.ShapeDtypeStruct((1, 3, 2, 4, 5, 2), "float32")
+    weights = jax.ShapeDtypeStruct((1, 3, 2, 4, 5), "float32")
+    arguments = images, displacements, weights
+    with pk.assume_hopper():
+        (unnamed,) = pk.explain(pk.sample, *arguments)
+        (named,) = pk.explain(pk.sample, *arguments, implementation="mosaic_gpu")
+    assert unnamed.implementation == "xla"
+    assert "must be named" in unnamed.refused["mosaic_gpu"]
+    assert named.implementation == "mosaic_gpu"
