@@ -101,7 +101,7 @@ def test_what_was_packed_is_read_without_tfds_and_in_other_processes(tmp_path, f
 def test_folders_that_were_not_packed_here_are_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / "metadata.json").write_text('{"citation": "another data set"}')
-    with pytest.raises(ValueError, match=r"no data set that this project packed; .*prepare_data"):
+    with pytest.raises(ValueError, match=r"no data set that this project packed; .*prepare-data"):
         array_record.read(tmp_path)
 
 

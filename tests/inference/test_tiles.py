@@ -100,14 +100,14 @@ def test_stripes_work_in_16_bits(tiling):
     assert made.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_an_interpolator_in_stripes_makes_the_same_pixels(channels):
-    frames = np.random.default_rng(0).integers(0, 256, (5, 75, 41, channels), dtype=np.uint8)
+def test_an_interpolator_in_stripes_makes_the_same_pixels():
+    # Colours and alpha go through the network one after the other.
+    frames = np.random.default_rng(0).integers(0, 256, (5, 75, 41, 4), dtype=np.uint8)
     network = Interpolator(WARP, flavr.init(WARP, jax.random.key(0)))
     whole = np.asarray(network.between(frames, 4)).astype(int)
     network.tiling = Tiling(3)
     striped = np.asarray(network.between(frames, 4)).astype(int)
-    assert striped.shape == (2, 3, 75, 41, channels)
+    assert striped.shape == (2, 3, 75, 41, 4)
     assert np.abs(whole - striped).max() <= 1  # rounding to integers
 
 
