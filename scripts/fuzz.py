@@ -43,6 +43,7 @@ import flavr_jax
 from flavr_jax import checkpoint, cli, commands, torch_weights
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.computation import Computation
+from flavr_jax.inference.devices import Replicas
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 from flavr_jax.terminal import MESSAGE_LIMIT
@@ -356,6 +357,7 @@ class RepeatingNetwork(Interpolator):
     def __init__(self) -> None:
         self.config, self.provenance, self.boundary = NETWORK, {}, "mirror"
         self.precision, self.runs_on = "fp32", "no device"
+        self._replicas = Replicas({})  # no parameters: they would take longer than a case
 
     def between(self, frames: np.ndarray | Sequence[Resident], factor: int) -> Computation:
         """Repeat the second frame of each window at every time inside its interval."""

@@ -2,6 +2,8 @@
 """Imports go downwards only: which room may import which, read off the source."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -159,3 +161,24 @@ def test_files_of_tests_have_names_of_their_own():
     # Test folders are no packages, so pytest imports every file by its name alone.
     names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert not [name for name, count in names.items() if count > 1]
+
+
+def test_importing_the_package_starts_no_device():
+    # jax.distributed.initialize, which training on several hosts calls, has to come first.
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in MODULES
+        if path.name != "__main__.py" and path.is_relative_to(ROOT / "flavr_jax")
+    ]
+    code = f"""
+import importlib
+from jax._src import xla_bridge
+for name in {names!r}:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        continue  # an extra that is not installed
+    assert not xla_bridge.backends_are_initialized(), name
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -34,8 +35,8 @@ Scalars: TypeAlias = Float[Array, " ray"]
 
 _NEAR = 1e-4  # a ray does not meet what is nearer, such as the surface that it leaves
 
-# Faces of the unit box.
-_FACES = jnp.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
+# Normals of the unit box's faces. NumPy, because a JAX array would start JAX when this is imported.
+_FACES = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32)
 
 
 class Hit(NamedTuple):
@@ -197,7 +198,7 @@ def _distance(shape: str, size: Float[Array, "3"], origin: Vectors, direction: V
         distance = jnp.where(entry > _NEAR, entry, leave)
     elif shape == "box":
         heights = jnp.stack([size, size], axis=1).reshape(-1)
-        found = intersect.convex(_FACES, heights, origin, direction)
+        found = intersect.convex(jnp.asarray(_FACES), heights, origin, direction)
         distance = jnp.where(found.entry > _NEAR, found.entry, found.exit)
         distance = jnp.where(found.entry < found.exit, distance, jnp.inf)
     else:

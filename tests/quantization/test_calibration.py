@@ -78,11 +78,12 @@ def test_losses_are_differences_of_psnr_or_what_an_unrelated_error_costs(params)
     )
     examples = [Example("one", *pair) for pair in zip(inputs, truth)]
     measure = calibration.psnr_losses(CONFIG, params, examples)
-    before = programs()
-    assert before >= 2, "the programs of `run` are not found"
+    # Other tests may have compiled the same function.
+    before, compiled = programs(), run._cache_size()
+    assert min(before, compiled) >= 2, "the programs of `run` are not found"
     loss = measure(scales)
     assert programs() == before, "a program is kept for each choice"
-    assert run._cache_size() == 2, "programs of others are dropped"
+    assert run._cache_size() == compiled, "programs of others are dropped"
     assert loss.actual == {"one": pytest.approx(actual.mean(), rel=0.02)}
     assert loss.independent == {"one": pytest.approx(independent.mean(), rel=0.02)}
     assert loss.mean == loss.worst == max(loss.actual["one"], loss.independent["one"])

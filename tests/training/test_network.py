@@ -61,7 +61,7 @@ def test_a_recipe_becomes_a_checkpoint_and_interruptions_change_no_bit_of_it(tmp
     of = recipe.read(tmp_path / "recipe.toml", ("optimizer.clip_norm=0.5",))
     task, drawn = recipe.prepare(of, Places(), Parallel())
     shapes = jax.eval_shape(
-        lambda key: drawn.batch(key, jnp.int32(0), 2, None, None), jax.random.key(0)
+        lambda key: drawn.batch(key, jnp.int32(0), 2, None, drawn.resident), jax.random.key(0)
     )
     assert shapes.inputs.shape == (1, 4, 16, 16, 3)
 
