@@ -45,7 +45,11 @@ def predict(config, params, windows, tiling):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_stripes_give_the_frames_of_the_whole_network(name):
     config = VARIANTS[name]
-    params, given = parameters(config), windows()
+    # A dark sample and a bright one: each has gates of its own.
+    params, given = (
+        parameters(config),
+        windows(2) * jnp.array([0.1, 1.0])[:, None, None, None, None],
+    )
     whole, _ = predict(config, params, given, tiles.WHOLE)
     assert float(whole.std()) > 0.05
     striped, finite = predict(config, params, given, Tiling(5))
@@ -57,7 +61,7 @@ def test_with_fewer_rows_to_read_stripes_would_show_seams(monkeypatch):
     # The test above is as strict as it looks: the rows that a stripe reads are just enough.
     reach = tiles._reach_of_fine
     monkeypatch.setattr(tiles, "_reach_of_fine", lambda config: reach(config) - 2)
-    params, given = parameters(WARP), windows()
+    params, given = parameters(WARP), windows(2)
     whole, _ = predict(WARP, params, given, tiles.WHOLE)
     # A function of its own, because `predict` may be compiled already, with all rows.
     cut = jax.jit(lambda p, w: tiles.predict(WARP, p, w, lambda made: made, tiling=Tiling(5)))
@@ -65,18 +69,10 @@ def test_with_fewer_rows_to_read_stripes_would_show_seams(monkeypatch):
     assert np.abs(np.asarray(whole - striped)).max() > 1e-3
 
 
-def test_each_sample_of_a_batch_has_its_own_gates():
-    given = windows(2) * jnp.array([0.1, 1.0])[:, None, None, None, None]
-    params = parameters(WARP)
-    whole, _ = predict(WARP, params, given, tiles.WHOLE)
-    striped, _ = predict(WARP, params, given, Tiling(2))
-    assert np.abs(np.asarray(whole - striped)).max() < 1e-4
-
-
 def test_a_nan_in_one_stripe_is_reported():
-    given = windows().at[0, 1, 3, 5, 0].set(jnp.nan)
+    given = windows(2).at[0, 1, 3, 5, 0].set(jnp.nan)
     _, finite = predict(WARP, parameters(WARP), given, Tiling(5))
-    assert not finite.any()
+    assert finite.tolist() == [False, True]
 
 
 def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes():
@@ -85,10 +81,8 @@ def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes(
     # Taller than twice the rows that a stripe reads, or every stripe would read them all.
     smooth = jnp.cumsum(windows(height=512, width=16), axis=2) / 256 - 0.5
     whole, _ = predict(config, params, smooth, tiles.WHOLE)
-    estimated, _ = predict(config, params, smooth, Tiling(4, "all", passes=0))
     striped, finite = predict(config, params, smooth, Tiling(4, "all"))
     assert finite.all()
-    assert np.abs(np.asarray(whole - estimated)).max() > 1e-2
     assert np.abs(np.asarray(whole - striped)).max() < 1e-4
 
 
