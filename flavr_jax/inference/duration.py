@@ -87,7 +87,10 @@ def forecast(
     )
     made = output_info(clip, timing)
     if not clip.frame_count or not made.frame_count:
-        return f"the input does not state its number of frames; about {seconds:.2g} s an interval."
+        return (
+            "the input does not state its number of frames; "
+            f"about {_rounded(seconds)} s an interval."
+        )
     passes = levels if timing.fps is None else levels[:1]
     windows = clip.frame_count - 1
     total = 0
@@ -97,9 +100,14 @@ def forecast(
     return (
         f"{clip.frame_count} frames in {float(clip.frame_count / clip.rate):.4g} s → "
         f"{made.frame_count} frames in {float(made.frame_count / made.rate):.4g} s; the network "
-        f"computes {total} windows in about {total * seconds:.2g} s on this device, if it has no "
-        "other work, after compilation."
+        f"computes {total} windows in about {_rounded(total * seconds)} s on this device, if it "
+        "has no other work, after compilation."
     )
+
+
+def _rounded(seconds: float) -> str:
+    """Two digits, or whole seconds, never an exponent."""
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def _speed(precision: Precision) -> float:

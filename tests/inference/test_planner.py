@@ -117,3 +117,8 @@ def test_multiplications_are_those_of_the_layers():
     # The compiler leaves out products with padding, and counts operations other than products.
     counted = duration.multiplications(BUNDLED, 256, 256, 8)
     assert 0.8 < 2 * counted / cost["flops"] < 1.25
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0123, "0.012"), (9.87, "9.9"), (881.4, "881")])
+def test_times_are_said_without_an_exponent(seconds, text):
+    assert duration._rounded(seconds) == text
