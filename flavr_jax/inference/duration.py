@@ -25,7 +25,10 @@ from flavr_jax.video.frames import ClipInfo
 __all__ = ["forecast", "multiplications", "seconds_per_window"]
 
 _SHARES = {"cpu": 0.9, "gpu": 0.35}
-"""Multiplications per second of the network as a share of those of a matrix product."""
+"""Multiplications per second of the network as a share of those of a matrix product.
+
+The GPU's is an estimate that no GPU run has checked yet.
+"""
 
 
 def multiplications(config: ModelConfig, height: int, width: int, factor: int) -> int:

@@ -57,7 +57,9 @@ class _Coefficients:
     look: float
 
 
-_FITTED = {
+# Those of a CPU are fitted to the compiler's plans (tests/inference/test_planner.py). Those of GPUs
+# are estimates that no GPU run has checked yet.
+_COEFFICIENTS = {
     "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=100.0),
     "gpu": _Coefficients(coarse=13.0, fine=3.0, refine=2.0, look=110.0),
     "hopper": _Coefficients(coarse=6.0, fine=1.5, refine=2.0, look=110.0),
@@ -190,7 +192,7 @@ def memory(
     tiling: Tiling,
 ) -> int:
     """Bytes of device memory that a batch of windows takes, without the network's parameters."""
-    known = _FITTED[_kind(precision)]
+    known = _COEFFICIENTS[_kind(precision)]
     multiple, scale, outputs = config.multiple, config.trunk_scale, factor - 1
     rows, columns = (math.ceil(side / multiple) * multiple for side in (height, width))
     # All in bytes per pixel of a padded frame.
