@@ -257,9 +257,26 @@ def _open(path: Path) -> _Stored:
         config = _read_json(path / "config" / "metadata")
         has_provenance = (path / "provenance").is_dir()
         provenance = _read_json(path / "provenance" / "metadata") if has_provenance else {}
-        return _Stored(config, _open_arrays(path / "params"), provenance)
+        return _renamed(_Stored(config, _open_arrays(path / "params"), provenance))
     except Exception as error:  # TensorStore documents no list of its errors
         raise _damaged(path, error) from error
+
+
+def _renamed(stored: _Stored) -> _Stored:
+    """Today's settings and names for a checkpoint from when a network had at most one look."""
+    if "refine" not in stored.config:
+        return stored
+    config = dict(stored.config)
+    channels, layers = config.pop("refine"), config.pop("refine_layers", 3)
+    if channels:
+        config["looks"] = [
+            {"scale": config.get("trunk_scale", 1), "channels": channels, "layers": layers}
+        ]
+    arrays = {
+        ("head", "looks", "0", *name[1:]) if name[0] == "head" else name: array
+        for name, array in stored.arrays.items()
+    }
+    return stored._replace(config=config, arrays=arrays)
 
 
 def _open_arrays(folder: Path) -> dict[tuple[str, ...], ts.TensorStore]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-__all__ = ["Cut", "ModelConfig", "Precision", "build", "read_toml"]
+__all__ = ["Cut", "LookConfig", "ModelConfig", "Precision", "build", "read_toml"]
 
 Settings = TypeVar("Settings")
 
@@ -27,6 +27,28 @@ Cut: TypeAlias = Literal["hold", "blend", "ignore"]
 
 ``hold`` shows the nearer of the two, ``blend`` mixes them, ``ignore`` does not look for cuts.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class LookConfig:
+    """A small network that corrects the flow; see :class:`flavr_jax.models.head.Look`.
+
+    Attributes:
+        scale: it sees the frames, warped by the flow so far, this many times smaller.
+        channels: channels of its convolutions.
+        layers: number of hidden convolutions.
+    """
+
+    scale: int
+    channels: int
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        if self.scale < 1 or self.channels < 1 or self.layers < 0:
+            raise ValueError(
+                f"`looks` has scale {self.scale}, {self.channels} channels and {self.layers} "
+                "layers; scales and channels are at least 1, layers at least 0."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +75,8 @@ class ModelConfig:
         trunk_scale: the 3-D U-Net (the trunk) runs on frames this many times smaller, and its
             output is enlarged. Only ``base = "warp"`` keeps fine detail then, since it warps the
             frames at full size.
-        refine: channels of the network that refines the flow of ``base = "warp"``; 0 for none.
-        refine_layers: number of its hidden convolutions.
+        looks: networks that correct the flow of ``base = "warp"``, in this order. Coarse ones
+            first: far motion is a few pixels there.
     """
 
     width: int = 64
@@ -68,8 +90,7 @@ class ModelConfig:
     decoder_widths: tuple[int, ...] = (4, 2, 1, 1, 1)
     base: Literal["mean", "blend", "warp"] = "mean"
     trunk_scale: Literal[1, 2, 3, 4] = 1
-    refine: int = 0
-    refine_layers: int = 3
+    looks: tuple[LookConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -97,16 +118,19 @@ class ModelConfig:
                 f"`n_inputs` is {self.n_inputs}, but `base = {self.base!r}` mixes the two middle "
                 "frames; use an even number of inputs or `base = 'mean'`."
             )
-
-        if self.refine < 0 or self.refine_layers < 0:
+        scales = [look.scale for look in self.looks]
+        if self.looks and self.base != "warp":
             raise ValueError(
-                f"`refine` is {self.refine} and `refine_layers` {self.refine_layers}; they count "
-                "channels and convolutions, so they are at least 0."
-            )
-        if self.refine and self.base != "warp":
-            raise ValueError(
-                f"`refine` is {self.refine}, but only `base = 'warp'` has a second look; use 0, or "
+                f"`looks` has the scales {scales}, but only `base = 'warp'` has looks; use [], or "
                 "that base."
+            )
+        # The trunk's frames have multiples of 8 pixels, so its maps can be reduced up to 8 times.
+        known = [n for n in range(1, self.trunk_scale) if self.trunk_scale % n == 0]
+        known += [self.trunk_scale * n for n in (1, 2, 4, 8)]
+        if not set(scales) <= set(known):
+            raise ValueError(
+                f"`looks` has the scales {scales}; with `trunk_scale = {self.trunk_scale}`, each "
+                f"is one of {known}."
             )
 
     @property

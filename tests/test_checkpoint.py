@@ -11,7 +11,7 @@ import pytest
 import tensorstore
 
 from flavr_jax import checkpoint
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import flavr
 
 CONFIG = ModelConfig(width=2, n_outputs=3, join="add")
@@ -141,6 +141,20 @@ def test_hostile_json_is_one_short_error(tmp_path, params, item, text):
     with pytest.raises(ValueError, match="is damaged and cannot be read") as error:
         checkpoint.load(tmp_path / "a")
     assert len(str(error.value)) < 1000
+
+
+def test_a_checkpoint_from_before_there_were_several_looks_still_loads(tmp_path):
+    config = ModelConfig(width=2, base="warp", trunk_scale=2, looks=(LookConfig(2, 4, layers=1),))
+    params = flavr.init(config, jax.random.key(0))
+    old = {**params, "head": params["head"]["looks"]["0"]}
+    checkpoint.save(tmp_path / "old", config, old)
+    file = tmp_path / "old" / "config" / "metadata"
+    settings = json.loads(file.read_text())
+    del settings["looks"]
+    file.write_text(json.dumps({**settings, "refine": 4, "refine_layers": 1}))
+    loaded = checkpoint.load(tmp_path / "old")
+    assert loaded.config == config
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
 @pytest.mark.parametrize(

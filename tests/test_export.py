@@ -11,12 +11,12 @@ import pytest
 
 from flavr_jax import checkpoint, cli, export
 from flavr_jax.commands import export as command
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import flavr
 
 PLAIN = ModelConfig(width=2, n_outputs=1)
 WARPING = ModelConfig(
-    width=2, n_outputs=3, base="warp", trunk_scale=2, refine=4, refine_layers=2
+    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LookConfig(2, 4, layers=2),)
 )  # fmt: skip
 needs_flatbuffers = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,

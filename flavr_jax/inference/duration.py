@@ -36,12 +36,18 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
     pixels = height * width / config.trunk_scale**2
     # `products` counts those for 64×64 pixels.
     trunk = sum(each.products for each in quantized.convolutions(config)) / 64**2
-    channels, refine = head.CHANNELS if config.base == "warp" else 3, config.refine
+    channels = head.CHANNELS if config.base == "warp" else 3
     fused = config.n_inputs * config.width**2
     output = 49 * config.width * channels
-    refined = 9 * refine * (12 + channels + config.refine_layers * refine + channels)
-    context = 9 * refine * config.width
-    return round(pixels * (trunk + fused + context + (factor - 1) * (output + refined)))
+    corrected = context = 0.0
+    for look in config.looks:
+        fold = max(1, config.trunk_scale // look.scale)
+        positions = (config.trunk_scale / (look.scale * fold)) ** 2  # for a pixel of the trunk
+        read_and_written = fold**2 * (12 + 2 * channels)
+        each = 9 * look.channels * positions
+        corrected += each * (read_and_written + look.layers * look.channels)
+        context += each * config.width
+    return round(pixels * (trunk + fused + context + (factor - 1) * (output + corrected)))
 
 
 def seconds_per_window(

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import jax
 
-from flavr_jax.config import ModelConfig, Precision
+from flavr_jax.config import LookConfig, ModelConfig, Precision
 from flavr_jax.inference.options import Tiles
 from flavr_jax.inference.tiles import WHOLE, Tiling, share_of_rows
+from flavr_jax.models import head
 
 __all__ = [
     "Plan",
@@ -47,7 +48,7 @@ class _Coefficients:
     Attributes:
         coarse: feature maps at half the U-Net's size that exist at once.
         fine: feature maps at the U-Net's size that exist at once.
-        refine: maps of the second look that exist at once, for each predicted frame.
+        refine: maps of the look with the largest maps that exist at once, for each predicted frame.
         look: bytes per pixel and predicted frame for displacements, weights and looked-up pixels.
     """
 
@@ -203,7 +204,8 @@ def memory(
     map_bytes = config.n_inputs * config.width * value
     coarse = known.coarse * map_bytes / 4
     look = known.look if config.base == "warp" else known.look / 4
-    fine = known.fine * map_bytes + outputs * (known.refine * config.refine * value + look)
+    corrected = max((_widest(config, each) for each in config.looks), default=0.0) * value
+    fine = known.fine * map_bytes + outputs * (known.refine * corrected + look)
     coarse_rows, fine_rows = share_of_rows(config, rows, tiling)
     # The last coarse feature map and a skip connection live on while the fine layers run.
     layers = max(coarse * coarse_rows, fine * fine_rows + coarse_rows * 2 * map_bytes / 4)
@@ -211,6 +213,13 @@ def memory(
         layers += fine_rows * fine  # XLA may overlap both parts
     many = batch if tiling == WHOLE else 1
     return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
+
+
+def _widest(config: ModelConfig, look: LookConfig) -> float:
+    """Channels of the widest map of a look, for each pixel of the U-Net's frames."""
+    fold = max(1, config.trunk_scale // look.scale)
+    smaller = look.scale * fold / config.trunk_scale
+    return max(look.channels, fold**2 * (12 + head.CHANNELS)) / smaller**2
 
 
 def _kind(precision: Precision) -> str:

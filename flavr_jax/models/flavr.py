@@ -152,7 +152,7 @@ class FLAVR(nnx.Module):
             remat: see :meth:`__call__`.
         """
         config = self.config
-        windows, small, mean = sources
+        windows, _, mean = sources
         with jax.named_scope("decoder"):
             x = self.decoder.last(maps, remat=remat)
         with jax.named_scope("fuse"):
@@ -163,7 +163,7 @@ class FLAVR(nnx.Module):
             raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
         if self.head is not None:
             with jax.named_scope("head"):
-                return self.head(raw, x, windows, small, times, rows)
+                return self.head(raw, x, windows, times, rows)
         raw, scale = head.enlarge(raw, config.trunk_scale), config.trunk_scale
         if rows is not None:
             raw = rows.of_output(raw, scale)

@@ -29,11 +29,11 @@ from flax import nnx
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["CHANNELS", "Rows", "WarpHead", "enlarge", "reduce"]
+__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "enlarge", "reduce"]
 
 CHANNELS = 8
 """Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
@@ -75,33 +75,18 @@ class Rows:
 
 
 class WarpHead(nnx.Module):
-    """Turns raw outputs into frames, with an optional refinement of the raw outputs.
-
-    The refinement ("second look") is a small 2-D network of ``config.refine`` channels at the
-    trunk's size, run once for each predicted time. It sees both frames warped by the raw outputs,
-    and predicts corrections of the raw outputs.
-    """
+    """Turns raw outputs into frames; a :class:`Look` for each of ``config.looks`` corrects them."""
 
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         self.config = config
         self.implementation: Implementation | None = options.implementation
-        channels = config.refine
-        if channels:
-            # The GPU kernel needs a multiple of 16 input channels, and this layer has 20.
-            plain = dataclasses.replace(options, implementation=options.without_kernel)
-            self.read = Conv2d(3 * 4 + CHANNELS, channels, 3, plain)
-            self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
-            self.hidden = nnx.List(
-                Conv2d(channels, channels, 3, options) for _ in range(config.refine_layers)
-            )
-            self.correct = Conv2d(channels, CHANNELS, 3, options, gain=0.01)
+        self.looks = nnx.List(Look(config, look, options) for look in config.looks)
 
     def __call__(
         self,
         raw: Fields,
         features: Images,
         windows: Windows,
-        small: Float[Array, "batch _time _height _width 3"],
         times: Float[np.ndarray, " output"],
         rows: Rows | None = None,
     ) -> Float[Array, "batch output _height width 3"]:
@@ -111,40 +96,84 @@ class WarpHead(nnx.Module):
             raw: result of the output convolution at the trunk's size, float32.
             features: the feature map that ``raw`` was computed from.
             windows: the input frames.
-            small: the input frames at the trunk's size.
             times: times of the outputs, inside (0, 1).
             rows: the rows that ``raw`` and ``features`` cover and those to compute; None for all.
         """
-        scale = self.config.trunk_scale
-        if self.config.refine:
-            start = 0 if rows is None else rows.start
-            raw = raw + self._second_look(raw, features, small, times, start)
+        middle = windows.shape[1] // 2
+        # Frames are data: without a gradient for them, training needs no scatter.
+        pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
+        trunk_scale = self.config.trunk_scale
+        start = 0 if rows is None else rows.start * trunk_scale
+        scale = trunk_scale  # the frames' size divided by that of `raw`
+        for look in self.looks:
+            if look.scale < scale:
+                raw, scale = enlarge(raw, scale // look.scale), look.scale
+            times_smaller = look.scale // scale
+            correction = look(reduce(raw, times_smaller), features, pair, times, start)
+            raw = raw + enlarge(correction, times_smaller)
         raw = enlarge(raw, scale)
-        if rows is None:
-            return self._look(raw, windows, times, 0)
-        return self._look(rows.of_output(raw, scale), windows, times, rows.first * scale)
+        if rows is not None:
+            raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
+        displacements, weights = _displacements_and_weights(raw, times, 1, start)
+        return sample(
+            pair,
+            displacements,
+            weights,
+            residual=raw[..., :3],
+            implementation=self.implementation,
+        )
 
-    def _second_look(
+
+class Look(nnx.Module):
+    """Corrects the raw outputs after a look at the frames as they are warped so far.
+
+    A 2-D network that runs once for each predicted time. It sees both middle frames, as they are
+    and warped by the raw outputs, and the trunk's features. If it sees the frames larger than the
+    trunk does, ``fold × fold`` of their pixels become the channels of one position, so that its
+    convolutions run at the trunk's size.
+    """
+
+    def __init__(self, config: ModelConfig, look: LookConfig, options: LayerOptions) -> None:
+        self.scale = look.scale
+        self.fold = max(1, config.trunk_scale // look.scale)
+        self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
+        self.implementation: Implementation | None = options.without_kernel
+        channels, pixels = look.channels, self.fold**2
+        seen = pixels * (3 * 4 + CHANNELS)
+        # The GPU kernel needs a multiple of 16 input channels.
+        plain = dataclasses.replace(options, implementation=options.without_kernel)
+        self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
+        self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
+        self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
+        self.correct = Conv2d(channels, pixels * CHANNELS, 3, options, gain=0.01)
+
+    def __call__(
         self,
         raw: Fields,
         features: Images,
-        small: Float[Array, "batch _time _small_height _width 3"],
+        pair: Float[Array, "batch 2 full_height full_width 3"],
         times: Float[np.ndarray, " output"],
-        first_row: Int[Array, ""] | int,
+        start: Int[Array, ""] | int,
     ) -> Fields:
-        """Corrections of the raw outputs, from both frames before and after warping."""
+        """Corrections of the raw outputs.
+
+        Args:
+            raw: raw outputs so far, ``scale`` times smaller than the frames.
+            features: the trunk's, at the trunk's size.
+            pair: the whole middle frames.
+            times: times of the outputs, inside (0, 1).
+            start: the row of the frames at which ``raw`` and ``features`` begin.
+        """
         batch, outputs, height, width, _ = raw.shape
-        middle = small.shape[1] // 2
-        pair = small[:, middle - 1 : middle + 1]
-        displacements, _ = _displacements_and_weights(
-            raw, times, self.config.trunk_scale, first_row
-        )
+        pair = reduce(pair, self.scale)
+        first = start // self.scale
+        displacements, _ = _displacements_and_weights(raw, times, self.scale, first)
         # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
         ones = jnp.ones((batch, outputs, 1, height, width))
         moved = jnp.stack(
             [
                 sample(
-                    lax.stop_gradient(pair[:, n : n + 1]),
+                    pair[:, n : n + 1],
                     displacements[:, :, n : n + 1],
                     ones,
                     implementation=self.implementation,
@@ -154,44 +183,41 @@ class WarpHead(nnx.Module):
             axis=-2,
         )
         # The same frames unwarped, repeated for every output.
-        pair = lax.dynamic_slice_in_dim(pair, first_row, height, axis=2)
+        pair = lax.dynamic_slice_in_dim(pair, first, height, axis=2)
         still = jnp.broadcast_to(
             jnp.moveaxis(pair, 1, -2)[:, None], (batch, outputs, height, width, 2, 3)
         )
         seen = jnp.concatenate([moved, still], axis=-2).reshape(batch, outputs, height, width, 12)
         x = jnp.concatenate([seen - 0.5, raw], axis=-1)
-        x = x.reshape(batch * outputs, height, width, -1).astype(features.dtype)
+        x = _folded(x.reshape(batch * outputs, height, width, -1), self.fold)
+        x = self.read(x.astype(features.dtype))
+        x = x.reshape(batch, outputs, *x.shape[1:])
         # The features are the same for all outputs, so their convolution runs once per sample.
-        x = self.read(x).reshape(batch, outputs, height, width, -1)
+        features = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
         x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
-        x = x.reshape(batch * outputs, height, width, -1)
+        x = x.reshape(batch * outputs, *x.shape[2:])
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
-        correction = self.correct(x, out_dtype=jnp.float32)
+        correction = _unfolded(self.correct(x, out_dtype=jnp.float32), self.fold)
         return correction.reshape(raw.shape)
 
-    def _look(
-        self,
-        raw: Fields,
-        windows: Windows,
-        times: Float[np.ndarray, " output"],
-        first_row: Int[Array, ""] | int,
-    ) -> Float[Array, "batch output _height width 3"]:
-        """The two middle frames warped and mixed, plus the predicted colours.
 
-        The raw outputs may begin at a later row than the frames, which are always whole.
-        """
-        middle = windows.shape[1] // 2
-        # Frames are data: without a gradient for them, training needs no scatter.
-        displacements, weights = _displacements_and_weights(raw, times, 1, first_row)
-        pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
-        return sample(
-            pair,
-            displacements,
-            weights,
-            residual=raw[..., :3],
-            implementation=self.implementation,
-        )
+def _folded(
+    x: Float[Array, "batch height width channel"], fold: int
+) -> Float[Array, "batch _height _width _channel"]:
+    """``fold × fold`` neighbouring pixels as the channels of one ("space to depth")."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // fold, fold, width // fold, fold, channels)
+    return x.swapaxes(2, 3).reshape(batch, height // fold, width // fold, -1)
+
+
+def _unfolded(
+    x: Float[Array, "batch height width channel"], fold: int
+) -> Float[Array, "batch _height _width _channel"]:
+    """Inverse of :func:`_folded`."""
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, fold, fold, -1)
+    return x.swapaxes(2, 3).reshape(batch, height * fold, width * fold, -1)
 
 
 def _displacements_and_weights(
@@ -215,13 +241,15 @@ def _displacements_and_weights(
     return displacements, jnp.stack([mask, 1 - mask], axis=2)
 
 
-def reduce(windows: Windows, scale: int) -> Float[Array, "batch _time _height _width 3"]:
-    """Frames ``scale`` times smaller; each pixel is the mean of ``scale × scale`` pixels."""
+def reduce(
+    maps: Float[Array, "batch output height width channel"], scale: int
+) -> Float[Array, "batch output _height _width channel"]:
+    """Maps ``scale`` times smaller; each pixel is the mean of ``scale × scale`` pixels."""
     if scale == 1:
-        return windows
-    batch, time, height, width, channels = windows.shape
+        return maps
+    batch, time, height, width, channels = maps.shape
     shape = (batch, time, height // scale, scale, width // scale, scale, channels)
-    return windows.reshape(shape).mean(axis=(3, 5))
+    return maps.reshape(shape).mean(axis=(3, 5))
 
 
 def enlarge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 
 __all__ = ["PRESETS", "Preset"]
 
@@ -17,7 +17,7 @@ PRESETS: dict[Preset, ModelConfig] = {
     "flavr_8x": ModelConfig(n_outputs=7),
     "flavr_2x_34": ModelConfig(n_outputs=1, depth=34),
     "default": ModelConfig(
-        width=32, n_outputs=7, base="warp", trunk_scale=2, refine=64, refine_layers=4
+        width=32, n_outputs=7, base="warp", trunk_scale=2, looks=(LookConfig(2, 64, layers=4),)
     ),
 }
 """The paper's models by factor, its 34-layer model, and the network of the bundled checkpoint."""

@@ -5,7 +5,7 @@ import pytest
 
 import flavr_jax
 from flavr_jax import checkpoint
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference.precision import prepare
 from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
@@ -80,7 +80,9 @@ def test_auto_is_8_bits_on_a_hopper_gpu_where_there_are_scales(params, on_gpu):
 
 def test_auto_is_8_bits_for_a_warping_head_too(on_gpu):
     # Its 2-D convolutions and its look-up never have 8 bits.
-    config = ModelConfig(width=32, n_outputs=1, base="warp", trunk_scale=2, refine=16)
+    config = ModelConfig(
+        width=32, n_outputs=1, base="warp", trunk_scale=2, looks=(LookConfig(2, 16),)
+    )
     scales = dict.fromkeys(quantized.feature_maps(config), 0.02)
     with assume_hopper():
         prepared = prepare(config, flavr.init(config, jax.random.key(0)), "auto", scales)

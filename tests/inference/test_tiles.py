@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference import tiles
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.models import flavr
 
-WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, refine=4, refine_layers=2)
+LOOKS = (LookConfig(8, 4, layers=1), LookConfig(1, 4, layers=2))
+WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
 VARIANTS = {
     "paper": ModelConfig(width=4),
     "warp": WARP,
@@ -30,10 +31,12 @@ def parameters(config: ModelConfig) -> flavr.Parameters:
     params = flavr.init(config, jax.random.key(0))
     # Large outputs: every pixel depends on its surroundings, and displacements are tens of pixels.
     params["out"]["kernel"] = params["out"]["kernel"] * 100
+    for look in params.get("head", {}).get("looks", {}).values():
+        look["correct"]["kernel"] = look["correct"]["kernel"] * 30
     return params
 
 
-def windows(count=1, height=112, width=32):
+def windows(count=1, height=208, width=16):
     return jax.random.uniform(jax.random.key(1), (count, 4, height, width, 3))
 
 
@@ -60,7 +63,7 @@ def test_stripes_give_the_frames_of_the_whole_network(name):
 def test_with_fewer_rows_to_read_stripes_would_show_seams(monkeypatch):
     # The test above is as strict as it looks: the rows that a stripe reads are just enough.
     reach = tiles._reach_of_fine
-    monkeypatch.setattr(tiles, "_reach_of_fine", lambda config: reach(config) - 2)
+    monkeypatch.setattr(tiles, "_reach_of_fine", lambda config: reach(config) - 8)
     params, given = parameters(WARP), windows(2)
     whole, _ = predict(WARP, params, given, tiles.WHOLE)
     # A function of its own, because `predict` may be compiled already, with all rows.
@@ -76,7 +79,7 @@ def test_a_nan_in_one_stripe_is_reported():
 
 
 def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes():
-    config = ModelConfig(width=4, base="warp", refine=4, refine_layers=1)
+    config = ModelConfig(width=4, base="warp", looks=(LookConfig(1, 4, layers=1),))
     params = parameters(config)
     # Taller than twice the rows that a stripe reads, or every stripe would read them all.
     smooth = jnp.cumsum(windows(height=512, width=16), axis=2) / 256 - 0.5
@@ -90,7 +93,7 @@ def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes(
 def test_stripes_work_in_16_bits(tiling):
     shapes = flavr.parameter_shapes(WARP, jnp.bfloat16), jax.eval_shape(windows)
     made, _ = jax.eval_shape(lambda *arrays: predict(WARP, *arrays, tiling), *shapes)
-    assert made.shape == (1, 3, 112, 32, 3)
+    assert made.shape == (1, 3, 208, 16, 3)
     assert made.dtype == jnp.float32
 
 

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The warping head: what its raw outputs mean, and what it promises the rest of the project."""
 
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.models import flavr, head, quantized
+from flavr_jax.models import flavr, head, layers, quantized
 
-CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, refine=8, refine_layers=1)
+LOOKS = (LookConfig(8, 4, layers=1), LookConfig(2, 4, layers=1), LookConfig(1, 4, layers=1))
+CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
 
 
 def random_windows(height=32, width=48, seed=0):
@@ -23,22 +26,52 @@ def without_output(config):
     """Parameters whose raw outputs are all zero."""
     params = flavr.init(config, jax.random.key(0))
     params["out"] = jax.tree.map(jnp.zeros_like, params["out"])
-    if config.refine:
-        params["head"]["correct"] = jax.tree.map(jnp.zeros_like, params["head"]["correct"])
+    for look in params.get("head", {}).get("looks", {}).values():
+        look["correct"] = jax.tree.map(jnp.zeros_like, look["correct"])
     return params
 
 
-@pytest.mark.parametrize("refine", [0, 8])
-@pytest.mark.parametrize("trunk_scale", [1, 2])
-def test_without_output_frames_are_the_blend_of_the_middle_ones(refine, trunk_scale):
-    config = ModelConfig(
-        width=8, n_outputs=3, base="warp", trunk_scale=trunk_scale, refine=refine, refine_layers=1
-    )
+@pytest.mark.parametrize(("looks", "trunk_scale"), [((), 1), ((), 2), (LOOKS, 2)])
+def test_without_output_frames_are_the_blend_of_the_middle_ones(looks, trunk_scale):
+    config = dataclasses.replace(CONFIG, trunk_scale=trunk_scale, looks=looks)
     windows = random_windows()
     outputs = jax.jit(partial(flavr.apply, config))(without_output(config), windows)
     for k in (1, 2, 3):
         expected = windows[:, 1] * (1 - k / 4) + windows[:, 2] * (k / 4)
         assert np.abs(outputs[:, k - 1] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("number", range(len(LOOKS)))
+def test_the_correction_of_each_look_reaches_the_frames_whatever_its_scale(number):
+    params = without_output(CONFIG)
+    windows = random_windows()
+    correct = params["head"]["looks"][str(number)]["correct"]
+    # A correction of the red of every pixel; a folded look writes it 4 times into each position.
+    correct["bias"] = correct["bias"].at[:: head.CHANNELS].set(1.0)
+    outputs = jax.jit(partial(flavr.apply, CONFIG))(params, windows)
+    expected = windows[:, 1] * 0.5 + windows[:, 2] * 0.5 + jnp.asarray([1.0, 0.0, 0.0])
+    assert np.abs(outputs[:, 1] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
+    # Frames that vary slowly along y, and 8 pixels of motion at half time along y.
+    rows = 2.5 + np.sin(np.arange(64) / 20)[:, None, None].astype(np.float32)
+    pair = jnp.broadcast_to(jnp.asarray(rows), (1, 2, 64, 64, 3))
+    config = dataclasses.replace(CONFIG, looks=(LookConfig(scale, 8, layers=0),))
+    look = head.Look(config, config.looks[0], layers.LayerOptions(nnx.Rngs(0), False, "xla"))
+    pixels = 4 if scale == 1 else 1  # folded into one position
+    # Pass the red of the warped frame before through.
+    read, correct = np.zeros(look.read.kernel.shape), np.zeros(look.correct.kernel.shape)
+    for pixel in range(pixels):
+        read[1, 1, pixel * (12 + head.CHANNELS), pixel] = 1
+        correct[1, 1, pixel, pixel * head.CHANNELS] = 1
+    look.read.kernel[...], look.correct.kernel[...] = jnp.asarray(read), jnp.asarray(correct)
+    look.context.kernel[...] = jnp.zeros_like(look.context.kernel[...])
+    raw = jnp.zeros((1, 1, 64 // scale, 64 // scale, head.CHANNELS)).at[..., 4].set(1.6)
+    made = look(raw, jnp.zeros((1, 32, 32, 8)), pair, np.asarray([0.5]), 0)
+    expected = rows[8:, 0, 0].reshape(-1, scale).mean(axis=1) - 0.5
+    assert np.abs(np.asarray(made)[0, 0, : 56 // scale, 3, 0] - expected).max() < 0.01
 
 
 def test_raw_displacements_are_tens_of_pixels_and_follow_time():
@@ -81,7 +114,7 @@ def test_any_size_is_padded_to_what_the_trunk_takes():
 @pytest.mark.parametrize("trunk_scale", [2, 3])
 def test_convolutions_are_found_at_every_scale(trunk_scale):
     # The graph of 8-bit maps is that of the trunk, whose size does not depend on the scale.
-    config = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=trunk_scale)
+    config = dataclasses.replace(CONFIG, trunk_scale=trunk_scale, looks=())
     plain = ModelConfig(width=8, n_outputs=3)
     assert quantized.convolutions(config) == quantized.convolutions(plain)
 
@@ -115,11 +148,20 @@ def test_gradients_reach_every_parameter():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"refine": 8}, r"`refine` is 8, but only `base = 'warp'`"),
-        ({"base": "warp", "refine": -1}, r"`refine` is -1"),
+        ({"looks": LOOKS}, r"`looks` has the scales \[8, 2, 1\], but only `base = 'warp'`"),
+        ({"base": "warp", "looks": (LookConfig(3, 8),)}, r"scales \[3\]; .* one of \[1, 2, 4, 8\]"),
+        (
+            {"base": "warp", "trunk_scale": 3, "looks": (LookConfig(2, 8),)},
+            r"one of \[1, 3, 6, 12, 24\]",
+        ),
         ({"base": "warp", "n_inputs": 3}, r"`n_inputs` is 3, but `base = 'warp'`"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**values)
+
+
+def test_a_look_without_a_network_is_refused():
+    with pytest.raises(ValueError, match=r"scale 1, 0 channels and 3 layers"):
+        LookConfig(1, 0)
