@@ -187,6 +187,17 @@ class Scene:
         if self.bounces < 1:
             raise ValueError(f"`bounces` is {self.bounces}; a path meets at least 1 surface.")
 
+    @property
+    def meshes(self) -> list[str]:
+        """Files of meshes, each once."""
+        return sorted({each.file for each in self.objects if each.shape == "mesh"})
+
+    @property
+    def images(self) -> list[str]:
+        """Image files of the objects' materials, each once."""
+        used = [self.materials[each.material] for each in self.objects]
+        return sorted({each.image for each in used if each.pattern == "image"})
+
 
 def shipped() -> list[str]:
     """Return the names of the scenes that ship."""

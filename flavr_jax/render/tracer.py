@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int, UInt32
 
 from flavr_jax.render import bsdf, lights, sampling, surfaces, world
@@ -65,9 +68,12 @@ class Renderer:
 
     Attributes:
         scene: scene to render.
+        devices: devices that share the pixels of each image; none is JAX's default device. The
+            image does not depend on their number.
     """
 
     scene: Scene
+    devices: tuple[Any, ...] = ()
 
     @functools.cached_property
     def _compiled(self) -> tuple[Layout, World]:
@@ -94,11 +100,17 @@ class Renderer:
             if value < 1:
                 raise ValueError(f"`{name}` is {value}; it is at least 1.")
         layout, arrays = self._compiled
-        places = world.moments(self.scene, time, samples)
-        start = jnp.arange(samples, dtype=jnp.uint32) + jnp.uint32(first)
-        tile = _TILES.get(jax.default_backend(), _TILES["gpu"])
-        channels = _trace(arrays, places, start, jnp.uint32(seed), layout, height, width, tile)
-        return Image(*channels)
+        mesh = Mesh(np.array(self.devices or jax.devices()[:1]), ("device",))
+        tile = _TILES.get(mesh.devices[0].platform, _TILES["gpu"])
+        values = _Values(
+            arrays,
+            world.moments(self.scene, time, samples),
+            jnp.uint32(first),
+            jnp.int32(samples),
+            jnp.uint32(seed),
+        )
+        channels = _trace(values, layout, height, width, tile, mesh)
+        return Image(*jax.device_put(channels, mesh.devices[0]))
 
 
 def tone_map(
@@ -114,36 +126,62 @@ def tone_map(
     return jnp.where(film <= 0.0031308, 12.92 * film, 1.055 * film ** (1 / 2.4) - 0.055)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+class _Values(NamedTuple):
+    """Values of an image; programs are compiled for their shapes only.
+
+    Attributes:
+        arrays: what does not move.
+        places: positions at each sample; a single row, if nothing moves while the shutter is open.
+        first: number of the first sample.
+        samples: number of samples.
+        seed: seed of the paths.
+    """
+
+    arrays: World
+    places: Moment
+    first: UInt32[Array, ""]
+    samples: Int[Array, ""]
+    seed: UInt32[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def _trace(
-    arrays: World,
-    places: Moment,
-    numbers: UInt32[Array, " sample"],
-    seed: UInt32[Array, ""],
-    layout: Layout,
-    height: int,
-    width: int,
-    most: int,
+    values: _Values, layout: Layout, height: int, width: int, most: int, mesh: Mesh
 ) -> tuple[Float[Array, "{height} {width} 3"], ...]:
-    count = height * width
-    rays = min(most, count)
-    n_tiles = -(-count // rays)
+    count, workers = height * width, mesh.size
+    rays = min(most, -(-count // workers))
+    rounds = -(-count // (rays * workers))
 
-    def tile(number: Int[Array, ""]) -> Float[Array, "rays 9"]:
-        # The last tile repeats the last pixel.
-        pixel = jnp.minimum(number * rays + jnp.arange(rays), count - 1)
-        seeds = sampling.seeds(seed, pixel.astype(jnp.uint32))
+    def tiles(values: _Values, numbers: Int[Array, " tile"]) -> Float[Array, "tile ray 9"]:
+        return lax.map(functools.partial(_tile, values, layout, (height, width), rays), numbers)
 
-        def add(total: Array, one: tuple[Moment, Array]) -> tuple[Array, None]:
-            moment, sample = one
-            origin, direction = _camera_rays(arrays, moment, sample, seeds, pixel, (height, width))
-            return total + _path(layout, arrays, moment, sample, seeds, origin, direction), None
-
-        total, _ = lax.scan(add, jnp.zeros((9, rays)), (places, numbers))
-        return (total / len(numbers)).T
-
-    image = lax.map(tile, jnp.arange(n_tiles)).reshape(-1, 9)[:count].reshape(height, width, 9)
+    # Devices take tiles in turn, so that an expensive part of the image is shared by all.
+    order = np.arange(rounds * workers).reshape(rounds, workers).T.reshape(-1)
+    shared = jax.shard_map(
+        tiles, mesh=mesh, in_specs=(P(), P("device")), out_specs=P("device"), check_vma=False
+    )(values, jnp.asarray(order))
+    image = shared.reshape(workers, rounds, rays, 9).swapaxes(0, 1)
+    image = image.reshape(-1, 9)[:count].reshape(height, width, 9)
     return image[..., :3], image[..., 3:6], image[..., 6:]
+
+
+def _tile(
+    values: _Values, layout: Layout, size: tuple[int, int], rays: int, number: Int[Array, ""]
+) -> Float[Array, "{rays} 9"]:
+    """Trace all samples of consecutive pixels."""
+    # The last tile repeats the last pixel.
+    pixel = jnp.minimum(number * rays + jnp.arange(rays), size[0] * size[1] - 1)
+    seeds = sampling.seeds(values.seed, pixel.astype(jnp.uint32))
+    last = len(values.places.focus) - 1
+
+    def add(index: Int[Array, ""], total: Float[Array, "9 ray"]) -> Float[Array, "9 ray"]:
+        moment = jax.tree.map(lambda column: column[jnp.minimum(index, last)], values.places)
+        sample = values.first + index.astype(jnp.uint32)
+        rays = _camera_rays(values.arrays, moment, sample, seeds, pixel, size)
+        return total + _path(layout, values.arrays, moment, sample, seeds, *rays)
+
+    total = lax.fori_loop(0, values.samples, add, jnp.zeros((9, rays)))
+    return (total / values.samples).T
 
 
 def _camera_rays(

@@ -95,8 +95,7 @@ def compile_scene(scene: Scene) -> tuple[Layout, World]:
     """
     folder = Path(scene.folder)
     used = [scene.materials[each.material] for each in scene.objects]
-    files = sorted({each.file for each in scene.objects if each.shape == "mesh"})
-    images = sorted({each.image for each in used if each.pattern == "image"})
+    files, images = scene.meshes, scene.images
     lights = tuple(
         number
         for number, (each, material) in enumerate(zip(scene.objects, used))
@@ -135,7 +134,10 @@ def compile_scene(scene: Scene) -> tuple[Layout, World]:
 
 
 def moments(scene: Scene, time: float, samples: int) -> Moment:
-    """Return positions at the samples of an exposure that is centred on ``time``."""
+    """Return positions at the samples of an exposure that is centred on ``time``.
+
+    With a closed shutter there is one row for all samples.
+    """
     shutter = scene.camera.shutter
     steps = (np.arange(samples) + 0.5) / samples - 0.5
     times = time + shutter * steps if shutter else np.full(1, time)
@@ -146,7 +148,7 @@ def moments(scene: Scene, time: float, samples: int) -> Moment:
         np.array([[pose[1] for pose in row] for row in poses]).reshape(len(times), -1, 3, 3),
         *(np.array(column) for column in zip(*cameras)),
     )
-    return Moment(*(_float(np.broadcast_to(c, (samples, *c.shape[1:]))) for c in columns))
+    return Moment(*map(_float, columns))
 
 
 def _materials(used: list[Material], images: list[str], lights: tuple[int, ...]) -> Materials:

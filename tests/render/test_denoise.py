@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filters of noise, on images whose light without noise is known."""
+
+import importlib.util
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flavr_jax.render import Image
+from flavr_jax.render.denoise import denoised
+
+HAS_OIDN = importlib.util.find_spec("pyoidn") is not None
+
+
+def picture(noise):
+    """Two walls with stripes of paint: light, albedo and normals, and the light without noise."""
+    row, column = np.mgrid[:32, :48]
+    paint = np.where(row // 4 % 2, 0.8, 0.2)[..., None] * np.array([1.0, 0.7, 0.4])
+    left = (column < 24)[..., None]
+    normal = np.where(left, [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    light = paint * np.where(left, 1.5, 0.4)
+    random = np.random.default_rng(0).gamma(1 / noise**2, noise**2, light.shape) if noise else 1.0
+    arrays = (jnp.asarray(each, jnp.float32) for each in (light * random, paint, normal))
+    return Image(*arrays), light
+
+
+def error(light, truth):
+    return np.sqrt(np.mean((np.asarray(light, np.float64) - truth) ** 2))
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["wavelet", pytest.param("oidn", marks=pytest.mark.skipif(not HAS_OIDN, reason="no pyoidn"))],
+)
+def test_most_noise_goes_and_edges_stay(how):
+    image, truth = picture(noise=0.4)
+    assert error(denoised(image, how), truth) < 0.35 * error(image.light, truth)
+
+
+def test_an_image_without_noise_stays_as_it_is():
+    image, truth = picture(noise=0.0)
+    assert error(denoised(image, "wavelet"), truth) < 0.005
+    assert denoised(image, "off") is image.light
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyoidn", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs pyoidn.*denoise\]"):
+        denoised(picture(noise=0.0)[0], "oidn")
