@@ -14,7 +14,7 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference import tiles
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.tiles import Tiling
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, quantized
 
 LOOKS = (LookConfig(8, 4, layers=1), LookConfig(1, 4, layers=2))
 WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
@@ -95,6 +95,18 @@ def test_stripes_work_in_16_bits(tiling):
     made, _ = jax.eval_shape(lambda *arrays: predict(WARP, *arrays, tiling), *shapes)
     assert made.shape == (1, 3, 208, 16, 3)
     assert made.dtype == jnp.float32
+
+
+def test_stripes_in_8_bits_are_close_to_the_whole_network_in_8_bits():
+    config = ModelConfig(width=4, n_outputs=1)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parameters(config))
+    smooth = jnp.cumsum(windows(height=64, width=16), axis=2) / 32
+    scales = quantized.scales_for(dict.fromkeys(quantized.feature_maps(config), 4.0))
+    packed = quantized.pack(config, params, scales)
+    whole, _ = predict(config, packed, smooth, tiles.WHOLE)
+    striped, finite = predict(config, packed, smooth, Tiling(2, "all", 1))
+    assert finite.all()
+    assert jnp.linalg.norm(striped - whole) < 0.1 * jnp.linalg.norm(whole - whole.mean())
 
 
 def test_an_interpolator_in_stripes_makes_the_same_pixels():

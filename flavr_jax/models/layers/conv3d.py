@@ -174,7 +174,9 @@ class Conv3d(nnx.Module):
     ) -> FeatureMap:
         """Convolution, gate, residual and activation as one operation (stride 1)."""
         if _gated.get() is not None:
-            return gate(_ungated(self, pk.gated_conv3d, inputs), residual, activation)
+            return _stored(
+                self, gate(_ungated(self, pk.gated_conv3d, inputs), residual, activation)
+            )
         output = pk.gated_conv3d(
             inputs,
             *self.parameters,
@@ -206,6 +208,14 @@ def _ungated(
     gate = jnp.zeros((channels, channels)), jnp.zeros(channels)
     half = operation(inputs, kernel, bias, *gate, implementation=layer.implementation)
     return half.map(lambda values: 2 * values)
+
+
+def _stored(layer: Conv3d | TransposedConv3d, output: FeatureMap) -> FeatureMap:
+    """Output of a gate in the dtype that the layer's kernel names, which the next layer expects."""
+    kernel = layer.kernel.get_value()
+    if not isinstance(kernel, QuantizedKernel):
+        return output
+    return FeatureMap(kernel.store(output.values), scale=kernel.out_scale)
 
 
 class FactorisedConv3d(nnx.Module):
@@ -275,7 +285,8 @@ class TransposedConv3d(nnx.Module):
     def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
         """Transposed convolution, gate and activation as one operation."""
         if _gated.get() is not None:
-            return gate(_ungated(self, pk.gated_conv3d_transpose, inputs), None, activation)
+            apart = _ungated(self, pk.gated_conv3d_transpose, inputs)
+            return _stored(self, gate(apart, None, activation))
         output = pk.gated_conv3d_transpose(
             inputs,
             self.kernel.get_value(),
