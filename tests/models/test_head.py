@@ -93,6 +93,26 @@ def test_raw_displacements_are_tens_of_pixels_and_follow_time():
     assert np.abs(outputs[1, 4:, :-4] - 0.25 - both).max() < 1e-5
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_maps_are_enlarged_linearly_between_pixel_centres(scale):
+    maps = np.random.default_rng(0).normal(size=(2, 3, 5, 7, 2))
+    expected = maps
+    for axis in (2, 3):
+        old = np.arange(maps.shape[axis]) + 0.5
+        new = (np.arange(maps.shape[axis] * scale) + 0.5) / scale
+        line = partial(np.interp, new, old)
+        expected = np.apply_along_axis(line, axis, expected)
+    made = head.enlarge(jnp.asarray(maps, jnp.float32), scale)
+    assert made.shape == (2, 3, 5 * scale, 7 * scale, 2)
+    assert np.abs(made - expected).max() < 1e-5
+
+
+def test_enlarging_multiplies_by_no_matrix():
+    # XLA searches for kernels of such products, which takes most of the compilation on a GPU.
+    traced = jax.make_jaxpr(partial(head.enlarge, scale=2))(jnp.zeros((1, 1, 4, 4, 8)))
+    assert "dot_general" not in str(traced)
+
+
 def test_some_outputs_are_those_of_all():
     params = flavr.init(CONFIG, jax.random.key(1))
     windows = random_windows()

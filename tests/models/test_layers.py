@@ -18,6 +18,7 @@ from flavr_jax.models.layers import (
     TransposedConv3d,
     TrilinearConv3d,
     normalise,
+    quantize_kernel,
     watching,
     watching_gates,
 )
@@ -254,6 +255,22 @@ def test_watched_gates_see_what_the_convolution_gives_them_and_change_no_output(
         (ungated,) = maps
         assert_close(ungated.values, oracle(x64, float64(layer.kernel)))
         assert_close(apart, np.asarray(fused, np.float64))
+
+
+def test_watched_gates_keep_the_scale_of_a_map_in_8_bits():
+    layer, gate = Conv3d(9, 4, (3, 3, 3), options()), Gate(4, options(1))
+    x, _ = feature_map(9)
+    exact = layer.gated(x, gate, activation="relu").values
+    plain = layer.kernel[...]
+    scale = float(exact.max()) / 400
+    layer.kernel = nnx.Param(quantize_kernel(plain, None, scale))
+    with watching_gates():
+        apart = layer.gated(x, gate, activation="relu")
+    assert apart.values.dtype == jnp.float8_e4m3fn
+    assert float(apart.scale) == pytest.approx(scale)
+    # Three rounded bits, of the sums as they are measured and once more behind the gate.
+    error = jnp.linalg.norm(apart.in_units(jnp.float32).values - exact) / jnp.linalg.norm(exact)
+    assert 0 < float(error) < 2**-4
 
 
 def test_a_layer_computes_in_the_type_of_its_parameters():
