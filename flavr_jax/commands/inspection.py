@@ -19,6 +19,7 @@ from flavr_jax.video.files.encoders import Encoding
 __all__ = ["inspect", "names_of"]
 
 PREVIEW = Fraction(3)  # seconds
+_WIDEST = 2560  # pixels of a comparison for browsers; decoders of phones end at 4096
 _MOST_SCORED = 200  # frames of a report
 
 
@@ -47,22 +48,29 @@ def inspect(
         OSError: one cannot be written.
     """
     for what, target in names_of(output, options).items():
+        report.tell("stage", what=what)
         if what == "sheet":
             side_by_side.write_sheet(target, reader.open_source(Path(output)))
         elif what == "report":
             try:
-                _write_report(target, path, options, network)
+                _write_report(target, path, options, network, report)
             except ValueError as error:  # the clip is too short; the output is good all the same
                 report.warn(f"There is no report: {error}")
                 continue
         else:
-            _write_pairs(target, path, output, options, PREVIEW if what == "preview" else None)
+            length = PREVIEW if what == "preview" else None
+            _write_pairs(target, path, output, options, length, report)
         report.say(f"{what}: {target}")
         report.tell("file", what=what, path=str(target))
 
 
 def _write_pairs(
-    target: Path, path: Path, output: str, options: Options, length: Fraction | None
+    target: Path,
+    path: Path,
+    output: str,
+    options: Options,
+    length: Fraction | None,
+    report: Reporter,
 ) -> None:
     """Write the source beside the output, up to a length in seconds."""
     written = reader.open_source(Path(output), rate=Fraction(options.source.input_rate))
@@ -73,15 +81,22 @@ def _write_pairs(
     if length is not None:
         pairs = itertools.takewhile(lambda frame: frame.pts < length, pairs)
     encoding = Encoding(preset=options.encoding.preset)
+    if options.output.browser:
+        by = -(-info.width // _WIDEST)
+        info, pairs = side_by_side.shrunk_info(info, by), side_by_side.shrunk(pairs, by)
+        encoding = Encoding("h264", preset=options.encoding.preset, pixel_format="yuv420p")
+    total = info.frame_count if length is None else None
     with sinks.open_sink(
         str(target), info, source=None, encoding=encoding, overwrite=options.output.overwrite
     ) as sink:
-        for frame in pairs:
+        for frame in report.track(pairs, total):
             sink.write(frame)
 
 
-def _write_report(target: Path, path: Path, options: Options, network: Interpolator) -> None:
-    """Write the report of leaving frames out."""
+def _write_report(
+    target: Path, path: Path, options: Options, network: Interpolator, report: Reporter
+) -> None:
+    """Write the report of leaving frames out, and tell programs of the weakest moments."""
     source = options.source.open(path)
     count = source.info.frame_count or 0
     every = max(1, -(-count // _MOST_SCORED))
@@ -90,7 +105,8 @@ def _write_report(target: Path, path: Path, options: Options, network: Interpola
         scores["LPIPS"] = perceptual_metric()
     except ModuleNotFoundError as error:
         notes.append(f"Without LPIPS: {error}")
-    found = list(leave_one_out.moments(source, network, scores, every=every))
+    moments = leave_one_out.moments(source, network, scores, every=every)
+    found = list(report.track(moments, None))
     notes += [
         f"{network.runs_on}. {len(found)} frames were left out one by one"
         + (f" (every {every}th)" if every > 1 else "")
@@ -98,3 +114,8 @@ def _write_report(target: Path, path: Path, options: Options, network: Interpola
         "the usual motion there, so the frames that it makes for the clip are better than these.",
     ]
     page.write_page(target, f"Quality of interpolation: {path.name}", found, notes)
+    weakest = [
+        {"time": float(each.pts), "shot": each.shot, "scores": each.scores}
+        for each in page.weakest(found)
+    ]
+    report.tell("weakest", moments=weakest)

@@ -47,6 +47,8 @@ class Output:
         preview: also write a sheet of frames (clip_8x_preview.png) and the first 3 seconds of the
             original beside the result (clip_8x_preview.mp4).
         compare: also write the original beside the result, in step (clip_8x_compare.mp4).
+        browser: make the preview and the comparison for web browsers: H.264 with 8 bits in 4:2:0,
+            at most 2560 pixels wide.
         report: also write a page with the quality at frames that are left out and made again
             (clip_8x_report.html).
         verify: read the output back at the end, and report how far original frames have changed and
@@ -60,6 +62,7 @@ class Output:
     resume: bool = True
     preview: bool = False
     compare: bool = False
+    browser: bool = False
     report: bool = False
     verify: bool = False
 

@@ -152,8 +152,8 @@ def tell_of_end(report: Reporter, result: Result, sink: FrameSink) -> None:
     report.tell(
         "end", input=str(result.path), output=result.output, code=result.code,
         frames_in=summary.frames_in, frames_out=summary.frames_out, cuts=summary.cuts,
-        repeats=summary.repeats, broken_packets=getattr(sink, "broken", 0),
-        seconds=result.seconds,
+        cut_times=[float(time) for time in summary.cut_times], repeats=summary.repeats,
+        broken_packets=getattr(sink, "broken", 0), seconds=result.seconds,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from flavr_jax.evaluation.leave_one_out import Moment, Shot, shots
 from flavr_jax.partial import written_whole
 from flavr_jax.typing import Frame
 
-__all__ = ["write_page"]
+__all__ = ["weakest", "write_page"]
 
 _WEAKEST = 6
 _AMPLIFY = 4  # differences are shown so many times larger
@@ -26,6 +26,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1580px; margin: 2em auto
 table { border-collapse: collapse; } td, th { padding: .2em .9em; text-align: right; }
 tr { border-bottom: 1px solid #ddd; } figure { display: inline-block; margin: .3em; }
 figcaption { color: #555; font-size: 13px; } svg { background: #f6f6f6; }
+svg, img { max-width: 100%; height: auto; }
 """
 
 
@@ -47,7 +48,6 @@ def write_page(path: Path, title: str, found: list[Moment], notes: list[str]) ->
             "no frame could be left out: every shot is shorter than 7 frames, or has no frame "
             "with enough context. Use a longer clip."
         )
-    weakest = sorted(found, key=lambda each: each.scores["PSNR"])[:_WEAKEST]
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         *(f"<p>{html.escape(note)}</p>" for note in notes),
@@ -56,14 +56,20 @@ def write_page(path: Path, title: str, found: list[Moment], notes: list[str]) ->
         "<h2>PSNR over time</h2>",
         _plot(found),
         "<h2>Weakest moments</h2>",
-        *map(_row, weakest),
+        *map(_row, weakest(found)),
     ]
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(parts)}</html>"
     )
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def weakest(found: list[Moment]) -> list[Moment]:
+    """Return the moments with the lowest PSNR, the weakest first."""
+    return sorted(found, key=lambda each: each.scores["PSNR"])[:_WEAKEST]
 
 
 def _table(rows: list[Shot]) -> str:
@@ -96,7 +102,8 @@ def _plot(found: list[Moment]) -> str:
         lines.append(f'<polyline fill="none" stroke="#06c" points="{points}"/>')
         lines += [f'<circle cx="{x[n]:.1f}" cy="{y[n]:.1f}" r="2" fill="#06c"/>' for n in places]
     span = f"{times[0]:.2f} s to {times[-1]:.2f} s, {low:.1f} dB to {high:.1f} dB"
-    return f'<svg width="{width}" height="{height}">{"".join(lines)}</svg><p>{span}</p>'
+    box = f'viewBox="0 0 {width} {height}" width="{width}"'
+    return f"<svg {box}>{''.join(lines)}</svg><p>{span}</p>"
 
 
 def _row(moment: Moment) -> str:

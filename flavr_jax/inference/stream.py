@@ -47,6 +47,7 @@ class Summary:
         frames_in: frames read.
         frames_out: frames yielded.
         cuts: cuts found.
+        cut_times: their times in the input, in seconds.
         repeats: frames left out because they repeat others.
         largest_error: the largest distance, in seconds of the output, between an interpolated
             frame's own time and the time of the motion that it shows.
@@ -55,6 +56,7 @@ class Summary:
     frames_in: int = 0
     frames_out: int = 0
     cuts: int = 0
+    cut_times: list[Fraction] = dataclasses.field(default_factory=list, compare=False)
     repeats: int = 0
     largest_error: Fraction = Fraction(0)
 
@@ -181,7 +183,9 @@ def _counted(
     """Number the requests of a plan, and update the counts in ``summary``."""
     number = 1
     for key, requests in plan:
-        summary.cuts += key.link == "cut" and summary.frames_in > 0
+        if key.link == "cut" and summary.frames_in > 0:
+            summary.cuts += 1
+            summary.cut_times.append(key.time)
         summary.frames_in += len(key.shown)
         summary.repeats += len(key.shown) - 1
         summary.largest_error = max([summary.largest_error, *(wish.error for wish in requests)])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,16 +14,54 @@ from PIL import Image, ImageDraw, ImageFont
 from flavr_jax.partial import written_whole
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import ClipInfo, FrameSource, TimedFrame
+from flavr_jax.video.pixels.orientation import turned, upright_info
 from flavr_jax.video.stills.image_files import eight_bits
 
-__all__ = ["beside", "beside_info", "write_sheet"]
+__all__ = ["beside", "beside_info", "shrunk", "shrunk_info", "write_sheet"]
 
 _COLUMNS, _CELL, _LINE = 4, 320, 18  # cells in a row; pixels of their width and of a line of text
 
 
 def beside_info(info: ClipInfo) -> ClipInfo:
-    """Return the properties of a clip of pairs, twice as wide."""
+    """Return the properties of a clip of pairs: upright and twice as wide."""
+    info = upright_info(info)
     return dataclasses.replace(info, width=2 * info.width)
+
+
+def shrunk_info(info: ClipInfo, by: int) -> ClipInfo:
+    """Return the properties of the frames of :func:`shrunk`."""
+    height = max(info.height // by, 1)
+    width = 2 * max(info.width // 2 // by, 1)
+    return dataclasses.replace(
+        info, width=width, height=height + height % 2, pixel_format="yuv420p"
+    )
+
+
+def shrunk(pairs: Iterable[TimedFrame], by: int) -> Iterator[TimedFrame]:
+    """Yield pairs as browsers can show them: 8 bits, an even height, and ``by`` times smaller.
+
+    A pixel is the mean of ``by`` × ``by`` pixels. The edge is repeated for an even height; rows and
+    columns that fill no block are left out.
+    """
+    for pair in pairs:
+        pixels = pair.pixels[..., :3]
+        # Each side is shrunk by itself, so that none of its pixels come from the other.
+        sides = [_means(side, by) for side in np.split(pixels, 2, axis=1)]
+        small = np.concatenate(sides, axis=1)
+        small = np.pad(small, ((0, small.shape[0] % 2), (0, 0), (0, 0)), "edge")
+        yield dataclasses.replace(pair, picture=small)
+
+
+def _means(pixels: np.ndarray, by: int) -> np.ndarray:
+    """Return the means of blocks of a picture [height, width, 3], as 8 bits."""
+    deep = pixels.dtype == np.uint16
+    if by == 1 and not deep:
+        return pixels
+    height, width = (max(length // by, 1) for length in pixels.shape[:2])
+    blocks = pixels[: height * by, : width * by]
+    blocks = blocks.reshape(height, blocks.shape[0] // height, width, -1, pixels.shape[-1])
+    means = blocks.mean(axis=(1, 3), dtype=np.float32)
+    return np.rint(means / 257 if deep else means).astype(np.uint8)
 
 
 def beside(
@@ -36,6 +74,7 @@ def beside(
         output: the interpolated clip, of the same size.
         stretch: duration of the output divided by that of the source.
     """
+    matrices = source.info.display_matrix, output.info.display_matrix
     originals = iter(source)
     shown = next(originals, None)
     following = next(originals, None)
@@ -43,8 +82,12 @@ def beside(
         while following is not None and following.pts * stretch <= frame.pts:
             shown, following = following, next(originals, None)
         if shown is not None:
-            pair = np.concatenate([_like(shown.pixels, frame.pixels), frame.pixels], axis=1)
-            yield TimedFrame(pair, frame.pts, frame.duration)
+            both = _like(shown.pixels, frame.pixels), frame.pixels
+            sides = [
+                side if matrix is None else turned(matrix, side)
+                for matrix, side in zip(matrices, both)
+            ]
+            yield TimedFrame(np.concatenate(sides, axis=1), frame.pts, frame.duration)
 
 
 def write_sheet(path: Path, output: FrameSource, *, count: int = 16) -> None:

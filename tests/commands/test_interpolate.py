@@ -644,7 +644,15 @@ def test_a_result_can_be_looked_at(interpolate, monkeypatch, capsys):
     monkeypatch.setattr("flavr_jax.commands.inspection.perceptual_metric", missing)
     write_clip(Path("in.mp4"), 9)
     asked = ("--preview", "--compare", "--report")
-    assert interpolate("in.mp4", "--factor", 2, *asked) == 0
+    assert interpolate("in.mp4", "--factor", 2, *asked, "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["what"] for each in events if each["event"] == "stage"] == [
+        "sheet", "preview", "compare", "report",
+    ]  # fmt: skip
+    (weakest,) = (each["moments"] for each in events if each["event"] == "weakest")
+    assert sorted(each["time"] for each in weakest) == [float(n * FILM) for n in (3, 4, 5)]
+    scores = [each["scores"]["PSNR"] for each in weakest]
+    assert scores == sorted(scores)
     assert len(times_of("in_2x_compare.mp4")) == len(times_of("in_2x_preview.mp4")) == 17
     assert VideoReader(Path("in_2x_compare.mp4")).info.width == 64
     assert "3 frames were left out one by one" in Path("in_2x_report.html").read_text()
@@ -654,6 +662,16 @@ def test_a_result_can_be_looked_at(interpolate, monkeypatch, capsys):
     assert interpolate("in.mp4", "--factor", 2, "--report") == 2
     assert "in_2x_report.html exists. Use --overwrite" in capsys.readouterr().err
     assert not Path("in_2x.mp4").exists()
+
+
+def test_a_comparison_for_browsers_is_h264_with_8_bits(interpolate):
+    write_clip(Path("in.mp4"), 2, size=(32, 23))
+    encoding = ("--codec", "ffv1", "--pixel-format", "yuv444p10le")
+    assert interpolate("in.mp4", "out.mkv", "--factor", 2, *encoding, "--compare", "--browser") == 0
+    with av.open("out_compare.mp4") as made:
+        (stream,) = made.streams
+        assert (stream.codec.canonical_name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height) == (64, 24)
 
 
 def test_a_clip_that_is_too_short_for_a_report_is_made_all_the_same(interpolate, capsys):

@@ -130,6 +130,7 @@ def test_cuts_anywhere_leave_every_original_at_its_time(blending_network, cuts):
     assert len(result) == 17
     assert np.array_equal([one.pixels for one in result[::2]], frames)
     assert summary.cuts == len(cuts)
+    assert summary.cut_times == [cut * FRAME for cut in sorted(cuts)]
     for cut in cuts:
         assert np.array_equal(result[2 * cut - 1].pixels, frames[cut - 1])
 

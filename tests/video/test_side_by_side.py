@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flavr_jax.video.frames import ClipInfo, TimedFrame
-from flavr_jax.video.side_by_side import beside, beside_info, write_sheet
+from flavr_jax.video.side_by_side import beside, beside_info, shrunk, shrunk_info, write_sheet
 
 
 @dataclasses.dataclass
@@ -74,3 +74,31 @@ def test_a_sheet_has_frames_from_the_first_to_the_last(tmp_path, count):
     last = shown - 1
     assert pixels[100, 100, 0] == 0
     assert pixels[last // 4 * height + 100, last % 4 * 320 + 100, 0] == count - 1
+
+
+QUARTER_TURN = (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+
+
+def test_both_sides_are_upright():
+    turned = ClipInfo(40, 30, Fraction(10), Fraction(1, 10), display_matrix=QUARTER_TURN)
+    (pair,) = beside(Clip([0], 10, info=turned), Clip([0], 20, info=turned))
+    info = beside_info(turned)
+    assert (info.width, info.height, info.display_matrix) == (60, 40, None)
+    assert pair.pixels.shape == (40, 60, 3)
+    assert (pair.pixels[:, :30] == 10).all()
+    assert (pair.pixels[:, 30:] == 20).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_pairs_for_browsers_are_means_of_blocks_with_8_bits_and_an_even_height(kind):
+    scale = 257 if kind == np.uint16 else 1
+    side = np.arange(10 * 7, dtype=kind).reshape(10, 7, 1).repeat(3, axis=2) * scale
+    pair = TimedFrame(np.concatenate([side, side[::-1]], axis=1), Fraction(0), Fraction(1, 10))
+    (small,) = shrunk([pair], 3)
+    info = shrunk_info(ClipInfo(14, 10, Fraction(10), Fraction(1, 10)), 3)
+    assert small.pixels.shape == (info.height, info.width, 3) == (4, 4, 3)
+    assert small.pixels.dtype == np.uint8
+    # The middle of the first block of 3 × 3 is its mean; rows differ by 7, columns by 1.
+    assert small.pixels[:3, :2, 0].tolist() == [[8, 11], [29, 32], [50, 53]]
+    assert small.pixels[0, 2:, 0].tolist() == [63 - 7 + 1, 63 - 7 + 4]
+    assert (small.pixels[3] == small.pixels[2]).all()
