@@ -26,6 +26,7 @@ ALLOWED = {
     "program_cache": set(),
     "models": {"config", "typing"},
     "vapoursynth": {"__init__", "inference"},
+    "web": {"inference", "terminal", "video"},
     "export": {"models", "config", "typing"},
     "checkpoint": {"models", "config", "typing"},
     "torch_weights": {"models", "config", "terminal", "typing"},

@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "load", "main", "run"]
 
 COMMANDS = {
     "interpolate": "make a video smoother or slower",
+    "serve": "serve a web page that interpolates uploaded videos",
     "convert": "convert PyTorch weights into a checkpoint",
     "evaluate": "score a checkpoint and the baselines on data sets",
     "compare-peers": "score and time a checkpoint beside RIFE",

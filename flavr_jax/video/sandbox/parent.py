@@ -90,6 +90,12 @@ class Sandboxed:
                 yield frame
             self.damage = child.ending
 
+    def close(self) -> None:
+        """End the child of a source that will not be iterated."""
+        if self._child is not None:
+            with self._child:
+                self._child = None
+
     def _frame(self, child: _Child, message: dict[str, Any], last: Fraction | None) -> TimedFrame:
         """Check a message and return its frame."""
         form, kind = (Layout.of(name) for name in (str(message["format"]), self.info.pixel_format))
