@@ -44,6 +44,7 @@ _REPORT_POLICY = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 )
 _LONGEST_FORM = 4096  # bytes
+_PATIENCE = 60.0  # seconds until an upload that has stalled is given up
 
 
 def create(queue: Queue, sessions: Sessions, *, sandbox: bool, local: bool) -> Starlette:
@@ -240,7 +241,8 @@ async def _receive(request: Request, path: Path, limits: limiting.Limits) -> Non
     """
     size, head, checked = 0, b"", False
     with path.open("xb") as file:
-        async for part in request.stream():
+        parts = aiter(request.stream())
+        while (part := await _next(parts)) is not None:
             size += len(part)
             limits.check_size(size)
             if not checked:
@@ -251,6 +253,19 @@ async def _receive(request: Request, path: Path, limits: limiting.Limits) -> Non
             await run_in_threadpool(file.write, part)
     if not checked:
         limiting.check_kind(head)
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes | None:
+    """Return the next part of an upload, None at its end.
+
+    Raises:
+        Refused: none came for a minute.
+    """
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await anext(parts, None)
+    except TimeoutError as error:
+        raise Refused("Nothing of the file came for a minute; send it again.", 408) from error
 
 
 def _codecs() -> dict[str, str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's answers: to visitors, to files that are too much, and to other sites."""
 
+import asyncio
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.testclient import TestClient
 
 from flavr_jax.web import app
 from flavr_jax.web.jobs import Queue
-from flavr_jax.web.limits import Limits
+from flavr_jax.web.limits import Limits, Refused
 from flavr_jax.web.sessions import COOKIE, Sessions
 
 DEFAULTS = Limits()
@@ -199,3 +200,20 @@ def test_the_page_learns_the_limits_and_the_codecs_that_work(serve):
     found = serve(Limits(seconds=7.0), sandbox=True).get("/api/settings").json()
     assert (found["seconds"], found["upload_bytes"], found["sound"]) == (7.0, 500_000_000, False)
     assert {"h264", "ffv1"} <= set(found["codecs"])
+
+
+def test_an_upload_that_stalls_is_given_up(monkeypatch):
+    monkeypatch.setattr(app, "_PATIENCE", 0.05)
+
+    async def stalled():
+        yield b"begin"
+        await asyncio.sleep(30)
+
+    async def read():
+        parts = aiter(stalled())
+        assert await app._next(parts) == b"begin"
+        with pytest.raises(Refused, match="Nothing of the file came") as refused:
+            await app._next(parts)
+        assert refused.value.status == 408
+
+    asyncio.run(read())

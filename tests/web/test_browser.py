@@ -57,11 +57,16 @@ def address(folder):
     """A server in a process of its own, as users start it."""
     options = ["--checkpoint", str(folder / "tiny_2x"), "--port", "0", "--upload-mb", "1"]
     command = [sys.executable, "-m", "flavr_jax", "serve", *options]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    (folder / "tmp").mkdir()
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+    )  # fmt: skip
     line = server.stdout.readline()
     yield re.search(r"http://127\.0\.0\.1:\d+", line)[0]
     server.send_signal(signal.SIGINT)
     assert (server.wait(20), server.stderr.read()) == (130, "interrupted.\n")
+    assert not list((folder / "tmp").glob("flavr-serve-*")), "nothing is left of the clips"
 
 
 @pytest.fixture(scope="module")
