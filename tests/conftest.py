@@ -39,6 +39,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def tiny_2x(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a network that is small and untrained, for programs that need one."""
+    from flavr_jax import checkpoint
+    from flavr_jax.config import ModelConfig
+    from flavr_jax.models import flavr
+
+    path = tmp_path_factory.mktemp("network") / "tiny_2x"
+    config = ModelConfig(width=4, n_outputs=1)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
+        flavr.parameter_shapes(config),
+    )
+    checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
+    return path
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """Outputs of the official code; README.md there says how they were made."""
     return Path(__file__).parent / "golden"

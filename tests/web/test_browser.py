@@ -9,17 +9,11 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
-
-from flavr_jax import checkpoint
-from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
-if os.environ.get("FLAVR_REQUIRE_BROWSER") != "1":  # as .ci/run sets, where nothing is skipped
+if os.environ.get("FLAVR_REQUIRE_PROGRAMS") != "1":  # as .ci/run sets, where nothing is skipped
     pytest.importorskip("playwright", reason="needs Playwright, of the extra test")
     pytest.importorskip("uvicorn", reason="needs the extra web")
     if CHROMIUM is None:
@@ -37,15 +31,8 @@ LONG = 60_000  # milliseconds; a busy machine needs some to import JAX and to co
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, write_clip):
-    """A network and videos."""
+    """Videos."""
     folder = tmp_path_factory.mktemp("browser")
-    config = ModelConfig(width=4, n_outputs=1)
-    random = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
-        flavr.parameter_shapes(config),
-    )
-    checkpoint.save(folder / "tiny_2x", config, params, provenance={"source": "random"})
     write_clip(folder / "waves.mp4", 20, (64, 48), cut=10)
     write_clip(folder / "long.mp4", 90, (64, 48))
     (folder / "text.mp4").write_text("no video " * 100)
@@ -53,9 +40,9 @@ def folder(tmp_path_factory, write_clip):
 
 
 @pytest.fixture(scope="module")
-def address(folder):
+def address(folder, tiny_2x):
     """A server in a process of its own, as users start it."""
-    options = ["--checkpoint", str(folder / "tiny_2x"), "--port", "0", "--upload-mb", "1"]
+    options = ["--checkpoint", str(tiny_2x), "--port", "0", "--upload-mb", "1"]
     command = [sys.executable, "-m", "flavr_jax", "serve", *options]
     (folder / "tmp").mkdir()
     server = subprocess.Popen(
