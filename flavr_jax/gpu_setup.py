@@ -20,7 +20,8 @@ from flavr_jax.extras import install_command
 __all__ = ["GpuSetup", "find", "problems"]
 
 _DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/sys/module/nvidia/version"))
-_DEVICE_FILE = Path("/dev/nvidia0")
+# Windows' driver, which WSL 2 lends to Linux without files of its own.
+_WSL_DRIVER = Path("/usr/lib/wsl/lib/libcuda.so.1")
 # Oldest drivers for the CUDA versions of JAX's plugins (NVIDIA's CUDA compatibility tables).
 _OLDEST_DRIVER = {"cuda12": 525, "cuda13": 580}
 
@@ -30,7 +31,7 @@ class GpuSetup:
     """Facts about this machine and installation.
 
     Attributes:
-        device_file: whether the driver created a file for a GPU.
+        device_file: whether the driver created a file for a GPU, or WSL 2 lends Windows' driver.
         driver: version of NVIDIA's driver, if it is loaded.
         plugins: versions of JAX's installed CUDA plugins, by extra: cuda12, cuda13.
         jaxlib: version of jaxlib.
@@ -54,10 +55,11 @@ def find() -> GpuSetup:
 
     try:
         seen, failure = tuple(device.device_kind for device in jax.devices("gpu")), ""
-    except RuntimeError as error:
-        seen, failure = (), " ".join(str(error).split())
+    except (RuntimeError, AssertionError) as error:
+        # JAX fails by an assertion without words if JAX_PLATFORMS names only what is not there.
+        seen, failure = (), " ".join(str(error).split()) or "JAX cannot start any device."
     return GpuSetup(
-        _DEVICE_FILE.exists(),
+        any(Path("/dev").glob("nvidia[0-9]*")) or _WSL_DRIVER.exists(),
         _driver(),
         {extra: version for extra in _OLDEST_DRIVER if (version := _plugin(extra))},
         metadata.version("jaxlib"),
@@ -80,7 +82,7 @@ def problems(setup: GpuSetup) -> list[str]:
         return found
     if setup.seen:
         return found
-    if setup.driver is None:
+    if setup.driver is None and not setup.device_file:
         return [
             *found,
             "JAX's CUDA plugin is installed, but NVIDIA's driver is not loaded. Install the driver "
@@ -89,8 +91,8 @@ def problems(setup: GpuSetup) -> list[str]:
         ]
     if not setup.device_file:
         found.append(
-            f"NVIDIA's driver is loaded, but {_DEVICE_FILE} is missing: this container or job was "
-            "started without a GPU. Use docker run --gpus all, or ask your scheduler for a GPU."
+            "NVIDIA's driver is loaded, but there is no /dev/nvidia0 or another GPU: this container or "
+            "job was started without one. Use docker run --gpus all, or ask your scheduler for a GPU."
         )
     found += _of_environment(setup)
     if not found:

@@ -27,7 +27,9 @@ def test_a_setup_that_works_and_a_machine_without_a_gpu_have_no_problem(setup):
         (UNSEEN, {"plugins": {}, "driver": "535.1.2"}, "installed without CUDA", "cuda12]"),
         (UNSEEN, {"plugins": {}, "driver": "470.1.2"}, "installed without CUDA", "Update NVIDIA's"),
         (UNSEEN, {"driver": None, "device_file": False}, "driver is not loaded", "driver 580 or"),
-        (UNSEEN, {"device_file": False}, "/dev/nvidia0 is missing", "--gpus all"),
+        (UNSEEN, {"device_file": False}, "is no /dev/nvidia0", "--gpus all"),
+        (UNSEEN, {"driver": None, "plugins": {}}, "installed without CUDA", "cuda12]"),  # WSL 2
+        (UNSEEN, {"driver": None}, "Unknown backend gpu.", "new virtual environment"),
         (UNSEEN, {"driver": "550.54.15"}, "cuda13 needs 580", "cuda12]"),
         (UNSEEN, {"plugins": {"cuda13": "0.11.2"}}, "has version 0.11.2", "-U"),
         (UNSEEN, {"environment": {"JAX_PLATFORMS": "cpu"}}, "JAX_PLATFORMS=cpu", "Unset it"),

@@ -8,10 +8,11 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import av
 import jax
@@ -62,12 +63,13 @@ def _report(setup: gpu_setup.GpuSetup) -> Iterator[tuple[str, str]]:
             f"{name} {'.'.join(map(str, version))}" for name, version in av.library_versions.items()
         ),
     )
-    devices = [f"{each.device_kind} ({each.platform})" for each in jax.devices()]
-    yield "devices", f"{', '.join(devices)}; {os.cpu_count()} CPU cores"
+    devices = [f"{each.device_kind} ({each.platform})" for each in _devices()]
+    yield "devices", f"{', '.join(devices) or 'none for JAX'}; {os.cpu_count()} CPU cores"
     plugins = ", ".join(f"{extra} {version}" for extra, version in setup.plugins.items())
     yield "nvidia", f"driver {setup.driver or 'not loaded'}; plugins {plugins or 'not installed'}"
-    refused = device.why_not()
-    yield "kernels", "Mosaic GPU kernels for Hopper" if refused is None else f"XLA: {refused}"
+    if devices:
+        refused = device.why_not()
+        yield "kernels", "Mosaic GPU kernels for Hopper" if refused is None else f"XLA: {refused}"
     works = [name for name in encoders.ENCODERS if encoders.failure(name) is None]
     yield "encoders", " ".join(works)
     cache = _cache()
@@ -80,7 +82,11 @@ def _report(setup: gpu_setup.GpuSetup) -> Iterator[tuple[str, str]]:
 
 def _of_devices() -> list[str]:
     """Compute a small convolution, which needs the libraries of the device, such as cuDNN."""
-    kind = jax.devices()[0].device_kind
+    devices = _devices()
+    if not devices:
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        return [f"JAX starts no device with JAX_PLATFORMS={chosen!r}. Unset it, or set it to cpu."]
+    kind = devices[0].device_kind
     image, weights = jnp.ones((1, 8, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 4))
     try:
         found = jax.lax.conv_general_dilated(
@@ -89,6 +95,12 @@ def _of_devices() -> list[str]:
         centre = float(found[0, 4, 4, 4, 0])  # 27 products for each of the 4 channels
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
+        if "RESOURCE_EXHAUSTED" in reason or "out of memory" in reason.lower():
+            return [
+                f"The device {kind} has no memory left for a small convolution: {reason}. End the "
+                "program that holds it (nvidia-smi lists them), or choose another GPU with "
+                "CUDA_VISIBLE_DEVICES."
+            ]
         return [
             f"The device {kind} cannot compute a convolution: {reason}. Set JAX_PLATFORMS=cpu, or "
             "install JAX in a new virtual environment."
@@ -99,6 +111,14 @@ def _of_devices() -> list[str]:
             "Set JAX_PLATFORMS=cpu and update its driver."
         ]
     return []
+
+
+def _devices() -> Sequence[Any]:
+    """Return the devices that JAX starts; none if JAX_PLATFORMS names only what is not there."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError):
+        return []
 
 
 def _of_files() -> list[str]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report on an installation, and its exit code."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -82,3 +85,22 @@ def test_a_device_that_cannot_compute_is_a_problem(run, monkeypatch):
     code, lines = run()
     assert code == 1
     assert "cannot compute a convolution: DNN library is not found." in lines[-2]
+
+
+def test_a_device_without_free_memory_is_a_problem_with_its_own_remedy(run, monkeypatch):
+    def full(*args, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12 bytes.")
+
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", full)
+    code, lines = run()
+    assert code == 1
+    assert "End the program that holds it (nvidia-smi lists them)" in lines[-2]
+
+
+def test_platforms_that_are_not_there_are_a_problem():
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda", "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-m", "flavr_jax", "doctor"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stderr
+    assert "problem: JAX starts no device with JAX_PLATFORMS='cuda'. Unset it" in run.stdout
+    assert "Traceback" not in run.stderr
