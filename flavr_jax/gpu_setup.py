@@ -91,9 +91,9 @@ def problems(setup: GpuSetup) -> list[str]:
         ]
     if not setup.device_file:
         found.append(
-            "NVIDIA's driver is loaded, but there is no /dev/nvidia0 or another GPU: this container "
-            "or job was started without one. Use docker run --gpus all, or ask your scheduler for a "
-            "GPU."
+            "NVIDIA's driver is loaded, but there is no /dev/nvidia0 or another GPU: this "
+            "container or job was started without one. Use docker run --gpus all, or ask your "
+            "scheduler for a GPU."
         )
     found += _of_environment(setup)
     if not found:
