@@ -292,6 +292,8 @@ class VideoWriter:
         stream = cast(VideoStream, stream)
         context = stream.codec_context
         context.options = plan.options
+        # PyAV's default, SLICE, makes x264 cut every frame into slices: slower, and larger files.
+        context.thread_type = "AUTO"
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
         stream.time_base = context.time_base = plan.tick
         context.framerate = info.rate

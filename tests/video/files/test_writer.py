@@ -167,6 +167,21 @@ def test_ffv1_is_lossless(tmp_path, suffix):
         np.testing.assert_array_equal(read.pixels, original.pixels)
 
 
+def test_pictures_of_h264_are_not_cut_into_slices(tmp_path):
+    # Slices for the sake of threads halve the speed of x264 and make files a fifth larger.
+    path = write(tmp_path / "a.mp4", dataclasses.replace(INFO, width=640, height=480))
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert len(packets) == 5
+    for packet in packets:
+        kinds = []
+        while packet:
+            size = int.from_bytes(packet[:4], "big")
+            kinds.append(packet[4] & 31)
+            packet = packet[4 + size :]
+        assert sum(kind in (1, 5) for kind in kinds) == 1  # coded slices
+
+
 def test_hevc_is_tagged_for_apple_players(tmp_path):
     written = context_of(write(tmp_path / "a.mp4", encoding=Encoding("hevc", preset="ultrafast")))
     assert (written["codec"], written["tag"]) == ("hevc", "hvc1")
