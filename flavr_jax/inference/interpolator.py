@@ -139,6 +139,15 @@ class Interpolator:
         return len(self._replicas)
 
     @property
+    def ahead(self) -> int:
+        """Number of computations that the devices run or queue while an earlier one is encoded.
+
+        A GPU computes one and has the next in its queue, or it would be idle from time to time. A
+        CPU would compute both at once, and hold the memory of both.
+        """
+        return 2 * self.concurrency - (jax.default_backend() == "cpu")
+
+    @property
     def _params(self) -> flavr.Parameters:
         return self._replicas.first
 

@@ -44,8 +44,8 @@ class Network(Protocol):
     boundary: Boundary
 
     @property
-    def concurrency(self) -> int:
-        """Number of devices, each of which can compute something else."""
+    def ahead(self) -> int:
+        """Number of computations to start before the result of an earlier one is waited for."""
         ...
 
     @property
@@ -159,8 +159,8 @@ def fill(
             made = _start(group, network, factor, conversion) if compute else None
             started.append((group, made))
             computing += made is not None
-            # Each device has a computation to run while the host encodes the one before it.
-            while computing > 2 * network.concurrency - 1 or len(started) > _MOST_WAITING:
+            # Devices have computations to run while the host encodes the one before them.
+            while computing > network.ahead or len(started) > _MOST_WAITING:
                 group, made = started.popleft()
                 computing -= made is not None
                 yield from _finish(group, made, factor)

@@ -105,9 +105,25 @@ def interpolate(
         NonFiniteError: the network predicted NaN or infinity; raised while frames are yielded.
     """
     summary = Summary() if summary is None else summary
+    return _between_keys(_keys(frames, options), network, options, summary, conversion, done)
+
+
+def _keys(frames: Iterable[TimedFrame], options: Options) -> Iterator[Key]:
+    """Yield the keys of a clip, lazily."""
+    return keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
+
+
+def _between_keys(
+    found: Iterable[Key],
+    network: Network,
+    options: Options,
+    summary: Summary,
+    conversion: Conversion | None,
+    done: int,
+) -> Iterator[TimedFrame]:
+    """Yield the requested frames of a clip with these keys; see :func:`interpolate`."""
     grid = grid_of(network, options)
     clock = schedule.Clock(options.timing)
-    found = keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
     plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
     nodes = _nodes(plan)
     # Chain the passes: each reads the output of the one before and splits it further.
@@ -160,7 +176,9 @@ def overlapped(
         TimeoutError: the decoder has stalled.
     """
     decoded = pipeline.stage("decode", frames, limit=stalled)
-    made = interpolate(decoded, network, options, summary=summary, conversion=conversion, done=done)
+    # Finding cuts takes milliseconds a frame, in which the network's thread could not feed a GPU.
+    found = pipeline.stage("cuts", _keys(decoded, options))
+    made = _between_keys(found, network, options, summary, conversion, done)
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 

@@ -56,7 +56,11 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
         return False
     # Repeated frames, as in animation on twos, say nothing about the usual motion.
     usual = statistics.median([other for other in changes if other > _STILL] or [0.0])
-    strangeness = mismatch(before[-1], after[0])
+    # The mismatch is the smaller of two numbers, and one is often small enough.
+    strangeness = _unexplained(before[-1].luma, after[0].luma)
+    if strangeness <= _SAME_SCENE:
+        return False
+    strangeness = min(strangeness, _unexplained(after[0].luma, before[-1].luma))
     contrast = float(min(before[-1].luma.std(), after[0].luma.std()))
     unlike = strangeness > _OTHER_SCENE and contrast > _LEAST_CONTRAST
     unusual = strangeness > _SAME_SCENE and strangeness * change / (1 + usual) > _UNUSUAL

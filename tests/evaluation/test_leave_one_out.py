@@ -18,7 +18,7 @@ class Averaging:
     """A network that mixes the two middle frames of a window; it records what it is given."""
 
     config, boundary = ModelConfig(width=1, n_outputs=1), "mirror"
-    factor, concurrency = 2, 1
+    factor, ahead = 2, 1
 
     def __init__(self):
         self.windows = []

@@ -26,7 +26,7 @@ class ClockNetwork:
     def __init__(self, factor=8, n_inputs=4):
         self.config = ModelConfig(width=1, n_inputs=n_inputs, n_outputs=factor - 1)
         self.boundary = "mirror"
-        self.concurrency = 1
+        self.ahead = 1
         self.factor = factor
         self.batches = []
 
@@ -126,6 +126,18 @@ def test_times_that_one_pass_makes_cost_no_more_when_finer_passes_follow():
         nodes = fill(nodes, network, 8, last=last)
     assert len(shown(nodes)) == 9
     assert network.batches == [1]
+
+
+def test_as_many_batches_are_started_ahead_as_the_network_says():
+    network = ClockNetwork()
+    network.ahead = 3
+    nodes = fill((node(n, [0, Fraction(1, 2)]) for n in itertools.count()), network, 8, batch=2)
+    for number in range(3):
+        first = next(nodes)
+        assert len(network.batches) == 4 + number
+        assert first.frame.pixels[0, 0, 0] == number * 2 * UNIT
+        for _ in range(15):
+            next(nodes)
 
 
 def test_while_a_batch_computes_the_one_before_is_handed_out():

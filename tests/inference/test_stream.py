@@ -335,7 +335,7 @@ def test_a_resumed_run_computes_the_same_frames_in_the_same_groups(kind, options
     class Counting:
         config, boundary, factor = network.config, network.boundary, network.factor
         passes, upload = network.passes, network.upload
-        concurrency = 1
+        ahead = 1
 
         def between(self, window, factor):
             asked.append(len(window))
