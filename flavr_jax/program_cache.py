@@ -62,7 +62,7 @@ def compiled(
     *,
     name: str,
     sources: Iterable[Path],
-    on_compile: Callable[[float | None], None] = lambda seconds: None,
+    on_compile: Callable[[float | None], None] | None = None,
 ) -> Callable[..., Any]:
     """Return a function compiled for arguments like these: kept from an earlier run, or now.
 
@@ -74,19 +74,22 @@ def compiled(
         name: tells it from other functions, and from itself with other settings.
         sources: folders of source code and data that the program is made from.
         on_compile: called before it is compiled, with the usual number of seconds if that is known.
+            Programs without it are small, and do not count for the usual number.
     """
     device = next(iter(jax.tree.leaves(arguments)[0].devices()))
     path = _path(name, arguments, device, tuple(sources))
     if path is not None and (found := _read(path, arguments, device)) is not None:
         return found
-    on_compile(usual_seconds(device))
+    if on_compile is not None:
+        on_compile(usual_seconds(device))
     began = time.monotonic()
     lowered = jax.jit(function).lower(*arguments)
     if path is None:
         return lowered.compile()
     with _outside_of_jax_cache():
         program = lowered.compile()
-    _write(path, program, device, time.monotonic() - began)
+    seconds = None if on_compile is None else time.monotonic() - began
+    _write(path, program, device, seconds)
     return program
 
 
@@ -199,12 +202,17 @@ def _read(path: Path, arguments: tuple[Any, ...], device: Any) -> Callable[..., 
         return None
 
 
-def _write(path: Path, program: Any, device: Any, seconds: float) -> None:
-    """Keep a program and the time that it took; a cache that cannot be written is no error."""
+def _write(path: Path, program: Any, device: Any, seconds: float | None) -> None:
+    """Keep a program, and the time that it took if any is given.
+
+    A cache that cannot be written is no error.
+    """
     try:
         data, _, out_tree = serialize_executable.serialize(program)
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, b"%d\n" % out_tree.num_leaves + data)
+        if seconds is None:
+            return
         times = _times(path.parent)
         kind = device.device_kind
         times[kind] = [*times.get(kind, []), round(seconds, 1)][-_REMEMBERED:]

@@ -96,6 +96,12 @@ def test_another_name_shape_or_source_is_another_program(folder, sources):
     assert all(seconds is not None for seconds in asked[1:])
 
 
+def test_a_small_program_does_not_count_for_the_usual_time(folder, sources):
+    program_cache.compiled(jnp.sin, (jnp.ones(3),), name="small", sources=[sources])
+    assert len(list(folder.glob("*.program"))) == 1
+    assert program_cache.usual_seconds(jax.devices()[0]) is None
+
+
 @pytest.mark.parametrize("damage", [b"", b"2\n", b"2\nnothing that can be loaded", None])
 def test_a_damaged_program_is_compiled_again(folder, sources, damage):
     asked = []

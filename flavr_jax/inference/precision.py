@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from flavr_jax import program_cache
 from flavr_jax.config import ModelConfig, Precision
@@ -75,7 +76,8 @@ def prepare(
         params: parameters that are not packed, of any floating-point type.
         precision: what to compute in.
         scales: of the feature maps that are stored in 8 bits, if the checkpoint was calibrated.
-        remember: keep the choice between runs, as :func:`flavr_jax.program_cache.remembered` does.
+        remember: keep the choice and the program that packs between runs, as
+            :mod:`flavr_jax.program_cache` does.
 
     Raises:
         ValueError: the precision is unknown, is fp8 without scales, or has too small a range for
@@ -83,11 +85,11 @@ def prepare(
     """
     if precision == "auto":
         precision, reason = _fastest(config, scales, remember)
-        return Prepared(_packed(config, params, precision, scales), precision, reason)
+        return Prepared(_packed(config, params, precision, scales, remember), precision, reason)
     if precision not in _TYPES:
         raise ValueError(f"`precision` is {precision!r}; choose auto, {', '.join(_TYPES)}.")
     if precision != "fp8":
-        return Prepared(_packed(config, params, precision, None), precision)
+        return Prepared(_packed(config, params, precision, None, False), precision)
     if not scales:
         raise ValueError(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
@@ -95,7 +97,8 @@ def prepare(
         )
     refused = _why_slow(config, scales, remember)
     slow = f"many times slower here than `precision` auto: {refused}" if refused else ""
-    return Prepared(_packed(config, params, "fp8", scales), "fp8", slow)
+    packed = _packed(config, params, "fp8", scales, remember and not refused)
+    return Prepared(packed, "fp8", slow)
 
 
 def _fastest(
@@ -116,10 +119,31 @@ def _packed(
     params: flavr.Parameters,
     precision: Precision,
     scales: Mapping[str, float] | None,
+    remember: bool,
 ) -> flavr.Parameters:
-    """Convert parameters to the type of a precision and pack them; only fp8 uses ``scales``."""
+    """Convert parameters to the type of a precision and pack them; only fp8 uses ``scales``.
+
+    With ``remember``, the program that packs for 8-bit kernels is kept between runs.
+    """
     cast = _cast(params, precision)
-    return quantized.pack(config, cast, scales if precision == "fp8" else None)
+    pack = functools.partial(quantized.pack, config, scales=scales if precision == "fp8" else None)
+    # For other kernels, NumPy packs.
+    if precision != "fp8" or not remember:
+        return pack(cast)
+    # As one program, because each operation on its own would be compiled in every run.
+    leaves, tree = jax.tree.flatten(cast)
+    packed = jax.tree.structure(jax.eval_shape(pack, cast))
+
+    def arrays(leaves: list[Array]) -> tuple[Array, ...]:
+        return tuple(jax.tree.leaves(pack(jax.tree.unflatten(tree, leaves))))
+
+    program = program_cache.compiled(
+        arrays,
+        (leaves,),
+        name=f"pack {config} {precision} {sorted((scales or {}).items())} {tree}",
+        sources=SOURCES,
+    )
+    return jax.tree.unflatten(packed, program(leaves))
 
 
 def _why_slow(config: ModelConfig, scales: Mapping[str, float], remember: bool) -> str | None:

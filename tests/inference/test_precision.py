@@ -46,6 +46,24 @@ def test_8_bits_are_for_kernels_and_16_for_the_rest(params):
     assert prepared.params["out"]["kernel"].dtype == "bfloat16"
 
 
+def test_the_program_that_packs_8_bits_is_kept_between_runs(params, tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        with assume_hopper():
+            plain = prepare(CONFIG, params, "fp8", SCALES)
+            first = prepare(CONFIG, params, "fp8", SCALES, remember=True)
+            monkeypatch.setattr(jax, "jit", None)  # nothing may be compiled any more
+            again = prepare(CONFIG, params, "fp8", SCALES, remember=True)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert jax.tree.structure(plain.params) == jax.tree.structure(again.params)
+    for expected, *others in zip(*(jax.tree.leaves(each.params) for each in (plain, first, again))):
+        for other in others:
+            assert other.dtype == expected.dtype
+            np.testing.assert_array_equal(np.float32(other), np.float32(expected))
+
+
 def test_8_bits_on_a_device_without_kernels_for_them_are_called_slow(params):
     assert "many times slower here than `precision` auto: " in str(
         prepare(CONFIG, params, "fp8", SCALES)
