@@ -48,22 +48,31 @@ class _Coefficients:
     Attributes:
         coarse: feature maps at half the U-Net's size that exist at once.
         fine: feature maps at the U-Net's size that exist at once.
-        refine: maps of the look with the largest maps that exist at once, for each predicted frame.
+        refine: maps of the second look that exist at once, for each predicted frame.
         look: bytes per pixel and predicted frame for displacements, weights and looked-up pixels.
+        windows: float32 copies of the input frames.
+        table: tables of neighbouring pixels for the look-ups.
+        results: copies of the made frames, which include those of computations in the queue.
+        overlap: whether the passes that measure gates overlap with the last one.
     """
 
     coarse: float
     fine: float
     refine: float
     look: float
+    windows: float = 1.0
+    table: float = 1.0
+    results: float = 2.0
+    overlap: bool = True
 
 
-# Those of a CPU are fitted to the compiler's plans (tests/inference/test_planner.py). Those of GPUs
-# are estimates that no GPU run has checked yet.
+# Fitted to the compiler's plans: those of a CPU (tests/inference/test_planner.py), and those for an
+# H200 (13 cases of docs/measurements.md).
 _COEFFICIENTS = {
     "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=100.0),
-    "gpu": _Coefficients(coarse=13.0, fine=3.0, refine=2.0, look=110.0),
-    "hopper": _Coefficients(coarse=6.0, fine=1.5, refine=2.0, look=110.0),
+    "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0, overlap=False),
+    "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
+    "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
 }
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
@@ -198,9 +207,9 @@ def memory(
     rows, columns = (math.ceil(side / multiple) * multiple for side in (height, width))
     # All in bytes per pixel of a padded frame.
     value = _BYTES[precision] / scale**2
-    windows = config.n_inputs * 12 * (1 + 1 / scale**2)
-    result = 2 * 3 * outputs  # once more when it is cropped and copied
-    table = 96 * (1 + 1 / scale**2) if config.base == "warp" else 0  # of pallas_kernels.sample
+    windows = known.windows * config.n_inputs * 12 * (1 + 1 / scale**2)
+    result = known.results * 3 * outputs
+    table = known.table * 96 * (1 + 1 / scale**2) if config.base == "warp" else 0
     map_bytes = config.n_inputs * config.width * value
     coarse = known.coarse * map_bytes / 4
     look = known.look if config.base == "warp" else known.look / 4
@@ -209,8 +218,8 @@ def memory(
     coarse_rows, fine_rows = share_of_rows(config, rows, tiling)
     # The last coarse feature map and a skip connection live on while the fine layers run.
     layers = max(coarse * coarse_rows, fine * fine_rows + coarse_rows * 2 * map_bytes / 4)
-    if tiling.split == "all":
-        layers += fine_rows * fine  # XLA may overlap both parts
+    if tiling.split == "all" and known.overlap:
+        layers += fine_rows * fine
     many = batch if tiling == WHOLE else 1
     return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
 
@@ -227,7 +236,9 @@ def _kind(precision: Precision) -> str:
     if jax.default_backend() == "cpu":
         return "cpu"
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
-    return "hopper" if capability == "9.0" and precision != "fp32" else "gpu"
+    if capability != "9.0" or precision == "fp32":
+        return "gpu"
+    return "8-bit kernels" if precision == "fp8" else "16-bit kernels"
 
 
 def available_memory() -> int:

@@ -40,6 +40,36 @@ def test_expected_memory_is_that_of_the_compilers_plan(config, tiling):
     assert 0.95 * actual < expected < 1.5 * actual
 
 
+# Temporary and output memory of the compiler's plans for an H200, in GiB; jax 0.12.0 and 0.11.2.
+PLANS_FOR_AN_H200 = [
+    ("default", "fp8", (720, 1280), 2, 8, WHOLE, 1.04),
+    ("default", "fp8", (256, 448), 16, 8, WHOLE, 0.97),
+    ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 1.01),
+    ("default", "fp8", (2160, 3840), 1, 8, WHOLE, 5.85),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(2), 3.84),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.51),
+    ("default", "fp8", (4320, 7680), 1, 8, WHOLE, 21.91),
+    ("default", "bf16", (1080, 1920), 1, 8, WHOLE, 1.43),
+    ("flavr_8x", "bf16", (1080, 1920), 1, 8, WHOLE, 1.52),
+    ("flavr_8x", "bf16", (1080, 1920), 1, 8, Tiling(4), 1.10),
+    ("default", "fp32", (1080, 1920), 1, 8, WHOLE, 2.26),
+    ("default", "fp32", (1080, 1920), 1, 8, Tiling(4), 0.91),
+    ("default", "fp32", (1080, 1920), 1, 8, Tiling(4, "all", 1), 1.08),
+]
+
+
+@pytest.mark.parametrize(("preset", "precision", "size", "batch", "factor", "tiling", "actual"),
+                         PLANS_FOR_AN_H200)  # fmt: skip
+def test_expected_memory_of_a_gpu_covers_the_compilers_plan(
+    preset, precision, size, batch, factor, tiling, actual, monkeypatch
+):
+    kinds = {"fp8": "8-bit kernels", "bf16": "16-bit kernels", "fp32": "gpu"}
+    monkeypatch.setattr(planner, "_kind", kinds.get)
+    expected = planner.memory(PRESETS[preset], precision, *size, factor, batch, tiling)
+    # Above it are the results of computations in the queue, which are no part of a plan.
+    assert actual < expected / GIB < 2 * actual
+
+
 def test_frames_are_divided_only_if_memory_is_short_and_into_as_few_stripes_as_fit():
     assert planned(1080, 1920, 100).tiling == WHOLE
     plan = planned(2160, 3840, 8)
@@ -71,7 +101,10 @@ def test_after_running_out_of_memory_frames_are_divided_further_each_time():
     needed = [planner.memory(BUNDLED, "fp32", 2160, 3840, 8, 1, tiling) for tiling in seen]
     assert all(after < before for before, after in itertools.pairwise(needed))
     assert needed[1] < 2 / 3 * needed[0]
-    assert [tiling.split for tiling in seen][1:3] == ["fine", "all"]
+    # Exact stripes as long as they help, all layers in stripes after that.
+    splits = [tiling.split for tiling in seen[1:]]
+    assert splits == ["fine"] * splits.count("fine") + ["all"] * splits.count("all")
+    assert {"fine", "all"} <= set(splits)
 
 
 def test_a_batch_that_the_user_names_is_tried_first():
