@@ -25,6 +25,8 @@ from flavr_jax.profiling.video_throughput import OUTPUTS, First, Output, Run
 from flavr_jax.video.files import reader
 from flavr_jax.video.files.encoders import Encoding
 
+_TRACED = 100  # frames to read in a traced run, since traces of longer ones take minutes to store
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -125,9 +127,10 @@ def _others(
         rate = 8e3 / row.timing.queued
         yield f"the official 8x network alone, {row.name}: {rate:.1f} frames/s"
     if options.trace:
-        with jax.profiler.trace(str(folder / "trace")):
-            video_throughput.run(source, network, motion, "null", folder)
-        share = video_throughput.busy(folder / "trace")
+        few = First(source.source, min(source.count, _TRACED))
+        share = video_throughput.busy_in(
+            folder / "trace", lambda: video_throughput.run(few, network, motion, "null", folder)
+        )
         yield "no GPU in the trace" if share is None else f"the GPU is busy {share:.0%} of the time"
 
 

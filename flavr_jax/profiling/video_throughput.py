@@ -16,9 +16,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import av
 import jax
@@ -38,6 +38,7 @@ __all__ = [
     "Output",
     "Run",
     "busy",
+    "busy_in",
     "draw_clip",
     "encoder_rate",
     "network_rate",
@@ -216,6 +217,18 @@ def encoder_rate(finished: Path, frames: int, encoding: Encoding, folder: Path) 
     began = time.perf_counter()
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return frames / (time.perf_counter() - began)
+
+
+def busy_in(folder: Path, work: Callable[[], Any]) -> float | None:
+    """Trace some work, and return what :func:`busy` does.
+
+    Python's calls are not traced: that would slow the threads down which keep the GPU busy.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level, options.host_tracer_level = 0, 1
+    with jax.profiler.trace(str(folder), profiler_options=options):
+        work()
+    return busy(folder)
 
 
 def busy(folder: Path) -> float | None:

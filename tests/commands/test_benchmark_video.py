@@ -48,8 +48,9 @@ def test_a_run_counts_its_frames_and_the_time_of_every_stage(network, clip, tmp_
     found = video_throughput.run(clip, network, stream.Options(4, batch=1), output, tmp_path)
     assert found.frames == 21
     assert 0 < found.first <= found.seconds
-    assert [stage.name for stage in found.times] == ["decode", "network", "download", "encode"]
-    assert [stage.items for stage in found.times] == [6, 21, 21, 21]
+    names = ["decode", "cuts", "network", "download", "encode"]
+    assert [stage.name for stage in found.times] == names
+    assert [stage.items for stage in found.times] == [6, 6, 21, 21, 21]
     for stage in found.times:
         assert stage.working + stage.starved + stage.blocked <= found.seconds + 0.1
 
@@ -74,6 +75,13 @@ def test_the_first_frames_of_a_source_are_a_source(clip):
     few = video_throughput.First(clip, 2)
     assert len(list(few)) == len(list(few)) == 2
     assert few.info.frame_count == 2
+
+
+def test_traced_work_is_done_once_and_without_a_gpu_has_no_share(tmp_path):
+    done = []
+    share = video_throughput.busy_in(tmp_path, lambda: done.append(jax.numpy.ones(3).sum()))
+    assert share is None
+    assert done == [3]
 
 
 def test_a_trace_without_a_gpu_has_no_share_of_it(tmp_path):
