@@ -24,9 +24,12 @@ _UNITS = {"PSNR": " dB"}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1580px; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; } td, th { padding: .2em .9em; text-align: right; }
-tr { border-bottom: 1px solid #ddd; } figure { display: inline-block; margin: .3em; }
-figcaption { color: #555; font-size: 13px; } svg { background: #f6f6f6; }
-svg, img { max-width: 100%; height: auto; }
+td { white-space: nowrap; } tr { border-bottom: 1px solid #ddd; }
+.pictures { display: grid; gap: .6em; }
+.pictures { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
+figure { margin: 0; } img { width: 100%; height: auto; }
+figcaption, text { color: #555; font-size: 13px; }
+svg { background: #f6f6f6; width: 100%; max-width: 900px; }
 """
 
 
@@ -93,17 +96,22 @@ def _plot(found: list[Moment]) -> str:
     times = np.array([float(each.pts) for each in found])
     values = np.array([each.scores["PSNR"] for each in found])
     low, high = float(values.min()), float(values.max())
-    x = (times - times[0]) / max(times[-1] - times[0], 1e-9) * (width - 20) + 10
-    y = height - 15 - (values - low) / max(high - low, 1e-9) * (height - 30)
+    x = (times - times[0]) / max(times[-1] - times[0], 1e-9) * (width - 90) + 70
+    y = height - 35 - (values - low) / max(high - low, 1e-9) * (height - 50)
+    # The extremes of both axes, and lines at those of PSNR.
     lines = []
+    for value, place in ((high, 15), (low, height - 35)):
+        lines.append(f'<line x1="70" x2="{width - 20}" y1="{place}" y2="{place}" stroke="#ccc"/>')
+        lines.append(f'<text x="62" y="{place + 4}" text-anchor="end">{value:.1f} dB</text>')
+    for time, place in ((times[0], "start"), (times[-1], "end")):
+        at = 70 if place == "start" else width - 20
+        lines.append(f'<text x="{at}" y="{height - 8}" text-anchor="{place}">{time:.2f} s</text>')
     for shot in dict.fromkeys(each.shot for each in found):
         places = [n for n, each in enumerate(found) if each.shot == shot]
         points = " ".join(f"{x[n]:.1f},{y[n]:.1f}" for n in places)
         lines.append(f'<polyline fill="none" stroke="#06c" points="{points}"/>')
         lines += [f'<circle cx="{x[n]:.1f}" cy="{y[n]:.1f}" r="2" fill="#06c"/>' for n in places]
-    span = f"{times[0]:.2f} s to {times[-1]:.2f} s, {low:.1f} dB to {high:.1f} dB"
-    box = f'viewBox="0 0 {width} {height}" width="{width}"'
-    return f"<svg {box}>{''.join(lines)}</svg><p>{span}</p>"
+    return f'<svg viewBox="0 0 {width} {height}">{"".join(lines)}</svg>'
 
 
 def _row(moment: Moment) -> str:
@@ -119,7 +127,7 @@ def _row(moment: Moment) -> str:
         for title, picture in zip(titles, (before, made, truth, after, difference))
     )
     head = f"{float(moment.pts):.3f} s, shot {moment.shot + 1}: {scores}"
-    return f"<h3>{head}</h3>{''.join(figures)}"
+    return f'<h3>{head}</h3><div class="pictures">{"".join(figures)}</div>'
 
 
 def _source(picture: Frame) -> str:
