@@ -144,8 +144,9 @@ def _layer_lines(
     lines = [
         f"ceilings here: {scale * ceilings.tflops:.1f} {prefix}FLOP/s ({dtype} product), "
         f"{scale * ceilings.terabytes:.3g} {prefix}B/s (copy)",
-        f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline",
+        f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline  limit",
     ]
+    least = 0.0
     for cost in costs:
         # XLA may fuse a small layer into a neighbour; it then has no time of its own.
         milliseconds = times[cost.scope] or math.nan
@@ -154,11 +155,20 @@ def _layer_lines(
         )
         peak = 100 * useful / ceilings.tflops
         roofline = 1e-7 * cost.bytes / milliseconds / ceilings.terabytes
+        # The roofline's limit is whichever takes longer at the ceilings: products or bytes.
+        shortest = {
+            "FLOPs": 1e-9 * cost.useful_flops / ceilings.tflops,
+            "bytes": 1e-9 * cost.bytes / ceilings.terabytes,
+        }
+        limit = max(shortest, key=lambda name: shortest[name])
+        least += shortest[limit]
         lines.append(
             f"{milliseconds:10.4f} {scale * useful:7.1f} {scale * dense:14.1f} {peak:10.1f} "
-            f"{roofline:21.1f}  {cost.scope}"
+            f"{roofline:21.1f}  {limit}  {cost.scope}"
         )
     lines.append(f"{times['']:10.4f}  everything else")
+    total = sum(times.values())
+    lines.append(f"{total:10.4f}  in all; at these ceilings the layers would take {least:.4f}")
     return "\n".join(lines)
 
 

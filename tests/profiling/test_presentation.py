@@ -44,12 +44,28 @@ def test_a_cpu_is_measured_in_billions_a_second_and_a_gpu_in_trillions():
     # 1.5 billion useful operations in 75 ms are 20 GFLOP/s, 40 % of 50; 10 MB are 0.133 GB/s.
     assert slow[0] == "ceilings here: 50.0 GFLOP/s (float32 product), 20 GB/s (copy)"
     assert "GFLOP/s" in slow[1]
-    assert slow[2].split() == ["75.0000", "20.0", "26.7", "40.0", "0.7", "encoder/stem"]
-    assert slow[3].split() == ["nan", "nan", "nan", "nan", "nan", "out"]
+    assert slow[2].split() == ["75.0000", "20.0", "26.7", "40.0", "0.7", "FLOPs", "encoder/stem"]
+    assert slow[3].split() == ["nan", "nan", "nan", "nan", "nan", "FLOPs", "out"]
     assert slow[4].split() == ["5.0000", "everything", "else"]
+    # 1.6 billion operations at 50 GFLOP/s.
+    assert slow[5].split() == [
+        "80.0000",
+        "in",
+        "all;",
+        "at",
+        "these",
+        "ceilings",
+        "the",
+        "layers",
+        "would",
+        "take",
+        "32.0000",
+    ]
     fast = presentation._layer_lines(COSTS, [], Ceilings(700.0, 3.0), "bfloat16").splitlines()
     assert fast[0] == "ceilings here: 700.0 TFLOP/s (bfloat16 product), 3 TB/s (copy)"
     assert "TFLOP/s" in fast[1]
+    # 10 MB at 3 TB/s take 3.3 µs, 1.5 GFLOP at 700 TFLOP/s take 2.1 µs.
+    assert "bytes" in fast[2].split()
 
 
 def test_kernels_are_listed_with_their_share_of_the_call():
