@@ -16,7 +16,7 @@ import jax
 
 __all__ = [
     "SMEM_BYTES", "assume_hopper", "interpret", "interpreting", "is_cpu", "sm_count", "table_name",
-    "why_not",
+    "untried", "why_not",
 ]  # fmt: skip
 
 StandIn: TypeAlias = Literal["interpret", "assume"] | None
@@ -61,20 +61,29 @@ def is_cpu() -> bool:
     return _stand_in.get() != "assume" and jax.default_backend() == "cpu"
 
 
-def why_not() -> str | None:
-    """Why Mosaic GPU kernels for Hopper cannot run on the default device; None if they can."""
+def why_not(*, wgmma: bool = True) -> str | None:
+    """Why Mosaic GPU kernels cannot run on the default device; None if they can.
+
+    Args:
+        wgmma: whether they use WGMMA instructions. Only Hopper has these: later GPUs dropped them.
+            Kernels without them need Hopper or later, because Mosaic GPU itself does.
+    """
     if _stand_in.get() is not None:
         return None
+    needed = "an NVIDIA Hopper GPU" + ("" if wgmma else " or a later one")
     if jax.default_backend() != "gpu":
-        return f"it needs an NVIDIA Hopper GPU, and the default device is a {_device_name()}"
-    # Kernels use WGMMA instructions. Only Hopper has them: later GPUs dropped them.
-    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
-    if capability.split(".")[0] != "9":
-        return (
-            f"it needs an NVIDIA Hopper GPU (compute capability 9.0), and {_device_name()} has "
-            f"{capability}"
-        )
+        return f"it needs {needed}, and the default device is a {_device_name()}"
+    major, capability = _capability()
+    if major != 9 and (wgmma or major < 9):
+        return f"it needs {needed} (compute capability 9.0), and {_device_name()} has {capability}"
     return None
+
+
+def untried() -> str | None:
+    """Why kernels that could run on the default device run only if they are named; else None."""
+    if _stand_in.get() is not None or _capability()[0] <= 9:
+        return None
+    return f"it has not been tried on {_device_name()} yet, so it must be named"
 
 
 def sm_count() -> int:
@@ -90,6 +99,13 @@ def table_name() -> str:
     if _stand_in.get() is not None:
         return _STAND_IN_TABLE
     return "_".join(jax.devices()[0].device_kind.lower().split())
+
+
+def _capability() -> tuple[int, str]:
+    """Compute capability of the default device: its first number, 0 if unknown, and its text."""
+    text = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
+    major = text.split(".")[0]
+    return int(major) if major.isdecimal() else 0, text
 
 
 def _device_name() -> str:

@@ -41,12 +41,12 @@ class Candidate(Generic[SomeArguments, Result]):
     Attributes:
         run: computes the operation.
         why_not: returns the reason why it cannot run here on these arguments, or None if it can.
-        only_named: the reason why it is not chosen unless it is named; None if it may be.
+        only_named: returns the reason why it is not chosen here unless it is named, or None.
     """
 
     run: Callable[[SomeArguments], Result]
     why_not: Callable[[SomeArguments], str | None] | None = None
-    only_named: str | None = None
+    only_named: Callable[[], str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +104,8 @@ def call(
     for candidate_name in names:
         candidate = implementations[candidate_name]
         why_not = candidate.why_not(arguments) if candidate.why_not else None
-        if why_not is None and name is None:
-            why_not = candidate.only_named
+        if why_not is None and name is None and candidate.only_named:
+            why_not = candidate.only_named()
         if why_not is None:
             # The list exists only inside `explain`; otherwise nothing is recorded.
             choices = _choices.get()

@@ -11,7 +11,7 @@ import dataclasses
 from jax import Array
 from jaxtyping import Float
 
-from pallas_kernels.core import dispatch
+from pallas_kernels.core import device, dispatch
 from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.sample import mosaic_gpu, reference, xla
 
@@ -56,11 +56,7 @@ def _reference(arguments: SampleArguments) -> Array:
 
 
 IMPLEMENTATIONS: dict[Implementation, Candidate[SampleArguments, Array]] = {
-    "mosaic_gpu": Candidate(
-        _mosaic_gpu,
-        _why_not_mosaic_gpu,
-        only_named="its present form has not run on a GPU yet, so it must be named",
-    ),
+    "mosaic_gpu": Candidate(_mosaic_gpu, _why_not_mosaic_gpu, device.untried),
     "xla": Candidate(_xla),
     "reference": Candidate(_reference),
 }
@@ -90,8 +86,8 @@ def sample(
         weights: weight of each source in each output; they need not add up to 1.
         residual: added to the mixed images.
         implementation: see :data:`pallas_kernels.Implementation`. The Mosaic GPU kernel takes
-            float32 images of up to 4 channels. It runs only if it is named, because its present
-            form has been compiled and interpreted, but not run on a GPU.
+            float32 images of up to 4 channels. On GPUs after Hopper, for which it compiles, it runs
+            only if it is named, because nobody has run it there yet.
 
     Raises:
         ValueError: shapes do not match, or no implementation has that name.

@@ -27,7 +27,7 @@ _LARGEST = 2**31  # rows are numbered in 32 bits
 
 def why_not(images: Array, displacements: Array, *others: Array | None) -> str | None:
     """Reason why the kernel cannot run here on these arguments; None if it can."""
-    reason = device.why_not()
+    reason = device.why_not(wgmma=False)
     if reason is not None:
         return reason
     arrays = [images, displacements, *(each for each in others if each is not None)]

@@ -2,6 +2,7 @@
 """Bilinear look-up of several images, against float64 NumPy."""
 
 import contextlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
+from pallas_kernels.sample.api import IMPLEMENTATIONS as BY_NAME
+from pallas_kernels.sample.api import SampleArguments
 from tests.pallas_kernels.oracles import needs_interpreter, oracle_sample
 
 IMPLEMENTATIONS = [
@@ -208,14 +211,18 @@ def test_the_kernel_says_what_it_cannot_do(channels, dtype, reason):
     assert reason in choice.refused["mosaic_gpu"]
 
 
-def test_the_kernel_runs_only_if_it_is_named():
-    images = jax.ShapeDtypeStruct((1, 2, 4, 5, 3), "float32")
-    displacements = jax.ShapeDtypeStruct((1, 3, 2, 4, 5, 2), "float32")
-    weights = jax.ShapeDtypeStruct((1, 3, 2, 4, 5), "float32")
-    arguments = images, displacements, weights
-    with pk.assume_hopper():
-        (unnamed,) = pk.explain(pk.sample, *arguments)
-        (named,) = pk.explain(pk.sample, *arguments, implementation="mosaic_gpu")
-    assert unnamed.implementation == "xla"
-    assert "must be named" in unnamed.refused["mosaic_gpu"]
-    assert named.implementation == "mosaic_gpu"
+def test_after_hopper_the_kernel_runs_only_if_it_is_named(monkeypatch):
+    arguments = SampleArguments(
+        images=jnp.zeros((1, 2, 4, 5, 3)),
+        displacements=jnp.zeros((1, 3, 2, 4, 5, 2)),
+        weights=jnp.zeros((1, 3, 2, 4, 5)),
+        residual=None,
+    )
+    gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA B200", compute_capability="10.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    kernel = BY_NAME["mosaic_gpu"]
+    assert kernel.why_not(arguments) is None
+    assert "must be named" in kernel.only_named()
+    gpu.compute_capability = "9.0"
+    assert kernel.only_named() is None

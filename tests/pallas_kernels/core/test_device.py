@@ -40,6 +40,18 @@ def test_other_gpus_are_named_with_their_capability(a_gpu, kind, capability):
     assert str(device.why_not()).endswith(f"and {kind} has {capability}")
 
 
+def test_kernels_without_wgmma_run_on_later_gpus_too_but_only_by_name(a_gpu):
+    a_gpu("NVIDIA A100", compute_capability="8.0")
+    assert "or a later one (compute capability 9.0)" in str(device.why_not(wgmma=False))
+    a_gpu("NVIDIA B200", compute_capability="10.0")
+    assert device.why_not(wgmma=False) is None
+    assert "not been tried on NVIDIA B200" in str(device.untried())
+    with pk.assume_hopper():
+        assert device.untried() is None
+    a_gpu("NVIDIA H100", compute_capability="9.0")
+    assert device.untried() is None
+
+
 def test_a_gpu_that_tells_no_capability_is_refused(a_gpu):
     a_gpu("AMD Instinct MI300X")
     assert "and AMD Instinct MI300X has unknown" in str(device.why_not())

@@ -50,6 +50,18 @@ def test_an_unknown_name_lists_those_that_there_are():
         dispatch.call("op", {"xla": Candidate(lambda _: 0)}, "mosaic_gpu", TWO)
 
 
+def test_an_implementation_may_run_only_if_it_is_named():
+    reasons = ["nobody tried it", None]
+    implementations = {
+        "mosaic_gpu": Candidate(lambda _: "new", only_named=lambda: reasons[0]),
+        "xla": Candidate(lambda _: "old"),
+    }
+    assert dispatch.call("op", implementations, None, TWO) == "old"
+    assert dispatch.call("op", implementations, "mosaic_gpu", TWO) == "new"
+    reasons.pop(0)
+    assert dispatch.call("op", implementations, None, TWO) == "new"
+
+
 @pytest.mark.parametrize("device", [contextlib.nullcontext, pk.assume_hopper])
 def test_a_gate_named_mosaic_gpu_does_not_run_on_xla(device):
     x, kernel = jnp.zeros((1, 2, 3, 4, 16), jnp.bfloat16), jnp.zeros((16, 16), jnp.bfloat16)
