@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import comparison, presentation
+from flavr_jax.profiling import comparison, presentation, timing
 from flavr_jax.profiling.comparison import OnePrecision, TorchMode
 
 
@@ -42,11 +43,13 @@ class Options:
     """Compare outputs with float32 ones; --no-check saves time and memory."""
     profile: Path | None = None
     """Write a trace of the first implementation and precision into this folder, for XProf. Also
-    print tables of kernels and layers and, with --torch, of stages beside PyTorch's."""
+    print tables of kernels and layers and, with --torch, of stages beside PyTorch's, and a row for
+    the time of all layers at the speeds of a large matrix product and a copy."""
     json: Path | None = None
     """Append the measurements to this file, one line per row."""
     plot: Path | None = None
-    """Draw the times as a bar chart into this PNG or SVG file; needs matplotlib."""
+    """Draw the times as a bar chart into this PNG or SVG file; needs matplotlib. With --json, the
+    rows of earlier runs with the same settings are drawn, too."""
 
 
 def main(options: Options) -> None:
@@ -56,7 +59,7 @@ def main(options: Options) -> None:
     print(presentation.environment(with_torch=bool(options.torch)))
     case = comparison.NetworkCase(config, options.batch, height, width, check=options.check)
     rows = []
-    settings = {"model": options.model, "size": options.size, "batch": options.batch}
+    settings = {"model": options.model, "size": [height, width], "batch": options.batch}
 
     def keep(row: comparison.Row) -> None:
         rows.append(row)
@@ -75,7 +78,10 @@ def main(options: Options) -> None:
         if options.torch and options.torch_device == "cuda":
             stages = comparison.torch_stages(case, options.torch[0], 20)
         first = options.implementations[0], options.precision[0]
-        print(presentation.layers(case, *first, options.profile, stages))
+        ceilings = timing.measure_ceilings(jnp.dtype(comparison.TYPES[first[1]]))
+        keep(presentation.roofline(case, first[1], ceilings))
+        print(presentation.layers(case, *first, options.profile, stages, ceilings))
     if options.plot is not None:
+        drawn = rows if options.json is None else presentation.read(options.json, settings)
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
-        presentation.plot(rows, options.plot, f"{title}, {jax.devices()[0].device_kind}")
+        presentation.plot(drawn, options.plot, f"{title}, {jax.devices()[0].device_kind}")

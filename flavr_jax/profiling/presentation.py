@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from flavr_jax.models.layers import Implementation
 from flavr_jax.partial import written_whole
 from flavr_jax.profiling.comparison import TYPES, NetworkCase, OnePrecision, Row
 from flavr_jax.profiling.costs import LayerCost, layer_costs
-from flavr_jax.profiling.timing import Ceilings, measure_ceilings
+from flavr_jax.profiling.timing import CallTimes, Ceilings
 from flavr_jax.profiling.trace import Kernel, by_scope, profile
 
-__all__ = ["environment", "figures", "layers", "line", "plot"]
+__all__ = ["environment", "figures", "layers", "line", "plot", "read", "roofline"]
 
 _MOST_KERNELS = 20  # in the table
 
@@ -59,12 +60,33 @@ def figures(row: Row) -> dict[str, Any]:
     }
 
 
+def read(path: Path, settings: dict[str, Any]) -> list[Row]:
+    """Return the rows of a file of :func:`figures` that were measured with these settings.
+
+    If there are several rows of the same name, the last one counts.
+    """
+    rows = {}
+    for text in path.read_text().splitlines():
+        found = json.loads(text)
+        if all(found.get(name) == value for name, value in settings.items()):
+            timing = CallTimes(tuple(found["milliseconds"]), found["queued"])
+            rows[found["name"]] = Row(found["name"], timing, found["error"], found["peak_bytes"])
+    return list(rows.values())
+
+
+def roofline(case: NetworkCase, precision: OnePrecision, ceilings: Ceilings) -> Row:
+    """Return the time that all layers would take at the device's ceilings, as a row."""
+    least = sum(_shortest(cost, ceilings)[0] for cost in _costs(case, precision))
+    return Row(f"roofline {precision}", CallTimes((least, least), least), None)
+
+
 def layers(
     case: NetworkCase,
     implementation: Implementation,
     precision: OnePrecision,
     folder: Path,
     torch_stages: dict[str, float],
+    ceilings: Ceilings,
 ) -> str:
     """Profile a call, and tabulate kernels, layers, and stages next to PyTorch's.
 
@@ -76,6 +98,7 @@ def layers(
         precision: precision of the network.
         folder: folder for the trace.
         torch_stages: milliseconds of PyTorch's stages by name; empty for no comparison.
+        ceilings: speeds to compare layers with.
     """
     params = case.parameters(precision, implementation)
     apply = functools.partial(flavr.apply, case.config, implementation=implementation)
@@ -86,7 +109,9 @@ def layers(
     kernels = profile(
         compiled, lambda: jax.block_until_ready(compiled(params, case.windows)), folder
     )
-    tables = [_kernel_table(kernels), _layer_table(case, kernels, precision)]
+    dtype = jnp.dtype(TYPES[precision]).name
+    table = _layer_lines(_costs(case, precision), kernels, ceilings, dtype)
+    tables = [_kernel_table(kernels), table]
     if torch_stages:
         tables.append(_stage_table(kernels, torch_stages))
     return "\n\n".join(tables)
@@ -127,12 +152,18 @@ def _kernel_table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def _layer_table(case: NetworkCase, kernels: list[Kernel], precision: OnePrecision) -> str:
-    """Tabulate every layer's time, speed, and share of the device's measured peak."""
+def _costs(case: NetworkCase, precision: OnePrecision) -> list[LayerCost]:
     batch, _, height, width, _ = case.windows.shape
     dtype = jnp.dtype(TYPES[precision])
-    costs = layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")
-    return _layer_lines(costs, kernels, measure_ceilings(dtype), dtype.name)
+    return layer_costs(case.config, batch, height, width, dtype, in_8_bits=precision == "fp8")
+
+
+def _shortest(cost: LayerCost, ceilings: Ceilings) -> tuple[float, str]:
+    """Return the milliseconds of a layer at the ceilings, and what they are spent on."""
+    return max(
+        (1e-9 * cost.useful_flops / ceilings.tflops, "FLOPs"),
+        (1e-9 * cost.bytes / ceilings.terabytes, "bytes"),
+    )
 
 
 def _layer_lines(
@@ -155,13 +186,8 @@ def _layer_lines(
         )
         peak = 100 * useful / ceilings.tflops
         roofline = 1e-7 * cost.bytes / milliseconds / ceilings.terabytes
-        # The roofline's limit is whichever takes longer at the ceilings: products or bytes.
-        shortest = {
-            "FLOPs": 1e-9 * cost.useful_flops / ceilings.tflops,
-            "bytes": 1e-9 * cost.bytes / ceilings.terabytes,
-        }
-        limit = max(shortest, key=lambda name: shortest[name])
-        least += shortest[limit]
+        shortest, limit = _shortest(cost, ceilings)
+        least += shortest
         lines.append(
             f"{milliseconds:10.4f} {scale * useful:7.1f} {scale * dense:14.1f} {peak:10.1f} "
             f"{roofline:21.1f}  {limit}  {cost.scope}"

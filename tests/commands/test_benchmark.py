@@ -5,7 +5,6 @@ import pytest
 
 from flavr_jax.commands import benchmark as script
 from flavr_jax.config import ModelConfig
-from flavr_jax.profiling import presentation
 from flavr_jax.profiling.timing import Ceilings
 
 
@@ -14,7 +13,7 @@ from flavr_jax.profiling.timing import Ceilings
 def test_a_profile_on_a_cpu_gives_every_layer_a_time_and_a_speed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "PRESETS", {"flavr_2x": ModelConfig(width=8)})
     # Measuring them takes ten seconds here.
-    monkeypatch.setattr(presentation, "measure_ceilings", lambda dtype: Ceilings(0.05, 0.01))
+    monkeypatch.setattr(script.timing, "measure_ceilings", lambda dtype: Ceilings(0.05, 0.01))
     options = script.Options(
         size=(32, 32),
         repeats=2,
@@ -23,13 +22,14 @@ def test_a_profile_on_a_cpu_gives_every_layer_a_time_and_a_speed(tmp_path, monke
         json=tmp_path / "rows.jsonl",
     )
     script.main(options)
-    device, row, *table = capsys.readouterr().out.splitlines()
+    device, row, least, *table = capsys.readouterr().out.splitlines()
     assert "(cpu)" in device
     assert row.startswith("xla fp32: ")
-    figures = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert least.startswith("roofline fp32: ")
+    figures, _ = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert (figures["name"], figures["size"], figures["batch"]) == ("xla fp32", [32, 32], 1)
     start = next(number for number, line in enumerate(table) if "GFLOP/s  %" in line)
-    layers = [line.split() for line in table[start + 1 : -1]]
+    layers = [line.split() for line in table[start + 1 : -2]]
     assert [layer[-1] for layer in layers][:2] == ["encoder/stem", "encoder/layer1/block0/conv1"]
     assert len(layers) == 27
     # Two small shortcuts may be fused into other layers; everything else has a time of its own.

@@ -39,6 +39,17 @@ def test_figures_are_json_with_the_environment():
     assert "torch" not in found["environment"]
 
 
+def test_figures_are_read_back_by_their_settings_and_the_last_of_a_name_counts(tmp_path):
+    newer = Row(ROW.name, CallTimes((1.0, 3.0), queued=1.0), None)
+    other = Row("reference bf16", CallTimes((9.0, 9.0), queued=9.0), None)
+    lines = [
+        json.dumps({"size": size, **presentation.figures(row)})
+        for size, row in (([8, 8], ROW), ([8, 8], newer), ([16, 16], other))
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    assert presentation.read(tmp_path / "rows.jsonl", {"size": [8, 8]}) == [newer]
+
+
 def test_a_cpu_is_measured_in_billions_a_second_and_a_gpu_in_trillions():
     slow = presentation._layer_lines(COSTS, KERNELS, Ceilings(0.05, 0.02), "float32").splitlines()
     # 1.5 billion useful operations in 75 ms are 20 GFLOP/s, 40 % of 50; 10 MB are 0.133 GB/s.
