@@ -30,12 +30,16 @@ class Options:
 
     model: Preset = "flavr_2x"
     """Network whose convolutions are measured."""
+    width: int | None = None
+    """Width of the network, if it is not to be that of --model."""
     sizes: tuple[tuple[int, int], ...] = ((720, 1280), (256, 448))
     """Heights and widths in pixels: multiples of 8, and of 16 for the default network."""
     batch: int = 1
     """Windows per call."""
     precision: compilation.OfKernels = "bf16"
     """Number format that the network computes in."""
+    training: bool = False
+    """Measure the convolutions of a training step: those of the network and of its gradient."""
     tries: int = 8
     """Number of tile sizes to measure per convolution: those of the lowest estimated cost."""
     processes: int = 8
@@ -48,10 +52,14 @@ class Options:
 
 def main(options: Options) -> None:
     """Print a line for each tile size, and write the table of this machine's GPU."""
+    if options.training and options.precision == "fp8":
+        raise ValueError("fp8 has no gradient; leave --training out, or use --precision bf16.")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
     environment = presentation.environment()
     print(environment, flush=True)
     config = PRESETS[options.model]
+    if options.width is not None:
+        config = dataclasses.replace(config, width=options.width)
     table = device.table_name()
     wanted = dict.fromkeys(conv for size in options.sizes for conv in convs(config, options, *size))
     if options.missing:
@@ -77,10 +85,15 @@ def main(options: Options) -> None:
 
 
 def convs(config: ModelConfig, options: Options, height: int, width: int) -> list[ConvShape]:
-    """Return the convolutions of one call of the network, by tracing it."""
+    """Return the convolutions of one call of the network or of its gradient, by tracing it."""
     shape = (options.batch, config.n_inputs, height, width, 3)
     windows = jax.ShapeDtypeStruct(shape, "float32")
     apply = functools.partial(flavr.apply, config, implementation="mosaic_gpu")
+
+    def total(params: flavr.Parameters, windows: jax.Array) -> jax.Array:
+        return apply(params, windows).sum()
+
+    function = jax.grad(total) if options.training else apply
     return tile_config.record_convs(
-        apply, compilation.shapes_of(config, options.precision), windows
+        function, compilation.shapes_of(config, options.precision), windows
     )

@@ -12,6 +12,7 @@ import tyro
 
 import pallas_kernels as pk
 from flavr_jax.commands import tune_kernels
+from flavr_jax.config import ModelConfig
 from pallas_kernels.core import device
 from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 from pallas_kernels.hopper import tune
@@ -164,3 +165,18 @@ def test_every_measured_config_names_a_command_that_the_script_takes():
         known = [("python", "scripts/tune_kernels.py"), ("flavr", "tune-kernels")]
         assert (program, name) in known
         tyro.cli(tune_kernels.Options, args=flags)  # exits where a flag does not exist
+
+
+def test_training_adds_the_convolutions_of_the_gradient():
+    options = tune_kernels.Options(batch=8, training=True)
+    with pk.assume_hopper():
+        found = tune_kernels.convs(ModelConfig(width=16), options, 64, 64)
+    transposed = [conv for conv in found if conv.geometry.phases == 2]
+    # Those of the network read two maps; those of the gradient of a stride read one.
+    assert {len(conv.in_channels) for conv in transposed} == {1, 2}
+    assert {conv.batch for conv in transposed} == {8}
+
+
+def test_8_bits_have_no_gradient_to_measure():
+    with pytest.raises(ValueError, match="no gradient"):
+        tune_kernels.main(tune_kernels.Options(training=True, precision="fp8"))
