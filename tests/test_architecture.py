@@ -43,6 +43,7 @@ ALLOWED = {
     "evaluation": {
         "data", "metrics", "inference", "timeline", "video", "typing", "config",
     },
+    "bandwidth": {"inference", "timeline", "video", "typing", "config"},
     "training": {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
     },

@@ -34,6 +34,7 @@ COMMANDS = {
     "prepare-data": "pack a data set for training",
     "tune": "search for settings of a recipe",
     "render": "render a scene by path tracing",
+    "rate-distortion": "measure what sending fewer frames saves",
     "benchmark": "time the network, also beside PyTorch",
     "benchmark-video": "time whole runs, stage by stage",
     "benchmark-data": "measure training windows per second from each source",

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -28,7 +29,7 @@ from flavr_jax.inference import devices, interpolator, stream
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.options import Resources
 from flavr_jax.progress import Reporter
-from flavr_jax.render.denoise import Denoiser, denoised
+from flavr_jax.render.denoise import denoised
 from flavr_jax.typing import Frame
 from flavr_jax.video.files import encoders, sinks
 from flavr_jax.video.frames import ClipInfo, TimedFrame, parse_rate
@@ -67,9 +68,8 @@ class Options:
     seed: int = 0
     """Seed of the sampled light paths; all frames use the same seed, so that noise does not
     flicker."""
-    denoise: Denoiser = "off"
-    """How noise is removed: off; wavelet, an edge-avoiding filter; oidn, Open Image Denoise, which
-    needs the package pyoidn."""
+    denoise: bool = False
+    """Remove noise with Open Image Denoise, which needs the package pyoidn."""
     every: int = 1
     """With --interpolate, render every EVERY-th frame only."""
     interpolate: tuple[Path, ...] | None = None
@@ -116,19 +116,21 @@ class Painter:
     def draw(self, index: int) -> Frame:
         """Render a frame with the clip's settings."""
         started = time.perf_counter()
-        frame = self._draw(index, self.options.samples, self.options.seed, self.options.denoise)
+        options = self.options
+        frame = self._draw(index, options.samples, options.seed, denoise=options.denoise)
         self.seconds.append(time.perf_counter() - started)
         return frame
 
     def truth(self, index: int) -> Frame:
         """Render a frame as the truth: other random numbers, and nothing is filtered."""
-        return self._draw(index, self.options.truth, self.options.seed + 1, "off")
+        return self._draw(index, self.options.truth, self.options.seed + 1, denoise=False)
 
-    def _draw(self, index: int, samples: int, seed: int, denoise: Denoiser) -> Frame:
+    def _draw(self, index: int, samples: int, seed: int, *, denoise: bool) -> Frame:
         height, width = self.options.size
         moment = self.options.start + float(index / self.options.rate)
         image = self.renderer.render(moment, height=height, width=width, samples=samples, seed=seed)
-        picture = render.tone_map(denoised(image, denoise), self.renderer.scene.exposure)
+        light = jnp.asarray(denoised(image)) if denoise else image.light
+        picture = render.tone_map(light, self.renderer.scene.exposure)
         return np.round(np.asarray(picture) * 255).astype(np.uint8)
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rate and distortion on a small clip, whose dropped frames the mean of their neighbours restores."""
+
+from __future__ import annotations
+
+import importlib.util
+from fractions import Fraction
+
+import av.filter
+import numpy as np
+import pytest
+
+from flavr_jax.bandwidth.rate_distortion import Point, bd_rate, decode, encode, measure, vmaf
+from flavr_jax.video.files.encoders import Encoding
+
+RATE = Fraction(25)
+FAST = Encoding(crf=30, preset="ultrafast")
+
+
+def clip(count=5):
+    """A pattern that drifts, in smooth noise."""
+    row, column = np.mgrid[:64, :96][..., None]
+    waves = [
+        np.sin((column - 2 * index) / 7 + row / 9 + np.array([0.0, 2.0, 4.0]))
+        for index in range(count)
+    ]
+    return (127 + 80 * np.stack(waves)).astype(np.uint8)
+
+
+def average(frames, drop):
+    assert drop == 2
+    between = (frames[:-1].astype(int) + frames[1:]) // 2
+    return np.insert(frames, np.arange(1, len(frames)), between.astype(np.uint8), axis=0)
+
+
+def error(frames, originals):
+    return {"error": float(np.abs(frames.astype(int) - originals).mean())}
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_every_codec_returns_the_frames_in_order(codec):
+    frames = clip()
+    shown = decode(encode(frames, RATE, codec, FAST), codec)
+    assert shown.shape == frames.shape
+    errors = np.abs(shown[:, None].astype(int) - frames[None]).mean(axis=(2, 3, 4))
+    assert errors.argmin(axis=1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_half_of_the_frames_are_sent_and_the_others_restored():
+    frames = clip(6)  # the last one is left out
+    whole = measure(frames[:5], RATE, "h264", FAST, 1, average, error)
+    half = measure(frames, RATE, "h264", FAST, 2, average, error)
+    assert half.rate < whole.rate
+    assert whole.restored == {}
+    of_all = (3 * half.kept["error"] + 2 * half.restored["error"]) / 5
+    assert half.scores["error"] == pytest.approx(of_all, rel=1e-6)
+    packets = encode(frames[:5:2], RATE / 2, "h264", FAST)
+    assert half.rate == pytest.approx(8 * sum(map(len, packets)) / 0.2 / 1000)
+
+
+def curve(rates, qualities, metric="psnr"):
+    return [Point(1, 0, rate, {metric: quality}, {}, {}) for rate, quality in zip(rates, qualities)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bjontegaard") is None, reason="no bjontegaard")
+def test_bd_rate_is_the_saving_at_equal_quality():
+    rates, qualities = np.array([100.0, 200.0, 400.0, 800.0]), [30.0, 33.0, 36.0, 39.0]
+    anchor = curve(rates, qualities)
+    assert bd_rate(anchor, curve(0.5 * rates, qualities), "psnr") == pytest.approx(-50)
+    assert bd_rate(anchor, curve(1.2 * rates, qualities), "psnr") == pytest.approx(20)
+    assert bd_rate(anchor, curve(rates, [10.0, 11.0, 12.0, 13.0]), "psnr") is None
+    distances = [0.4, 0.3, 0.2, 0.1]  # of LPIPS, less is better
+    better = curve(0.5 * rates, distances, "lpips")
+    assert bd_rate(curve(rates, distances, "lpips"), better, "lpips") == pytest.approx(-50)
+
+
+@pytest.mark.skipif("libvmaf" not in av.filter.filters_available, reason="no libvmaf")
+def test_vmaf_is_high_for_equal_frames_and_low_for_noisy_ones():
+    frames = clip(3)
+    noise = np.random.default_rng(0).normal(0, 25, frames.shape)
+    noisy = np.clip(frames + noise, 0, 255).astype(np.uint8)
+    equal, worse = vmaf(frames, frames), vmaf(noisy, frames)
+    assert len(equal) == len(worse) == 3
+    assert min(equal) > 95 > 80 > max(worse)
