@@ -85,6 +85,7 @@ class Interpolator:
         self._most: int | None = None  # intervals at a time, once the device ran out of memory
         self._replicas = Replicas(prepared.params)
         self._keep = keep_programs
+        self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
         self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
 
     def fit(
@@ -318,13 +319,12 @@ class Interpolator:
         how = functools.partial(
             _between, self.config, factor=factor, tiling=self.tiling, alpha=alpha
         )
-        # JAX's own cache compiles once for all GPUs, and whole programs are kept for one device.
-        if not self._keep or self.concurrency > 1:
+        if not self._keep:
             return how(params, rows)
         device = next(iter(rows[0].devices()))
-        key = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha, device)
+        kind = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha)
         leaves, tree = jax.tree.flatten(params)
-        if key not in self._programs:
+        if (kind, device) not in self._programs:
             height, width = rows[0].shape[:2]
 
             def tell(seconds: float | None) -> None:
@@ -334,14 +334,15 @@ class Interpolator:
             def between(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
                 return how(jax.tree.unflatten(tree, leaves), rows)
 
-            self._programs[key] = program_cache.compiled(
-                between,
+            # JAX traces and lowers one function once for all devices.
+            self._programs[kind, device] = program_cache.compiled(
+                self._functions.setdefault(kind, between),
                 (leaves, rows),
                 name=f"between {self.config} {factor} {self.tiling} {alpha} {tree}",
                 sources=SOURCES,
                 on_compile=tell,
             )
-        return self._programs[key](leaves, rows)
+        return self._programs[kind, device](leaves, rows)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.

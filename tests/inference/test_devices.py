@@ -42,6 +42,31 @@ np.testing.assert_array_equal(network(clip, 4), alone)
 assert used == set(jax.devices()[:3]), used
 """
 
+KEPT = (
+    SPREAD
+    + """
+import os
+jax.config.update("jax_compilation_cache_dir", os.environ["KEPT_IN"])
+blend, traced = flavr.apply, []
+flavr.apply = lambda *args, **kwargs: (traced.append(1), blend(*args, **kwargs))[1]
+numbers = []
+for _ in range(2):
+    kept = Interpolator(
+        config, flavr.init(config, jax.random.key(0)), keep_programs=True, boundary="duplicate"
+    )
+    kept.use(devices.choose("3"))
+    asked = []
+    kept.on_compile = lambda *size: asked.append(size)
+    frames = [kept.upload(frame) for frame in clip[:4, :8]]  # a size of its own
+    made = [np.asarray(kept.between(frames, 2)) for _ in range(3)]
+    np.testing.assert_array_equal(made[0], made[1])
+    np.testing.assert_array_equal(made[0], made[2])
+    numbers.append((len(traced), len(asked)))
+# One trace for three programs; the second network loads all of them.
+assert numbers == [(1, 3), (1, 0)], numbers
+"""
+)
+
 
 def test_frames_do_not_depend_on_the_number_of_devices():
     environment = {
@@ -50,6 +75,16 @@ def test_frames_do_not_depend_on_the_number_of_devices():
         "JAX_PLATFORMS": "cpu",
     }
     subprocess.run([sys.executable, "-c", SPREAD], env=environment, check=True, timeout=120)
+
+
+def test_every_device_keeps_its_program_and_all_are_traced_once(tmp_path):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "KEPT_IN": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", KEPT], env=environment, check=True, timeout=120)
 
 
 def test_more_devices_than_there_are_is_explained():
