@@ -83,5 +83,6 @@ def main(options: Options) -> None:
         print(presentation.layers(case, *first, options.profile, stages, ceilings))
     if options.plot is not None:
         drawn = rows if options.json is None else presentation.read(options.json, settings)
+        devices = dict.fromkeys(row.device or jax.devices()[0].device_kind for row in drawn)
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
-        presentation.plot(drawn, options.plot, f"{title}, {jax.devices()[0].device_kind}")
+        presentation.plot(drawn, options.plot, ", ".join([title, *devices]))

@@ -160,12 +160,14 @@ class Row:
         timing: times of a call.
         error: relative error, see :meth:`NetworkCase.error`; None if not checked.
         peak_bytes: memory of the program with its arguments; None if unknown.
+        device: name of the device if it is another run's; "" for this process's.
     """
 
     name: str
     timing: CallTimes
     error: float | None
     peak_bytes: int | None = None
+    device: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,10 @@ def read(path: Path, settings: dict[str, Any]) -> list[Row]:
         found = json.loads(text)
         if all(found.get(name) == value for name, value in settings.items()):
             timing = CallTimes(tuple(found["milliseconds"]), found["queued"])
-            rows[found["name"]] = Row(found["name"], timing, found["error"], found["peak_bytes"])
+            device = found["environment"].partition(" (")[0]
+            rows[found["name"]] = Row(
+                found["name"], timing, found["error"], found["peak_bytes"], device
+            )
     return list(rows.values())
 
 
