@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flavr_jax.models.presets import PRESETS, Preset
-from flavr_jax.profiling import comparison, presentation, timing
+from flavr_jax.profiling import comparison, look_ups, presentation, timing
 from flavr_jax.profiling.comparison import OnePrecision, TorchMode
 
 
@@ -41,6 +41,8 @@ class Options:
     """Calls to time, after a warm-up; the median is reported."""
     check: bool = True
     """Compare outputs with float32 ones; --no-check saves time and memory."""
+    look_ups: bool = False
+    """Time the look-up of pixels for 7 frames alone, in float32, instead of the network."""
     profile: Path | None = None
     """Write a trace of the first implementation and precision into this folder, for XProf. Also
     print tables of kernels and layers and, with --torch, of stages beside PyTorch's, and a row for
@@ -54,9 +56,12 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the device, a line for each row as soon as it is timed, then the tables."""
+    print(presentation.environment(with_torch=bool(options.torch)))
+    if options.look_ups:
+        _print_look_ups(options)
+        return
     config = PRESETS[options.model]
     height, width = options.size
-    print(presentation.environment(with_torch=bool(options.torch)))
     case = comparison.NetworkCase(config, options.batch, height, width, check=options.check)
     rows = []
     settings = {"model": options.model, "size": [height, width], "batch": options.batch}
@@ -86,3 +91,12 @@ def main(options: Options) -> None:
         devices = dict.fromkeys(row.device or jax.devices()[0].device_kind for row in drawn)
         title = f"{options.model}, {height}×{width}, batch {options.batch}"
         presentation.plot(drawn, options.plot, ", ".join([title, *devices]))
+
+
+def _print_look_ups(options: Options) -> None:
+    """Print a line for each implementation's look-up and its step, and one for the roofline."""
+    ceilings = timing.measure_ceilings(jnp.float32)
+    print(presentation.line(look_ups.roofline(options.batch, options.size, ceilings)))
+    rows = look_ups.compare(options.implementations, options.batch, options.size, options.repeats)
+    for row in rows:
+        print(presentation.line(row), flush=True)
