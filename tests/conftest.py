@@ -4,7 +4,7 @@ import os
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 # Tests compile much and compute little: LLVM's optimisations would cost more than they save.
@@ -19,6 +19,12 @@ os.environ.setdefault(
 import jax
 import numpy as np
 import pytest
+
+from pallas_kernels.conv3d import xla
+from pallas_kernels.core import dispatch
+
+# JAX keeps programs that were traced under different values of this context apart.
+_by_definition = jax.make_user_context(default_value=False)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
@@ -36,6 +42,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def definition() -> Iterator[None]:
+    """Run networks by the definition of their operations, in tests of what is built on a network.
+
+    XLA compiles it 6 times faster than the formulation that a CPU runs otherwise. tests/models and
+    tests/pallas_kernels compare the two.
+    """
+    fastest = dispatch.call
+
+    def call(operation, implementations, name, arguments):
+        candidate = implementations["reference"]
+        # Quantised kernels have no definition.
+        if name is None and not (candidate.why_not and candidate.why_not(arguments)):
+            name = "reference"
+        return fastest(operation, implementations, name, arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "call", call)
+        patch.setattr(xla, "pack_kernel", lambda kernel, frames: kernel)
+        _by_definition.set_global(True)
+        yield
+        _by_definition.set_global(False)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from flavr_jax.profiling import video_throughput
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 CONFIG = ModelConfig(width=1, n_outputs=3, base="blend")
 
 

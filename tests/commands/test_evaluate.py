@@ -12,6 +12,8 @@ from flavr_jax.commands import evaluate as script
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 
 @pytest.fixture
 def clips(tmp_path):

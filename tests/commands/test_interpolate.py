@@ -34,6 +34,8 @@ from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import Colour, from_rgb
 from flavr_jax.video.stills.images import ImageFolder
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "interpolate.py"
 FILM = Fraction(1001, 24000)
 

@@ -16,6 +16,8 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, quantized
 from flavr_jax.quantization import calibration
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 CONFIG = ModelConfig(width=2, n_outputs=1, base="blend")
 TWO = ("encoder/stem", "decoder/stages/3/conv")
 

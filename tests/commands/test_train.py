@@ -13,6 +13,8 @@ from flavr_jax.training.loop import Leg
 from flavr_jax.training.parallel import Hosts
 from flavr_jax.training.recipe import Places
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 ROOT = Path(__file__).parents[2]
 TRAIN = """
 steps = 6

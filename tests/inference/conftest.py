@@ -10,15 +10,15 @@ from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 
 
-@pytest.fixture(scope="session")
-def random_network() -> Interpolator:
+@pytest.fixture(scope="module")
+def random_network(definition: None) -> Interpolator:
     """A small 8× network with random parameters."""
     config = ModelConfig(width=4, n_outputs=7)
     return Interpolator(config, flavr.init(config, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
-def blending_network() -> Iterator[Interpolator]:
+def blending_network(definition: None) -> Iterator[Interpolator]:
     """An 8× network that is nothing but the middle frames' blend: every output is known."""
     config = ModelConfig(width=1, n_outputs=7, base="blend")
     apply = flavr.apply

@@ -17,6 +17,8 @@ from flavr_jax.inference.precision import prepare
 from flavr_jax.models import flavr
 from flavr_jax.video.frames import TimedFrame
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 CONFIG = ModelConfig(width=1, n_outputs=3, base="blend")
 # Programs are compiled once for each config, so the stand-in needs one that no other test has.
 FRAGILE = ModelConfig(width=1, n_outputs=3, base="blend", decoder_widths=(4, 3, 2, 1, 1))

@@ -13,6 +13,8 @@ import pytest
 from flavr_jax.inference import devices
 from flavr_jax.inference.options import Resources
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 SPREAD = """
 import jax, numpy as np
 from flavr_jax.config import ModelConfig

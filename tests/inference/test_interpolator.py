@@ -13,6 +13,8 @@ from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 
 def test_predict_is_the_raw_network(random_network):
     windows = jax.random.uniform(jax.random.key(2), (3, 4, 16, 24, 3))

@@ -17,6 +17,8 @@ from flavr_jax.timeline.schedule import Request
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.picture import resident
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 UNIT = 4096  # of brightness, an interval of the clip
 
 

@@ -14,6 +14,8 @@ from flavr_jax.inference.windows import extend
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.colour import Colour, conversion, from_rgb, from_samples
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 FRAME = Fraction(1, 24)
 
 

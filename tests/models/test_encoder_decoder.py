@@ -16,6 +16,8 @@ from flavr_jax.models.decoder import Decoder
 from flavr_jax.models.encoder import Encoder
 from flavr_jax.models.layers import FeatureMap, LayerOptions
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 SMALL = ModelConfig(width=4, n_outputs=3)
 
 

@@ -14,6 +14,8 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head, layers, quantized
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 LOOKS = (LookConfig(8, 4, layers=1), LookConfig(2, 4, layers=1), LookConfig(1, 4, layers=1))
 CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
 

@@ -20,6 +20,8 @@ from flavr_jax.quantization.calibration import PsnrLoss
 from flavr_jax.quantization.choice import Limits
 from flavr_jax.quantization.clips import Example
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 CONFIG = ModelConfig(width=2, n_outputs=1)
 MAPS = quantized.feature_maps(CONFIG)
 

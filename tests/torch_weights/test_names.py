@@ -13,6 +13,8 @@ from flavr_jax import torch_weights
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 TOLERANCE = 2e-5
 
 

@@ -20,6 +20,8 @@ from flavr_jax.training.recipe import Places
 from flavr_jax.training.tasks import Interpolation
 from tests.training.toys import saved_state
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 RECIPE = """
 steps = 6
 loss = "1*charbonnier+0.1*laplacian"

@@ -12,6 +12,8 @@ from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.training.warm_start import warm_start
 
+pytestmark = pytest.mark.usefixtures("definition")
+
 EIGHT = ModelConfig(width=4, n_outputs=7)
 
 
