@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import json
 import os
 import tempfile
@@ -84,6 +85,15 @@ def tiny_2x(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
     return path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    # What is imported by now stays. Python's garbage collector would look through all of it again
+    # and again, for an eighth of the tests' time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,8 @@ def test_the_head_runs_on_a_trunk_in_8_bits():
     magnitudes = jax.jit(partial(quantized.ranges, CONFIG))(params, windows)
     scales = quantized.scales_for({name: float(value) for name, value in magnitudes.items()})
     packed = quantized.pack(CONFIG, params, scales)
-    exact, ours = (flavr.apply(CONFIG, each, windows) for each in (params, packed))
+    apply = jax.jit(partial(flavr.apply, CONFIG))
+    exact, ours = (apply(each, windows) for each in (params, packed))
     blended = flavr.blend(windows, np.array([0.25, 0.5, 0.75]))
     error = jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact - blended)
     assert 0 < float(error) < 0.3

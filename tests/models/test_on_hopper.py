@@ -48,10 +48,9 @@ def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height,
 @pytest.mark.parametrize(
     "variant",
     [
-        {"upsampling": "trilinear"},
         {"join": "add", "batch_norm": True},
         {"encoder": "r2plus1d"},
-        {"encoder": "mc3", "n_inputs": 5},
+        {"encoder": "mc3", "n_inputs": 5, "upsampling": "trilinear"},
     ],
     ids=str,
 )
