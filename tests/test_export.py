@@ -99,3 +99,36 @@ def test_without_flatbuffers_the_error_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "jax._src.export.serialization", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"needs flatbuffers.*\[export\]"):
         export.stablehlo(PLAIN, flavr.init(PLAIN, jax.random.key(0)), (1, 16, 16))
+
+
+needs_onnx = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="the extra onnx installs it"
+)
+TRILINEAR = ModelConfig(
+    width=2, n_outputs=1, n_inputs=6, upsampling="trilinear", batch_norm=True, join="add",
+    encoder="mc3",
+)  # fmt: skip
+
+
+@needs_onnx
+@pytest.mark.parametrize("config", [WARPING, TRILINEAR], ids=["warping", "trilinear"])
+def test_an_onnx_model_computes_what_the_network_computes(config):
+    params = flavr.init(config, jax.random.key(0))
+    model = export.onnx(config, params, (2, 32, 48))
+    windows = np.random.default_rng(1).random((2, config.n_inputs, 32, 48, 3), np.float32)
+    expected = flavr.apply(config, params, jnp.asarray(windows), implementation="reference")
+    np.testing.assert_allclose(export.run_onnx(model, windows), expected, atol=1e-5)
+
+
+@needs_onnx
+def test_the_command_writes_an_onnx_model_that_names_its_ends(run, network, tmp_path):
+    import onnx
+
+    output = tmp_path / "net.onnx"
+    code, text = run(network, "--size", 16, 32, "--format", "onnx", "--output", output)
+    assert code == 0, text
+    graph = onnx.load(output).graph
+    ends = [(each.name, len(each.type.tensor_type.shape.dim)) for each in graph.input]
+    ends += [(each.name, len(each.type.tensor_type.shape.dim)) for each in graph.output]
+    assert ends == [("windows", 5), ("frames", 5)]
+    assert {"Conv", "MatMul"} <= {node.op_type for node in graph.node}

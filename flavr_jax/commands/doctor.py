@@ -27,7 +27,13 @@ from pallas_kernels.core import device
 
 _PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "av")
 # A package of each optional extra, by which an installed extra is recognised.
-_EXTRAS = {"train": "grain", "web": "starlette", "export": "flatbuffers", "metrics": "cv2"}
+_EXTRAS = {
+    "train": "grain",
+    "web": "starlette",
+    "export": "flatbuffers",
+    "onnx": "onnx",
+    "metrics": "cv2",
+}
 _ROOM = 2e9  # bytes that compiled programs and a short clip need at most
 
 

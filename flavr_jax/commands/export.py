@@ -32,8 +32,9 @@ class Options:
     The file works for this size only."""
     batch: int = 1
     """Windows per call."""
-    format: Literal["stablehlo"] = "stablehlo"
-    """Format of the file. stablehlo: a program that jax.export.deserialize reads."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """Format of the file. stablehlo: a program that jax.export.deserialize reads. onnx: a model for
+    onnxruntime and others, with the input windows and the output frames."""
     tolerance: float = 1e-3
     """Largest difference from the network's own outputs on random frames in [0, 1]; a larger one is
     an error. The default is a quarter of a step of 8 bits."""
@@ -49,11 +50,15 @@ def main(options: Options) -> None:
         raise FileExistsError(f"{options.output} exists; choose another or pass --overwrite.")
     stored = checkpoint.load(options.checkpoint)
     shape = (options.batch, *options.size)
-    program = export.stablehlo(stored.config, stored.params, shape)
+    make, runner = {
+        "stablehlo": (export.stablehlo, export.run),
+        "onnx": (export.onnx, export.run_onnx),
+    }[options.format]
+    program = make(stored.config, stored.params, shape)
     with Partial(options.output, overwrite=options.overwrite) as partial:
         partial.path.write_bytes(program)
         difference = export.largest_difference(
-            partial.path.read_bytes(), stored.config, stored.params, shape
+            partial.path.read_bytes(), stored.config, stored.params, shape, runner
         )
         if not difference <= options.tolerance:
             raise ValueError(
