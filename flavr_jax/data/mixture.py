@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -103,18 +104,9 @@ def draw(
 
     drawn = []
     if n_synthetic > 0:
-        textures = None if real is None else real.frames
         keys = _keys(key_synthetic, n_synthetic, part, parts)
-        n_rendered = round(n_synthetic * config.rendered_share)
-        draw_rendered = functools.partial(rendered.draw_many, config=config.rendered)
-        draw_layers = functools.partial(scenes.draw_many, config=config.synthetic)
-        for some, draw_many in (
-            (keys[:n_rendered], draw_rendered),
-            (keys[n_rendered:], draw_layers),
-        ):
-            if len(some):
-                frames = draw_many(some, times, size, textures=textures, photographs=photographs)
-                drawn.append((frames, jnp.ones(frames.shape[:2])))
+        textures = None if real is None else real.frames
+        drawn += _synthetic(keys, times, config, textures, photographs)
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)
         drawn.append(
@@ -130,6 +122,24 @@ def draw(
         targets=frames[:, N_INPUTS:],
         weights=filmed[:, N_INPUTS:] * _time_weights(n_outputs, config),
     )
+
+
+def _synthetic(
+    keys: Key[Array, " n"],
+    times: Float[Array, " time"],
+    config: MixtureConfig,
+    textures: UInt8[Array, "frames rows columns 3"] | None,
+    photographs: UInt8[Array, "m rows columns 3"] | None,
+) -> Iterator[tuple[Float[Array, "some time height width 3"], Float[Array, "some time"]]]:
+    """Draw rendered windows, then layered ones; all their frames count as filmed."""
+    size = (config.crop, config.crop)
+    n_rendered = round(len(keys) * config.rendered_share)
+    draw_rendered = functools.partial(rendered.draw_many, config=config.rendered)
+    draw_layers = functools.partial(scenes.draw_many, config=config.synthetic)
+    for some, draw_many in ((keys[:n_rendered], draw_rendered), (keys[n_rendered:], draw_layers)):
+        if len(some):
+            frames = draw_many(some, times, size, textures=textures, photographs=photographs)
+            yield frames, jnp.ones(frames.shape[:2])
 
 
 def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) -> Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
@@ -99,17 +99,14 @@ class GatedArguments(ConvArguments):
     with_totals: bool
 
 
-SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
-
-
-def on_arrays(function: Callable[..., Array]) -> Callable[[SomeArguments], FeatureMap]:
+def on_arrays(function: Callable[..., Array]) -> Callable[[ConvArguments], FeatureMap]:
     """Turn a function of arrays, which takes every argument by name, into an implementation.
 
     The function does not get ``with_totals``, because such functions compute no totals. For a
     quantised kernel it computes in float32, and the output is stored in the kernel's ``out_dtype``.
     """
 
-    def run(arguments: SomeArguments) -> FeatureMap:
+    def run(arguments: ConvArguments) -> FeatureMap:
         fields = {
             field.name: getattr(arguments, field.name)
             for field in dataclasses.fields(arguments)

@@ -68,14 +68,7 @@ def colour(
     # All random values in one call: each call adds a fifth of a second of compilation.
     is_real, kind, *values = jax.random.uniform(key_values, (18,))
     chance, palette = values[:4], jnp.stack(values[4:]).reshape(4, 3)
-    # Half periods of stripes and checks are log-uniform from 0.75 to 40 texels. A network that was
-    # not trained on such patterns may give values far outside [0, 1] for them.
-    across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(values[:2]))
-    # Half of the patterns are distorted by noise. tanh turns sines into square waves, whose edges
-    # are the sharper the larger its argument.
-    bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
-    checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
-    pattern = jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
+    pattern = _stripes(shade, chance)
     edges = jnp.tanh(8.0 * shade) + 0.3 * tint_a  # thresholded noise: regions with sharp borders
     plain = (x * (chance[2] - 0.5) + y * (chance[3] - 0.5)) / (size / 4) + 0.1 * shade
     chosen = jnp.clip(kind * 6.0, 0.0, 5.0).astype(jnp.int32)  # 3, 4 and 5 are plain noise
@@ -99,6 +92,21 @@ def colour(
         picture = jnp.where(is_photograph, pictures[-1], pictures[0])
         painted = jnp.where(is_real < real_share, picture, painted)
     return Painting(painted, relief, ink)
+
+
+def _stripes(
+    shade: Float[Array, "size size"], chance: list[Float[Array, ""]]
+) -> Float[Array, "size size"]:
+    """Draw stripes or checks in [-1, 1] from four uniform random values."""
+    x, y = _grid(shade.shape[0])
+    # Half periods are log-uniform from 0.75 to 40 texels. A network that was not trained on such
+    # patterns may give values far outside [0, 1] for them.
+    across, along = math.pi / (0.75 * (40.0 / 0.75) ** jnp.stack(chance[:2]))
+    # Half of the patterns are distorted by noise. tanh turns sines into square waves, whose edges
+    # are the sharper the larger its argument.
+    bend = shade * jnp.maximum(0.0, 2.0 * chance[2] - 1.0)
+    checks = jnp.where(chance[3] < 0.5, 1.0, jnp.cos(along * y))
+    return jnp.tanh(8.0 * chance[2] * jnp.sin(across * x + bend) * checks)
 
 
 def coverage(
@@ -135,12 +143,7 @@ def coverage(
     direction = jnp.arctan2(y, x)[..., None] * order
     bumps = (jnp.cos(direction) * weight[0] + jnp.sin(direction) * weight[1]).sum(-1)
     blob = radius[0] * (1.0 + bumps) - jnp.hypot(x, y)
-    # A board is a rectangle with rounded corners; bars and glyphs are cut out of it.
-    corner = 0.3 * jnp.minimum(radius[1], radius[2])
-    over_x = jnp.abs(x) - radius[1] + corner
-    over_y = jnp.abs(y) - radius[2] + corner
-    outside = jnp.hypot(jnp.maximum(over_x, 0.0), jnp.maximum(over_y, 0.0))
-    board = corner - outside - jnp.minimum(jnp.maximum(over_x, over_y), 0.0)
+    board = _board(size, radius[1:])  # bars and glyphs are cut out of it
     period = 10.0 + 0.3 * radius[0]
     bars = jnp.minimum(board, (jnp.sin(2 * math.pi / period * x) - 0.2) * period / 6)
     cell = jnp.where(jnp.asarray(is_text), 0.5, 1.0) * (3.0 + 0.06 * radius[0])  # fine captions
@@ -162,6 +165,16 @@ def coverage(
     alpha = jnp.clip(jnp.minimum(distance / softness + 0.5, border), 0.0, 1.0)
     inside = jnp.minimum(distance, border)
     return alpha, (outline > 0) * jnp.clip(outline + 0.5 - inside, 0.0, 1.0)
+
+
+def _board(size: int, half: Float[Array, "2"]) -> Float[Array, "size size"]:
+    """Signed distance in texels from the edge of a rectangle with rounded corners."""
+    x, y = _grid(size)
+    corner = 0.3 * jnp.minimum(half[0], half[1])
+    over_x = jnp.abs(x) - half[0] + corner
+    over_y = jnp.abs(y) - half[1] + corner
+    outside = jnp.hypot(jnp.maximum(over_x, 0.0), jnp.maximum(over_y, 0.0))
+    return corner - outside - jnp.minimum(jnp.maximum(over_x, over_y), 0.0)
 
 
 def pack(

@@ -97,18 +97,7 @@ class VideoWriter:
             self._journal = self._open_journal(job, undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
                 self._stream = self._add_video(self._container)
-                with self._memory_file() as empty:
-                    self._others = others and OtherStreams(
-                        others,
-                        self._container,
-                        self._plan.container,
-                        pictures=empty,
-                        sound=encoding.audio,
-                        stretch=stretch,
-                        span=span,
-                    )
-                if self._others is not None:
-                    undo.callback(self._others.close)
+                self._others = others and self._open_others(others, encoding, stretch, span, undo)
                 self._container.start_encoding()
             kept = self._journal if self._plan.resumable else None
             self._encoder = SegmentedEncoder(self._stream, self._memory_file, self._plan.tick, kept)
@@ -212,6 +201,28 @@ class VideoWriter:
         undo.callback(journal.close, complete=False)
         journal.claim(self._partial.path)
         return journal
+
+    def _open_others(
+        self,
+        path: Path,
+        encoding: Encoding,
+        stretch: Fraction,
+        span: Span | None,
+        undo: contextlib.ExitStack,
+    ) -> OtherStreams:
+        """Open the file whose sound, subtitles and metadata are copied; ``undo`` closes it."""
+        with self._memory_file() as empty:
+            others = OtherStreams(
+                path,
+                self._container,
+                self._plan.container,
+                pictures=empty,
+                sound=encoding.audio,
+                stretch=stretch,
+                span=span,
+            )
+        undo.callback(others.close)
+        return others
 
     def _copy_rest(self) -> None:
         """Copy what is left of the other streams; if that fails, the video is kept."""

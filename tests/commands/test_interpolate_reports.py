@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run tells people and programs, and the pictures it makes for looking."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import av
+import pytest
+
+from flavr_jax.video.files.reader import VideoReader
+from tests.commands.clips import FILM, times_of, write_clip, write_folder
+
+pytestmark = pytest.mark.usefixtures("definition")
+
+
+def test_a_run_tells_how_far_off_its_times_were(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    interpolate("in.mp4", "--fps", "60")
+    assert "at most 2.1 ms off their times in in_60fps.mp4" in capsys.readouterr().out
+    interpolate("in.mp4", "--fps", "60", "--exact-times", "--overwrite")
+    assert "at most 0.28 ms off their times in in_60fps.mp4" in capsys.readouterr().out
+
+
+def test_a_run_says_what_it_did(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    interpolate("in.mp4", "--factor", 8)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "in.mp4 → in_8x.mp4, 23.976 → 191.81 frames/s"
+    assert "tiny_8x" in lines[1]
+    assert lines[1].endswith("on cpu (cpu) in fp32 (the device is a CPU)")
+    assert lines[-1].startswith("3 frames → 17 frames in in_8x.mp4, ")
+
+
+def test_an_output_can_be_verified(interpolate, capsys):
+    write_clip(Path("in.mkv"), 3)
+    assert interpolate("in.mkv", "--factor", 2, "--codec", "ffv1", "--verify") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("verify: 3 originals differ from the source by at most 0.000 levels")
+
+
+def test_several_clips_are_told_in_a_table_and_one_failure_stops_none(interpolate, capsys):
+    write_clip(Path("a.mp4"), 2)
+    write_folder(Path("b"), 2)
+    arguments = ("a.mp4", "nowhere.mp4", "b", "--factor", 2, "--output-folder", "new")
+    assert interpolate(*arguments) == 2
+    captured = capsys.readouterr()
+    assert len(times_of("new/a_2x.mp4")) == 3
+    assert len(list(Path("new/b_2x").iterdir())) == 3
+    assert "error: " in captured.err
+    table = captured.out[captured.out.index("Summary") :]
+    for text in ("new/a_2x.mp4", "2 → 3", "failed", "done"):
+        assert text in table
+
+
+def test_programs_are_told_of_progress_in_json(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--factor", 8, "--json") == 0
+    captured = capsys.readouterr()
+    events = [json.loads(line) for line in captured.out.splitlines()]
+    # Another test may have compiled the program.
+    events = [each for each in events if each["event"] not in ("plan", "compile")]
+    assert [each["event"] for each in events] == ["start", "progress", "progress", "end"]
+    assert (events[0]["output"], events[0]["frames"]) == ("in_8x.mp4", 17)
+    assert (events[-2]["done"], events[-2]["total"]) == (17, 17)
+    assert (events[-1]["frames_out"], events[-1]["code"]) == (17, 0)
+    assert captured.err == ""
+    assert interpolate("in.mp4", "--factor", 8, "--json") == 2
+    captured = capsys.readouterr()
+    event = json.loads(captured.out.splitlines()[-1])
+    assert event["event"] == "error"
+    assert "in_8x.mp4 exists" in event["message"]
+    assert "error: in_8x.mp4 exists" in captured.err
+
+
+def test_quiet_shows_warnings_only(interpolate, capsys):
+    path = write_clip(Path("in.mp4"), 40)
+    assert interpolate("in.mp4", "--factor", 2, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    assert interpolate("in.mp4", "--factor", 2, "--quiet", "--overwrite") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("warning: in.mp4 is damaged")
+
+
+def test_help_shows_examples_and_the_common_options_first(interpolate, capsys):
+    assert interpolate("--help") == 0
+    text = capsys.readouterr().out
+    places = [text.index(word) for word in ("clip.mp4 --factor 4", "--factor {", "--crf", "--json")]
+    assert places == sorted(places)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(interpolate, tmp_path, capsys):
+    write_folder(tmp_path / "clip")
+    assert interpolate("clip", "out.mp4", "--factor", 4, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "32×24: 1 interval at a time, whole frames" in printed
+    assert re.search(r"3 frames in \S+ s → 9 frames .* computes 2 windows in about", printed)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_result_can_be_looked_at(interpolate, monkeypatch, capsys):
+    def missing():
+        raise ModuleNotFoundError("LPIPS needs the extra metrics")
+
+    monkeypatch.setattr("flavr_jax.commands.inspection.perceptual_metric", missing)
+    write_clip(Path("in.mp4"), 9)
+    asked = ("--preview", "--compare", "--report")
+    assert interpolate("in.mp4", "--factor", 2, *asked, "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["what"] for each in events if each["event"] == "stage"] == [
+        "sheet", "preview", "compare", "report",
+    ]  # fmt: skip
+    (weakest,) = (each["moments"] for each in events if each["event"] == "weakest")
+    assert sorted(each["time"] for each in weakest) == [float(n * FILM) for n in (3, 4, 5)]
+    scores = [each["scores"]["PSNR"] for each in weakest]
+    assert scores == sorted(scores)
+    assert len(times_of("in_2x_compare.mp4")) == len(times_of("in_2x_preview.mp4")) == 17
+    assert VideoReader(Path("in_2x_compare.mp4")).info.width == 64
+    assert "3 frames were left out one by one" in Path("in_2x_report.html").read_text()
+    assert Path("in_2x_preview.png").exists()
+    Path("in_2x.mp4").unlink()
+    capsys.readouterr()
+    assert interpolate("in.mp4", "--factor", 2, "--report") == 2
+    assert "in_2x_report.html exists. Use --overwrite" in capsys.readouterr().err
+    assert not Path("in_2x.mp4").exists()
+
+
+def test_a_comparison_for_browsers_is_h264_with_8_bits(interpolate):
+    write_clip(Path("in.mp4"), 2, size=(32, 23))
+    encoding = ("--codec", "ffv1", "--pixel-format", "yuv444p10le")
+    assert interpolate("in.mp4", "out.mkv", "--factor", 2, *encoding, "--compare", "--browser") == 0
+    with av.open("out_compare.mp4") as made:
+        (stream,) = made.streams
+        assert (stream.codec.canonical_name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height) == (64, 24)
+
+
+def test_a_clip_that_is_too_short_for_a_report_is_made_all_the_same(interpolate, capsys):
+    write_clip(Path("in.mp4"), 3)
+    assert interpolate("in.mp4", "--factor", 2, "--report") == 0
+    assert "warning: There is no report" in capsys.readouterr().err
+    assert len(times_of("in_2x.mp4")) == 5
