@@ -160,7 +160,12 @@ class _Site:
         try:
             await _receive(request, clip.upload, limits)
             clip.warnings = await run_in_threadpool(
-                limiting.check_video, clip.upload, clip.name, limits, sandbox=self._sandbox
+                limiting.check_video,
+                clip.upload,
+                clip.name,
+                limits,
+                sandbox=self._sandbox,
+                codec=choices.codec,
             )
         except ClientDisconnect:
             await self._queue.remove(clip)

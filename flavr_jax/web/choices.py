@@ -20,7 +20,7 @@ Mode: TypeAlias = Literal["smoother", "rate", "slower"]
 FACTORS = (2, 4, 8, 16)
 
 CODECS = {
-    "h264": ("H.264: plays everywhere", ".mp4"),
+    "h264": ("H.264: plays everywhere with 8 bits", ".mp4"),
     "hevc": ("HEVC: smaller, keeps 10 bits", ".mp4"),
     "av1": ("AV1: smallest, slow to make", ".mp4"),
     "vp9": ("VP9 in WebM", ".webm"),

@@ -85,7 +85,9 @@ def check_kind(head: bytes) -> None:
         )
 
 
-def check_video(path: Path, name: str, limits: Limits, *, sandbox: bool) -> list[str]:
+def check_video(
+    path: Path, name: str, limits: Limits, *, sandbox: bool, codec: str = "h264"
+) -> list[str]:
     """Read what a file says about itself, and compare it with the limits.
 
     Args:
@@ -93,6 +95,7 @@ def check_video(path: Path, name: str, limits: Limits, *, sandbox: bool) -> list
         name: what its owner calls it, for messages.
         limits: of the server.
         sandbox: whether to read it in a child process with few rights.
+        codec: how the result will be stored.
 
     Returns:
         What its owner should know before the run.
@@ -102,6 +105,7 @@ def check_video(path: Path, name: str, limits: Limits, *, sandbox: bool) -> list
     """
     # Only now, because the page has to answer before JAX is imported.
     from flavr_jax.video.files.inputs import Input
+    from flavr_jax.video.pixels.layout import Layout
     from flavr_jax.video.sandbox.parent import Sandboxed
 
     try:
@@ -116,11 +120,19 @@ def check_video(path: Path, name: str, limits: Limits, *, sandbox: bool) -> list
             f"{name} has frames of {info.width}×{info.height} pixels; this server takes up to "
             f"{limits.megapixels:g} million pixels. Make the video smaller first."
         )
+    warnings = []
+    layout = Layout.of(info.pixel_format)
+    if codec == "h264" and (layout.bits > 8 or (layout.kind == "yuv" and layout.chroma != (1, 1))):
+        warnings.append(
+            f"The clip has the pixel format {info.pixel_format}, which few players show in H.264. "
+            "HEVC, AV1 and the comparison play in more of them."
+        )
     if info.frame_count is None:
-        return [f"The file does not state its duration. Up to {limits.seconds:g} s of it are used."]
-    seconds = float(info.frame_count / info.rate)
-    if seconds > limits.seconds:
+        warnings.append(
+            f"The file does not state its duration. Up to {limits.seconds:g} s of it are used."
+        )
+    elif float(info.frame_count / info.rate) > limits.seconds:
         raise Refused(
             f"{name} is longer than {limits.seconds:g} s, the limit of this server. Cut it first."
         )
-    return []
+    return warnings

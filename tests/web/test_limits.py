@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.web.limits import HEAD, Limits, Refused, check_kind, check_video
@@ -93,6 +94,17 @@ def test_a_duration_that_is_not_stated_is_a_warning(tmp_path):
         container.mux(stream.encode())
     (warning,) = check_video(path, "live.webm", Limits(seconds=5.0), sandbox=False)
     assert warning == "The file does not state its duration. Up to 5 s of it are used."
+
+
+@pytest.mark.parametrize("form", ["yuv420p10le", "yuv444p", "yuv420p"])
+def test_h264_that_few_players_show_is_a_warning(tmp_path, form):
+    path = tmp_path / "deep.mkv"
+    info = ClipInfo(32, 24, Fraction(10), Fraction(1, 1000))
+    with VideoWriter(path, info, encoding=Encoding("ffv1", pixel_format=form)) as sink:
+        sink.write(TimedFrame(np.zeros((24, 32, 3), np.uint8), Fraction(0), Fraction(1, 10)))
+    found = check_video(path, "deep.mkv", Limits(), sandbox=False, codec="h264")
+    assert [form in warning for warning in found] == [True] * (form != "yuv420p")
+    assert check_video(path, "deep.mkv", Limits(), sandbox=False, codec="hevc") == []
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
