@@ -23,7 +23,8 @@ _PLOT = (900, 160)  # pixels
 _UNITS = {"PSNR": " dB"}
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1580px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; } td, th { padding: .2em .9em; text-align: right; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+td, th { padding: .2em .9em; text-align: right; }
 td { white-space: nowrap; } tr { border-bottom: 1px solid #ddd; }
 .pictures { display: grid; gap: .6em; }
 .pictures { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
