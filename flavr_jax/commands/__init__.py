@@ -34,6 +34,8 @@ COMMANDS = {
     "prepare-data": "pack a data set for training",
     "tune": "search for settings of a recipe",
     "render": "render a scene by path tracing",
+    "send": "send one frame in K of a clip over a network",
+    "receive": "receive a clip and restore its dropped frames live",
     "rate-distortion": "measure what sending fewer frames saves",
     "benchmark": "time the network, also beside PyTorch",
     "benchmark-video": "time whole runs, stage by stage",

@@ -35,8 +35,7 @@ Item = TypeVar("Item")
 _AHEAD = 16
 """Most made frames that wait for the next stage."""
 
-_FINEST = 4096
-"""Number of parts that passes may split an interval into, for times off the network's grid."""
+_FINEST = 4096  # parts of an interval
 
 
 @dataclasses.dataclass
@@ -79,6 +78,7 @@ def interpolate(
     summary: Summary | None = None,
     conversion: Conversion | None = None,
     done: int = 0,
+    finest: int = _FINEST,
 ) -> Iterator[TimedFrame]:
     """Yield the requested frames, each with its time, lazily.
 
@@ -99,13 +99,16 @@ def interpolate(
             convert and send early; None for RGB.
         done: number of frames that an earlier run has made. They are yielded with wrong pixels,
             since the network does not compute them; all others are the same as without ``done``.
+        finest: number of parts that passes may split an interval into, for times off the network's
+            grid. Every pass that may be needed reads 2 frames ahead.
 
     Raises:
         ValueError: the factor cannot be made; raised before any frame is read.
         NonFiniteError: the network predicted NaN or infinity; raised while frames are yielded.
     """
     summary = Summary() if summary is None else summary
-    return _between_keys(_keys(frames, options), network, options, summary, conversion, done)
+    found = _keys(frames, options)
+    return _between_keys(found, network, options, summary, conversion, done, finest)
 
 
 def _keys(frames: Iterable[TimedFrame], options: Options) -> Iterator[Key]:
@@ -120,9 +123,10 @@ def _between_keys(
     summary: Summary,
     conversion: Conversion | None,
     done: int,
+    finest: int = _FINEST,
 ) -> Iterator[TimedFrame]:
     """Yield the requested frames of a clip with these keys; see :func:`interpolate`."""
-    grid = grid_of(network, options)
+    grid = grid_of(network, options, finest)
     clock = schedule.Clock(options.timing)
     plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
     nodes = _nodes(plan)
@@ -183,7 +187,7 @@ def overlapped(
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 
 
-def grid_of(network: Network, options: Options) -> Grid:
+def grid_of(network: Network, options: Options, finest: int = _FINEST) -> Grid:
     """Return the times at which frames may be made: those of the factor, or finer ones.
 
     ``fps`` and ``dedup`` need finer times.
@@ -191,7 +195,7 @@ def grid_of(network: Network, options: Options) -> Grid:
     levels = network.passes(options.timing.factor) if options.timing.fps is None else []
     if options.timing.fps is not None or options.dedup:
         # Frames may be due anywhere inside an interval, so go as fine as the limit allows.
-        levels = [network.factor] * math.ceil(math.log(_FINEST, network.factor))
+        levels = [network.factor] * math.ceil(math.log(finest, network.factor))
     return Grid(tuple(levels), options.largest_error if options.exact_times else None)
 
 
