@@ -200,6 +200,7 @@ def _read_mesh(path: Path) -> bvh.Bvh:
         raise ModuleNotFoundError(
             f"{path} is read with trimesh, which is not installed: {install_command('render')}."
         ) from error
-    mesh: Any = trimesh.load(path, force="mesh")
+    # Processing would join the corners that the file keeps apart at sharp edges, and smooth them.
+    mesh: Any = trimesh.load(path, force="mesh", process=False)
     faces: Int[np.ndarray, "triangles 3"] = np.asarray(mesh.faces)
     return bvh.build(np.asarray(mesh.vertices), faces, np.asarray(mesh.vertex_normals))
