@@ -257,8 +257,8 @@ def enlarge(
     """Maps ``scale`` times larger, by bilinear interpolation between pixel centres."""
     if scale == 1:
         return maps
-    # As sums of shifted maps: jax.image.resize multiplies by matrices, whose kernels XLA searches
-    # for on a GPU for a third of the compilation.
+    # As sums of shifted maps: jax.image.resize multiplies by dense matrices in float32, for which
+    # XLA compiles and times many kernels on a GPU.
     return _longer(_longer(maps, scale, axis=2), scale, axis=3)
 
 
