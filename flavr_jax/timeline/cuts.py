@@ -10,6 +10,7 @@ moment later (as after a flash).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,7 +101,11 @@ def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
     # All shifts of the source: [shift down, shift across, rows, columns].
     moved = sliding_window_view(np.pad(relit, _SHIFT, mode="edge"), target.shape)
     blocks = (target.shape[0] // rows, rows, target.shape[1] // columns, columns)
-    missing = np.abs(moved - target).reshape(*moved.shape[:2], *blocks).mean(axis=(3, 5))
+    # Sums of slices: NumPy reduces short axes many times more slowly.
+    off = np.abs(moved - target)
+    off = functools.reduce(np.add, [off[:, :, row::rows] for row in range(rows)])
+    off = functools.reduce(np.add, [off[..., column::columns] for column in range(columns)])
+    missing = off / (rows * columns)
     flat = target.reshape(blocks).mean(axis=(1, 3), keepdims=True)
     # Drawings have so little detail that any edge coming into view would outweigh it.
     detail = max(np.abs(target.reshape(blocks) - flat).mean(), _LEAST_DETAIL * target.std())
