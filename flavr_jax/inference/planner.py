@@ -167,7 +167,7 @@ def smaller(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, not the host, had too little memory for a computation."""
+    """Tell a device that ran out of memory from a host that did, and from other errors."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 

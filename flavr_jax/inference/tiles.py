@@ -316,7 +316,7 @@ class _Stripes:
 
 
 def _times_smaller(config: ModelConfig, look: LookConfig) -> int:
-    """How many times smaller than the U-Net's frames the maps of a look are."""
+    """Ratio of the size of the U-Net's frames to that of a look's maps."""
     return max(1, look.scale // config.trunk_scale)
 
 
