@@ -151,10 +151,19 @@ def bd_rate(anchor: Sequence[Point], other: Sequence[Point], metric: str) -> flo
     ]
     if max(curve[0][0] for curve in curves) >= min(curve[-1][0] for curve in curves):
         return None
-    values = [column for curve in curves for column in zip(*((r, q) for q, r in curve))]
-    return float(
-        bjontegaard.bd_rate(*values, "akima", require_matching_points=False, min_overlap=0)
+    (qualities, rates), (other_qualities, other_rates) = (
+        map(list, zip(*curve)) for curve in curves
     )
+    delta: Any = bjontegaard.bd_rate(
+        rates,
+        qualities,
+        other_rates,
+        other_qualities,
+        method="akima",
+        require_matching_points=False,
+        min_overlap=0,
+    )
+    return float(delta)
 
 
 def vmaf(frames: Frames, originals: Frames) -> list[float]:

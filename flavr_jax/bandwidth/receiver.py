@@ -24,9 +24,8 @@ from av.video.stream import VideoStream
 from flavr_jax.bandwidth.sender import is_url
 from flavr_jax.config import Cut
 from flavr_jax.inference import stream
-from flavr_jax.inference.passes import Network
+from flavr_jax.inference.passes import AtOnce, Network
 from flavr_jax.inference.pipeline import Pipeline
-from flavr_jax.inference.windows import Boundary
 from flavr_jax.video.files.times import as_fraction
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import Colour, picture
@@ -201,17 +200,6 @@ class Receiver:
                     yield frame
 
 
-class _AtOnce:
-    """A network that begins no interval before the last one is ready, for the least latency."""
-
-    ahead = 0
-
-    def __init__(self, network: Network) -> None:
-        self.config, self.factor = network.config, network.factor
-        self.boundary: Boundary = network.boundary
-        self.passes, self.upload, self.between = network.passes, network.upload, network.between
-
-
 def restored(
     receiver: Receiver,
     network: Network,
@@ -232,5 +220,5 @@ def restored(
     # A rate instead of a factor: gaps of any length then get frames at their exact times.
     options = stream.Options(fps=receiver.info.rate * drop, cut=cut)
     received: Iterable[TimedFrame] = pipeline.stage("receive", receiver, capacity=64)
-    made = stream.interpolate(received, _AtOnce(network), options, finest=network.factor)
+    made = stream.interpolate(received, AtOnce(network), options, finest=network.factor)
     return pipeline.stage("network", stream.fetched(made), patience=600.0)

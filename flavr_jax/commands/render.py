@@ -28,6 +28,7 @@ from flavr_jax.commands import interpolation, render_report
 from flavr_jax.inference import devices, interpolator, stream
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.options import Resources
+from flavr_jax.inference.passes import AtOnce
 from flavr_jax.progress import Reporter
 from flavr_jax.render.denoise import denoised
 from flavr_jax.typing import Frame
@@ -239,7 +240,9 @@ def _frames(
     frames: Iterator[TimedFrame] = keys()
     if network is not None:
         motion = stream.Options(factor=options.every, cut="ignore")
-        frames = iter(stream.fetched(stream.interpolate(frames, network, motion, done=done)))
+        frames = iter(
+            stream.fetched(stream.interpolate(frames, AtOnce(network), motion, done=done))
+        )
     while True:
         started, rendered = time.perf_counter(), sum(painter.seconds)
         frame = next(frames, None)

@@ -26,7 +26,7 @@ from flavr_jax.video.frames import Picture, TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.picture import Resident
 
-__all__ = ["Network", "Node", "fill"]
+__all__ = ["AtOnce", "Network", "Node", "fill"]
 
 _MOST_WAITING = 8
 """Largest number of groups that may be queued behind a computation.
@@ -69,6 +69,17 @@ class Network(Protocol):
             factor: one of ``passes``; ``factor − 1`` frames are made per interval.
         """
         ...
+
+
+class AtOnce:
+    """A network that begins no interval before the last one is ready, for the least latency."""
+
+    ahead = 0
+
+    def __init__(self, network: Network) -> None:
+        self.config, self.factor = network.config, network.factor
+        self.boundary: Boundary = network.boundary
+        self.passes, self.upload, self.between = network.passes, network.upload, network.between
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -163,6 +163,8 @@ def test_a_report_compares_both_with_the_truth(render, network, tmp_path, capsys
     # An untrained network is worse than the noise of two samples.
     assert found["means"]["interpolated"]["psnr"] < found["means"]["rendered"]["psnr"] < 99
     assert found["samples_of_equal_quality"] < 2
+    # The network is waited for before the next frame is rendered; else its time would not show.
+    assert found["seconds_to_interpolate_a_frame"] > 1e-3
     assert (tmp_path / "clip_report.png").stat().st_size > 1000
     assert render(*some, "--interpolate", network, "--truth", 8) == 2
     assert "clip_report.json exists" in capsys.readouterr().err
