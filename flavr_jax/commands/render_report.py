@@ -64,13 +64,9 @@ class Study:
             device: description of what they were computed on.
         """
         made = count - (count - 1) // self.every - 1
-        # The frames of an interval are computed before the rendered frame that it begins with is
-        # given out.
-        of_intervals = [
-            sum(self.seconds[start : start + self.every]) / (self.every - 1)
-            for start in range(0, count - 1, self.every)
-        ]
-        render, interpolate = _steady(self.rendered), _steady(of_intervals)
+        # Intervals are computed several frames before they are given out, so only the sum is known;
+        # it includes compilation.
+        render, interpolate = _steady(self.rendered), sum(self.seconds) / made
         alone, mixed = count * render, (count - made) * render + made * interpolate
         result: dict[str, Any] = {
             "device": device,

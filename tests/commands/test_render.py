@@ -171,10 +171,10 @@ def test_a_report_compares_both_with_the_truth(render, network, tmp_path, capsys
 
 
 def test_numbers_of_a_report_follow_from_times_and_errors():
-    # 9 frames; 3 are rendered in 8 s each, and each of the 2 intervals of 3 frames takes 6 s.
+    # 9 frames; 3 are rendered in 8 s each, and the 6 others take 12 s.
     study = render_report.Study(every=4, samples=32, truth=256)
     study.rendered = [100.0, 8.0, 8.0]
-    study.seconds = [50.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0, 7.0]
+    study.seconds = [5.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0, 1.0]
     scores = {"interpolated": {"psnr": 30.0}, "rendered": {"psnr": 27.0}}
     study.rows = [{"frame": 1, **scores}]
     found = study.result(9, "a test")
