@@ -66,7 +66,7 @@ class Interpolator:
         precision: Precision = "auto",
         scales: Mapping[str, float] | None = None,
         provenance: dict | None = None,
-        boundary: Boundary = "extrapolate",
+        boundary: Boundary = "duplicate",
         keep_programs: bool = False,
     ) -> None:
         """Prepare the parameters as :func:`flavr_jax.inference.precision.prepare` does.

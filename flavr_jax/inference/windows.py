@@ -94,7 +94,7 @@ Frames are given from the end inwards. ``mirror`` reflects the clip about its en
 
 
 def extend(
-    frames: Iterable[Item], before: int, after: int, boundary: Boundary = "extrapolate"
+    frames: Iterable[Item], before: int, after: int, boundary: Boundary = "duplicate"
 ) -> Iterator[Item]:
     """Yield ``before`` synthesised frames, ``frames``, and ``after`` synthesised ones, lazily.
 

@@ -17,7 +17,11 @@ PRESETS: dict[Preset, ModelConfig] = {
     "flavr_8x": ModelConfig(n_outputs=7),
     "flavr_2x_34": ModelConfig(n_outputs=1, depth=34),
     "default": ModelConfig(
-        width=32, n_outputs=7, base="warp", trunk_scale=2, looks=(LookConfig(2, 64, layers=4),)
+        width=32,
+        n_outputs=7,
+        base="warp",
+        trunk_scale=2,
+        looks=(LookConfig(8, 48), LookConfig(4, 32), LookConfig(1, 32, layers=2)),
     ),
 }
 """The paper's models by factor, its 34-layer model, and the network of the bundled checkpoint."""
