@@ -147,6 +147,7 @@ class Made(Picture):
     def fetched(self, conversion: Conversion | None) -> Frame | Planar:
         """Return the frame on the host, independent of the computation: RGB, or planes."""
         values = self._computation.fetched(conversion)[self._place]
+        # Planes have subsampled chroma, so the samples alone do not tell the size of the frame.
         return values if conversion is None else Planar(values, conversion, self.shape[:2])
 
 

@@ -67,6 +67,7 @@ class Replicas:
     def take(self, arrays: tuple[Array, ...]) -> tuple[Parameters, tuple[Array, ...]]:
         """Return parameters and arrays on the device whose turn it is; the next one is up then."""
         turn, self._turn = self._turn, (self._turn + 1) % len(self)
+        # Frames were uploaded to, or made on, the device of the group that read them first.
         if self.devices:
             arrays = jax.device_put(arrays, self.devices[turn])
         return self._params[turn], arrays

@@ -39,6 +39,7 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
     trunk = sum(each.products for each in quantized.convolutions(config)) / 64**2
     channels = head.CHANNELS if config.base == "warp" else 3
     fused = config.n_inputs * config.width**2
+    # The output convolution has 7×7 taps.
     output = 49 * config.width * channels
     corrected = context = 0.0
     for look in config.looks:
@@ -125,8 +126,10 @@ def _speed(precision: Precision) -> float:
     small = jax.default_backend() == "cpu"
     size = 1024 if small else 8192
     dtype = jnp.float32 if precision == "fp32" else jnp.bfloat16
+    # Every element of a product is again 1/size, so that repeated products cannot overflow.
     a = jax.device_put(np.full((size, size), 1 / size, np.float32)).astype(dtype)
     multiply = jax.jit(jnp.matmul)
+    # Compiles the program, whose time must not count.
     multiply(a, a).block_until_ready()
     started, repeats = time.monotonic(), 4
     product = a

@@ -111,6 +111,7 @@ class Interpolator:
         self.use(devices.choose(resources.devices))
         limit = None
         if resources.memory_limit is not None:
+            # The planner's model of memory leaves the parameters out.
             held = sum(leaf.nbytes for leaf in jax.tree.leaves(self._params))
             limit = bytes_of(resources.memory_limit) - held
         plan = planner.plan(
@@ -238,6 +239,7 @@ class Interpolator:
             made = self._start(frames, factor)
         except jax.errors.JaxRuntimeError as error:
             return self._again(frames, factor, used, error)
+        # A program is only queued here, so a lack of memory may show when its frames are fetched.
         return dataclasses.replace(made, again=functools.partial(self._again, frames, factor, used))
 
     def _again(
@@ -280,6 +282,7 @@ class Interpolator:
                 self._start(frames[start : start + most + last], factor)
                 for start in range(0, intervals, most)
             ]
+            # Parts are computed on different devices in turn, and JAX concatenates only on one.
             where = parts[0].finite.sharding
             made, finite = jax.device_put(
                 ([part.frames for part in parts], [part.finite for part in parts]), where

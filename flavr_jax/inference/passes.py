@@ -184,6 +184,7 @@ def _start(
     group: _Group, network: Network, factor: int, conversion: Conversion | None
 ) -> Computation:
     """Start computing a group's frames, and copying them to the host if any is to be shown."""
+    # Frames that are only context of later passes stay on the device.
     made = network.between([frame.resident for frame in group.frames], factor)
     wishes = (wish.position * factor for node in group.nodes for wish in node.wanted)
     if any(position > 0 and position.denominator == 1 for position in wishes):
@@ -297,6 +298,7 @@ def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[No
             # Split the position in the interval into the part's number and the position in it.
             part, position = divmod(wish.position * factor, 1)
             wanted[part].append(dataclasses.replace(wish, position=position))
+        # Uploaded already: later passes read the same copy on the device.
         yield Node(node.frame, wanted[0], located=node.located)
         for part, wishes in enumerate(wanted[1:]):
             # A made frame has no times of its own; the requests carry them.

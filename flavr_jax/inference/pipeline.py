@@ -95,6 +95,8 @@ class Pipeline:
         """Time that each stage has spent so far; the consumer comes last."""
         total, starved, found = time.monotonic() - self._began, 0.0, []
         for stage in self._stages:
+            # `producing` includes the wait for the stage before. Both are read without a lock while
+            # threads run, so the difference can be slightly negative.
             working = max(0.0, stage.producing - starved)
             found.append(Times(stage.name, stage.made, working, starved, stage.blocked))
             starved = stage.waited
@@ -139,6 +141,7 @@ class Pipeline:
                     )
 
 
+# Not an Exception: a stage's own `except Exception` must not take it for an error of a frame.
 class _Cancelled(BaseException):
     """The pipeline was closed while a stage waited; ends the stage's generators."""
 
@@ -182,6 +185,7 @@ class _Stage(Generic[Item]):
         """Yield the items; starts the thread."""
         # Settings that hold for this thread's context hold for the stage's too.
         run = contextvars.copy_context().run
+        # A daemon, because a thread that hangs in FFmpeg must not keep the process from ending.
         self._thread = threading.Thread(target=run, args=(self._run,), name=self.name, daemon=True)
         self._thread.start()
         while items := self._take():
@@ -240,6 +244,7 @@ class _Stage(Generic[Item]):
                 getattr(items, "close", lambda: None)()
         except _Cancelled:
             pass
+        # Whatever ends the thread is passed on: its reader would wait for ever otherwise.
         except BaseException as error:
             self._error = error
         with self._condition:

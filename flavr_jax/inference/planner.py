@@ -75,6 +75,8 @@ _COEFFICIENTS = {
     "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
 }
 
+# Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;
+# without those kernels the network computes in bfloat16.
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 
 
@@ -168,6 +170,7 @@ def smaller(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell a device that ran out of memory from a host that did, and from other errors."""
+    # JAX has no class for this error: XLA's status is in the text.
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -183,6 +186,8 @@ def _ways(
     while whole:
         yield whole, WHOLE
         whole //= 2
+    # A stripe has a whole row of the coarsest map: 2 rows of the trunk's frames in the fine layers,
+    # 8 in all layers. A padded frame has a multiple of 8.
     counts = [2**n for n in range(1, _MOST_STRIPES.bit_length())]
     rows = math.ceil(height / config.multiple)
     if tiles in ("auto", "exact"):
@@ -207,8 +212,11 @@ def memory(
     rows, columns = (math.ceil(side / multiple) * multiple for side in (height, width))
     # All in bytes per pixel of a padded frame.
     value = _BYTES[precision] / scale**2
+    # Input frames are float32 RGB (12 bytes), at full size and as the trunk sees them.
     windows = known.windows * config.n_inputs * 12 * (1 + 1 / scale**2)
+    # Made frames are rounded to 8-bit RGB before they are kept.
     result = known.results * 3 * outputs
+    # XLA looks up rows of 4 neighbouring float32 pixels (48 bytes), in both middle frames.
     table = known.table * 96 * (1 + 1 / scale**2) if config.base == "warp" else 0
     map_bytes = config.n_inputs * config.width * value
     coarse = known.coarse * map_bytes / 4
@@ -236,6 +244,7 @@ def _kind(precision: Precision) -> str:
     if jax.default_backend() == "cpu":
         return "cpu"
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    # Only Hopper (9.0) has kernels for convolutions, in 16 and in 8 bits.
     if capability != "9.0" or precision == "fp32":
         return "gpu"
     return "8-bit kernels" if precision == "fp8" else "16-bit kernels"

@@ -57,6 +57,8 @@ def between(
     count, (height, width) = frames.shape[0] - config.n_inputs + 1, frames.shape[1:3]
     most = jnp.iinfo(frames.dtype).max
     scaled = frames.astype(jnp.float32) / most
+    # Windows overlap in all frames but one: they are assembled here, so that each frame is uploaded
+    # and kept on the device once.
     windows = jnp.stack([scaled[t : t + count] for t in range(config.n_inputs)], axis=1)
     # A network that makes eighths also makes quarters: take every second of its frames.
     step = config.factor // factor

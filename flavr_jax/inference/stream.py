@@ -205,6 +205,7 @@ def _counted(
     """Number the requests of a plan, and update the counts in ``summary``."""
     number = 1
     for key, requests in plan:
+        # The first key has the link `cut`, too, but nothing before it.
         if key.link == "cut" and summary.frames_in > 0:
             summary.cuts += 1
             summary.cut_times.append(key.time)
@@ -214,6 +215,7 @@ def _counted(
         numbered = []
         for request in requests:
             number += request.count
+            # `number` is now that of the first frame after this request.
             first = number - request.count
             numbered.append(dataclasses.replace(request, number=first, done=number <= done + 1))
         yield key, numbered

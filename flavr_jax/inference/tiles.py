@@ -178,6 +178,7 @@ def _shared_gates(
     colours = sources.small - sources.mean
     batch, time, height, width, channels = colours.shape
     factor = max(1, max(height, width) / _THUMBNAIL)
+    # The U-Net halves its frames three times.
     size = (max(8, round(side / factor / 8) * 8) for side in (height, width))
     small = jax.image.resize(colours, (batch, time, *size, channels), "linear")
     whole = _Stripes(height=1, count=1, reach=0, unit=1)
@@ -189,6 +190,7 @@ def _shared_gates(
 
     def again(state: tuple[Array, Logits, Array]) -> tuple[Array, Logits, Array]:
         number, old, _ = state
+        # A model of its own, because fixed gates hold values that exist inside this loop only.
         fixed = flavr.merged(config, params, None)
         for gate, shared in zip(fixed.gates, old):
             gate.fix(shared)
@@ -251,6 +253,7 @@ class _Stripes:
         unit = max([2, *(_times_smaller(config, look) for look in config.looks)])
         reach = _reach_of_fine(config)
         if tiling.split == "all":
+            # The encoder's coarsest maps have a row for 8 of the U-Net's input.
             unit, reach = 8, reach + _reach_of_coarse(config)
         height = rows // unit
         return cls(height, math.ceil(height / tiling.stripes), math.ceil(reach / unit), unit)
@@ -312,6 +315,7 @@ class _Stripes:
         # Leave out rows that the stripe before has counted.
         new = first * each + jnp.arange(self.count * each) >= number * self.count * each
         own = jnp.where(new[:, None, None], own, 0)
+        # In 16 bits, a sum over a whole map would soon be too large for single values to change it.
         return own.sum(axis=(0, 1, 2, 3), dtype=jnp.float32) / (time * self.height * each * width)
 
 
