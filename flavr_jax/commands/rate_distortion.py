@@ -134,6 +134,7 @@ def bd_rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw mean quality over mean rate, a panel for each codec and metric."""
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     codecs = sorted({row["codec"] for row in rows})
@@ -153,7 +154,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 curve.append(np.mean(here, axis=0))
             label = "all frames" if drop == 1 else f"one in {drop}, restored"
             axes.semilogx(*np.array(curve).T, "o-", markersize=3, label=label)
-        axes.set(title=codec, xlabel="kbit/s", ylabel=metric.upper())
+        axes.set(title=f"{codec}: {metric.upper()}", xlabel="kbit/s")
+        # Whole numbers where few fit: powers of ten with all minor labels overlap.
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.legend(fontsize="small")
     with written_whole(path) as partial:
         figure.savefig(partial, format="png")
