@@ -61,6 +61,7 @@ def _means(pixels: np.ndarray, by: int) -> np.ndarray:
     blocks = pixels[: height * by, : width * by]
     blocks = blocks.reshape(height, blocks.shape[0] // height, width, -1, pixels.shape[-1])
     means = blocks.mean(axis=(1, 3), dtype=np.float32)
+    # 65535 / 255 = 257
     return np.rint(means / 257 if deep else means).astype(np.uint8)
 
 
@@ -128,6 +129,7 @@ def _like(original: Frame, made: Frame) -> Frame:
     """Return an original with the depth and the channels of another frame."""
     if original.dtype != made.dtype:
         wide = made.dtype == np.uint16
+        # By 257, 255 becomes 65535.
         original = original.astype(np.uint16) * 257 if wide else (original >> 8).astype(np.uint8)
     if original.shape[-1] < made.shape[-1]:
         opaque = np.full((*original.shape[:2], 1), np.iinfo(made.dtype).max, made.dtype)

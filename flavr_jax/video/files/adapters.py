@@ -235,6 +235,7 @@ def try_adapters(
             refused += 1  # one broken packet does not make the stream unusable
     if refused and not any(written.values()):
         raise ValueError("no packet can be written")
+    # The ends are written, too: some muxers fail only there.
     for adapter in adapters.values():
         trial.mux(list(adapter.convert(None)))
 

@@ -267,6 +267,7 @@ class EncodedSound:
             tempo /= _SLOWEST
         if tempo != 1:
             nodes.append(graph.add("atempo", repr(float(tempo))))
+        # The encoder accepts one format only, and a source may change its own midway.
         form = f"sample_fmts={self._format}:sample_rates={self._rate}"
         nodes.append(graph.add("aformat", f"{form}:channel_layouts={self._layout}"))
         nodes.append(graph.add("abuffersink"))

@@ -140,24 +140,29 @@ def _nvenc(encoding: Encoding, crf: int) -> Options:
     preset = f"p{_SPEEDS[encoding.preset][2]}"
     if encoding.lossless:
         return {"preset": preset, "tune": "lossless"}
+    # As for libvpx: with FFmpeg's default bit rate, cq would only be a limit.
     return {"preset": preset, "rc": "vbr", "cq": str(crf), "b": "0"}
 
 
 def _qsv(encoding: Encoding, crf: int) -> Options:
+    # Quick Sync has no presets above veryfast.
     known = ("veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
     preset = encoding.preset if encoding.preset in known else "veryfast"
     return {"preset": preset, "global_quality": str(max(1, crf))}
 
 
 def _videotoolbox(encoding: Encoding, crf: int) -> Options:
+    # VideoToolbox's quality goes from 1 to 100, the best; crf goes the other way.
     return {"q:v": str(round(100 - 2 * min(crf, 49)))}
 
 
 def _ffv1(encoding: Encoding, crf: int) -> Options:
+    # Version 3 of FFV1 has slices, which are coded in parallel, with a checksum for each.
     return {"level": "3", "slicecrc": "1"}
 
 
 def _webp(encoding: Encoding, crf: int) -> Options:
+    # WebP's quality goes from 0 to 100, the best; crf goes the other way.
     return {"lossless": "1"} if encoding.lossless else {"quality": str(100 - crf)}
 
 
@@ -187,6 +192,7 @@ _FORMATS = {
     "libwebp_anim": ("bgra",),
     "gif": ("bgra",),
     "libvpx-vp9": ("yuv420p", "yuva420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"),
+    # Y4M has names for these.
     "wrapped_avframe": (
         "gray", "gray10le", "gray12le", "gray16le",
         "yuv420p", "yuv420p10le", "yuv420p12le", "yuv420p16le",

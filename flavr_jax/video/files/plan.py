@@ -18,8 +18,8 @@ from flavr_jax.video.pixels.layout import Layout
 __all__ = ["MOV_LIKE", "Plan"]
 
 MOV_LIKE = ("mp4", "mov")
-# MP4 stores ticks per second in 32 bits; FFmpeg replaces a value below 10,000 by a multiple of it.
 _MACROBLOCK = 16  # pixels; the unit of x264's lookahead
+# MP4 stores ticks per second in 32 bits; FFmpeg replaces a value below 10,000 by a multiple of it.
 _FEWEST_TICKS, _MOST_TICKS = 10_000, 10**9
 
 
@@ -74,6 +74,7 @@ class Plan:
         tick = container.tick or Fraction(1, _ticks_per_second(info.time_base))
         if container.one_rate:
             tick = 1 / info.rate
+        # GIF and WebP store the number in 16 bits.
         plays = min(info.plays or 0, 65535)
         return cls(container, encoder, options, pixel_format, tags, kept, tick, plays)
 

@@ -171,6 +171,7 @@ class VideoReader:
                 raise ValueError(f"{path} has no frame that can be decoded{reason}.")
             self.info = _info(container, stream, first)
             if container.format.name == "gif" and not is_pipe(path):
+                # FFmpeg reads the repeat count, but does not pass it on.
                 self.info = dataclasses.replace(self.info, plays=plays_of_gif(path))
             self._tell_of_losses(container, first)
             if headroom:

@@ -114,6 +114,7 @@ def open_sink(
     if not is_video_name(name):
         sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite, job=job)
     elif container_of(name).codecs == ("gif",):
+        # Called for its error only, if --codec names one that a GIF cannot hold.
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)
     else:

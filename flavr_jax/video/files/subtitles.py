@@ -114,5 +114,6 @@ class TextSubtitles:
 def _joined(events: list[bytes]) -> bytes:
     r"""Join ASS events, one text per line; ``\r`` resets the style of the line before."""
     first, *others = events
+    # Commas in the text itself are no separators.
     texts = (event.split(b",", _FIELDS)[-1] for event in others)
     return rb"{\r}\N".join([first, *texts])

@@ -63,6 +63,7 @@ class Journal:
             )
         if not job.resume:
             self.forget()
+        # Left by a run that was killed: the lock shows that none is writing them now.
         for entry in self.folder.glob("*.unfinished"):
             entry.unlink()
         self.finished = self._contiguous()

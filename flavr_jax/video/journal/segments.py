@@ -51,6 +51,7 @@ class SegmentWriter:
             self._file.close()
             sync(self._partial)
         self._partial.replace(self._path)
+        # Until the folder is on disk, too, a power failure could take the new name back.
         sync(self._path.parent)
 
     def discard(self) -> None:

@@ -220,6 +220,7 @@ def conversion(planar: str, colour: Colour, height: int) -> Conversion:
     """
     layout = Layout.of(planar)
     scale, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
+    # Limited range has luma from 16 to 235 and chroma from 16 to 240 in 8 bits (ITU-T H.273).
     full = layout.kind == "rgb" or colour.levels == ColorRange.JPEG
     black, luma, chroma = (0.0, top, top) if full else (16 * scale, 219 * scale, 224 * scale)
     if colour.headroom:
@@ -239,5 +240,6 @@ def conversion(planar: str, colour: Colour, height: int) -> Conversion:
 def samples(plane: VideoPlane, layout: Layout) -> np.ndarray:
     """Return a writable view of a plane's samples [height, width]."""
     kind = np.uint8 if layout.bits <= 8 else np.dtype("<u2")
+    # FFmpeg pads rows for alignment.
     rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
     return rows[:, : plane.width]

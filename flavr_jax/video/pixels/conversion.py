@@ -152,6 +152,8 @@ def _decode(samples: Array, values: Array, form: Form, size: tuple[int, int]) ->
             # The chroma size of an odd side is rounded up, so upsampling gives one row or column
             # too many.
             cb, cr = (plane[: size[0], : size[1]] for plane in difference)
+            # The inverse of the definitions in ITU-T H.273: luma = kr·red + (1 − kr − kb)·green +
+            # kb·blue, cr = (red − luma) / (2 (1 − kr)), cb = (blue − luma) / (2 (1 − kb)).
             red = luma + 2 * (1 - numbers.kr) * cr
             blue = luma + 2 * (1 - numbers.kb) * cb
             green = luma - numbers.kr * red - numbers.kb * blue
@@ -193,6 +195,7 @@ def _finer(plane: Array, axis: int, on_sample: bool) -> Array:
     if on_sample:
         pair = [plane, (plane + after) / 2]
     else:
+        # The new samples lie a quarter of the old spacing from the old one.
         pair = [(3 * plane + before) / 4, (3 * plane + after) / 4]
     shape = list(plane.shape)
     shape[axis] *= 2
@@ -206,6 +209,7 @@ def _coarser(plane: Array, axis: int, on_sample: bool) -> Array:
     taps = (-1, 2, 6, 2, -1) if on_sample else (0, -2, 6, 6, -2)
     axis %= plane.ndim
     padding = [(0, 0)] * plane.ndim
+    # Five taps reach two samples to either side; the chroma size of an odd side is rounded up.
     padding[axis] = (2, 2 + plane.shape[axis] % 2)
     padded = jnp.pad(plane, padding, mode="edge")
     length = padded.shape[axis] - 4

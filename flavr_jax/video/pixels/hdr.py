@@ -107,7 +107,8 @@ def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContai
     if hdr.light is not None:
         light = _element("55BC", hdr.light[0]) + _element("55BD", hdr.light[1])
     if hdr.mastering is not None:
-        # Matroska puts the greatest luminance before the least.
+        # Elements 55D1 to 55DA have the same order, except that the greatest luminance comes before
+        # the least.
         values = [*hdr.mastering[:8], hdr.mastering[9], hdr.mastering[8]]
         parts = [_element(f"{0x55D1 + n:X}", float(value)) for n, value in enumerate(values)]
         mastering = _element("55D0", b"".join(parts))
@@ -116,6 +117,7 @@ def template(codec: str, width: int, height: int, hdr: StaticHDR) -> InputContai
     kind = _element("D7", 1) + _element("73C5", 1) + _element("83", 1) + _element("86", codec)
     header = [("4286", 1), ("42F7", 1), ("42F2", 4), ("42F3", 8), ("4282", "matroska")]
     content = [
+        # Matroska's usual unit of time, in nanoseconds.
         _element("1549A966", _element("2AD7B1", 1_000_000)),
         _element("1654AE6B", _element("AE", kind + video)),
         _element("1F43B675", _element("E7", 0)),
@@ -132,4 +134,5 @@ def _element(identifier: str, payload: bytes | str | int | float) -> bytes:
         payload = struct.pack(">d", payload)
     elif isinstance(payload, str):
         payload = payload.encode()
+    # The first byte of a length of eight bytes is 01 and says only that (RFC 8794).
     return bytes.fromhex(identifier) + ((1 << 56) | len(payload)).to_bytes(8, "big") + payload

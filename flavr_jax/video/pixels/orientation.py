@@ -43,6 +43,7 @@ def upright_info(info: ClipInfo) -> ClipInfo:
         return dataclasses.replace(info, display_matrix=None)
     # A quarter turn exchanges rows and columns, for chroma samples and for pixel shapes as well.
     siting = _SWAPPED_SITING.get(info.colour.siting, info.colour.siting)
+    # Chroma without a tag counts as left, which becomes top (4).
     return dataclasses.replace(
         info,
         width=info.height,

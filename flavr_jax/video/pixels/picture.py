@@ -108,6 +108,7 @@ class Planar(Picture):
         opaque = True
         if self.conversion.form.layout.alpha:
             alpha = self.conversion.split(self.samples, self.size)[-1]
+            # On the host, which has the planes: a device's answer would have to be waited for.
             opaque = bool(alpha.min() >= self.conversion.numbers.top)
         return Resident(pixels, opaque)
 

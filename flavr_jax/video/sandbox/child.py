@@ -46,6 +46,7 @@ def _decode(job: dict[str, Any]) -> None:
     slot_size = int(sys.stdin.readline())
     memory = mmap.mmap(job["descriptor"], SLOTS * slot_size)
     for number, frame in enumerate(source):
+        # The first frames have slots of their own; each later one waits until the parent frees one.
         if number >= SLOTS and not sys.stdin.readline():
             return  # the parent needs no more
         picture = frame.original
@@ -84,5 +85,6 @@ def _give_up_rights(memory: int) -> None:
 
 
 if __name__ == "__main__":
+    # Before the imports in `_decode`: libraries read it once, when they are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
     main()

@@ -100,6 +100,7 @@ class Sandboxed:
         """Check a message and return its frame."""
         form, kind = (Layout.of(name) for name in (str(message["format"]), self.info.pixel_format))
         pts, duration = Fraction(message["pts"]), Fraction(message["duration"])
+        # As VideoReader guarantees; the child's word is not taken for it.
         if (form.pixel_bits, form.alpha) != (kind.pixel_bits, kind.alpha):
             raise ValueError("another depth")
         if duration <= 0 or (last is not None and pts <= last):
@@ -115,6 +116,7 @@ class _Child:
         self._path, self._patience = path, patience
         self.ending: str | None = None
         self._undo = contextlib.ExitStack()
+        # A file system in memory: elsewhere, every frame might be written to a disk.
         shared = Path("/dev/shm")
         file = tempfile.TemporaryFile(dir=shared if shared.is_dir() else None)  # noqa: SIM115
         self._undo.enter_context(file)
@@ -129,6 +131,7 @@ class _Child:
             start_new_session=True,  # Ctrl-C is for the parent, which ends the child
         )
         self._undo.callback(self._end)
+        # Bounded, so that a hostile child cannot fill this process's memory with messages.
         self._lines: queue.Queue[bytes] = queue.Queue(SLOTS + 2)
         threading.Thread(target=self._listen, daemon=True, name="sandbox").start()
         with contextlib.ExitStack() as failed:

@@ -36,6 +36,7 @@ def put(memory: mmap.mmap, offset: int, frame: av.VideoFrame) -> None:
     for target, source in zip(shape.planes, frame.planes):
         rows = np.frombuffer(memoryview(source), np.uint8)[: source.height * source.line_size]
         rows = rows.reshape(source.height, source.line_size)
+        # A decoder may pad rows by more than a new frame has.
         common = min(target.line_size, source.line_size)
         room = np.frombuffer(memory, np.uint8, target.height * target.line_size, offset)
         room.reshape(target.height, target.line_size)[:, :common] = rows[:, :common]

@@ -86,6 +86,7 @@ def _copy_dots(source: PalettePicture, target: PalettePicture, where: np.ndarray
 def is_dithered(pixels: Frame) -> bool:
     """Return whether a picture has few colours, mixed by dithering."""
     # Pack each colour into one number, so that colours compare in one step.
+    # Up to four channels of 16 bits fit into 64.
     dots = pixels.reshape(-1, pixels.shape[-1]).astype(np.uint64)
     codes = (dots << (np.arange(dots.shape[-1], dtype=np.uint64) * 16)).sum(axis=-1)
     if np.unique(codes).size > _COLOURS or min(pixels.shape[:2]) < 3:

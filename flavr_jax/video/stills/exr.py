@@ -35,6 +35,7 @@ _LIGHT = np.where(
 def from_linear(light: Float[np.ndarray, "height width channel"]) -> Frame:
     """Convert linear light to ACEScct in uint16; alpha, a fourth channel, stays linear."""
     light = light.astype(np.float32)
+    # np.where computes both branches everywhere, and there is no log2 of 0 and below.
     curve = (np.log2(np.maximum(light, _CUT)) + 9.72) / 17.52
     coded = np.where(light > _CUT, curve, _SLOPE * light + _OFFSET)
     coded[..., 3:] = light[..., 3:]

@@ -143,6 +143,7 @@ def eight_bits(pixels: Frame) -> Frame:
     """Return pixels rounded to 8 bits."""
     if pixels.dtype == np.uint8:
         return pixels
+    # 257 levels of 16 bits are one of 8 bits; half of them are added to round to the nearest.
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

@@ -190,6 +190,8 @@ class ImageFolderWriter:
             return
         self._write(frame)
         if self._journal is not None and self._count % self._journal.job.segment == 0:
+            # All images are on disk before the mark is made: a power failure must not leave a mark
+            # without its images.
             first = self._count - self._journal.job.segment + 1
             for number in range(first, self._count + 1):
                 sync(self._target(number))

@@ -123,6 +123,7 @@ def orientation_of(matrix: tuple[int, ...] | None) -> int:
 
 def is_srgb(profile: bytes) -> bool:
     """Return whether an ICC profile contains the name sRGB, as its description does."""
+    # Version 2 of ICC profiles writes the description in ASCII, version 4 in UTF-16.
     return b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile
 
 
@@ -158,6 +159,7 @@ def with_tags(path: Path, kind: str, tags: ImageTags) -> None:
 def _png_with_tags(content: bytes, tags: ImageTags) -> bytes:
     chunks = []
     if tags.profile is not None:
+        # A name, the end of the name, and compression method 0, which is zlib's.
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(tags.profile)))
     if tags.orientation != 1:
         # The chunk holds TIFF data without the prefix, which JPEG needs.
