@@ -44,6 +44,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Waits for a save in the background.
         self._manager.close()
 
     def latest(self) -> int | None:

@@ -59,6 +59,7 @@ def export(folder: Path, state: TrainState, host: dict[str, Any]) -> int:
     arrays = to_arrays(state)
     names = _tensors(arrays)
     values = {part: _flat(arrays, of) for part, of in names.items()}
+    # The same limit as in the stored logarithms.
     root = np.sqrt(np.maximum(values["second"], _TINY))
     # Ratios and differences refer to the values as the reader will restore them.
     second = _to_logarithmic(values["second"])
@@ -108,6 +109,7 @@ def load(folder: Path, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         "params": params,
         "average": params + _from_linear(part(_Linear, "average")),
         # A logarithm cannot represent 0, so values clamped to _TINY are restored as 0.
+        # The factor leaves room for the rounding of logarithms to 8 bits.
         "second": np.where(second > 4 * _TINY, second, 0.0),
         "first": _from_linear(part(_Linear, "first")) * np.sqrt(second),
         "only": _from_linear(part(_Linear, "only")),
@@ -138,6 +140,7 @@ def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, list[str]]:
     for name in params:
         path = name.removeprefix("params/")
         found["average"].append(f"average/{path}")
+        # optax names Adam's moments mu and nu; Muon's single one is mu, too.
         first, second = (
             [other for other in arrays if other.endswith(f"/{moment}/{path}")]
             for moment in ("mu", "nu")
@@ -154,6 +157,7 @@ def _flat(arrays: dict[str, np.ndarray], names: list[str]) -> Float[np.ndarray, 
 
 def _blocks(values: Float[np.ndarray, " values"]) -> Float[np.ndarray, "blocks 256"]:
     """Split into rows of 256, repeating the last value to fill the last row."""
+    # Zeros would stretch the range of logarithms of the last block.
     return np.pad(values, (0, -values.size % _BLOCK), mode="edge").reshape(
         -(-values.size // _BLOCK), _BLOCK
     )

@@ -119,6 +119,8 @@ class Drawn:
 
     n_outputs: int
     config: mixture.MixtureConfig
+    # Arrays cannot be hashed. The step gets them as arguments, so they are no part of its cache
+    # key.
     real: mixture.RealClips | None = dataclasses.field(default=None, compare=False, repr=False)
     photographs: Array | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -143,6 +145,7 @@ class Drawn:
         return mixture.draw(key, self.n_outputs, self.config, *resident, part=part, parts=parts)
 
 
+# Hashed by identity: a list of clips has no hash.
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
     """Windows read from data sets on disk, mixed with synthetic ones.

@@ -107,6 +107,8 @@ def train(
                 run.report_if_due(current)
                 if progress.step % recipe.save_steps == 0:
                     run.save(current)
+            # In a run limited by time, the results of the last steps decide whether a report is
+            # due.
             progress.catch_up()
             run.report_if_due(current)
             reporter.release(current.average, progress)
@@ -161,6 +163,7 @@ class _Run:
             "schedule": self._schedule.get_state(),
             "feed": self._feed.get_state(),
         }
+        # The last step of a leg may be one at which the loop saves anyway.
         if self._saved.last != self._progress.step:
             self._saved.save(self._progress.step, current, host)
         return host

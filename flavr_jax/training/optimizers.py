@@ -116,6 +116,7 @@ def _as_matrices(params: PyTree) -> PyTree:
 
 def _as_large_as_adams(update: Float[Array, "..."]) -> Float[Array, "..."]:
     """Scale an update of singular values near 1 to the size of Adam's updates."""
+    # A matrix n × m whose singular values are 1 has a root mean square of 1 / sqrt(max(n, m)).
     longest = max(update.size // update.shape[-1], update.shape[-1])
     return _ADAMS_RMS * math.sqrt(longest) * update
 
@@ -150,6 +151,7 @@ class Schedule:
 
     def get_state(self) -> dict[str, Any]:
         """Return the state as JSON values, for a resumed run."""
+        # JSON has no infinity.
         best = self._best if math.isfinite(self._best) else None
         return {"scale": self._scale, "best": best, "waited": self._waited}
 

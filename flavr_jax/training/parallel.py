@@ -137,6 +137,7 @@ class Parallel:
         )
 
     def _mesh(self) -> Mesh:
+        # pmap takes arrays of this process's devices only.
         everywhere = self.strategy == "shard_map" and self.devices is None
         return Mesh(np.array(jax.devices() if everywhere else self.local), (AXIS,))
 

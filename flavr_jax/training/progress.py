@@ -146,6 +146,7 @@ class Progress:
 
     def get_state(self) -> dict[str, Any]:
         """Return JSON values from which the next leg continues."""
+        # Sums that are saved with a state include every step that led to it.
         self.catch_up()
         return {
             "elapsed": self.elapsed,
@@ -159,6 +160,7 @@ class Progress:
     def _read(self, result: StepResult) -> None:
         """Wait for a step's result, and add it to the sums."""
         found: StepResult = jax.device_get(result)
+        # The maximum over all processes, so that they agree on the fraction of the run.
         self.elapsed = float(found.signals.elapsed)
         self._stopped = self._stopped or float(found.signals.stop) > 0
         self.skipped = int(found.skipped)
@@ -172,6 +174,7 @@ class Progress:
         if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
             return  # a skipped step changed nothing, and one NaN would spoil every mean
         self._sums.update({**values, "count": 1})
+        # Reports come at other steps than lines of the log, so that they have a sum of their own.
         self._losses = (self._losses[0] + values["loss"], self._losses[1] + 1)
         self._log.live(self.step, self._end(), loss=values["loss"])
 
@@ -179,6 +182,7 @@ class Progress:
         """Log the means since the last line, and the samples per second."""
         # Without this wait, the time of the steps in flight would count for the next line.
         self.catch_up()
+        # Every step since the last line may have been skipped.
         count = max(self._sums.pop("count", 0), 1)
         values = {name: total / count for name, total in self._sums.items()}
         self._sums.clear()

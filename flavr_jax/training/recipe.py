@@ -206,6 +206,7 @@ def _photographs(places: Places, recipe: Recipe, parallel: Parallel) -> Array | 
     """Read photographs of the textures' size or larger, and copy them to every device."""
     if places.textures is None:
         return None
+    # Smaller pictures would have to be enlarged, and then have no fine detail.
     side = max(512, recipe.data.synthetic.texture_size)
     return parallel.replicate(textures.read_pictures(places.textures, side=side))
 

@@ -53,6 +53,7 @@ class Reporter:
             The validation loss, or without validation the mean training loss since the last report.
         """
         progress.catch_up()
+        # After `catch_up`, so that the mean has the steps that were in flight.
         loss = progress.start_report()
         values, picture = self._validate(average)
         loss = values.get("validation loss", loss)
@@ -70,6 +71,7 @@ class Reporter:
         self, average: PyTree, progress: Progress, scores: dict[str, float] | None = None
     ) -> None:
         """Write the averaged parameters as a checkpoint, unless that of this step is written."""
+        # At the end of a run, the last report has usually written it.
         if self.released_at == progress.step or jax.process_index() > 0:
             return
         self.released_at = progress.step
@@ -89,6 +91,7 @@ class Reporter:
         if count == 0:
             return {}, None
         validate = step.make_validation(self.task, self.inputs, self.mapping, self.recipe.compute)
+        # From its beginning in each report, so that reports are comparable.
         feed = self.inputs.feed(self.mapping, validation=True)
         totals: collections.Counter[str] = collections.Counter()
         pictures = []

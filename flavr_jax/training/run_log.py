@@ -54,6 +54,7 @@ class RunLog:
         else:
             from tensorboardX import SummaryWriter
 
+            # Events of the steps that are run again are hidden, as their lines were dropped above.
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
@@ -79,6 +80,7 @@ class RunLog:
             return
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
+        # Erases the live line, after which the log line would be appended.
         if self._live_line:
             sys.stderr.write("\r\x1b[2K")
         logger.info("step %d: %s", step, _format(values))

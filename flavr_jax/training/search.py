@@ -180,6 +180,7 @@ def _recipe_of(trial: Trial, base: dict[str, Any], search: Search, steps: int) -
     values.pop("minutes", None)
     # Every rung ends at a multiple of first_steps, and each multiple has a report.
     values |= {"steps": steps, "reports": steps // search.first_steps}
+    # By default, trials are compared by the loss of a validation.
     values["validation_batches"] = values.get("validation_batches") or 8
     return configs.build(Recipe, values, where=f"trial {trial.number}")
 
@@ -201,6 +202,7 @@ def _advance(
     except ValueError as error:  # for example gradients that are never finite
         reason = str(error)
     if found is None:
+        # A search that is started again must not train it once more.
         failed.write_text(f"{reason}\n")
         logger.info("%s: %s", folder.name, reason)
     return found

@@ -150,6 +150,8 @@ def make_step(
         def gradient_of(part: Array, fetched: PyTree) -> tuple[_Losses, PyTree]:
             batch = inputs.batch(key, part, parts, fetched, shared.resident)
             loss = functools.partial(_loss, task, compute)
+            # `inputs.batch` tells parts apart by itself; random choices of the loss need a key for
+            # each.
             key_part = jax.random.fold_in(key, part)
             (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(
                 state.params, batch, key_part
@@ -186,6 +188,7 @@ def make_validation(
     def validate(
         params: PyTree, shared: BatchNumber, own: DeviceInputs
     ) -> tuple[Terms, Array | None]:
+        # Independent of the run's seed and step: every report validates on the same batches.
         key = jax.random.fold_in(jax.random.key(_VALIDATION), shared.number)
         batch = inputs.batch(key, lax.axis_index(AXIS), parallel.size, own.fetched, shared.resident)
         # Without a key the loss makes no random choices, so that reports are comparable.
@@ -193,6 +196,7 @@ def make_validation(
         means = lax.pmean({"loss": losses.loss, **losses.terms}, AXIS)
         return means, task.preview(_cast(params, compute), batch)
 
+    # The run goes on with the same parameters.
     return parallel.map(validate, donate=False)
 
 
@@ -200,6 +204,7 @@ def _loss(
     task: Task, compute: Compute, params: PyTree, batch: Any, key: Array | None
 ) -> tuple[Float[Array, ""], _Losses]:
     """Return the loss alone, which ``value_and_grad`` needs, and the loss with its terms."""
+    # The cast is inside of what is differentiated, so gradients are float32, as the parameters are.
     loss, terms = task.loss(_cast(params, compute), batch, key)
     return loss, _Losses(loss, terms)
 
@@ -240,6 +245,7 @@ def _update(
 ) -> TrainState:
     """Apply the optimiser's update, and update the moving average of the parameters."""
     updates, moments = update_rule.update(gradient, state.moments, state.params)
+    # optax's rules without a learning rate scale the gradient only, which points uphill.
     params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
     age = state.step.astype(jnp.float32)
     # Early parameters are close to random, so the average first uses a smaller decay.
@@ -259,6 +265,8 @@ def _update(
 def _keep_if_finite(norm: Float[Array, ""], new: TrainState, old: TrainState) -> TrainState:
     """Return the new state, or the old one and higher counters if the gradient is not finite."""
     kept = TrainState(
+        # Counted although skipped: the step determines the batch, and the same one would fail
+        # again.
         step=old.step + 1,
         skipped=old.skipped + 1,
         skipped_in_a_row=old.skipped_in_a_row + 1,

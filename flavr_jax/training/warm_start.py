@@ -106,6 +106,8 @@ def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         stage = name.removesuffix("conv/kernel")
         for leaf, into in mine.items():
             if leaf.startswith(stage) and leaf in theirs and np.shape(into) != theirs[leaf].shape:
+                # Only convolutions read what the stage reads; a gate maps the stage's outputs to
+                # themselves.
                 inputs = rows if into.ndim == 5 else columns
                 found[leaf] = _embedded(into, np.asarray(theirs[leaf], np.float32), inputs, columns)
         before, narrow_before = writes, narrow_writes
