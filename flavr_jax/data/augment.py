@@ -80,6 +80,7 @@ def draw(key: Key[Array, ""], config: AugmentConfig) -> Transform:
         *happens,
         gain=(1.0 + config.contrast * contrast) * (1.0 + config.balance * jnp.stack(balance)),
         offset=config.brightness * brightness,
+        # From [-1, 1) to [0, 1): a negative amount would blur.
         sharpness=config.sharpness * (0.5 + 0.5 * sharp),
     )
 

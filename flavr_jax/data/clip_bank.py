@@ -105,6 +105,7 @@ def tabulate(bank: ClipBank, *, samples: int = 6) -> SamplingTable:
     rows = []
     for start, length, width in zip(bank.start, bank.length, bank.width):
         for spacing in _SPACINGS:
+            # From its first input to its fourth, a window spans 3 spacings.
             n_windows = int(length) - 3 * spacing
             if n_windows < 1:
                 continue
@@ -178,6 +179,7 @@ def draw(
 
 def _count_frames(path: Path) -> int:
     with av.open(f"file:{path}") as container:
+        # The last packet is empty: it flushes the decoder.
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 

@@ -130,6 +130,7 @@ class WindowReader:
 
     def _shutter(self, clip: Clip, spacing: int, start: int, rng: np.random.Generator) -> int:
         """Draw a shutter; its exposures neither overlap between inputs nor leave the clip."""
+        # Frames of the clip before the first input, and after the last.
         room = min(start, len(clip) - 1 - start - (N_INPUTS - 1) * spacing)
         fitting = [s for s in self._config.shutters if s == 1 or (s < spacing and s // 2 <= room)]
         return int(rng.choice(fitting or [1]))
@@ -199,6 +200,8 @@ class Loader(Iterator[Window]):
     def __next__(self) -> Window:
         """Return the next batch, as arrays on the device."""
         while len(self._ahead) <= _BATCHES_AHEAD:
+            # grain's state is ahead of what was returned by the batches in transfer, so that each
+            # batch is kept with the state after it.
             batch = jax.device_put(next(self._batches), self._sharding)
             self._ahead.append((batch, self._batches.get_state()))
         batch, self._state = self._ahead.popleft()

@@ -146,6 +146,7 @@ def grain(
     bits = _hash(frame[:, None, None, None] + place)
     # By the central limit theorem, a sum of four bytes is close to normal.
     total = sum(((bits >> shift) & 255).astype(jnp.float32) for shift in (0, 8, 16, 24))
+    # A byte has the mean 127.5 and the variance (256² − 1) / 12.
     return (total - 4 * 127.5) / (4 * (256.0**2 - 1.0) / 12) ** 0.5
 
 

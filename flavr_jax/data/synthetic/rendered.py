@@ -202,7 +202,7 @@ def _expose(
     clear = jnp.exp(-seen.fog[3] * hit.distance * length)
     light = []
     for i in range(3):
-        diffuse = (colour[i] * finish.tint[:, i][hit.surface]) ** 2
+        diffuse = (colour[i] * finish.tint[:, i][hit.surface]) ** 2  # the gamma of `_film`
         lit = diffuse * (seen.sky[i] * above + seen.sun[i] * slope) + seen.sun[i] * shine
         light.append(seen.fog[i] + clear * (lit - seen.fog[i]))
     return jnp.stack(light, axis=-1)

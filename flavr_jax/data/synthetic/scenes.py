@@ -318,6 +318,7 @@ def _random_layer(
     )
     velocity = jnp.hypot(*path.position[1])
     faster = jnp.where(passes, jnp.maximum(1.0, config.motion.max_speed / 4 / velocity), 1.0)
+    # Bends grow with the speed, to which curvature is relative; the place stays.
     hurry = jnp.stack([jnp.ones(()), faster, faster, faster])[:, None]
     upright = jnp.where(overlay, 0.0, path.angle)  # captions and logos are not rotated
     wave = moves * motion.random_wave(key_wave, config.motion, always=kind.cartoon)

@@ -238,6 +238,7 @@ def _object(
     heading = _unit(normal(u[6:9]) * jnp.array([1.0, 1.0, 0.5]))
     position = _polynomial(speed * heading, u[9:15], config.curvature).at[0].set(place)
     axis, start = _unit(normal(u[15:18])), 2 * math.pi * u[18]
+    # Cubes of uniform values favour slow turns.
     rate = moves * 4.0 * config.max_turn * (2.0 * u[19] - 1.0) ** 3
     angles = jnp.stack([start, rate, 0.5 * config.curvature * rate * normal(u[20])])
     return _Paths(position, angles[:, None] * axis), radius
@@ -248,6 +249,7 @@ def _polynomial(
 ) -> Float[Array, "4 3"]:
     """Return coefficients of a curved path through the origin."""
     speed = jnp.sqrt((velocity**2).sum())
+    # Taylor terms of second and third order, as in `motion.random_path`.
     bends = speed * curvature * normal(u).reshape(2, 3) * jnp.array([[1 / 2], [1 / 6]])
     return jnp.concatenate([jnp.zeros((1, 3)), velocity[None], bends])
 
@@ -293,6 +295,7 @@ def _room(u: Float[Array, "12"]) -> _Solids:
     heights = low * (high / low) ** u[:6]
     normals = jnp.asarray(_SHAPES[0])
     rotation = _rotation(jnp.array([0.25, 0.6, 0.12]) * (2.0 * u[6:9] - 1.0))
+    # A room has six faces; two occur twice, so that it fits beside the solids.
     order = np.array([0, 1, 2, 3, 4, 5, 0, 1])
     normals = _apply(rotation, normals)
     return _Solids(normals, heights[order], _tangents(normals))
@@ -308,6 +311,7 @@ def _finish(
     return Finish(
         texture=(u[:, 0] * n_textures).astype(jnp.int32),
         density=1.0 / (log_between(u[:, 1], 0.5, 1.2) * unit * depths),
+        # Surfaces that share a texture show different parts of it, mirrored beyond its border.
         shift=2000.0 * u[:, 9:],
         tint=jnp.exp(0.15 * normal(u[:, 2:5])) * jnp.exp(0.2 * normal(u[:, 5:6])),
         gloss=jnp.where(u[:, 6] < 0.4, u[:, 7], 0.0),
@@ -354,6 +358,7 @@ _SHAPES, _HEIGHTS = _shapes()
 
 def _tangents(normals: Float[Array, "faces 3"]) -> Float[Array, "faces 3"]:
     """Return a direction in each face."""
+    # The cross product needs an axis that is not nearly parallel to the normal.
     other = jnp.where(jnp.abs(normals[:, 2:]) < 0.7, jnp.array([0.0, 0, 1]), jnp.array([1.0, 0, 0]))
     return _unit(jnp.cross(normals, other))
 
@@ -370,6 +375,7 @@ def _at(paths: _Paths, since: Float[Array, ""]) -> tuple[Float[Array, "3"], Floa
 
 def _rotation(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
     """Return the matrix of a rotation vector (Rodrigues)."""
+    # The small number keeps the axis finite where nothing turns.
     angle = jnp.sqrt((turn**2).sum() + 1e-20)
     x, y, z = turn / angle
     zero = jnp.zeros_like(x)
