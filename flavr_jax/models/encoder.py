@@ -87,6 +87,8 @@ class BasicBlock(nnx.Module):
         if stride == 1 and in_channels == out_channels:
             self.shortcut = self.shortcut_norm = None
         else:
+            # A block that changes the shape needs its input in the new one (He et al. 2016, option
+            # B).
             self.shortcut = Conv3d(
                 in_channels,
                 out_channels,

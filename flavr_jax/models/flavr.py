@@ -206,6 +206,7 @@ def mean_colour(windows: Windows) -> Float[Array, "batch 1 1 1 3"]:
     The sum takes two steps, because a reduction to 3 numbers at once leaves a GPU nearly idle. The
     first step makes 64 × 3 partial sums.
     """
+    # Heights and widths are multiples of 8, so that 64 divides the number of pixels.
     batch, *size, channels = windows.shape
     rows = windows.reshape(batch, -1, 64 * channels).sum(axis=1)
     sums = rows.reshape(batch, 64, channels).sum(axis=1)

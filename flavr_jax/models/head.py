@@ -112,6 +112,7 @@ class WarpHead(nnx.Module):
             raw = raw + enlarge(correction, times_smaller)
         raw = enlarge(raw, scale)
         if rows is not None:
+            # Only now: looks and enlargement also read rows beyond those of the output.
             raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
         displacements, weights = _displacements_and_weights(raw, times, 1, start)
         return sample(
@@ -144,6 +145,7 @@ class Look(nnx.Module):
         self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
         self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
         self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
+        # Small initial weights: at first, a look corrects next to nothing.
         self.correct = Conv2d(channels, pixels * CHANNELS, 3, options, gain=0.01)
 
     def __call__(
@@ -165,6 +167,8 @@ class Look(nnx.Module):
         """
         batch, outputs, height, width, _ = raw.shape
         pair = reduce(pair, self.scale)
+        # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
+        # inference/tiles.py).
         first = start // self.scale
         displacements, _ = _displacements_and_weights(raw, times, self.scale, first)
         # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
@@ -187,12 +191,14 @@ class Look(nnx.Module):
             jnp.moveaxis(pair, 1, -2)[:, None], (batch, outputs, height, width, 2, 3)
         )
         seen = jnp.concatenate([moved, still], axis=-2).reshape(batch, outputs, height, width, 12)
+        # Colours about 0, as the other inputs are.
         x = jnp.concatenate([seen - 0.5, raw], axis=-1)
         x = _folded(x.reshape(batch * outputs, height, width, -1), self.fold)
         x = self.read(x.astype(features.dtype))
         x = x.reshape(batch, outputs, *x.shape[1:])
         # The features are the same for all outputs, so their convolution runs once per sample.
         features = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
+        # The sum of two convolutions is one over the concatenation of their inputs.
         x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
         x = x.reshape(batch * outputs, *x.shape[2:])
         for layer in self.hidden:

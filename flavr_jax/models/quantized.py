@@ -102,6 +102,7 @@ def convolutions(config: ModelConfig) -> tuple[Convolution, ...]:
 def feature_maps(config: ModelConfig) -> tuple[str, ...]:
     """Names of the maps that may have 8 bits: outputs of 3-D convolutions that others read."""
     every = convolutions(config)
+    # The last map is read by 2-D layers only, which have no 8-bit kernels.
     read = {name for each in every for name in (*each.reads, each.residual)}
     return tuple(each.name for each in every if each.name in read)
 
@@ -128,6 +129,7 @@ def scales_for(magnitudes: Mapping[str, float]) -> dict[str, float]:
     Magnitudes up to twice as large can be stored, because other clips may have larger ones. The
     headroom costs no precision: float8_e4m3fn is a floating-point type.
     """
+    # A map of zeros has no magnitude, and any scale stores it exactly.
     return {name: 2 * value / LARGEST if value > 0 else 1.0 for name, value in magnitudes.items()}
 
 

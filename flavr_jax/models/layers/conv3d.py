@@ -125,11 +125,13 @@ class Gate(nnx.Module):
 
     def logits(self, mean: Float[Array, " channel"]) -> Float32[Array, " channel"]:
         """Logits of the scale from the channels' means."""
+        # Highest precision, because a GPU multiplies float32 in TF32 by default.
         mean, kernel, bias = (x.astype(jnp.float32) for x in (mean, *self.parameters))
         return jnp.matmul(mean, kernel, precision="highest") + bias
 
     def fix(self, logits: Float32[Array, " channel"]) -> None:
         """Replace the parameters by some that give these logits for every input."""
+        # With a kernel of zeros, the means have no effect and the bias is the logit.
         self.kernel = nnx.Param(jnp.zeros_like(self.kernel[...]))
         self.bias = nnx.Param(logits)
 
@@ -206,6 +208,7 @@ def _ungated(
     kernel, bias = layer.kernel.get_value(), None if layer.bias is None else layer.bias[...]
     channels = kernel.shape[-1]
     gate = jnp.zeros((channels, channels)), jnp.zeros(channels)
+    # A gate of zeros is sigmoid(0) = 1/2 for every channel.
     half = operation(inputs, kernel, bias, *gate, implementation=layer.implementation)
     return half.map(lambda values: 2 * values)
 

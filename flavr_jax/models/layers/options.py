@@ -45,6 +45,7 @@ class LayerOptions:
             use_running_average=True,
             momentum=0.9,
             epsilon=1e-5,
+            # nnx wants a source even where the values are replaced.
             rngs=self.rngs or nnx.Rngs(0),
         )
 
@@ -55,6 +56,8 @@ class LayerOptions:
         """
         if self.rngs is None:
             return nnx.Param(jnp.zeros(shape))
+        # `rngs.params()` gives another key at each call, so that every kernel has a seed of its
+        # own.
         generator = np.random.default_rng(np.asarray(jax.random.key_data(self.rngs.params())))
         deviation = math.sqrt(gain / math.prod(shape[:-1]))
         return nnx.Param(jnp.asarray(generator.standard_normal(shape, np.float32) * deviation))
