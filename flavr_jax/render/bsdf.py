@@ -117,6 +117,7 @@ def _split(material: Materials, colour: Vectors, out: Vectors) -> tuple[Vectors,
 
 def _fresnel(material: Materials, colour: Vectors, cosine: Scalars) -> Vectors:
     """Return the reflected part of light (Schlick 1994)."""
+    # Fresnel's reflection of light that comes from straight above.
     coat = ((material.ior - 1) / (material.ior + 1)) ** 2
     normal = jnp.where(material.is_metal > 0, colour, coat)
     return normal + (1 - normal) * (1 - jnp.clip(cosine, 0.0, 1.0)) ** 5
@@ -124,15 +125,18 @@ def _fresnel(material: Materials, colour: Vectors, cosine: Scalars) -> Vectors:
 
 def _lobe(width: Scalars, half: Vectors, to: Vectors, out: Vectors) -> tuple[Scalars, Scalars]:
     """Return reflection × cosine without Fresnel's term, and the density of visible normals."""
+    # A mirror's width of 0 would divide by 0; its result is not used.
     width = jnp.maximum(width, 1e-3)
     square = width * width
     spread = half[2] ** 2 * (square - 1) + 1
+    # GGX's distribution of normals (Walter et al. 2007, equation 33).
     normals = square / (math.pi * spread * spread)
     out_z, to_z = jnp.maximum(out[2], 1e-6), jnp.maximum(to[2], 1e-6)
     of_out = jnp.sqrt(square + (1 - square) * out_z**2)
     of_to = jnp.sqrt(square + (1 - square) * to_z**2)
     # Smith's height-correlated masking, with the 4 cos cos of the reflection cancelled.
     masked = 0.5 / (to_z * of_out + out_z * of_to)
+    # Visible normals over reflected directions: G₁ D / (4 cosine), G₁ = 2 cosine / (cosine + root).
     density = normals / (2 * (out_z + of_out))
     return normals * masked * to_z, density
 
@@ -141,6 +145,8 @@ def _visible_normal(width: Scalars, out: Vectors, uniform: sampling.Pair) -> Vec
     """Sample a normal of the rough surface that is visible from ``out``; z for a mirror."""
     stretch = jnp.stack([width, width, jnp.ones_like(width)])
     seen = normalise(out * stretch)
+    # Rays along `seen` that a sphere reflects fill a spherical cap uniformly; the normal is the
+    # half vector.
     z = (1 - uniform[0]) * (1 + seen[2]) - seen[2]
     level = jnp.sqrt(jnp.clip(1 - z * z, 0.0, 1.0))
     angle = 2 * math.pi * uniform[1]
@@ -154,6 +160,7 @@ def _refract(ior: Scalars, out: Vectors, enters: Bool[Array, " ray"]) -> tuple[V
     cosine = jnp.maximum(out[2], 0.0)
     square = 1 - ratio**2 * (1 - cosine**2)
     inner = jnp.sqrt(jnp.maximum(square, 0.0))
+    # Fresnel's equations for both polarisations; unpolarised light has their mean.
     parallel = (ratio * cosine - inner) / jnp.maximum(ratio * cosine + inner, 1e-9)
     across = (cosine - ratio * inner) / jnp.maximum(cosine + ratio * inner, 1e-9)
     fresnel = jnp.where(square > 0, 0.5 * (parallel**2 + across**2), 1.0)

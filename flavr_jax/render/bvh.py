@@ -58,6 +58,7 @@ def build(
             chosen = chosen[np.argpartition(centres[chosen, axis], half)]
             add(chosen[:half])
             add(chosen[half:])
+        # Only now it is known where the nodes below this one end.
         rows[row][6] = len(rows)
 
     add(np.arange(len(faces)))
@@ -97,6 +98,7 @@ def traverse(
         Distance and number of the triangle; ``limit`` and −1 if there is none.
     """
     n_nodes = len(bvh.skip)
+    # Not infinite: an origin on a side of a box would make 0 · ∞, which is NaN.
     inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-12, 1e-12, direction)
     start = jnp.zeros(limit.shape, jnp.int32)
     state = (start, limit, jnp.full(limit.shape, -1, jnp.int32))
@@ -111,6 +113,7 @@ def traverse(
         leave = jnp.maximum(near, far).min(axis=0)
         inside = (entry <= leave) & (leave > 0) & (entry < best) & ~done
         first, count = bvh.first[at], bvh.size[at]
+        # A fixed number of triangles, because all rays take the same steps.
         for offset in range(_LEAF):
             number = jnp.minimum(first + offset, len(bvh.corner) - 1)
             distance = _triangle(bvh, number, origin, direction)
@@ -148,6 +151,7 @@ def _triangle(
     a, b = bvh.edges[number].transpose(1, 2, 0)
     across = jnp.cross(direction, b, axis=0)
     determinant = (a * across).sum(0)
+    # A ray along the triangle's plane gets a scale of 0, which counts as a miss below.
     scale = 1.0 / jnp.where(jnp.abs(determinant) < 1e-12, jnp.inf, determinant)
     offset = origin - bvh.corner[number].T
     u = (offset * across).sum(0) * scale

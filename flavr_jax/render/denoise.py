@@ -27,4 +27,5 @@ def denoised(image: Image) -> Float[np.ndarray, "height width 3"]:
             f"Open Image Denoise is in the package pyoidn: {install_command('denoise')}."
         ) from error
     light, albedo, normal = (np.asarray(each, np.float32) for each in image)
+    # hdr, because light is linear and may exceed 1.
     return pyoidn.denoise(light, albedo=albedo, normal=normal, hdr=True)

@@ -49,6 +49,7 @@ def sphere(
     # |offset|² − nearest² would lose precision for distant spheres; the offset from the centre to
     # the ray's closest point does not.
     apart = [o + nearest * d for o, d in zip(offset, direction)]
+    # The square with the radius's sign, so that a negative one is never hit.
     inside = radius * jnp.abs(radius) - dot(apart, apart)
     half = jnp.sqrt(jnp.maximum(inside, 0.0) / square)
     hit = inside > 0
@@ -75,6 +76,8 @@ def convex(
     for face in range(normals.shape[0]):
         speed = dot(normals[face], direction)
         gap = heights[face] if origin is None else heights[face] - dot(normals[face], origin)
+        # Parallel to a face, the distance is +∞ inside of it, which limits nothing, and −∞ outside,
+        # which makes the ray a miss.
         distance = gap / speed
         enters = (speed < 0) & (distance > entry)
         leaves = (speed >= 0) & (distance < leave)

@@ -46,10 +46,12 @@ def sample(
 ) -> LightSample:
     """Sample a direction from points to one of the lights."""
     total = count(layout)
+    # Numbers just below 1 may round up to `total`.
     chosen = jnp.minimum((choice * total).astype(jnp.int32), total - 1)
     direction = jnp.broadcast_to(world.sun[0][:, None], point.shape)
     distance = jnp.full(choice.shape, jnp.inf)
     radiance, density = jnp.zeros(point.shape), jnp.ones(choice.shape)
+    # The sun is the last light: its values stay where none of the others is chosen.
     if layout.has_sun:
         drop = world.sun[2, 0]
         axis = jnp.broadcast_to(world.sun[0][:, None], point.shape)
@@ -86,11 +88,13 @@ def density_of_hit(
     for number in layout.lights:
         if layout.shapes[number] == "sphere":
             apart = moment.position[number][:, None] - origin
+            # A cone has the solid angle 2π (1 − cosine).
             here = 1 / (2 * math.pi * _drop(world.size[number, 0], apart))
         else:
             offset = surface.point - origin
             area = 4 * world.size[number, 0] * world.size[number, 1]
             cosine = jnp.maximum(jnp.abs(dot(surface.flat, direction)), 1e-6)
+            # A density per area, seen from the origin: distance² / cosine.
             here = dot(offset, offset) / (cosine * area)
         density = jnp.where(index == number, here, density)
     return density / max(count(layout), 1)
@@ -133,6 +137,7 @@ def power(density: Scalars, other: Scalars | Array) -> Scalars:
 def frame(normal: Vectors) -> Array:
     """Return rotations whose third column is the normal (Duff et al. 2017)."""
     x, y, z = normal
+    # Chosen so that the denominator below is never near 0.
     sign = jnp.where(z >= 0, 1.0, -1.0)
     a = -1 / (sign + z)
     b = x * y * a
@@ -143,6 +148,7 @@ def frame(normal: Vectors) -> Array:
 
 def _drop(radius: Array, apart: Vectors) -> Scalars:
     """Return 1 − cosine of the half angle at which a sphere is seen; 2 from inside."""
+    # 1 − sqrt(1 − s) = s / (1 + sqrt(1 − s)), which keeps its precision for small s.
     square = radius**2 / jnp.maximum(dot(apart, apart), 1e-12)
     return jnp.where(square < 1, square / (1 + jnp.sqrt(jnp.maximum(1 - square, 0.0))), 2.0)
 

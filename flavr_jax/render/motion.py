@@ -89,10 +89,12 @@ class Pose:
             )
             rotation = rotation_matrix((0.0, 0.0, math.degrees(turned))) @ rotation
             if self.orbit.roll:
+                # Without slipping, the arc on the object is as long as the path.
                 path = self.orbit.radius * self.orbit.turn * time
                 rotation = rotation @ rotation_matrix((-path / self.orbit.roll, 0.0, 0.0))
         if self.bounce is not None:
             part = (time / self.bounce.period + self.bounce.shift) % 1.0
+            # A parabola that reaches `height` in the middle of the period.
             position[2] += 4 * self.bounce.height * part * (1 - part)
         return position, rotation
 

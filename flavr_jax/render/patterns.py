@@ -41,6 +41,7 @@ def colour(
         is_image = material.pattern == PATTERNS.index("image")
         for number, image in enumerate(images):
             u, v = place[0] % 1.0, place[1] % 1.0
+            # The first row of an image is its top.
             texel = bilinear(image, u, 1.0 - v)
             found = jnp.where(is_image & (material.image == number), texel, found)
     return found
@@ -107,7 +108,9 @@ def _noise(place: Float[Array, "3 ray"]) -> Float[Array, " ray"]:
     for octave in range(4):
         scaled = place * 2.0**octave
         corner = jnp.floor(scaled)
+        # Slopes of 0 at both ends, so that cells meet smoothly.
         x, y, z = (t * t * (3.0 - 2.0 * t) for t in scaled - corner)
+        # Far away, numbers of cells would exceed the range of int32.
         i, j, k = jnp.clip(corner, -1e6, 1e6).astype(jnp.int32)
 
         def value(a: int, b: int, c: int, at: tuple[Array, ...] = (i, j, k)) -> Array:
@@ -120,10 +123,12 @@ def _noise(place: Float[Array, "3 ray"]) -> Float[Array, " ray"]:
             far = value(0, 1, c) + x * (value(1, 1, c) - value(0, 1, c))
             layers.append(near + y * (far - near))
         total += 0.5**octave * (layers[0] + z * (layers[1] - layers[0]))
+    # 1 + 1/2 + 1/4 + 1/8
     return total / 1.875
 
 
 def _hash(x: Int[Array, " ray"], y: Int[Array, " ray"]) -> Int[Array, " ray"]:
+    # The primes are those of Teschner et al. 2003 (Optimized Spatial Hashing).
     bits = (x * 73856093) ^ (y * 19349663)
     bits = (bits ^ (bits >> 13)) * 1274126177
     return bits ^ (bits >> 16)

@@ -34,8 +34,13 @@ def pair(sample: UInt32[Array, ""], seed: UInt32[Array, " ray"], use: int | Arra
         seed: seeds of the pixels.
         use: what the numbers are for; different uses are independent.
     """
+    # 2³² divided by the golden ratio: multiples of it are far from each other.
     seed = _hash(seed + jnp.uint32(0x9E3779B9) * jnp.asarray(use, jnp.uint32))
+    # Owen's scrambling changes each bit by the higher ones, and the hash by the lower ones, hence
+    # the reversals.
     shuffled = _reversed(_scramble(_reversed(sample), seed)) & ((1 << _BITS) - 1)
+    # The first dimension of Sobol's sequence is the reversed number. The second one sums direction
+    # numbers of the polynomial x + 1, each the last one XOR its half.
     first, second = _reversed(shuffled), jnp.zeros_like(shuffled)
     direction = 1 << 31
     for bit in range(_BITS):
@@ -45,6 +50,7 @@ def pair(sample: UInt32[Array, ""], seed: UInt32[Array, " ray"], use: int | Arra
         _reversed(_scramble(_reversed(each), _hash(seed + number)))
         for number, each in ((1, first), (2, second))
     )
+    # 24 bits are what a float32 holds exactly: more could round up to 1.
     x, y = ((each >> 8).astype(jnp.float32) * 2.0**-24 for each in points)
     return x, y
 
@@ -57,6 +63,7 @@ def disc(uniform: Pair) -> Pair:
 
 def cosine(uniform: Pair) -> Float[Array, "3 ray"]:
     """Map uniform numbers to directions about z with density cos θ / π."""
+    # Malley's method: the directions above uniform points of the disc.
     x, y = disc(uniform)
     return jnp.stack([x, y, jnp.sqrt(jnp.maximum(1.0 - uniform[0], 0.0))])
 
@@ -69,6 +76,7 @@ def cone(uniform: Pair, height: Float[Array, " ray"]) -> Float[Array, "3 ray"]:
         height: 1 − cosine of the cone's half angle, which keeps its precision for small angles.
     """
     drop = uniform[0] * height
+    # The sine: 1 − (1 − drop)², without its loss of precision.
     level = jnp.sqrt(jnp.maximum(drop * (2.0 - drop), 0.0))
     angle = 2 * math.pi * uniform[1]
     return jnp.stack([level * jnp.cos(angle), level * jnp.sin(angle), 1.0 - drop])

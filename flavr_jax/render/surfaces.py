@@ -108,6 +108,7 @@ def shadowed(
         if shape == "mesh":
             size = world.size[number, 0]
             mesh = world.meshes[layout.meshes[number]]
+            # Rays that are blocked already have no length, so that their traversal ends at once.
             limit_here = jnp.where(blocked, 0.0, limit)
             _, triangle = bvh.traverse(
                 mesh, start / size, towards / size, limit_here, nearest=False
@@ -195,6 +196,7 @@ def _distance(shape: str, size: Float[Array, "3"], origin: Vectors, direction: V
     """Return the distance to a shape in its own coordinates; infinite if it is missed."""
     if shape == "sphere":
         entry, leave = intersect.sphere(origin, direction, size[0])
+        # From inside, or from its own surface, a ray meets the far side.
         distance = jnp.where(entry > _NEAR, entry, leave)
     elif shape == "box":
         heights = jnp.stack([size, size], axis=1).reshape(-1)

@@ -123,6 +123,7 @@ def tone_map(
     light = jnp.maximum(exposure * light, 0.0)
     film = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
     film = jnp.clip(film, 0.0, 1.0)
+    # sRGB's curve (IEC 61966-2-1).
     return jnp.where(film <= 0.0031308, 12.92 * film, 1.055 * film ** (1 / 2.4) - 0.055)
 
 
@@ -221,12 +222,15 @@ def _path(
         direction,
         jnp.ones_like(origin),
         jnp.zeros_like(origin),
+        # As from a mirror: at the camera no light was sampled, so that what a path meets counts in
+        # full.
         jnp.full(origin.shape[1], jnp.inf),
         jnp.ones(origin.shape[1], bool),
     )
 
     def bounce(state: tuple[_Paths, Array], number: Int[Array, ""]) -> tuple[Any, None]:
         paths, first = state
+        # Uses 0 and 1 are the camera's: the place in the pixel and that on the lens.
         uses = [sampling.pair(sample, seeds, 2 + _USES * number + use) for use in range(_USES)]
         paths, features = _bounce(layout, arrays, moment, paths, number, uses)
         return (paths, jnp.where(number == 0, features, first)), None
@@ -276,6 +280,7 @@ def _bounce(
     direction = normalise(turn(rotation, scattered.direction))
     weight = paths.weight * scattered.weight
     # Russian roulette: dim paths end at random, and those that survive make up for them.
+    # The lower limit keeps survivors from becoming more than 20 times as bright.
     chance = jnp.where(number >= _ROULETTE, jnp.clip(weight.max(axis=0), 0.05, 0.95), 1.0)
     goes_on &= uses[3][0] < chance
     # Directions below the geometric surface, where shading normals differ from it, are lost.
@@ -289,6 +294,7 @@ def _bounce(
         scattered.density,
         goes_on,
     )
+    # The denoiser takes albedos up to 1.
     albedo = jnp.where(missed, jnp.minimum(sky, 1.0), jnp.minimum(found.colour, 1.0))
     return after, jnp.concatenate([albedo, jnp.where(missed, 0.0, found.normal)])
 
@@ -308,6 +314,7 @@ def _direct(
     to = lights.sample(layout, arrays, moment, origin, uses[1][0], uses[0])
     local = turn(rotation.swapaxes(0, 1), to.direction)
     scattered, density = bsdf.evaluate(found.material, found.colour, local, out)
+    # Shorter, so that the light does not block itself.
     limit = to.distance * (1 - 1e-3)
     seen = (scattered.max(axis=0) > 0) & (dot(to.direction, found.flat) > 0)
     # Rays that bring nothing have no length, so that traversals end at once.

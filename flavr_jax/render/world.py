@@ -112,6 +112,7 @@ def compile_scene(scene: Scene) -> tuple[Layout, World]:
         bounces=scene.bounces,
     )
     environment, sun = scene.environment, scene.sun
+    # This is 1 − cosine, without its loss of precision for small angles.
     drop = 2 * math.sin(math.radians(sun.angle) / 2) ** 2
     towards = np.array(sun.direction) / np.linalg.norm(sun.direction)
     # A white surface that faces a cone of radiance L has the radiance L · sin² of its radius.
@@ -163,6 +164,7 @@ def _materials(used: list[Material], images: list[str], lights: tuple[int, ...])
             each.kind == "glass",
             each.kind == "emissive",
             each.kind == "glossy",
+            # Squared, reflections blur evenly with the roughness (Burley 2012).
             each.roughness**2 if each.roughness >= _SMOOTH else 0.0,
             each.ior,
             number in lights,
@@ -187,6 +189,7 @@ def _read_image(path: Path) -> Float[np.ndarray, "rows columns 3"]:
         raise FileNotFoundError(f"there is no image {path}; the scene names it.")
     with Image.open(path) as picture:
         values = np.asarray(picture.convert("RGB"), np.float32) / 255.0
+    # The inverse of sRGB's curve (IEC 61966-2-1).
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
