@@ -34,6 +34,7 @@ _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 _ALLOWED = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
+    # NumPy 2 moved this function; the pickle has its old name.
     ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
 }
 
@@ -114,6 +115,7 @@ def _features(
 
 
 def _unit(features: Array) -> Array:
+    # The small number is that of the official code.
     return features / (jnp.sqrt((features**2).sum(-1, keepdims=True)) + 1e-10)
 
 
@@ -121,6 +123,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles arrays and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # The base class would import whatever the file names.
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _ALLOWED[module, name]
