@@ -80,6 +80,7 @@ def encode(frames: Iterable[Frame], rate: Fraction, codec: str, encoding: Encodi
 
 def decode(packets: Iterable[bytes], codec: str) -> Frames:
     """Decode the packets of :func:`encode`."""
+    # FFmpeg's own decoder of AV1 works with hardware only.
     names = {"av1": "libdav1d"}
     decoder = cast(VideoCodecContext, av.CodecContext.create(names.get(codec, codec), "r"))
     pictures = [each for data in packets for each in decoder.decode(av.Packet(data))]
@@ -117,6 +118,7 @@ def measure(
     return Point(
         drop,
         encoding.crf or 0,
+        # Per second of the whole clip, also if fewer frames were sent.
         8 * sum(map(len, packets)) / float(len(frames) / rate) / 1000,
         score(shown, frames),
         score(shown[sent], frames[sent]),
@@ -161,6 +163,7 @@ def bd_rate(anchor: Sequence[Point], other: Sequence[Point], metric: str) -> flo
         other_qualities,
         method="akima",
         require_matching_points=False,
+        # Whether the curves meet is decided above.
         min_overlap=0,
     )
     return float(delta)

@@ -90,6 +90,8 @@ class Receiver:
                 url += f"{'&' if '?' in source else '?'}{_QUEUE}&timeout={round(timeout * 1e6)}"
             wait = str(round(timeout * 1e6))
             options = {
+                # By default, FFmpeg reads up to 5 MB or 5 s before the first frame. The codec
+                # states the rate, so that no frames are needed to guess it.
                 "probesize": "200000",
                 "analyzeduration": "500000",
                 "rw_timeout": wait,
@@ -160,6 +162,7 @@ class Receiver:
         context: Any = self._stream.codec_context
         for rate in (context.framerate, self._stream.average_rate, self._stream.guessed_rate):
             found = as_fraction(rate)
+            # More is the rate of ticks, which some streams state.
             if found and found <= 1000:
                 return found
         return Fraction(25)
@@ -185,7 +188,9 @@ class Receiver:
                 damaged = True
             elif packet.is_keyframe:
                 damaged = False
+            # The empty packet at the end has to reach the decoder, to flush it.
             if damaged and packet.size:
+                # What came before the first key frame is no loss.
                 self.reception.left_out += self.reception.frames > 0
                 continue
             try:
@@ -221,4 +226,5 @@ def restored(
     options = stream.Options(fps=receiver.info.rate * drop, cut=cut)
     received: Iterable[TimedFrame] = pipeline.stage("receive", receiver, capacity=64)
     made = stream.interpolate(received, AtOnce(network), options, finest=network.factor)
+    # The first frame may wait for the network to be compiled.
     return pipeline.stage("network", stream.fetched(made), patience=600.0)

@@ -146,6 +146,7 @@ class _Clock:
             return
         if self._first is None:
             self._first, self._start = pts, time.monotonic()
+        # Counted from the beginning, so that delays do not add up.
         due = self._start + float(pts - self._first)
         if (left := due - time.monotonic()) > 0:
             self._sleep(left)
@@ -186,6 +187,7 @@ def _stream(
         # The stream then states the frame rate instead of the tick.
         options["x264-params"] = "force-cfr=1"
     if live and sending.codec in ("h264", "hevc"):
+        # Otherwise these encoders hold frames back, to look ahead and to reorder them.
         options["tune"] = "zerolatency"
     stream = cast(VideoStream, container.add_stream(encoder, rate=rate, options=options))
     stream.width, stream.height, stream.pix_fmt = info.width, info.height, "yuv420p"
