@@ -128,6 +128,7 @@ class _Site:
 
     async def settings(self, request: Request) -> Response:
         """Tell the page what can be chosen, and the limits."""
+        # Every encoder is opened to see whether it works.
         works = await run_in_threadpool(_codecs)
         limits = self._queue.limits
         return JSONResponse(
@@ -153,6 +154,7 @@ class _Site:
         limits = self._queue.limits
         choices = Choices.parse(request.query_params)
         choices.motion.timing  # noqa: B018 - raises an error for an impossible rate
+        # A first look, before anything is stored; what comes is counted in `_receive`.
         length = request.headers.get("content-length", "")
         limits.check_size(int(length) if length.isdecimal() else 0)
         name = request.query_params.get("name", "clip")
@@ -170,6 +172,7 @@ class _Site:
         except ClientDisconnect:
             await self._queue.remove(clip)
             return Response(status_code=400)
+        # Also when the request is cancelled: no file may be left.
         except BaseException as error:
             await self._queue.remove(clip)
             if isinstance(error, OSError):
@@ -255,6 +258,7 @@ async def _receive(request: Request, path: Path, limits: limiting.Limits) -> Non
                 if len(head) >= limiting.HEAD:
                     limiting.check_kind(head)
                     checked = True
+            # A slow disk must not stop the server.
             await run_in_threadpool(file.write, part)
     if not checked:
         limiting.check_kind(head)

@@ -186,6 +186,7 @@ class Queue:
     async def cancel(self, clip: Clip) -> None:
         """End a clip that waits or runs, and delete its files; its card stays."""
         if clip.state in ("waiting", "running"):
+            # First the state, so that `_interpolate` does not take the child's end for a failure.
             clip.state = "cancelled"
             if self._running and self._running[0] is clip:
                 await _ended(self._running[1])
@@ -247,10 +248,12 @@ class Queue:
             logger.exception("A clip ended by an error of the server.")
         if clip.state == "cancelled":
             return
+        # Code 1: the input is damaged, and what can be read of it was processed.
         clip.state = "done" if code in (0, 1) and clip.output.exists() else "failed"
         if clip.state == "done":
             clip.files["result"] = clip.output
         elif not clip.message:
+            # Linux ends processes by SIGKILL when memory runs out.
             reason = " It may lack memory." if code in (-signal.SIGKILL, -signal.SIGSEGV) else ""
             clip.message = f"The program ended unexpectedly (code {code}).{reason}"
         self._finish(clip)
@@ -267,11 +270,14 @@ class Queue:
         """Run the child, and return its exit code."""
         part = ["--range", f"0-{self.limits.seconds:f}"]  # a header may state too short a duration
         names = [str(clip.upload), "--output", str(clip.output)]
+        # A file, because a pipe that nobody reads would fill up and stop the child.
         with (clip.folder / "messages").open("wb") as messages:
             process = await asyncio.create_subprocess_exec(
                 *self._command, *names, *part, *clip.choices.arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=messages,
+                # The child has no use for the password.
                 env={key: value for key, value in os.environ.items() if key != _SECRET},
+                # A process group of its own: `killpg` below also ends what the child started.
                 limit=_LINE, start_new_session=True,
             )  # fmt: skip
         try:
@@ -284,10 +290,12 @@ class Queue:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                # Its files are deleted next, so that it has to end even if this is cancelled again.
                 await asyncio.shield(process.wait())
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
     """Cancel a task, and wait until it has ended."""
     task.cancel()
+    # Unlike `await task`, this raises no error of the task.
     await asyncio.wait([task])

@@ -75,6 +75,7 @@ def check_kind(head: bytes) -> None:
         or head[:4] in (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"OggS", b"GIF8", b"FLV\x01")
         or head[:8] in (b"0&\xb2u\x8ef\xcf\x11", b"YUV4MPEG")  # WMV; Y4M
         or (head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"))
+        # A packet of MPEG-TS has 188 bytes and begins with G; cameras put 4 bytes before it.
         or (head[:1] == head[188:189] == head[376:377] == b"G")  # MPEG-TS
         or (head[4:5] == head[196:197] == b"G")  # MPEG-TS of cameras, with time stamps
     ):
@@ -109,6 +110,7 @@ def check_video(
     from flavr_jax.video.sandbox.parent import Sandboxed
 
     try:
+        # A second beyond the limit, so that a longer clip is still told from one that fits.
         source = Input(sandbox=sandbox, range=f"0-{limits.seconds + 1:f}").open(path)
     except (ValueError, OSError) as error:
         raise Refused(str(error).replace(str(path), name)) from error

@@ -38,6 +38,7 @@ def serve(
         ssl_keyfile=key,
     )
     config.load()
+    # Bound here, because the line below tells the port that 0 stands for.
     with _bound(host, port) as listening:
         scheme = "http" if certificate is None else "https"
         name = f"[{host}]" if ":" in host else host

@@ -30,6 +30,7 @@ _MOST_SESSIONS = 10_000
 _PENALTY = 1.0  # seconds that a wrong password takes …
 _ATTEMPTS = 4  # … and how many are checked at a time
 _OPEN = ("/login", "/page.css")  # paths that need no password
+# The page consists of its own files.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
     "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -64,6 +65,7 @@ class Sessions:
         if len(self._until) >= _MOST_SESSIONS:
             self._until = {token: end for token, end in self._until.items() if end > now}
             while len(self._until) >= _MOST_SESSIONS:
+                # The oldest session: a dict keeps the order in which keys were added.
                 self._until.pop(next(iter(self._until)))
         token = secrets.token_urlsafe(32)
         self._until[token] = now + _LIFETIME
@@ -105,6 +107,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        # A proxy with TLS speaks http to this server, and says so in the header.
         secure = scope["scheme"] == "https" or headers.get("x-forwarded-proto") == "https"
         token, new = _cookie(headers), False
         refusal = self._refusal(scope, headers)
@@ -134,6 +137,7 @@ class Guard:
         if scope["method"] in ("GET", "HEAD"):
             return None
         origin = headers.get("origin")
+        # Programs that are no browsers send neither of the two headers.
         foreign = origin is not None and urlsplit(origin).netloc != host
         if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return JSONResponse({"message": "The request comes from another site."}, 403)
