@@ -79,6 +79,7 @@ class Computation:
         except jax.errors.JaxRuntimeError as error:
             if self.again is None:
                 raise
+            # Less memory may still be too much; `again` gives up with a MemoryError in the end.
             return self.again(error).settled()
         return self
 
@@ -98,6 +99,7 @@ class Computation:
         Raises:
             NonFiniteError: the network predicted NaN or infinity in some interval.
         """
+        # A program's results are ready together, and this one is a byte for each interval.
         finite = np.asarray(self.finite)
         if not finite.all():
             interval = int(np.argmin(finite))
@@ -147,7 +149,7 @@ class Made(Picture):
     def fetched(self, conversion: Conversion | None) -> Frame | Planar:
         """Return the frame on the host, independent of the computation: RGB, or planes."""
         values = self._computation.fetched(conversion)[self._place]
-        # Planes have subsampled chroma, so the samples alone do not tell the size of the frame.
+        # The samples of all planes are one flat array, which does not tell the size of the frame.
         return values if conversion is None else Planar(values, conversion, self.shape[:2])
 
 

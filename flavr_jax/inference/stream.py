@@ -183,6 +183,7 @@ def overlapped(
     # Finding cuts takes milliseconds a frame, in which the network's thread could not feed a GPU.
     found = pipeline.stage("cuts", _keys(decoded, options))
     made = _between_keys(found, network, options, summary, conversion, done)
+    # The first frame may wait for the network to be compiled.
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
     return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
 
