@@ -91,6 +91,7 @@ def train(
     mapping = mapping or Parallel(recipe.strategy)
     _check_division(recipe, inputs, mapping)
     output.mkdir(parents=True, exist_ok=True)
+    # From here on, because a leg's minutes include compilation.
     deadline = time.monotonic() + 60 * leg.leg_minutes
     with Checkpoints(output / "state") as saved, _stop_signal() as stop:
         current, host = _begin(recipe, task, saved, leg)
