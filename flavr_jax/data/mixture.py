@@ -155,6 +155,7 @@ def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) ->
 def _time_weights(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:
     """Loss weight of each target time."""
     weights = np.ones(n_outputs, np.float32)
+    # An even number of times has none in the middle.
     if n_outputs % 2:
         weights[n_outputs // 2] = config.middle_weight
     return jnp.asarray(weights)

@@ -37,6 +37,7 @@ def paint(
     is_outlined, density = u[3] < 0.5, 0.3 + 0.7 * u[4]
     heights = density * fields + u[5:7, None, None]
     band = jnp.floor(heights).astype(jnp.int32)
+    # A step across a contour of either field changes the colour, by 1 or by 3 of 6.
     colours = palette[(band[0] + 3 * band[1]) % _COLOURS]
     # Distance to the nearest contour line in texels, to first order: height over slope.
     slope = jnp.hypot(*jnp.gradient(heights, axis=(1, 2)))
