@@ -145,7 +145,7 @@ def _nvenc(encoding: Encoding, crf: int) -> Options:
 
 
 def _qsv(encoding: Encoding, crf: int) -> Options:
-    # Quick Sync has no presets above veryfast.
+    # Quick Sync has no presets faster than veryfast.
     known = ("veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
     preset = encoding.preset if encoding.preset in known else "veryfast"
     return {"preset": preset, "global_quality": str(max(1, crf))}

@@ -167,6 +167,7 @@ def pixel_format_for(
             for form in offered
             if not any(length and finer for length, finer in zip(odd, Layout.of(form).chroma))
         ]
+    # Among equals, a planar format needs no packing.
     return min(offered, key=lambda form: (*_loss(source, Layout.of(form)), _packed(form)))
 
 
@@ -194,6 +195,7 @@ def _unfit(source: Layout, encoding: Encoding, container: Container, codec: str)
     """Return a sort key of how badly a codec suits a source; the lowest is chosen."""
     encoder = next(key for key, value in ENCODERS.items() if value.codec == codec)
     if failure(encoder) is not None:
+        # Encoders that do not work here come last.
         return (1, 0, 0, 0)
     offered = _offered(encoder, container)
     formats = [Layout.of(form) for form in offered]

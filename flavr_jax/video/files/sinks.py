@@ -139,6 +139,7 @@ def open_sink(
 def _check_apart(path: Path, source: Path) -> None:
     """Raise an error if writing ``path`` could replace the input."""
     output, read = path.resolve(), source.resolve()
+    # A hard link has a path of its own, so that comparing paths is not enough.
     same_file = output.exists() and read.exists() and output.samefile(read)
     if output == read or same_file:
         raise ValueError(f"{path} is the input itself. Use another --output.")

@@ -229,6 +229,7 @@ class OtherStreams:
         """Return whether a trial file of the output's kind accepts these streams to its end."""
         try:
             with (
+                # Opened again: packets read for a trial would be missing in the copy.
                 _open(self._path) as source,
                 av.open(io.BytesIO(), "w", format=self._kind.muxer) as trial,
             ):
@@ -327,6 +328,7 @@ class OtherStreams:
 
 
 def _open(path: Path) -> InputContainer:
+    # A playlist in the file must not make FFmpeg open network connections.
     return av.open(file_url(path), options={"protocol_whitelist": "file"})
 
 

@@ -137,5 +137,6 @@ class SegmentedEncoder:
 
     def _ready(self, packets: list[Packet]) -> list[Packet]:
         for packet in packets:
+            # Packets of later segments come from encoders of other files.
             packet.stream = self._output
         return packets

@@ -103,6 +103,7 @@ class Journal:
 
     def mark(self) -> None:
         """Note a finished segment whose frames are kept elsewhere."""
+        # Empty: the frames are in the folder that `claim` named.
         self._path(self.finished).touch()
         sync(self.folder)
         self.finished += 1
@@ -123,6 +124,7 @@ class Journal:
         if complete:
             for other in self._others():
                 _discard(other, self._target)
+        # Removed before the lock is released, so that no other run can open it meanwhile.
         if complete or not self.finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:

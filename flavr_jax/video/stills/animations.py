@@ -144,6 +144,7 @@ class GifWriter:
         colours.link_to(use, 0, 1)
         use.link_to(sink)
         graph.configure()
+        # The filter needs the whole palette before it can convert a frame.
         colours.push(palette)
         colours.push(None)
         self._file.seek(0)
