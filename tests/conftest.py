@@ -28,6 +28,22 @@ from pallas_kernels.core import dispatch
 _by_definition = jax.make_user_context(default_value=False)
 
 
+# Long, and they hardly depend on the versions of Python and JAX: .ci/run runs them with one Python.
+ONCE = (
+    "tests/bandwidth",
+    "tests/commands/test_pipe_commands.py",
+    "tests/commands/test_render.py",
+    "tests/data/synthetic",
+    "tests/examples",
+    "tests/profiling",
+    "tests/render",
+    "tests/scripts/test_fuzz.py",
+    "tests/test_export.py",
+    "tests/test_onnx_writer.py",
+    "tests/web",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     listed = tomllib.loads((Path(__file__).parent / "quick.toml").read_text())
@@ -37,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = {f"{path}::{test}", path, *map(str, PurePosixPath(path).parents)}
         if not quick.isdisjoint(names):
             item.add_marker("quick")
+        if not names.isdisjoint(ONCE):
+            item.add_marker("once")
     if jax.default_backend() == "gpu":
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
