@@ -108,6 +108,15 @@ def test_threads_end_and_close_their_generators_when_the_reader_stops():
     assert sorted(closed) == [("first", "first"), ("second", "second")]
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises an exception, even if the tests run in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_a_reader_that_waits():
     hang = threading.Event()
 
