@@ -187,9 +187,10 @@ def vmaf(frames: Frames, originals: Frames) -> list[float]:
 def _compare(frames: Frames, originals: Frames, options: str) -> None:
     """Run FFmpeg's libvmaf over both clips."""
     height, width = frames.shape[1:3]
+    yuv420p = av.VideoFormat("yuv420p")  # PyAV 18 takes no name here
     graph = av.filter.Graph()
     made, true = (
-        graph.add_buffer(width=width, height=height, format="yuv420p", time_base=Fraction(1, 25))
+        graph.add_buffer(width=width, height=height, format=yuv420p, time_base=Fraction(1, 25))
         for _ in range(2)
     )
     compared, sink = graph.add("libvmaf", options), graph.add("buffersink")
