@@ -88,21 +88,30 @@ def definition() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_2x(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a network that is small and untrained, for programs that need one."""
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Writes a checkpoint of a small, untrained network with so many outputs; returns its path."""
     from flavr_jax import checkpoint
     from flavr_jax.config import ModelConfig
     from flavr_jax.models import flavr
 
-    path = tmp_path_factory.mktemp("network") / "tiny_2x"
-    config = ModelConfig(width=4, n_outputs=1)
-    random = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
-        flavr.parameter_shapes(config),
-    )
-    checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
-    return path
+    def write(n_outputs: int) -> Path:
+        path = tmp_path_factory.mktemp("network") / f"tiny_{n_outputs + 1}x"
+        config = ModelConfig(width=4, n_outputs=n_outputs)
+        random = np.random.default_rng(0)
+        params = jax.tree.map(
+            lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
+            flavr.parameter_shapes(config),
+        )
+        checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_2x(untrained: Callable[[int], Path]) -> Path:
+    """A checkpoint of a network that is small and untrained, for programs that need one."""
+    return untrained(1)
 
 
 @pytest.hookimpl(trylast=True)

@@ -48,7 +48,7 @@ class _Coefficients:
     Attributes:
         coarse: feature maps at half the U-Net's size that exist at once.
         fine: feature maps at the U-Net's size that exist at once.
-        refine: maps of the second look that exist at once, for each predicted frame.
+        refine: maps of the look with the largest maps that exist at once, for each predicted frame.
         look: bytes per pixel and predicted frame for displacements, weights and looked-up pixels.
         windows: float32 copies of the input frames.
         table: tables of neighbouring pixels for the look-ups.
@@ -69,7 +69,7 @@ class _Coefficients:
 # Fitted to the compiler's plans: those of a CPU (tests/inference/test_planner.py), and those for an
 # H200 (13 cases of docs/measurements.md).
 _COEFFICIENTS = {
-    "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=100.0),
+    "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=92.0),
     "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0, overlap=False),
     "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
     "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),

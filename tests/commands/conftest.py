@@ -4,29 +4,17 @@ from __future__ import annotations
 import functools
 import sys
 
-import jax
-import numpy as np
 import pytest
 
 import flavr_jax
-from flavr_jax import checkpoint, cli
+from flavr_jax import cli
 from flavr_jax.commands import interpolate as script
-from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory):
+def network(untrained):
     """A checkpoint of a small 8× network that nobody trained."""
-    path = tmp_path_factory.mktemp("network") / "tiny_8x"
-    config = ModelConfig(width=4, n_outputs=7)
-    random = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
-        flavr.parameter_shapes(config),
-    )
-    checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
-    return path
+    return untrained(7)
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,12 @@ import subprocess
 import sys
 from fractions import Fraction
 
-import jax
 import numpy as np
 import pytest
 
-from flavr_jax import checkpoint, cli
+from flavr_jax import cli
 from flavr_jax.commands import render as script
 from flavr_jax.commands import render_report
-from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr
 from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.stills.images import ImageFolder
 
@@ -75,16 +72,8 @@ def test_no_frames_is_a_mistake_in_one_line(render, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "tiny"
-    config = ModelConfig(width=4, n_outputs=1)
-    random = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: random.normal(0, 0.05, leaf.shape).astype(np.float32),
-        flavr.parameter_shapes(config),
-    )
-    checkpoint.save(path, config, params, provenance={"source": "random, for a test"})
-    return path
+def network(tiny_2x):
+    return tiny_2x
 
 
 @pytest.fixture
