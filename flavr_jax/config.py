@@ -37,11 +37,15 @@ class LookConfig:
         scale: it sees the frames, warped by the flow so far, this many times smaller.
         channels: channels of its convolutions.
         layers: number of hidden convolutions.
+        still_mask: it also predicts which pixels stand still, such as captions and displays over a
+            moving background. These are mixed from the two middle frames as they are. Only the last
+            look can.
     """
 
     scale: int
     channels: int
     layers: int = 3
+    still_mask: bool = False
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.channels < 1 or self.layers < 0:
@@ -131,6 +135,11 @@ class ModelConfig:
             raise ValueError(
                 f"`looks` has the scales {scales}; with `trunk_scale = {self.trunk_scale}`, each "
                 f"is one of {known}."
+            )
+        if any(look.still_mask for look in self.looks[:-1]):
+            raise ValueError(
+                "`still_mask` is true for a look that others follow, which would not know of it; "
+                "set it in the last of `looks`."
             )
 
     @property

@@ -16,7 +16,7 @@ from flavr_jax.models import flavr
 
 PLAIN = ModelConfig(width=2, n_outputs=1)
 WARPING = ModelConfig(
-    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LookConfig(2, 4, layers=2),)
+    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LookConfig(2, 4, layers=2, still_mask=True),)
 )  # fmt: skip
 needs_flatbuffers = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,

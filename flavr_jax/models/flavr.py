@@ -170,7 +170,7 @@ class FLAVR(nnx.Module):
             windows = lax.dynamic_slice_in_dim(
                 windows, rows.first * scale, rows.count * scale, axis=2
             )
-        return raw + (mean if config.base == "mean" else blend(windows, times))
+        return raw + (mean if config.base == "mean" else head.blend(windows, times))
 
     @property
     def gates(self) -> list[Gate]:
@@ -211,13 +211,6 @@ def mean_colour(windows: Windows) -> Float[Array, "batch 1 1 1 3"]:
     rows = windows.reshape(batch, -1, 64 * channels).sum(axis=1)
     sums = rows.reshape(batch, 64, channels).sum(axis=1)
     return (sums / math.prod(size)).reshape(batch, 1, 1, 1, channels)
-
-
-def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
-    """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
-    after = windows.shape[1] // 2
-    share = jnp.asarray(times, windows.dtype)[None, :, None, None, None]
-    return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
 
 
 def init(config: ModelConfig, key: Array) -> Parameters:

@@ -13,6 +13,11 @@ With v the raw outputs and x the position of a pixel,
 If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and clamped to the
 border. The 3-D U-Net that computes v is called the trunk; it may run on smaller frames.
 
+A caption or a display stands still over a background that moves, and its strokes can be one pixel
+wide. Flow cannot change that fast. So the last look may predict a mask s of what stands still:
+
+    frame(t) := (1 − s) · frame(t) + s · ((1 − t) · before(x) + t · after(x))
+
 Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al. 2022
 (https://arxiv.org/abs/2011.06294).
 """
@@ -20,7 +25,7 @@ Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,15 +37,20 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "enlarge", "reduce"]
+__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "blend", "enlarge", "reduce"]
 
 CHANNELS = 8
 """Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
 
 _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
+_MOSTLY_MOVING = -4.0  # initial logit of the mask of what stands still: 2 %
+_NOTICEABLE = 4 / 255  # change of a colour at which a pixel is as likely still as not
 
 Fields: TypeAlias = Float[Array, "batch output _height _width 8"]
 """Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames."""
+
+Masks: TypeAlias = Float[Array, "batch output _height _width 1"]
+"""Logits of what stands still."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,23 +114,28 @@ class WarpHead(nnx.Module):
         trunk_scale = self.config.trunk_scale
         start = 0 if rows is None else rows.start * trunk_scale
         scale = trunk_scale  # the frames' size divided by that of `raw`
+        still: Masks | None = None
         for look in self.looks:
             if look.scale < scale:
                 raw, scale = enlarge(raw, scale // look.scale), look.scale
             times_smaller = look.scale // scale
-            correction = look(reduce(raw, times_smaller), features, pair, times, start)
+            correction, still = look(reduce(raw, times_smaller), features, windows, times, start)
             raw = raw + enlarge(correction, times_smaller)
+            still = None if still is None else enlarge(still, look.scale)
         raw = enlarge(raw, scale)
         if rows is not None:
             # Only now: looks and enlargement also read rows beyond those of the output.
             raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
+            still = None if still is None else rows.of_output(still, trunk_scale)
         displacements, weights = _displacements_and_weights(raw, times, 1, start)
+        residual = raw[..., :3]
+        if still is not None:
+            unmoved = lax.dynamic_slice_in_dim(pair, start, raw.shape[2], axis=2)
+            share = nnx.sigmoid(still)
+            weights = weights * (1 - share[:, :, None, ..., 0])
+            residual = (1 - share) * residual + share * blend(unmoved, times)
         return sample(
-            pair,
-            displacements,
-            weights,
-            residual=raw[..., :3],
-            implementation=self.implementation,
+            pair, displacements, weights, residual=residual, implementation=self.implementation
         )
 
 
@@ -139,34 +154,43 @@ class Look(nnx.Module):
         self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
         self.implementation: Implementation | None = options.without_kernel
         channels, pixels = look.channels, self.fold**2
-        seen = pixels * (3 * 4 + CHANNELS)
-        # The GPU kernel needs a multiple of 16 input channels.
-        plain = dataclasses.replace(options, implementation=options.without_kernel)
-        self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
+
+        def reading(seen: int, **settings: Any) -> Conv2d:
+            # The GPU kernel needs a multiple of 16 input channels.
+            plain = dataclasses.replace(options, implementation=options.without_kernel)
+            return Conv2d(seen, channels, 3, plain if seen % 16 else options, **settings)
+
+        self.read = reading(pixels * (3 * 4 + CHANNELS))
         self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
         self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
         # Small initial weights: at first, a look corrects next to nothing.
         self.correct = Conv2d(channels, pixels * CHANNELS, 3, options, gain=0.01)
+        masked = look.still_mask
+        seen = pixels * config.n_inputs
+        self.changes = reading(seen, use_bias=False, gain=1.0) if masked else None
+        self.still = Conv2d(channels, pixels, 3, options, gain=0.01) if masked else None
 
     def __call__(
         self,
         raw: Fields,
         features: Images,
-        pair: Float[Array, "batch 2 full_height full_width 3"],
+        windows: Float[Array, "batch time full_height full_width 3"],
         times: Float[np.ndarray, " output"],
         start: Int[Array, ""] | int,
-    ) -> Fields:
-        """Corrections of the raw outputs.
+    ) -> tuple[Fields, Masks | None]:
+        """Corrections of the raw outputs, and the mask of what stands still if it predicts one.
 
         Args:
             raw: raw outputs so far, ``scale`` times smaller than the frames.
             features: the trunk's, at the trunk's size.
-            pair: the whole middle frames.
+            windows: the whole input frames.
             times: times of the outputs, inside (0, 1).
             start: the row of the frames at which ``raw`` and ``features`` begin.
         """
         batch, outputs, height, width, _ = raw.shape
-        pair = reduce(pair, self.scale)
+        windows = lax.stop_gradient(windows)
+        middle = windows.shape[1] // 2
+        pair = reduce(windows[:, middle - 1 : middle + 1], self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
         first = start // self.scale
@@ -198,13 +222,36 @@ class Look(nnx.Module):
         x = x.reshape(batch, outputs, *x.shape[1:])
         # The features are the same for all outputs, so their convolution runs once per sample.
         features = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
-        # The sum of two convolutions is one over the concatenation of their inputs.
-        x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
+        # The sum of convolutions is one over the concatenation of their inputs.
+        same = self.context(features)
+        if self.changes is not None:
+            changed = reduce(_changes(windows)[:, None], self.scale)[:, 0]
+            changed = lax.dynamic_slice_in_dim(changed, first, height, axis=1)
+            same = same + self.changes(_folded(changed, self.fold).astype(features.dtype))
+        x = nnx.leaky_relu(x + same[:, None], 0.2)
         x = x.reshape(batch * outputs, *x.shape[2:])
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
         correction = _unfolded(self.correct(x, out_dtype=jnp.float32), self.fold)
-        return correction.reshape(raw.shape)
+        still = None
+        if self.still is not None:
+            still = _unfolded(self.still(x, out_dtype=jnp.float32), self.fold) + _MOSTLY_MOVING
+            still = still.reshape(*raw.shape[:-1], 1)
+        return correction.reshape(raw.shape), still
+
+
+def _changes(
+    windows: Float[Array, "batch time height width 3"],
+) -> Float[Array, "batch height width _change"]:
+    """How much each pixel changes from frame to frame and over the window, from 0 to 1.
+
+    Pixels that stand still must stand out from those that change a little, so small changes count
+    more: one of 4 levels of 255 is 0.5, one of 36 is 0.9.
+    """
+    steps = jnp.abs(windows[:, 1:] - windows[:, :-1]).max(axis=-1)
+    over_all = (windows.max(axis=1) - windows.min(axis=1)).max(axis=-1)
+    changes = jnp.concatenate([steps, over_all[:, None]], axis=1)
+    return jnp.moveaxis(changes / (changes + _NOTICEABLE), 1, -1)
 
 
 def _folded(
@@ -244,6 +291,13 @@ def _displacements_and_weights(
     displacements += jnp.stack([jnp.zeros(()), jnp.asarray(first_row, jnp.float32)])
     mask = nnx.sigmoid(raw[..., 7] + jnp.log((1 - t) / t))
     return displacements, jnp.stack([mask, 1 - mask], axis=2)
+
+
+def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
+    """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
+    after = windows.shape[1] // 2
+    share = jnp.asarray(times, windows.dtype)[None, :, None, None, None]
+    return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
 
 
 def reduce(

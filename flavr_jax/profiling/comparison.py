@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import flavr, quantized
+from flavr_jax.models import flavr, head, quantized
 from flavr_jax.models.layers import Implementation
 from flavr_jax.profiling.timing import CallTimes, measure
 from flavr_jax.profiling.torch_peer import TorchPeer
@@ -304,4 +304,4 @@ def _base(config: ModelConfig, windows: Array) -> Array:
     if config.base == "mean":
         return flavr.mean_colour(windows)
     times = np.arange(1, config.n_outputs + 1) / config.factor
-    return flavr.blend(windows, times)
+    return head.blend(windows, times)

@@ -7,7 +7,7 @@ import pytest
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, head
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def blending_network(definition: None) -> Iterator[Interpolator]:
         if of != config:
             return apply(of, params, windows, outputs=outputs)
         wanted = range(7) if outputs is None else outputs
-        return flavr.blend(windows, np.array([n + 1 for n in wanted]) / 8)
+        return head.blend(windows, np.array([n + 1 for n in wanted]) / 8)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flavr, "apply", blend)

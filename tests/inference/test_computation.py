@@ -14,7 +14,7 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.computation import NonFiniteError
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.precision import prepare
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, head
 from flavr_jax.video.frames import TimedFrame
 
 pytestmark = pytest.mark.usefixtures("definition")
@@ -37,7 +37,7 @@ def fragile(monkeypatch):
         broken = windows[:, -1:].max(axis=(2, 3, 4), keepdims=True) > 0.9
         wanted = range(config.n_outputs) if outputs is None else outputs
         times = np.array([n + 1 for n in wanted]) / config.factor
-        return jax.numpy.where(broken, jax.numpy.nan, flavr.blend(windows, times))
+        return jax.numpy.where(broken, jax.numpy.nan, head.blend(windows, times))
 
     monkeypatch.setattr(flavr, "apply", apply)
     return Interpolator(FRAGILE, flavr.init(FRAGILE, jax.random.key(0)))

@@ -20,12 +20,12 @@ import jax, numpy as np
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import devices, passes, stream
 from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.models import flavr
+from flavr_jax.models import flavr, head
 from flavr_jax.video.frames import TimedFrame
 
 # The blend of the middle frames stands in for the network, which would take minutes to compile
 # for every device.
-flavr.apply = lambda config, params, windows, outputs: flavr.blend(windows, np.array([0.5]))
+flavr.apply = lambda config, params, windows, outputs: head.blend(windows, np.array([0.5]))
 config = ModelConfig(width=1, n_outputs=1)
 network = Interpolator(config, flavr.init(config, jax.random.key(0)))
 clip = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
