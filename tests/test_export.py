@@ -15,8 +15,9 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import flavr
 
 PLAIN = ModelConfig(width=2, n_outputs=1)
+LOOK = LookConfig(2, 4, layers=2, still_mask=True)
 WARPING = ModelConfig(
-    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LookConfig(2, 4, layers=2, still_mask=True),)
+    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LOOK,)
 )  # fmt: skip
 needs_flatbuffers = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,

@@ -26,6 +26,8 @@ from flavr_jax.typing import Windows
 
 __all__ = ["N_INPUTS", "Batch", "MixtureConfig", "RealClips", "draw", "from_windows"]
 
+_CHOICE = 0x0E  # keeps the random numbers that choose a target apart from those that draw a window
+
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
@@ -40,6 +42,9 @@ class MixtureConfig:
         middle_weight: loss weight of the middle time; the other times have weight 1. Most videos
             are interpolated by 2×, which needs only the middle time, and it is the only target of
             most real windows.
+        one_target: a window has one target, drawn in proportion to the weights of its known times,
+            and the network's head computes that frame alone. The loss is the same on average over
+            many steps, and a step of an 8× network with looks takes a fraction of the time.
         synthetic: content and motion of clips made of layers.
         rendered: content and motion of rendered clips.
         augment: augmentation of real windows.
@@ -50,6 +55,7 @@ class MixtureConfig:
     synthetic_share: float = 0.5
     rendered_share: float = 0.0
     middle_weight: float = 3.0
+    one_target: bool = False
     synthetic: scenes.SyntheticConfig = dataclasses.field(default_factory=scenes.SyntheticConfig)
     rendered: rendered.RenderedConfig = dataclasses.field(default_factory=rendered.RenderedConfig)
     augment: augment.AugmentConfig = dataclasses.field(default_factory=augment.AugmentConfig)
@@ -63,11 +69,19 @@ class RealClips(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Input frames, frames to predict, and each target's loss weight (0 if it was not filmed)."""
+    """Windows to learn from.
+
+    Attributes:
+        inputs: input frames.
+        targets: frames to predict.
+        weights: loss weight of each target; 0 if it was not filmed.
+        outputs: which of the network's outputs each target belongs to; None if it has all of them.
+    """
 
     inputs: Windows
     targets: Windows
     weights: Float[Array, "batch time"]
+    outputs: Int[Array, "batch time"] | None = None
 
 
 def draw(
@@ -94,8 +108,6 @@ def draw(
         part: index of the part to draw, such as the device's index.
         parts: number of parts; each has the same share of synthetic windows.
     """
-    inside = 1.0 + np.arange(1, n_outputs + 1) / (n_outputs + 1)
-    times = jnp.asarray(np.concatenate([np.arange(N_INPUTS), inside]), jnp.float32)
     # Counts are Python integers, because shapes have to be known when the step is compiled.
     size = (config.crop, config.crop)
     n_windows = config.batch_size // parts
@@ -106,40 +118,70 @@ def draw(
     if n_synthetic > 0:
         keys = _keys(key_synthetic, n_synthetic, part, parts)
         textures = None if real is None else real.frames
-        drawn += _synthetic(keys, times, config, textures, photographs)
+        drawn += _synthetic(keys, n_outputs, config, textures, photographs)
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)
-        drawn.append(
-            jax.vmap(
-                lambda key: clip_bank.draw(
-                    key, times, size, real.frames, real.table, config.augment
-                )
-            )(keys)
-        )
-    frames, filmed = (jnp.concatenate(part) for part in zip(*drawn))
-    return Batch(
-        inputs=frames[:, :N_INPUTS],
-        targets=frames[:, N_INPUTS:],
-        weights=filmed[:, N_INPUTS:] * _time_weights(n_outputs, config),
-    )
+        times = _times(jnp.arange(n_outputs), n_outputs)
+        frames, filmed = jax.vmap(
+            lambda key: clip_bank.draw(key, times, size, real.frames, real.table, config.augment)
+        )(keys)
+        weights = filmed[:, N_INPUTS:] * _time_weights(n_outputs, config)
+        batch = Batch(frames[:, :N_INPUTS], frames[:, N_INPUTS:], weights)
+        drawn.append(_one_target(keys, batch) if config.one_target else batch)
+    return jax.tree.map(lambda *some: jnp.concatenate(some), *drawn)
 
 
 def _synthetic(
     keys: Key[Array, " n"],
-    times: Float[Array, " time"],
+    n_outputs: int,
     config: MixtureConfig,
     textures: UInt8[Array, "frames rows columns 3"] | None,
     photographs: UInt8[Array, "m rows columns 3"] | None,
-) -> Iterator[tuple[Float[Array, "some time height width 3"], Float[Array, "some time"]]]:
+) -> Iterator[Batch]:
     """Draw rendered windows, then layered ones; all their frames count as filmed."""
     size = (config.crop, config.crop)
+    weights = jnp.broadcast_to(_time_weights(n_outputs, config), (len(keys), n_outputs))
+    # Chosen before they are drawn, so that no frame is drawn in vain.
+    outputs = _chosen(keys, weights) if config.one_target else None
+    every = jnp.broadcast_to(jnp.arange(n_outputs), weights.shape)
+    times = _times(every if outputs is None else outputs, n_outputs)
     n_rendered = round(len(keys) * config.rendered_share)
     draw_rendered = functools.partial(rendered.draw_many, config=config.rendered)
     draw_layers = functools.partial(scenes.draw_many, config=config.synthetic)
-    for some, draw_many in ((keys[:n_rendered], draw_rendered), (keys[n_rendered:], draw_layers)):
-        if len(some):
-            frames = draw_many(some, times, size, textures=textures, photographs=photographs)
-            yield frames, jnp.ones(frames.shape[:2])
+    parts = (slice(None, n_rendered), draw_rendered), (slice(n_rendered, None), draw_layers)
+    for some, draw_many in parts:
+        if not len(keys[some]):
+            continue
+        frames = draw_many(
+            keys[some], times[some], size, textures=textures, photographs=photographs
+        )
+        yield Batch(
+            frames[:, :N_INPUTS],
+            frames[:, N_INPUTS:],
+            weights[some] if outputs is None else jnp.ones(outputs[some].shape),
+            None if outputs is None else outputs[some],
+        )
+
+
+def _times(outputs: Int[Array, "*n output"], n_outputs: int) -> Float[Array, "*n time"]:
+    """Times of the inputs, and of the given outputs of the network."""
+    inputs = jnp.broadcast_to(jnp.arange(N_INPUTS, dtype=jnp.float32), (*outputs.shape[:-1], 4))
+    inside = 1.0 + (outputs + 1.0) / (n_outputs + 1)
+    return jnp.concatenate([inputs, inside], axis=-1)
+
+
+def _chosen(keys: Key[Array, " n"], weights: Float[Array, "n output"]) -> Int[Array, "n 1"]:
+    """Index of one output of each window, drawn in proportion to the weights."""
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _CHOICE)
+    return jax.vmap(jax.random.categorical)(keys, jnp.log(weights))[:, None]
+
+
+def _one_target(keys: Key[Array, " n"], batch: Batch) -> Batch:
+    """The same windows with one of their known targets; its weight is 0 if none is known."""
+    chosen = _chosen(keys, batch.weights)
+    known = jnp.take_along_axis(batch.weights, chosen, axis=1) > 0
+    targets = jnp.take_along_axis(batch.targets, chosen[:, :, None, None, None], axis=1)
+    return Batch(batch.inputs, targets, known.astype(jnp.float32), chosen)
 
 
 def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) -> Batch:
@@ -149,7 +191,8 @@ def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) ->
     inputs, targets, filmed = jax.vmap(
         lambda key, *window: augment.apply(augment.draw(key, config.augment), *window)
     )(keys, *pixels, jnp.asarray(windows.weights))
-    return Batch(inputs, targets, filmed * _time_weights(filmed.shape[1], config))
+    batch = Batch(inputs, targets, filmed * _time_weights(filmed.shape[1], config))
+    return _one_target(keys, batch) if config.one_target else batch
 
 
 def _time_weights(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:

@@ -52,6 +52,9 @@ __all__ = [
 Parameters: TypeAlias = dict[str, Any]
 """Nested dicts of arrays; list positions are the keys "0", "1", …"""
 
+Outputs: TypeAlias = tuple[int, ...] | Int[Array, "batch output"] | None
+"""Which of the predicted frames to compute; an array chooses for each sample on its own."""
+
 
 class Sources(NamedTuple):
     """The input frames in the forms that the network reads.
@@ -90,13 +93,14 @@ class FLAVR(nnx.Module):
         self.head = head.WarpHead(config, options) if config.base == "warp" else None
 
     def __call__(
-        self, windows: Windows, *, outputs: tuple[int, ...] | None = None, remat: bool = False
+        self, windows: Windows, *, outputs: Outputs = None, remat: bool = False
     ) -> Windows:
         """The frames inside the middle interval, float32 and not clipped.
 
         Args:
             windows: RGB in [0, 1], ``config.n_inputs`` consecutive frames per sample.
-            outputs: indices of the predicted frames to compute, from 0; None for all.
+            outputs: indices of the predicted frames to compute, from 0; None for all. An array of
+                indices chooses for each sample on its own, as training does.
             remat: keep only the input of each block for the backward pass, and recompute the rest.
 
         Returns:
@@ -138,7 +142,7 @@ class FLAVR(nnx.Module):
         maps: tuple[FeatureMap, ...],
         sources: Sources,
         *,
-        outputs: tuple[int, ...] | None = None,
+        outputs: Outputs = None,
         rows: head.Rows | None = None,
         remat: bool = False,
     ) -> Windows:
@@ -157,7 +161,10 @@ class FLAVR(nnx.Module):
             x = self.decoder.last(maps, remat=remat)
         with jax.named_scope("fuse"):
             x = self._fuse(x)  # [b, h, w, width]
-        wanted = np.arange(config.n_outputs) if outputs is None else np.asarray(outputs)
+        if isinstance(outputs, Array):
+            wanted = outputs
+        else:
+            wanted = np.arange(config.n_outputs) if outputs is None else np.asarray(outputs)
         times = (wanted + 1) / (config.n_outputs + 1)
         with jax.named_scope("out"):
             raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
@@ -182,11 +189,14 @@ class FLAVR(nnx.Module):
         ]
 
     def _raw(
-        self, x: Images, wanted: Int[np.ndarray, " outputs"]
+        self, x: Images, wanted: Int[np.ndarray, " outputs"] | Int[Array, "batch outputs"]
     ) -> Float[Array, "batch outputs _height _width _channel"]:
         """Raw outputs of the last convolution, one image for each predicted time."""
         each = self.out.kernel.shape[-1] // self.config.n_outputs
         channels = None
+        if isinstance(wanted, Array):
+            every = self._raw(x, np.arange(self.config.n_outputs))
+            return jnp.take_along_axis(every, wanted[..., None, None, None], axis=1)
         if not np.array_equal(wanted, np.arange(self.config.n_outputs)):
             # Output channels are grouped by time: compute the wanted groups alone.
             channels = (wanted[:, None] * each + np.arange(each)).reshape(-1)
@@ -235,7 +245,7 @@ def apply(
     windows: Windows,
     *,
     implementation: Implementation | None = None,
-    outputs: tuple[int, ...] | None = None,
+    outputs: Outputs = None,
     remat: bool = False,
 ) -> Windows:
     """The network as a pure function; see :meth:`FLAVR.__call__`.

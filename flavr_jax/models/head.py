@@ -53,6 +53,10 @@ Masks: TypeAlias = Float[Array, "batch output _height _width 1"]
 """Logits of what stands still."""
 
 
+Times: TypeAlias = Float[np.ndarray, " output"] | Float[Array, "batch output"]
+"""Times of the outputs, inside (0, 1): the same for all samples, or each sample's own."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """A stripe of the output, and the stripe of feature maps that it is computed from.
@@ -96,7 +100,7 @@ class WarpHead(nnx.Module):
         raw: Fields,
         features: Images,
         windows: Windows,
-        times: Float[np.ndarray, " output"],
+        times: Times,
         rows: Rows | None = None,
     ) -> Float[Array, "batch output _height width 3"]:
         """The frames at ``times``, float32 and not clipped.
@@ -175,7 +179,7 @@ class Look(nnx.Module):
         raw: Fields,
         features: Images,
         windows: Float[Array, "batch time full_height full_width 3"],
-        times: Float[np.ndarray, " output"],
+        times: Times,
         start: Int[Array, ""] | int,
     ) -> tuple[Fields, Masks | None]:
         """Corrections of the raw outputs, and the mask of what stands still if it predicts one.
@@ -274,7 +278,7 @@ def _unfolded(
 
 def _displacements_and_weights(
     raw: Fields,
-    times: Float[np.ndarray, " output"],
+    times: Times,
     scale: int,
     first_row: Int[Array, ""] | int,
 ) -> tuple[
@@ -285,18 +289,18 @@ def _displacements_and_weights(
     Displacements count from the raw outputs' positions, whose first row is ``first_row`` of the
     frames.
     """
-    t = jnp.asarray(times, jnp.float32)[:, None, None]
-    reach = jnp.stack([t, 1 - t], axis=1)[..., None] * (_UNIT / scale)  # [t, 2, 1, 1, 1]
+    t = jnp.asarray(times, jnp.float32)[..., None, None]
+    reach = jnp.stack([t, 1 - t], axis=-3)[..., None] * (_UNIT / scale)  # [..., t, 2, 1, 1, 1]
     displacements = jnp.stack([raw[..., 3:5], raw[..., 5:7]], axis=2) * reach
     displacements += jnp.stack([jnp.zeros(()), jnp.asarray(first_row, jnp.float32)])
     mask = nnx.sigmoid(raw[..., 7] + jnp.log((1 - t) / t))
     return displacements, jnp.stack([mask, 1 - mask], axis=2)
 
 
-def blend(windows: Windows, times: Float[np.ndarray, " outputs"]) -> Windows:
+def blend(windows: Windows, times: Times) -> Windows:
     """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
     after = windows.shape[1] // 2
-    share = jnp.asarray(times, windows.dtype)[None, :, None, None, None]
+    share = jnp.asarray(times, windows.dtype)[..., None, None, None]
     return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
 
 

@@ -122,7 +122,7 @@ def drawn(n_inputs: int, n_outputs: int, *, count: int, size: tuple[int, int]) -
     draw = jax.jit(scenes.draw_many, static_argnames=("size", "config"))
     clips = draw(
         jax.random.split(jax.random.key(0), count),
-        jnp.asarray(np.concatenate([times, between]), jnp.float32),
+        jnp.tile(jnp.asarray([*times, *between], jnp.float32), (count, 1)),
         size=size,
         config=scenes.SyntheticConfig(cut_share=0.0),
     )

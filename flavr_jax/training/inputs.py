@@ -210,7 +210,7 @@ class Read:
             )
         config = dataclasses.replace(self.config, batch_size=self._synthetic())
         drawn = mixture.draw(key_synthetic, self.n_outputs, config, None, part=part, parts=parts)
-        return mixture.Batch(*(jnp.concatenate(both) for both in zip(drawn, read)))
+        return jax.tree.map(lambda *both: jnp.concatenate(both), drawn, read)
 
     def _clips(self, validation: bool) -> list[Clip]:
         """Return every 50th clip for validation, else the others; a single clip serves both."""

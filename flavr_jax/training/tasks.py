@@ -86,14 +86,17 @@ class Interpolation:
         self, params: PyTree, batch: Batch, key: Array | None
     ) -> tuple[Float[Array, ""], Terms]:
         """See :class:`Task`."""
-        prediction = flavr.apply(self.model, params, batch.inputs, remat=self.remat)
+        prediction = flavr.apply(
+            self.model, params, batch.inputs, outputs=batch.outputs, remat=self.remat
+        )
         return self.objective(prediction, batch.targets, batch.weights, key)
 
     def preview(self, params: PyTree, batch: Batch) -> Array:
         """Show the first window in a row: frame before, prediction, true frame, frame after."""
         inputs = batch.inputs[:1]
-        prediction = flavr.apply(self.model, params, inputs)
-        middle, after = self.model.n_outputs // 2, self.model.n_inputs // 2
+        outputs = None if batch.outputs is None else batch.outputs[:1]
+        prediction = flavr.apply(self.model, params, inputs, outputs=outputs)
+        middle, after = batch.targets.shape[1] // 2, self.model.n_inputs // 2
         row = (inputs[0, after - 1], prediction[0, middle], batch.targets[0, middle])
         return jnp.clip(jnp.concatenate([*row, inputs[0, after]], axis=1), 0.0, 1.0)
 

@@ -24,7 +24,7 @@ def plain_synthetic_clips(monkeypatch):
 
     def draw_many(keys, times, size, config, textures, photographs):
         levels = jax.vmap(jax.random.uniform)(keys)[:, None, None, None, None]
-        return jnp.broadcast_to(levels, (len(keys), len(times), *size, 3))
+        return jnp.broadcast_to(levels, (len(keys), times.shape[1], *size, 3))
 
     monkeypatch.setattr(scenes, "draw_many", draw_many)
 
@@ -56,7 +56,7 @@ def test_without_clips_all_is_synthetic_and_parts_are_together_the_whole_batch()
 
 def test_the_share_of_rendered_windows_is_a_setting(monkeypatch):
     def draw_many(keys, times, size, config, textures, photographs):
-        return jnp.full((len(keys), len(times), *size, 3), 0.77)
+        return jnp.full((len(keys), times.shape[1], *size, 3), 0.77)
 
     monkeypatch.setattr(rendered, "draw_many", draw_many)
     config = dataclasses.replace(CONFIG, rendered_share=0.5)
@@ -64,6 +64,45 @@ def test_the_share_of_rendered_windows_is_a_setting(monkeypatch):
     is_rendered = (np.asarray(batch.targets) == np.float32(0.77)).all(axis=(1, 2, 3, 4))
     np.testing.assert_array_equal(is_rendered, [True, True, False, False])
     np.testing.assert_array_equal(batch.weights, np.tile([1, 3, 1], (4, 1)))
+
+
+def test_one_target_of_each_window_is_drawn_in_proportion_to_its_weight(monkeypatch):
+    # Frames that show their own time, so that a target says which of the outputs it is.
+    def draw_many(keys, times, size, config, textures, photographs):
+        return jnp.broadcast_to(times[..., None, None, None], (*times.shape, *size, 3))
+
+    monkeypatch.setattr(scenes, "draw_many", draw_many)
+    levels = 80 + 2 * jnp.arange(30, dtype=jnp.uint8)
+    frames = jnp.broadcast_to(levels[:, None, None, None], (30, 8, 8, 3))
+    one_row = (jnp.array([value], jnp.int32) for value in (0, 30, 8, 4))
+    real = mixture.RealClips(frames, clip_bank.SamplingTable(*one_row, log_weight=jnp.zeros(1)))
+    plain = augment.AugmentConfig(reversal=False)
+    config = dataclasses.replace(CONFIG, batch_size=800, crop=8, one_target=True, augment=plain)
+    batch = jax.jit(lambda key: mixture.draw(key, 7, config, real))(jax.random.key(0))
+    assert batch.inputs.shape == (800, 4, 8, 8, 3)
+    assert batch.targets.shape == (800, 1, 8, 8, 3)
+    np.testing.assert_array_equal(batch.weights, 1.0)
+    outputs = np.asarray(batch.outputs)[:, 0]
+    np.testing.assert_allclose(batch.targets[:400, 0, 0, 0, 0], 1 + (outputs[:400] + 1) / 8)
+    shares = np.bincount(outputs[:400], minlength=7) / 400
+    np.testing.assert_allclose(shares, np.array([1, 1, 1, 3, 1, 1, 1]) / 9, atol=0.07)
+    # Every fourth frame is an input, so only outputs 1, 3 and 5 were filmed.
+    shares = np.bincount(outputs[400:], minlength=7) / 400
+    np.testing.assert_allclose(shares, np.array([0, 1, 0, 3, 0, 1, 0]) / 5, atol=0.07)
+    before, after = batch.inputs[400:, 1, 0, 0, 0], batch.inputs[400:, 2, 0, 0, 0]
+    place = (batch.targets[400:, 0, 0, 0, 0] - before) / (after - before)
+    np.testing.assert_allclose(place, (outputs[400:] + 1) / 8, atol=0.03)
+
+
+def test_a_window_without_a_filmed_target_has_no_weight():
+    frames = np.zeros((2, 7, 8, 8, 3), np.uint8)
+    window = pipeline.Window(frames[:, :4], frames[:, 4:], np.float32([[0, 0, 0], [0, 0, 1]]))
+    config = dataclasses.replace(
+        CONFIG, one_target=True, augment=augment.AugmentConfig(reversal=False)
+    )
+    batch = mixture.from_windows(jax.random.key(0), window, config)
+    np.testing.assert_array_equal(batch.weights, [[0.0], [1.0]])
+    assert int(batch.outputs[1, 0]) == 2
 
 
 def test_windows_from_disk_become_a_batch_of_the_same_kind():

@@ -157,6 +157,20 @@ def test_some_outputs_are_those_of_all():
     assert np.abs(middle[:, 0] - every[:, 1]).max() < 1e-5
 
 
+@pytest.mark.parametrize("looks", [LOOKS, MASKED])
+def test_each_sample_may_have_outputs_of_its_own(looks):
+    config = dataclasses.replace(CONFIG, looks=looks)
+    params = flavr.init(config, jax.random.key(1))
+    windows = jnp.concatenate([random_windows(seed=seed) for seed in range(2)])
+    chosen = jnp.asarray([[2], [0]])
+    apply = jax.jit(partial(flavr.apply, config))
+    every = apply(params, windows)
+    own = apply(params, windows, outputs=chosen)
+    assert own.shape == (2, 1, 32, 48, 3)
+    for sample, (output,) in enumerate(chosen):
+        assert np.abs(own[sample, 0] - every[sample, output]).max() < 1e-5
+
+
 def test_any_size_is_padded_to_what_the_trunk_takes():
     assert CONFIG.multiple == 16
     params = flavr.init(CONFIG, jax.random.key(0))

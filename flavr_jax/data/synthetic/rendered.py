@@ -77,7 +77,7 @@ class _Hit(NamedTuple):
 
 def draw_many(
     keys: Key[Array, " clips"],
-    times: Float[Array, " time"],
+    times: Float[Array, "clips time"],
     size: tuple[int, int],
     config: RenderedConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
@@ -87,7 +87,8 @@ def draw_many(
 
     Args:
         keys: random keys; each alone determines its clip.
-        times: times in intervals between inputs; the inputs of a window are at 0, 1, 2 and 3.
+        times: times of each clip's frames in intervals between inputs; the inputs of a window are
+            at 0, 1, 2 and 3.
         size: height and width of a frame in pixels.
         config: content and quality.
         textures: real frames to cut textures from, at least ``texture_size`` high and wide.
@@ -106,15 +107,15 @@ def draw_many(
             ).colours
         )
 
-    return jax.vmap(functools.partial(_film, times, size, config, paint))(keys)
+    return jax.vmap(functools.partial(_film, size, config, paint))(keys, times)
 
 
 def _film(
-    times: Float[Array, " time"],
     size: tuple[int, int],
     config: RenderedConfig,
     paint: Callable[[Array], UInt32[Array, " words"]],
     key: Key[Array, ""],
+    times: Float[Array, " time"],
 ) -> Float[Array, "time height width 3"]:
     """Render one clip."""
     key_world, key_textures, key_lens = jax.random.split(key, 3)

@@ -132,13 +132,13 @@ Colours: TypeAlias = tuple[Float[Array, "time height width"], ...]
 
 def draw_many(
     keys: Key[Array, " clips"],
-    times: Float[Array, " time"],
+    times: Float[Array, "clips time"],
     size: tuple[int, int],
     config: SyntheticConfig,
     textures: UInt8[Array, "n rows columns 3"] | None = None,
     photographs: UInt8[Array, "m rows columns 3"] | None = None,
 ) -> Float[Array, "clips time height width 3"]:
-    """Draw one clip for each key; the first ``blur_share`` of them have motion blur.
+    """Draw one clip for each key at its times; the first ``blur_share`` of them have motion blur.
 
     Blurred clips take ``blur_samples`` times as long, so they are rendered as a batch of their own:
     ``vmap`` over a choice would compute both versions of every clip. See :func:`draw`.
@@ -147,10 +147,10 @@ def draw_many(
     pictures = _Pictures(textures, photographs)
     make = functools.partial(_random_scene, size=size, config=config, pictures=pictures)
     scenes, lenses = jax.vmap(make)(keys)
-    sharp = functools.partial(_film, times=times, size=size, samples=1)
-    blurred = functools.partial(_film, times=times, size=size, samples=config.blur_samples)
+    sharp = functools.partial(_film, size=size, samples=1)
+    blurred = functools.partial(_film, size=size, samples=config.blur_samples)
     some, others = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, lenses))
+        jax.tree.map(lambda leaf, part=part: leaf[part], (scenes, lenses, times))
         for part in (slice(None, n_blurred), slice(n_blurred, None))
     )
     parts = [jax.vmap(blurred)(*some)] if n_blurred else []

@@ -125,7 +125,7 @@ def test_light_follows_the_cosine_law():
 
 @functools.partial(jax.jit, static_argnames="config")
 def draw(keys, times, config=CONFIG):
-    return rendered.draw_many(keys, times, (24, 24), config)
+    return rendered.draw_many(keys, jnp.tile(times, (len(keys), 1)), (24, 24), config)
 
 
 TIMES = jnp.array([0.0, 1.0, 1.375, 3.0])

@@ -32,7 +32,7 @@ def draw_clips(keys, times, textures=None, config=CONFIG):
 
 @functools.partial(jax.jit, static_argnames="config")
 def draw_batch(keys, config):
-    return scenes.draw_many(keys, jnp.asarray(TIMES), SIZE, config)
+    return scenes.draw_many(keys, jnp.tile(jnp.asarray(TIMES), (len(keys), 1)), SIZE, config)
 
 
 @pytest.fixture(scope="module")
