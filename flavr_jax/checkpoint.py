@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -25,8 +25,9 @@ from flax import traverse_util
 
 from flavr_jax import config as configs
 from flavr_jax.config import ModelConfig
-from flavr_jax.models import classifier, flavr
+from flavr_jax.models import classifier, flavr, magnifier
 from flavr_jax.models.classifier import ClassifierConfig
+from flavr_jax.models.magnifier import MagnifierConfig
 from flavr_jax.partial import Partial, written_whole
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "differences",
     "load",
     "load_classifier",
+    "load_magnifier",
     "read_parameters",
     "save",
 ]
@@ -48,7 +50,8 @@ _MAX_JSON = 4_000_000
 _SMALL = 300_000_000
 _MAX_RATIO = 8
 _ITEMS = ("params", "config", "provenance")
-Config = TypeVar("Config", ModelConfig, ClassifierConfig)
+AnyConfig: TypeAlias = ModelConfig | ClassifierConfig | MagnifierConfig
+Config = TypeVar("Config", ModelConfig, ClassifierConfig, MagnifierConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Checkpoint:
 
 def save(
     path: str | Path,
-    config: ModelConfig | ClassifierConfig,
+    config: AnyConfig,
     params: dict[str, Any],
     *,
     provenance: dict[str, Any] | None = None,
@@ -152,6 +155,10 @@ def load(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{path} is a classifier, not a network that interpolates; use `flavr classify`."
         )
+    if "largest_factor" in stored.config:
+        raise ValueError(
+            f"{path} magnifies motion and does not interpolate; use `flavr magnify --checkpoint`."
+        )
     config = _build(ModelConfig, stored, path)
     quantization = _read_quantization(Path(path))
     return Checkpoint(config, _read_arrays(stored, path), stored.provenance, quantization)
@@ -175,6 +182,23 @@ def load_classifier(
             "`flavr train configs/classify_ucf101.toml --init-from`."
         )
     config = _build(ClassifierConfig, stored, path)
+    return config, _read_arrays(stored, path), stored.provenance
+
+
+def load_magnifier(path: str | Path) -> tuple[MagnifierConfig, dict[str, Any], dict[str, Any]]:
+    """Read config, parameters and provenance of a network that magnifies motion.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it is another network, or its parameters do not fit its config.
+    """
+    stored = _open(Path(path).absolute())
+    if "largest_factor" not in stored.config:
+        raise ValueError(
+            f"{path} does not magnify motion; train a network for that with "
+            "`flavr train configs/magnify.toml`."
+        )
+    config = _build(MagnifierConfig, stored, path)
     return config, _read_arrays(stored, path), stored.provenance
 
 
@@ -356,10 +380,12 @@ def _read_quantization(path: Path) -> Quantization | None:
     return configs.build(Quantization, values, where=str(file))
 
 
-def differences(config: ModelConfig | ClassifierConfig, params: dict[str, Any]) -> list[str]:
+def differences(config: AnyConfig, params: dict[str, Any]) -> list[str]:
     """List every difference between ``params`` and the network's parameters, a line each."""
     if isinstance(config, ClassifierConfig):
         expected = _shapes(classifier.parameter_shapes(config))
+    elif isinstance(config, MagnifierConfig):
+        expected = _shapes(magnifier.parameter_shapes(config))
     else:
         expected = _shapes(flavr.parameter_shapes(config))
     found = _shapes(params)

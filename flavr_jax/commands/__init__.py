@@ -31,6 +31,8 @@ COMMANDS = {
     "export": "write a network as one file that runs without flavr_jax",
     "average-checkpoints": "average the parameters of checkpoints",
     "classify": "name the actions in clips",
+    "magnify": "magnify small motion in a clip",
+    "evaluate-magnification": "score motion magnification on synthetic clips",
     "prepare-data": "pack a data set for training",
     "tune": "search for settings of a recipe",
     "render": "render a scene by path tracing",

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import jax
 from flax import nnx
+from jax import Array
+from jaxtyping import Float
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.layers import (
@@ -20,24 +22,26 @@ from flavr_jax.models.layers import (
     LayerOptions,
     normalise,
 )
-from flavr_jax.typing import Windows
 
 __all__ = ["BasicBlock", "Encoder"]
 
 
 class Encoder(nnx.Module):
-    """Stem and four stages; the call returns the features after each, from fine to coarse."""
+    """Stem and four stages; the call returns the features after each, from fine to coarse.
 
-    def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
+    Frames have ``channels`` channels: 3, or more if something is given beside their colours.
+    """
+
+    def __init__(self, config: ModelConfig, options: LayerOptions, channels: int = 3) -> None:
         width = config.width
         if config.encoder == "r2plus1d":
             middle = max(1, width * 45 // 64)  # Tran et al.: 45 channels between the stem's halves
             self.stem = FactorisedConv3d(
-                3, middle, width, 7, options, stride=(1, 2, 2), use_bias=config.encoder_bias
+                channels, middle, width, 7, options, stride=(1, 2, 2), use_bias=config.encoder_bias
             )
         else:
             self.stem = Conv3d(
-                3, width, (3, 7, 7), options, stride=(1, 2, 2), use_bias=config.encoder_bias
+                channels, width, (3, 7, 7), options, stride=(1, 2, 2), use_bias=config.encoder_bias
             )
         self.stem_norm = options.norm(width)
         self.layer1 = _stage(config, options, 1, width, width, stride=1)
@@ -45,7 +49,9 @@ class Encoder(nnx.Module):
         self.layer3 = _stage(config, options, 3, 2 * width, 4 * width, stride=2)
         self.layer4 = _stage(config, options, 4, 4 * width, 8 * width, stride=1)
 
-    def __call__(self, frames: Windows, *, remat: bool = False) -> tuple[FeatureMap, ...]:
+    def __call__(
+        self, frames: Float[Array, "batch _time height width _channel"], *, remat: bool = False
+    ) -> tuple[FeatureMap, ...]:
         """Features of the stem and of the four stages, ``width · (1, 1, 2, 4, 8)`` channels.
 
         With ``remat`` the backward pass keeps only each block's input and recomputes the block.

@@ -18,10 +18,20 @@ from jaxtyping import Key, PyTree
 
 from flavr_jax.data import labelled, mixture, pipeline
 from flavr_jax.data.sequences import Clip
+from flavr_jax.data.synthetic import magnified
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.tasks import LabelledBatch
 
-__all__ = ["Drawn", "Feed", "Inputs", "LabelledInputs", "Nothing", "Read", "ReadConfig"]
+__all__ = [
+    "Drawn",
+    "Feed",
+    "Inputs",
+    "LabelledInputs",
+    "Magnified",
+    "Nothing",
+    "Read",
+    "ReadConfig",
+]
 
 _HELD_OUT = 50  # every 50th clip is kept for validation
 
@@ -143,6 +153,42 @@ class Drawn:
     ) -> mixture.Batch:
         """See :class:`Inputs`."""
         return mixture.draw(key, self.n_outputs, self.config, *resident, part=part, parts=parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Magnified:
+    """Clips of small motion with their magnified truth, drawn on the device.
+
+    Attributes:
+        config: content and motion.
+        photographs: textures on every device.
+    """
+
+    config: magnified.MagnifiedConfig
+    # See `Drawn`.
+    photographs: Array | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a step, over all devices."""
+        return self.config.batch_size
+
+    @property
+    def resident(self) -> PyTree:
+        """The photographs, if there are any."""
+        return self.photographs
+
+    def feed(self, parallel: Parallel, *, validation: bool = False) -> Feed:
+        """Return an empty feed, since nothing is read."""
+        return Nothing()
+
+    def batch(
+        self, key: Key[Array, ""], part: Array, parts: int, fetched: PyTree, resident: PyTree
+    ) -> magnified.Sample:
+        """See :class:`Inputs`."""
+        numbers = part + parts * jnp.arange(self.batch_size // parts)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return jax.vmap(lambda key: magnified.draw(key, self.config, resident))(keys)
 
 
 # Hashed by identity: a list of clips has no hash.

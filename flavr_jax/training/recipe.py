@@ -18,8 +18,9 @@ from flavr_jax import losses
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import clip_bank, labelled, mixture
 from flavr_jax.data.sources import data_set
-from flavr_jax.data.synthetic import textures
+from flavr_jax.data.synthetic import magnified, textures
 from flavr_jax.models.classifier import ClassifierConfig
+from flavr_jax.models.magnifier import MagnifierConfig
 from flavr_jax.training import inputs, tasks
 from flavr_jax.training.inputs import Inputs, ReadConfig
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
@@ -43,6 +44,7 @@ class Recipe:
         read: how windows are read.
         labelled: if given, train a classifier of labelled clips, cut in this way.
         dropout: share of features that a classifier drops in training.
+        magnified: if given, train a network that magnifies motion, on such clips.
         optimizer: how parameters are updated.
         schedule: course of the learning rate.
         steps: length of the run in steps.
@@ -67,6 +69,7 @@ class Recipe:
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
     labelled: labelled.LabelledConfig | None = None
     dropout: float = 0.5
+    magnified: magnified.MagnifiedConfig | None = None
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     steps: int | None = None
@@ -91,6 +94,8 @@ class Recipe:
                 "`batch_norm` is true, but its running statistics are not trained here; set it to "
                 "false, as in the paper's models."
             )
+        if self.labelled is not None and self.magnified is not None:
+            raise ValueError("`labelled` and `magnified` are both given; leave one out.")
         if self.labelled is None and self.model.n_inputs != mixture.N_INPUTS:
             raise ValueError(
                 f"`n_inputs` is {self.model.n_inputs}, but training windows have "
@@ -164,6 +169,8 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
     """
     if recipe.labelled is not None:
         return _classification(recipe, recipe.labelled, places)
+    if recipe.magnified is not None:
+        return _magnification(recipe, recipe.magnified, places, parallel)
     scored = None
     if places.evaluation is not None:
         data_set(places.evaluation_set)  # fail here on an unknown name, not at the first report
@@ -173,7 +180,10 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
     if not recipe.dataset:
         real = None if places.clips is None else _resident(places.clips, parallel)
         return task, inputs.Drawn(
-            n_outputs, recipe.data, real, _photographs(places, recipe, parallel)
+            n_outputs,
+            recipe.data,
+            real,
+            _photographs(places, recipe.data.synthetic.texture_size, parallel),
         )
     if places.source is None:
         raise ValueError(
@@ -202,12 +212,21 @@ def _classification(
     return task, inputs.LabelledInputs(training, held_out, cut, recipe.seed)
 
 
-def _photographs(places: Places, recipe: Recipe, parallel: Parallel) -> Array | None:
+def _magnification(
+    recipe: Recipe, drawn: magnified.MagnifiedConfig, places: Places, parallel: Parallel
+) -> tuple[Task, Inputs]:
+    """Make the task and the inputs of a network that magnifies motion."""
+    config = MagnifierConfig(drawn.factors[1], recipe.model)
+    task = tasks.Magnification(config, losses.parse(recipe.loss), recipe.remat)
+    return task, inputs.Magnified(drawn, _photographs(places, drawn.texture_size, parallel))
+
+
+def _photographs(places: Places, texture_size: int, parallel: Parallel) -> Array | None:
     """Read photographs of the textures' size or larger, and copy them to every device."""
     if places.textures is None:
         return None
     # Smaller pictures would have to be enlarged, and then have no fine detail.
-    side = max(512, recipe.data.synthetic.texture_size)
+    side = max(512, texture_size)
     return parallel.replicate(textures.read_pictures(places.textures, side=side))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that the training loop can train: interpolation of frames, and classification of clips.
+"""Tasks that the training loop can train: interpolation, classification, motion magnification.
 
 A task is a network, its loss, and how its parameters are scored and saved.
 """
@@ -21,11 +21,13 @@ from flavr_jax import checkpoint, evaluation, losses
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import Batch
 from flavr_jax.data.sources import data_set
-from flavr_jax.models import classifier, flavr
+from flavr_jax.data.synthetic import magnified
+from flavr_jax.models import classifier, flavr, magnifier
 from flavr_jax.models.classifier import ClassifierConfig
+from flavr_jax.models.magnifier import MagnifierConfig
 from flavr_jax.typing import Windows
 
-__all__ = ["Classification", "Interpolation", "LabelledBatch", "Task", "Terms"]
+__all__ = ["Classification", "Interpolation", "LabelledBatch", "Magnification", "Task", "Terms"]
 
 Terms: TypeAlias = dict[str, Float[Array, ""]]
 """Means over a batch by name: parts of the loss, and other values to log."""
@@ -165,6 +167,52 @@ class Classification:
     def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
         """Write the classifier, with the names of its classes in the provenance."""
         provenance = {**provenance, "classes": list(self.classes)}
+        checkpoint.save(
+            path, self.config, _to_bfloat16(params), provenance=provenance, overwrite=True
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Magnification:
+    """Magnify the motion of a clip.
+
+    Attributes:
+        config: the network.
+        objective: the loss.
+        remat: recompute blocks in the backward pass instead of keeping their activations.
+    """
+
+    config: MagnifierConfig
+    objective: losses.Objective
+    remat: bool = False
+
+    def init(self, key: Array) -> PyTree:
+        """See :class:`Task`."""
+        return magnifier.init(self.config, key)
+
+    def loss(
+        self, params: PyTree, batch: magnified.Sample, key: Array | None
+    ) -> tuple[Float[Array, ""], Terms]:
+        """Return the loss and its parts, and the PSNR in dB as ``psnr``."""
+        prediction = magnifier.apply(
+            self.config, params, batch.frames, batch.factor, remat=self.remat
+        )
+        total, terms = self.objective(prediction, batch.target, jnp.ones(prediction.shape[:2]), key)
+        errors = jnp.square(prediction - batch.target).mean(axis=(1, 2, 3, 4))
+        return total, {**terms, "psnr": -10.0 * jnp.log10(errors + 1e-9).mean()}
+
+    def preview(self, params: PyTree, batch: magnified.Sample) -> Array:
+        """Show the first sample in a row: frame at rest, current frame, prediction, truth."""
+        prediction = magnifier.apply(self.config, params, batch.frames[:1], batch.factor[:1])
+        row = (batch.frames[0, 0], batch.frames[0, 2], prediction[0, 0], batch.target[0, 0])
+        return jnp.clip(jnp.concatenate(row, axis=1), 0.0, 1.0)
+
+    def scores(self, params: PyTree) -> dict[str, float]:
+        """Return no scores; the validation already measures the PSNR."""
+        return {}
+
+    def release(self, path: Path, params: PyTree, provenance: dict[str, Any]) -> None:
+        """See :class:`Task`."""
         checkpoint.save(
             path, self.config, _to_bfloat16(params), provenance=provenance, overwrite=True
         )

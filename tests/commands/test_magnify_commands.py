@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that magnify motion and score it, with an untrained network."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from flavr_jax import checkpoint, cli
+from flavr_jax.commands import evaluate_magnification, magnify
+from flavr_jax.config import ModelConfig
+from flavr_jax.models import magnifier
+from flavr_jax.models.magnifier import MagnifierConfig
+from flavr_jax.video.files.reader import VideoReader, open_source
+
+pytestmark = pytest.mark.usefixtures("definition")
+
+CONFIG = MagnifierConfig(largest_factor=20.0, model=ModelConfig(width=1))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("magnifier") / "checkpoint"
+    checkpoint.save(path, CONFIG, magnifier.init(CONFIG, jax.random.key(0)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Four frames of grey whose brightness changes."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("frames") / "clip"
+    folder.mkdir()
+    for number, level in enumerate((100, 104, 100, 96)):
+        Image.fromarray(np.full((16, 16, 3), level, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def run(monkeypatch, command, *arguments):
+    monkeypatch.setattr(sys, "argv", ["flavr", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command.main, command.Options)
+    return stop.value.code or 0
+
+
+def test_a_video_has_the_frames_of_the_clip(monkeypatch, network, clip, tmp_path):
+    output = tmp_path / "out.mp4"
+    arguments = (clip, "--output", output, "--checkpoint", network, "--factor", 3)
+    assert run(monkeypatch, magnify, *arguments) == 0
+    written = list(VideoReader(output))
+    assert [frame.pts for frame in written] == [frame.pts for frame in open_source(clip)]
+    assert run(monkeypatch, magnify, *arguments) == 2  # it exists
+
+
+def test_a_method_without_training_amplifies_the_change(monkeypatch, clip, tmp_path):
+    folder = tmp_path / "out"
+    arguments = (clip, "--output", f"{folder}/", "--method", "eulerian", "--factor", 3)
+    assert run(monkeypatch, magnify, *arguments) == 0
+    levels = [int(frame.pixels[8, 8, 0]) for frame in open_source(folder)]
+    assert levels == [100, 112, 100, 88]
+
+
+def test_a_factor_beyond_the_training_is_told(monkeypatch, network, clip, tmp_path, capsys):
+    arguments = ("--output", tmp_path / "far.mp4", "--checkpoint", network, "--factor", 25)
+    assert run(monkeypatch, magnify, clip, *arguments) == 0
+    assert "factors up to 20; 25 may look wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "configs/magnify.toml"),
+        (("--factor", "0.5", "--method", "eulerian"), "`factor` is 0.5"),
+        (("--band", "1", "2", "--checkpoint", "x"), "the network has none"),
+        (("--method", "phase", "--checkpoint", "x"), "leave one out"),
+        (("--method", "phase", "--band", "3", "2"), "lowest frequency"),
+    ],
+)
+def test_mistakes_are_explained(monkeypatch, clip, capsys, arguments, message):
+    assert run(monkeypatch, magnify, clip, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_table_has_a_row_for_each_factor_and_noise(monkeypatch, network, capsys):
+    tiny = ("--clips", 1, "--size", 16, "--factors", 5, 10, "--noise", 0, 2)
+    assert run(monkeypatch, evaluate_magnification, network, *tiny, "--baselines", "eulerian") == 0
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| factor | noise | unchanged | eulerian | network |"
+    assert [row.split("|")[1].strip() for row in rows] == ["5", "5", "10", "10"]
+    assert all(5 < float(row.split("|")[-2]) < 60 for row in rows)
+    assert rule.count("---") == 5
+
+
+def test_an_unknown_baseline_is_named(monkeypatch, network, capsys):
+    assert run(monkeypatch, evaluate_magnification, network, "--baselines", "optical") == 2
+    assert "optical" in capsys.readouterr().err
