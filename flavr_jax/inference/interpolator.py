@@ -237,6 +237,8 @@ class Interpolator:
         used = self._most, self.tiling
         try:
             made = self._start(frames, factor)
+            # Sent ahead of any frames, behind which a later request would have to wait.
+            made.finite.copy_to_host_async()
         except jax.errors.JaxRuntimeError as error:
             return self._again(frames, factor, used, error)
         # A program is only queued here, so a lack of memory may show when its frames are fetched.
@@ -326,9 +328,9 @@ class Interpolator:
             return how(params, rows)
         device = next(iter(rows[0].devices()))
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha)
-        leaves, tree = jax.tree.flatten(params)
         if (kind, device) not in self._programs:
             height, width = rows[0].shape[:2]
+            tree = jax.tree.structure(params)
 
             def tell(seconds: float | None) -> None:
                 if self.on_compile is not None:
@@ -340,12 +342,12 @@ class Interpolator:
             # JAX traces and lowers one function once for all devices.
             self._programs[kind, device] = program_cache.compiled(
                 self._functions.setdefault(kind, between),
-                (leaves, rows),
+                (jax.tree.leaves(params), rows),
                 name=f"between {self.config} {factor} {self.tiling} {alpha} {tree}",
                 sources=SOURCES,
                 on_compile=tell,
             )
-        return self._programs[kind, device](leaves, rows)
+        return self._programs[kind, device](jax.tree.leaves(params), rows)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import UInt8, UInt16
 
+from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.layout import Layout
 
 __all__ = ["Conversion", "Form", "Numbers", "Samples", "on_host"]
 
 Samples: TypeAlias = UInt8[np.ndarray, " samples"] | UInt16[np.ndarray, " samples"]
 """The samples of all planes of a picture: plane after plane, each row by row."""
+
+Plane = TypeVar("Plane", Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,19 @@ class Conversion:
         """
         return _encode(pixels, self._values, self.form)
 
+    def decode_few(self, planes: list[np.ndarray]) -> Frame:
+        """Return RGB or RGBA of a few pixels, whose planes all have the same size.
+
+        NumPy computes it, because a call of a program takes longer than so few pixels.
+        """
+        numbers, kind = Numbers(*self._values), planes[0].dtype
+        layout = self.form.layout
+        wide = _relative([plane.astype(np.float32) for plane in planes], numbers, layout)
+        pixels = np.stack(_mixed(wide, numbers, layout), axis=-1)
+        np.clip(pixels, 0, 1, out=pixels)
+        pixels *= np.float32(np.iinfo(kind).max)
+        return np.rint(pixels, out=pixels).astype(kind)
+
     def split(self, samples: Samples, size: tuple[int, int]) -> list[np.ndarray]:
         """Return a view of each plane, ``[height, width]``."""
         shapes = self.form.shapes(size)
@@ -132,34 +148,52 @@ def on_host() -> contextlib.AbstractContextManager:
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _decode(samples: Array, values: Array, form: Form, size: tuple[int, int]) -> Array:
     numbers, layout = Numbers(*values), form.layout  # pyright: ignore[reportArgumentType]
-    shapes, start, colours = form.shapes(size), 0, []
+    shapes, start, planes = form.shapes(size), 0, []
     for shape in shapes:
         end = start + math.prod(shape)
-        colours.append(samples[start:end].reshape(shape).astype(jnp.float32))
+        planes.append(samples[start:end].reshape(shape).astype(jnp.float32))
         start = end
-    alpha = [colours.pop() / numbers.top] if layout.alpha else []
-    if layout.kind == "rgb":
-        green, blue, red = ((plane - numbers.black) / numbers.luma for plane in colours)
-    else:
-        luma = (colours[0] - numbers.black) / numbers.luma
-        red = green = blue = luma
-        if layout.kind == "yuv":
-            difference = [(plane - numbers.middle) / numbers.chroma for plane in colours[1:]]
-            # Rows first here, columns first in _encode: an inverse applies its steps in reverse.
-            for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
-                if layout.chroma[1 - axis]:
-                    difference = [_finer(plane, axis, on_sample) for plane in difference]
-            # The chroma size of an odd side is rounded up, so upsampling gives one row or column
-            # too many.
-            cb, cr = (plane[: size[0], : size[1]] for plane in difference)
-            # The inverse of the definitions in ITU-T H.273: luma = kr·red + (1 − kr − kb)·green +
-            # kb·blue, cr = (red − luma) / (2 (1 − kr)), cb = (blue − luma) / (2 (1 − kb)).
-            red = luma + 2 * (1 - numbers.kr) * cr
-            blue = luma + 2 * (1 - numbers.kb) * cb
-            green = luma - numbers.kr * red - numbers.kb * blue
-            green = green / (1 - numbers.kr - numbers.kb)
-    pixels = jnp.stack([red, green, blue, *alpha], axis=-1)
+    planes = _relative(planes, numbers, layout)
+    if layout.kind == "yuv":
+        # Rows first here, columns first in _encode: an inverse applies its steps in reverse.
+        for axis, on_sample in ((0, form.on_row), (1, form.on_column)):
+            if layout.chroma[1 - axis]:
+                planes[1:3] = (_finer(plane, axis, on_sample) for plane in planes[1:3])
+        # The chroma size of an odd side is rounded up, so upsampling gives one row or column too
+        # many.
+        planes[1:3] = (plane[: size[0], : size[1]] for plane in planes[1:3])
+    pixels = jnp.stack(_mixed(planes, numbers, layout), axis=-1)
     return jnp.rint(jnp.clip(pixels, 0, 1) * jnp.iinfo(samples.dtype).max).astype(samples.dtype)
+
+
+def _relative(planes: list[Plane], numbers: Numbers, layout: Layout) -> list[Plane]:
+    """Return planes relative to their levels: luma, colours and alpha from 0 to 1, chroma to ±½."""
+    chroma = range(1, 3) if layout.kind == "yuv" else ()
+    relative = [
+        (plane - numbers.middle) / numbers.chroma
+        if index in chroma
+        else (plane - numbers.black) / numbers.luma
+        for index, plane in enumerate(planes[: len(planes) - layout.alpha])
+    ]
+    return relative + [plane / numbers.top for plane in planes[len(relative) :]]
+
+
+def _mixed(planes: list[Plane], numbers: Numbers, layout: Layout) -> list[Plane]:
+    """Return red, green and blue, and alpha if there is any, from relative planes of one size."""
+    colours, alpha = planes[: len(planes) - layout.alpha], planes[len(planes) - layout.alpha :]
+    if layout.kind == "rgb":
+        green, blue, red = colours
+    elif layout.kind == "yuv":
+        luma, cb, cr = colours
+        # The inverse of the definitions in ITU-T H.273: luma = kr·red + (1 − kr − kb)·green +
+        # kb·blue, cr = (red − luma) / (2 (1 − kr)), cb = (blue − luma) / (2 (1 − kb)).
+        red = luma + 2 * (1 - numbers.kr) * cr
+        blue = luma + 2 * (1 - numbers.kb) * cb
+        green = luma - numbers.kr * red - numbers.kb * blue
+        green = green / (1 - numbers.kr - numbers.kb)
+    else:
+        red = green = blue = colours[0]
+    return [red, green, blue, *alpha]
 
 
 @functools.partial(jax.jit, static_argnums=2)
