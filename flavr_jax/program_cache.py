@@ -31,6 +31,8 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
+from flavr_jax.kernel_compilation import compile_kernels
+
 __all__ = ["compiled", "enable", "remembered", "usual_seconds"]
 
 logger = logging.getLogger(__name__)
@@ -84,10 +86,12 @@ def compiled(
         on_compile(usual_seconds(device))
     began = time.monotonic()
     lowered = jax.jit(function).lower(*arguments)
-    if path is None:
-        return lowered.compile()
-    with _outside_of_jax_cache():
+    with _outside_of_jax_cache() if path is not None else contextlib.nullcontext():
+        if device.platform == "gpu":
+            compile_kernels(lowered, device)
         program = lowered.compile()
+    if path is None:
+        return program
     seconds = None if on_compile is None else time.monotonic() - began
     _write(path, program, device, seconds)
     return program
