@@ -36,7 +36,6 @@ from flavr_jax.video.pixels.picture import Resident, resident
 
 __all__ = ["DEFAULT_CHECKPOINT", "Interpolator", "load"]
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -329,8 +328,7 @@ class Interpolator:
         device = next(iter(rows[0].devices()))
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha)
         if (kind, device) not in self._programs:
-            height, width = rows[0].shape[:2]
-            tree = jax.tree.structure(params)
+            (height, width), tree = rows[0].shape[:2], jax.tree.structure(params)
 
             def tell(seconds: float | None) -> None:
                 if self.on_compile is not None:
