@@ -28,7 +28,7 @@ class Reporter:
 
     def __init__(self, mode: Mode = "text", output: TextIO | None = None) -> None:
         """Write to ``output``, or to ``sys.stdout`` if that is None."""
-        self.mode = mode
+        self.mode: Mode = mode
         self._output = output
 
     def say(self, text: str) -> None:

@@ -35,6 +35,7 @@ ONCE = (
     "tests/commands/test_render.py",
     "tests/data/synthetic",
     "tests/examples",
+    "tests/farm",
     "tests/profiling",
     "tests/render",
     "tests/scripts/test_fuzz.py",

@@ -42,6 +42,9 @@ ALLOWED = {
     "inference": {
         "bundled", "models", "timeline", "video", "data", "checkpoint", "config", "typing",
     },
+    "farm": {
+        "cli", "progress", "inference", "timeline", "video", "config",
+    },
     "evaluation": {
         "data", "metrics", "inference", "timeline", "video", "typing", "config",
     },

@@ -20,6 +20,7 @@ __all__ = ["COMMANDS", "load", "main", "run"]
 
 COMMANDS = {
     "interpolate": "make a video smoother or slower",
+    "farm": "interpolate videos on the machines of a Ray cluster",
     "serve": "serve a web page that interpolates uploaded videos",
     "convert": "convert PyTorch weights into a checkpoint",
     "evaluate": "score a checkpoint and the baselines on data sets",

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import jax
 from rich.markup import escape
 from rich.table import Table
 
-import flavr_jax
 from flavr_jax.commands.inspection import inspect, names_of
 from flavr_jax.commands.interpolate import Options
-from flavr_jax.inference import duration, stream
-from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
+from flavr_jax.inference import duration, job, stream
+from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
 from flavr_jax.terminal import printable
@@ -30,7 +27,7 @@ from flavr_jax.video import verify
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.names import NULL, is_pipe
 from flavr_jax.video.frames import ClipInfo, FrameSink
-from flavr_jax.video.journal.job import Job, digest_of_folder, fingerprint
+from flavr_jax.video.journal.job import Job
 
 __all__ = ["Result", "interpolate", "table_of"]
 
@@ -214,19 +211,14 @@ def job_of(path: Path, output: str, options: Options, interpolator: Interpolator
     """Return what a result depends on; None for pipes, which cannot be resumed."""
     if output in ("-", NULL) or is_pipe(path):
         return None
-    motion = dataclasses.asdict(options.motion)
-    motion.pop("batch")  # a smaller one may be needed to go on after a lack of memory
-    facts = {
-        "input": fingerprint(path),
-        "source": repr(options.source),
-        "motion": repr(motion),
-        "encoding": repr(options.encoding),
-        "checkpoint": digest_of_folder(options.network.checkpoint or DEFAULT_CHECKPOINT),
-        "network": f"{interpolator.precision}, {interpolator.runs_on}",
-        "gates": "exact" if interpolator.tiling.passes is None else "estimated",
-        "versions": repr((flavr_jax.__version__, jax.__version__, av.__version__)),
-        "libraries": repr(av.library_versions),
-    }
+    facts = job.facts(
+        path,
+        options.source,
+        options.motion,
+        options.encoding,
+        options.network.checkpoint,
+        interpolator,
+    )
     return Job(facts, options.output.segment, options.output.resume)
 
 

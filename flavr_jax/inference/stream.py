@@ -28,7 +28,16 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
 
-__all__ = ["Options", "Summary", "fetched", "grid_of", "interpolate", "overlapped"]
+__all__ = [
+    "Options",
+    "Summary",
+    "computed",
+    "counted",
+    "fetched",
+    "grid_of",
+    "interpolate",
+    "overlapped",
+]
 
 Item = TypeVar("Item")
 
@@ -128,15 +137,37 @@ def _between_keys(
     """Yield the requested frames of a clip with these keys; see :func:`interpolate`."""
     grid = grid_of(network, options, finest)
     clock = schedule.Clock(options.timing)
-    plan = _counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
+    plan = counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
+    frames = computed(plan, network, grid, batch=options.batch or 1, conversion=conversion)
+    return _outputs(frames, clock, summary)
+
+
+def computed(
+    plan: Iterable[tuple[Key, list[Request]]],
+    network: Network,
+    grid: Grid,
+    *,
+    batch: int = 1,
+    conversion: Conversion | None = None,
+) -> Iterator[TimedFrame]:
+    """Yield a frame for each request of a plan, lazily; see :func:`interpolate`.
+
+    Args:
+        plan: keys with the numbered requests from their times on.
+        network: such as ``flavr_jax.load()``.
+        grid: the times that the requests' positions were placed on.
+        batch: intervals computed at a time.
+        conversion: to the planes that made frames will be asked for; None for RGB.
+    """
     nodes = _nodes(plan)
     # Chain the passes: each reads the output of the one before and splits it further.
     for number, level in enumerate(grid.levels, 1):
         last = number == len(grid.levels)
-        nodes = fill(
-            nodes, network, level, batch=options.batch or 1, last=last, conversion=conversion
-        )
-    return _outputs(nodes, clock, summary)
+        nodes = fill(nodes, network, level, batch=batch, last=last, conversion=conversion)
+    for node in nodes:
+        for request in node.wanted:
+            for wish in request.each():
+                yield dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
 
 
 def fetched(
@@ -200,8 +231,8 @@ def grid_of(network: Network, options: Options, finest: int = _FINEST) -> Grid:
     return Grid(tuple(levels), options.largest_error if options.exact_times else None)
 
 
-def _counted(
-    plan: Iterable[tuple[Key, list[Request]]], summary: Summary, done: int
+def counted(
+    plan: Iterable[tuple[Key, list[Request]]], summary: Summary, done: int = 0
 ) -> Iterator[tuple[Key, list[Request]]]:
     """Number the requests of a plan, and update the counts in ``summary``."""
     number = 1
@@ -254,14 +285,8 @@ def _mix(first: Frame, second: Frame, share: float) -> Frame:
     return np.rint(mixed).astype(first.dtype)
 
 
-def _outputs(nodes: Iterable[Node], clock: Clock, summary: Summary) -> Iterator[TimedFrame]:
-    """Yield the requested frames at their requested times."""
-    frames = (
-        dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
-        for node in nodes
-        for request in node.wanted
-        for wish in request.each()
-    )
+def _outputs(frames: Iterable[TimedFrame], clock: Clock, summary: Summary) -> Iterator[TimedFrame]:
+    """Yield the requested frames, the last of which ends with the clip, and count them."""
     for frame in schedule.ending_at(clock, frames):
         summary.frames_out += 1
         yield frame

@@ -82,7 +82,7 @@ class Excerpt:
         """
         self.damage: str | None = None
         self._source, self._from, self._end = source, span.start, span.end
-        frames = self._read()
+        frames = self._read(span.start)
         first = next(frames, None)
         if first is None:
             raise ValueError(
@@ -100,7 +100,14 @@ class Excerpt:
 
     def __iter__(self) -> Iterator[TimedFrame]:
         # A pipe cannot be read again, so the frames that were opened first are used once.
-        frames, self._frames = self._frames or self._read(), None
+        frames, self._frames = self._frames or self._read(self._from), None
+        return self._from_zero(frames)
+
+    def since(self, start: Fraction) -> Iterator[TimedFrame]:
+        """Yield the frames from a time of the excerpt on, in seconds."""
+        return self._from_zero(self._read(max(self._from, self.span.start + start)))
+
+    def _from_zero(self, frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
         for index, frame in enumerate(frames):
             original = frame.original
             if original is not None:
@@ -108,13 +115,13 @@ class Excerpt:
                 original.opaque = Origin(index, getattr(origin, "path", None))
             yield dataclasses.replace(frame, pts=frame.pts - self.span.start)
 
-    def _read(self) -> Iterator[TimedFrame]:
+    def _read(self, start: Fraction) -> Iterator[TimedFrame]:
         since = getattr(self._source, "since", None)
-        frames = iter(self._source) if since is None else since(self._from)
+        frames = iter(self._source) if since is None else since(start)
         self.damage = None
         for frame in frames:
             if self._end is not None and frame.pts >= self._end:
                 break
-            if frame.pts >= self._from:
+            if frame.pts >= start:
                 yield frame
         self.damage = self._source.damage

@@ -193,34 +193,38 @@ class FrameSink(Protocol):
 
 
 class MappedSink:
-    """A sink that changes each frame, which takes RGB, and passes it to another sink."""
+    """A sink that changes each frame, which takes RGB, and passes it to another sink.
+
+    Attributes:
+        inner: the other sink.
+    """
 
     conversion: Conversion | None = None
 
     def __init__(self, sink: FrameSink, change: Callable[[TimedFrame], TimedFrame]) -> None:
-        self._sink, self._change = sink, change
+        self.inner, self._change = sink, change
 
     @property
     def broken(self) -> int:
         """Number of sound and subtitle packets left out, if the sink copies such streams."""
-        return getattr(self._sink, "broken", 0)
+        return getattr(self.inner, "broken", 0)
 
     @property
     def done(self) -> int:
         """Number of frames that an earlier run has finished."""
-        return getattr(self._sink, "done", 0)
+        return getattr(self.inner, "done", 0)
 
     @property
     def kept(self) -> int:
         """Number of frames that the next run of the same job will not have to make."""
-        return getattr(self._sink, "kept", 0)
+        return getattr(self.inner, "kept", 0)
 
     def write(self, frame: TimedFrame) -> None:
         """Change a frame and pass it on."""
-        self._sink.write(self._change(frame))
+        self.inner.write(self._change(frame))
 
     def __enter__(self) -> MappedSink:
-        self._sink.__enter__()
+        self.inner.__enter__()
         return self
 
     def __exit__(
@@ -229,4 +233,4 @@ class MappedSink:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._sink.__exit__(kind, error, traceback)
+        self.inner.__exit__(kind, error, traceback)

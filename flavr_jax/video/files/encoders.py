@@ -55,6 +55,8 @@ class Encoding:
             the nearest format that the codec can store.
         audio: auto copies the sound, but drops it in slow motion; stretch slows it down there at
             the same pitch.
+        threads: threads of the encoder; by default as many as suit the machine. H.264 files depend
+            on it a little.
         images: file format of images in a folder; auto is exr if the source is exr, else png; 16
             bits per channel if the source has more than 8.
     """
@@ -65,9 +67,12 @@ class Encoding:
     lossless: bool = False
     pixel_format: str | None = None
     audio: Literal["auto", "copy", "stretch", "drop"] = "auto"
+    threads: int | None = None
     images: Literal["auto", "png", "jpg", "tiff", "exr"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 128:
+            raise ValueError(f"`threads` is {self.threads}; it goes from 1 to 128.")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise ValueError(
                 f"`crf` is {self.crf}; it goes from 0 (best) to 51, or 63 for av1, vp9."

@@ -37,6 +37,7 @@ class Plan:
             every picture has to be converted.
         tick: unit of time in seconds; every pts is a multiple of it.
         plays: how often an animation plays, 0 for endlessly.
+        threads: of the encoder; 0 lets it choose.
     """
 
     container: Container
@@ -47,6 +48,7 @@ class Plan:
     kept: Layout | None
     tick: Fraction
     plays: int = 0
+    threads: int = 0
 
     @classmethod
     def of(cls, name: str, info: ClipInfo, encoding: Encoding) -> Plan:
@@ -76,7 +78,8 @@ class Plan:
             tick = 1 / info.rate
         # GIF and WebP store the number in 16 bits.
         plays = min(info.plays or 0, 65535)
-        return cls(container, encoder, options, pixel_format, tags, kept, tick, plays)
+        threads = encoding.threads or 0
+        return cls(container, encoder, options, pixel_format, tags, kept, tick, plays, threads)
 
     @property
     def muxer(self) -> str:
@@ -93,6 +96,11 @@ class Plan:
         if self.encoder == "libvpx-vp9":
             return not Layout.of(self.pixel_format).alpha
         return self.encoder not in ("wrapped_avframe", "libwebp_anim", "rawvideo")
+
+    @property
+    def splittable(self) -> bool:
+        """Whether segments can be encoded without the times of the frames before them."""
+        return self.resumable and not self.container.one_rate
 
     @property
     def container_options(self) -> dict[str, str]:

@@ -16,9 +16,11 @@ from flavr_jax.video.excerpt import Span
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.formats import container_of, encoder_for
 from flavr_jax.video.files.names import NULL
+from flavr_jax.video.files.plan import Plan
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, FrameSink, MappedSink, TimedFrame
 from flavr_jax.video.journal.job import Job
+from flavr_jax.video.journal.journal import Part
 from flavr_jax.video.pixels.colour import conversion
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
@@ -33,7 +35,7 @@ from flavr_jax.video.stills.images import (
 )
 from flavr_jax.video.stills.tags import is_srgb
 
-__all__ = ["NullSink", "is_video_name", "open_sink"]
+__all__ = ["NullSink", "is_splittable", "is_video_name", "open_sink"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def open_sink(
     span: Span | None = None,
     encoding: Encoding = Encoding(),
     overwrite: bool = False,
-    job: Job | None = None,
+    job: Job | Part | None = None,
     pictures_only: bool = False,
 ) -> FrameSink:
     """Open a video file, a pipe, or a folder of images for writing; ``is_video_name`` tells which.
@@ -102,7 +104,8 @@ def open_sink(
         encoding: codec, quality and treatment of sound.
         overwrite: whether the output may exist.
         job: what the result depends on. Given it, finished work is kept if the run is interrupted,
-            and the next run of the same job goes on after it.
+            and the next run of the same job goes on after it. For a part of the segments, see
+            ``VideoWriter``.
         pictures_only: whether to leave out the source's sound, subtitles and other streams.
     """
     if name == NULL:
@@ -111,8 +114,9 @@ def open_sink(
     if source is not None and name != "-":
         _check_apart(path, source)
     info, changes = _suited(name, info, encoding)
+    whole = None if isinstance(job, Part) else job
     if not is_video_name(name):
-        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite, job=job)
+        sink = ImageFolderWriter(path, info, encoding=encoding, overwrite=overwrite, job=whole)
     elif container_of(name).codecs == ("gif",):
         # Called for its error only, if --codec names one that a GIF cannot hold.
         encoder_for(name, encoding, Layout.of("bgra"))
@@ -134,6 +138,18 @@ def open_sink(
     for change in reversed(changes):
         sink = MappedSink(sink, change)
     return sink
+
+
+def is_splittable(name: str, info: ClipInfo, encoding: Encoding) -> bool:
+    """Return whether several machines can encode segments of an output.
+
+    Raises:
+        ValueError: the container cannot hold the codec, or the encoder does not work here.
+    """
+    info, _ = _suited(name, info, encoding)
+    if not is_video_name(name) or container_of(name).codecs == ("gif",):
+        return False
+    return Plan.of(name, info, encoding).splittable
 
 
 def _check_apart(path: Path, source: Path) -> None:

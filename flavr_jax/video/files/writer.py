@@ -34,7 +34,7 @@ from flavr_jax.video.files.streams import OtherStreams
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.journal.encoding import SegmentedEncoder
 from flavr_jax.video.journal.job import Job
-from flavr_jax.video.journal.journal import Journal
+from flavr_jax.video.journal.journal import Journal, Part
 from flavr_jax.video.journal.segments import sync
 from flavr_jax.video.pixels import hdr
 from flavr_jax.video.pixels.colour import conversion, from_rgb, from_samples, repacked
@@ -64,7 +64,7 @@ class VideoWriter:
         stretch: Fraction = Fraction(1),
         span: Span | None = None,
         overwrite: bool = False,
-        job: Job | None = None,
+        job: Job | Part | None = None,
     ) -> None:
         """Create the partial file and write its header.
 
@@ -77,7 +77,8 @@ class VideoWriter:
             span: the part of ``others`` to copy.
             overwrite: whether ``path`` may exist.
             job: what the result depends on. Given it, finished segments are kept if the run is
-                interrupted, and the next run of the same job goes on after them.
+                interrupted, and the next run of the same job goes on after them. Given a part of
+                another writer's segments, only these are of use.
 
         Raises:
             OSError: ``path`` exists, cannot be written, or is being written by another run.
@@ -94,12 +95,13 @@ class VideoWriter:
         with contextlib.ExitStack() as undo:
             self._partial = None if str(path) == "-" else Partial(path, overwrite=overwrite)
             self._container = self._open(undo)
-            self._journal = self._open_journal(job, undo)
+            part = job if isinstance(job, Part) else None
+            self._journal = None if isinstance(job, Part) else self._open_journal(job, undo)
             with explained(f"{path} cannot hold this video; use another suffix or --codec"):
                 self._stream = self._add_video(self._container)
                 self._others = others and self._open_others(others, encoding, stretch, span, undo)
                 self._container.start_encoding()
-            kept = self._journal if self._plan.resumable else None
+            kept = part or (self._journal if self._plan.resumable else None)
             self._encoder = SegmentedEncoder(self._stream, self._memory_file, self._plan.tick, kept)
             undo.callback(self._encoder.close)
             self._mux(self._encoder.replay())
@@ -305,6 +307,7 @@ class VideoWriter:
         context.options = plan.options
         # PyAV's default, SLICE, makes x264 cut every frame into slices: slower, and larger files.
         context.thread_type = "AUTO"
+        context.thread_count = plan.threads
         stream.width, stream.height, stream.pix_fmt = info.width, info.height, plan.pixel_format
         stream.time_base = context.time_base = plan.tick
         context.framerate = info.rate

@@ -12,7 +12,7 @@ import av
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from flavr_jax.video.journal.journal import Journal
+from flavr_jax.video.journal.journal import Journal, Part
 from flavr_jax.video.journal.segments import Continuation, SegmentWriter
 
 __all__ = ["SegmentedEncoder"]
@@ -32,7 +32,7 @@ class SegmentedEncoder:
         stream: VideoStream,
         more: Callable[[], AbstractContextManager[VideoStream]],
         time_base: Fraction,
-        journal: Journal | None,
+        journal: Journal | Part | None,
     ) -> None:
         """Prepare to encode.
 
@@ -40,12 +40,13 @@ class SegmentedEncoder:
             stream: the output's; its encoder encodes the first segment.
             more: opens a stream of another file, with an encoder of the same settings.
             time_base: unit of the pictures' times, in seconds.
-            journal: keeps the segments.
+            journal: keeps the segments; for a part of them, the first picture is that of its first
+                segment.
         """
         self.done = 0 if journal is None else journal.frames
         self._output, self._more, self._time_base = stream, more, time_base
         self._journal = journal
-        self._count = 0
+        self._count = self.done if isinstance(journal, Part) else 0
         self._stream: VideoStream | None = None
         self._opened = contextlib.ExitStack()
         self._segment: SegmentWriter | None = None
@@ -91,14 +92,21 @@ class SegmentedEncoder:
 
     def finish(self, duration: int) -> list[Packet]:
         """Return the last packets; ``duration`` is that of the last frame shown."""
-        if self._stream is None:  # there was no frame
-            return self._ready(self._output.encode(None))
+        if self._stream is None:  # there was no frame, or all of them are done
+            return [] if self.done else self._ready(self._output.encode(None))
+        part = self._journal if isinstance(self._journal, Part) else None
+        if part is not None and not part.last:
+            return self._end()
         packets = self._stream.encode(None)
         if packets:
             # MP4 sums durations in decoding order, in which the last packet is seldom the last
             # frame shown; the sum still has to reach that frame's end.
             packets[-1].duration = duration
-        return [*self._keep(packets), *self._ready(self._continuation.end())]
+        ready = [*self._keep(packets), *self._ready(self._continuation.end())]
+        if part is not None and self._segment is not None:
+            self._segment.finish()
+            self._segment = None
+        return ready
 
     def close(self) -> None:
         """Close the encoder, and drop an unfinished segment."""

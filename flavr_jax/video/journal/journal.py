@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "Part"]
 
 logger = logging.getLogger(__name__)
 _JOB = "job.json"
@@ -108,6 +109,10 @@ class Journal:
         sync(self.folder)
         self.finished += 1
 
+    def missing(self, count: int) -> list[int]:
+        """Return which of the first ``count`` segments are not finished."""
+        return [number for number in range(count) if not self._path(number).exists()]
+
     def packets(self, time_base: Fraction) -> Iterator[list[Packet]]:
         """Yield the packets of each finished segment.
 
@@ -125,14 +130,14 @@ class Journal:
             for other in self._others():
                 _discard(other, self._target)
         # Removed before the lock is released, so that no other run can open it meanwhile.
-        if complete or not self.finished:
+        if complete or not any(self.folder.glob("*.segment")):
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = None
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.segment"
+        return _path_of(self.folder, number)
 
     def _contiguous(self) -> int:
         number = 0
@@ -149,6 +154,50 @@ class Journal:
             if entry.name.startswith(start) and entry.is_dir() and entry != self.folder
             if _described(entry).get("target") == self._target.name
         ]
+
+
+class Part:
+    """Consecutive segments of a journal that another process has open.
+
+    It takes the place of a job for a ``VideoWriter`` that is only given the frames of these
+    segments; the file that the writer makes is of no use.
+
+    Attributes:
+        job: what the segments belong to.
+        last: whether they end with the output's last frame.
+        finished: number of the next segment.
+    """
+
+    def __init__(self, folder: Path, job: Job, first: int, *, last: bool) -> None:
+        """Begin at a segment.
+
+        Args:
+            folder: that of the journal.
+            job: what the segments belong to.
+            first: number of the first segment.
+            last: whether they end with the output's last frame.
+        """
+        self.job, self.last, self.finished = job, last, first
+        self._folder = folder
+
+    @property
+    def frames(self) -> int:
+        """Number of frames before the next segment."""
+        return self.finished * self.job.segment
+
+    def begin(self) -> SegmentWriter:
+        """Return the writer of the next segment; add 1 to ``finished`` when it is complete."""
+        # Two workers may write one segment if the first was given up for lost too early.
+        path = _path_of(self._folder, self.finished)
+        return SegmentWriter(path, path.with_suffix(f".{uuid.uuid4().hex[:8]}.unfinished"))
+
+    def packets(self, time_base: Fraction) -> Iterator[list[Packet]]:
+        """Yield nothing: packets of other segments are not needed here."""
+        yield from ()
+
+
+def _path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.segment"
 
 
 def _locked(folder: Path) -> int | None:

@@ -29,9 +29,9 @@ _Row: TypeAlias = tuple[int | None, int | None, int, bool]  # pts, dts, duration
 class SegmentWriter:
     """Writes packets to a temporary file, which gets its name when it is complete and on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, partial: Path | None = None) -> None:
         self._path = path
-        self._partial = path.with_suffix(".unfinished")
+        self._partial = partial or path.with_suffix(".unfinished")
         self._file = zipfile.ZipFile(self._partial, "w")
         self._rows: list[_Row] = []
 

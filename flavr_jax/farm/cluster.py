@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers of a Ray cluster: started, given tasks, replaced when they are lost.
+
+Workers are actors, because a process keeps the GPU on which JAX started. A lost one is not
+restarted by Ray, which would hold its tasks back until its machine returns: other workers take
+them, and a new worker is started where there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from flavr_jax.extras import install_command
+from flavr_jax.farm import worker
+from flavr_jax.farm.worker import Hand, Step
+
+__all__ = ["Call", "Cluster", "Workers", "connected"]
+
+Owner = TypeVar("Owner")
+
+_QUEUED = 2  # tasks of a worker, so that it need not wait for the head
+_LOOKED = 10.0  # seconds between two looks at the size of the cluster
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[tuple[Any, str | None]]:
+    """Connect to a Ray cluster, or start one on this machine; yields Ray, and its dashboard's link.
+
+    Args:
+        address: of the cluster; ``local`` starts one, None takes the one that Ray finds.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        OSError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's future behaviour; it warns while this is unset.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        command = install_command("farm")
+        raise ModuleNotFoundError(f"`flavr farm` needs Ray. Run {command}.", name="ray") from error
+    began = not ray.is_initialized()
+    link = None
+    if began:
+        try:
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            link = context.dashboard_url and f"http://{context.dashboard_url}"
+        except ConnectionError as error:
+            raise OSError(
+                f"no Ray cluster answers at {address or 'the address that Ray found'}. Start one "
+                "with `ray start --head`, or use --address local for this machine alone."
+            ) from error
+    try:
+        yield ray, link
+    finally:
+        if began:
+            ray.shutdown()
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """The workers to use.
+
+    Attributes:
+        cpus: cores of a worker.
+        gpus: GPUs of a worker, 0 or 1.
+        wanted: number of workers; None for as many as fit into the cluster.
+    """
+
+    cpus: int
+    gpus: int
+    wanted: int | None = None
+
+    def __str__(self) -> str:
+        cores = f"{self.cpus} core" + "s" * (self.cpus > 1)
+        return f"1 GPU and {cores} each" if self.gpus else f"{cores} each"
+
+    @classmethod
+    def of(cls, ray: Any, cpus: int | None = None, wanted: int | None = None) -> Workers:
+        """Choose for a cluster; by default a worker has 1 core, or a GPU and 4 cores.
+
+        Raises:
+            ValueError: no machine of the cluster has so many cores.
+        """
+        gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+        cpus = cpus or (4 if gpus else 1)
+        machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        if wanted is None and cpus > max(machines):
+            raise ValueError(
+                f"`cpus` is {cpus}, but no machine of the cluster gives more than "
+                f"{max(machines):g}; use fewer."
+            )
+        return cls(cpus, gpus, wanted)
+
+    def count(self, ray: Any) -> int:
+        """Return how many to use in the cluster as it is now, at least 1."""
+        if self.wanted is not None:
+            return self.wanted
+        here = ray.cluster_resources()
+        many = here.get("GPU", 0) if self.gpus else here.get("CPU", 0) // self.cpus
+        return max(1, int(many))
+
+
+@dataclasses.dataclass(eq=False)
+class Call(Generic[Owner]):
+    """A task.
+
+    Attributes:
+        owner: whom the result is for.
+        step: what to do.
+        arguments: of the step.
+        lost: how many workers were lost with it.
+    """
+
+    owner: Owner
+    step: Step
+    arguments: tuple[Any, ...]
+    lost: int = 0
+
+
+class Cluster(Generic[Owner]):
+    """Hands tasks to workers, and returns what came of them.
+
+    Attributes:
+        lost: number of workers that were lost.
+    """
+
+    def __init__(self, ray: Any, workers: Workers, retries: int = 5) -> None:
+        """Start workers; a task is given up once more than ``retries`` were lost with it."""
+        self.lost = 0
+        self._ray, self._workers, self._retries = ray, workers, retries
+        self._hand = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(Hand)
+        self._beside = {
+            step: ray.remote(num_cpus=1, max_retries=retries)(worker.STEPS[step])
+            for step in worker.WITHOUT_NETWORK
+        }
+        self._starting: dict[Any, Any] = {}
+        self._load: dict[Any, int] = {}
+        self._flight: dict[Any, tuple[Call[Owner], Any]] = {}
+        self._looked = -_LOOKED
+        self._has_spare_cores = False
+        self.count = workers.count(ray)
+        self.hire()
+
+    @property
+    def busy(self) -> int:
+        """Number of tasks that run, or wait at a worker."""
+        return len(self._flight)
+
+    def hire(self) -> None:
+        """Start workers that fit into the cluster, which may have grown or lost machines."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOKED:
+            self._looked, self.count = now, self._workers.count(self._ray)
+            cores = self._ray.cluster_resources().get("CPU", 0)
+            spare = cores - self.count * self._workers.cpus >= 1
+            self._has_spare_cores = bool(self._workers.gpus) and spare
+        for _ in range(self.count - len(self._load) - len(self._starting)):
+            hand = self._hand.remote()
+            self._starting[hand.ready.remote()] = hand
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker could take another task."""
+        return any(load < _QUEUED for load in self._load.values())
+
+    def start(self, call: Call[Owner]) -> None:
+        """Hand a task to the worker with the least to do; see ``has_room``."""
+        if call.step in self._beside and self._has_spare_cores:
+            reference, hand = self._beside[call.step].remote(*call.arguments), None
+        else:
+            hand = min(self._load, key=self._load.__getitem__)
+            self._load[hand] += 1
+            reference = hand.run.remote(call.step, *call.arguments)
+        self._flight[reference] = call, hand
+
+    def ended(self, patience: float = 0.5) -> Iterator[tuple[Call[Owner], Any]]:
+        """Yield tasks that have ended with their results, or with the exceptions they raised.
+
+        A task whose worker was lost is started again, by the next call of ``start``: it comes back
+        with None.
+
+        Args:
+            patience: seconds to wait for one.
+        """
+        references = [*self._flight, *self._starting]
+        ended, _ = self._ray.wait(references, num_returns=1, timeout=patience)
+        errors = self._ray.exceptions
+        for reference in ended:
+            hand = self._starting.pop(reference, None)
+            call, hand = (None, hand) if hand is not None else self._flight.pop(reference)
+            result: Any = None
+            try:
+                result = self._ray.get(reference)
+            except errors.RayTaskError as error:
+                result = error.cause or error
+            except errors.RayError as error:
+                self._lose(hand)
+                if call is not None and call.lost >= self._retries:
+                    result = OSError(
+                        f"{call.lost + 1} workers were lost with it ({type(error).__name__}). Try "
+                        "a smaller `--memory-limit`, or more memory for workers."
+                    )
+                elif call is not None:
+                    call.lost += 1
+            else:
+                if call is None:
+                    self._load[hand] = 0
+            if hand in self._load and call is not None:
+                self._load[hand] -= 1
+            if call is not None:
+                yield call, result
+
+    def cancel(self, owner: Owner) -> None:
+        """Forget the tasks of an owner; those that run are finished in vain."""
+        for reference, (call, hand) in list(self._flight.items()):
+            if call.owner is owner:
+                del self._flight[reference]
+                if hand in self._load:
+                    self._load[hand] -= 1
+
+    def close(self) -> None:
+        """End the workers."""
+        for hand in [*self._load, *self._starting.values()]:
+            self._ray.kill(hand)
+
+    def _lose(self, hand: Any) -> None:
+        """Note that a worker is lost."""
+        if hand in self._load:
+            del self._load[hand]
+            self.lost += 1
+            self._looked = -_LOOKED  # its machine may be lost with it
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.kill(hand)

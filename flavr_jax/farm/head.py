@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of a farm: leads each clip through its steps, in turn with the others.
+
+The head keeps nothing that cannot be found out again. Finished segments are on disk, so the same
+command goes on where the farm was when its head was lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flavr_jax import cli
+from flavr_jax.farm import plan
+from flavr_jax.farm.clip import Clip, Plan, Setup
+from flavr_jax.farm.cluster import Call, Cluster
+from flavr_jax.farm.progress import Line
+from flavr_jax.inference.stream import Summary
+from flavr_jax.progress import Reporter
+from flavr_jax.video.journal.journal import Journal
+
+__all__ = ["Outcome", "render"]
+
+_LONGEST_STRETCH = 8  # segments
+_STRETCHES_PER_WORKER = 4  # fewer would leave workers idle at a clip's end
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a clip.
+
+    Attributes:
+        path: the input.
+        output: name of the output.
+        code: 0, 1 if the input was damaged, 2 if there is no output.
+        note: why the code is not 0.
+        summary: counts of frames.
+        seconds: from its first step to its last.
+    """
+
+    path: Path
+    output: str
+    code: int
+    note: str = ""
+    summary: Summary = dataclasses.field(default_factory=Summary)
+    seconds: float = 0.0
+
+
+def render(clips: Sequence[Clip], cluster: Cluster[Any], report: Reporter) -> list[Outcome]:
+    """Render clips on a cluster, a task of each in turn, and return what became of them.
+
+    As many clips are open at a time as keep all workers busy, so that a short one need not wait for
+    a long one, and the first are finished long before the last.
+    """
+    every = [_Run(clip) for clip in clips]
+    waiting, active = deque(every), deque[_Run]()
+    with Line(report) as line, contextlib.ExitStack() as journals:
+        while waiting or active:
+            cluster.hire()
+            while waiting and len(active) < 2 * cluster.count:
+                active.append(waiting.popleft())
+                active[-1].begin(journals)
+            _start(active, cluster)
+            if cluster.busy or not cluster.has_room:
+                for call, result in cluster.ended():
+                    for message in call.owner.take(call, result, cluster.count):
+                        report.warn(f"{call.owner.clip.path}: {message}")
+            for run in [run for run in active if run.outcome is not None]:
+                active.remove(run)
+                cluster.cancel(run)
+                _tell(run.outcome, report)
+            line.show(every, cluster.count, cluster.lost)
+    return [run.outcome for run in every if run.outcome is not None]
+
+
+def _start(active: deque[_Run], cluster: Cluster[Any]) -> None:
+    """Hand tasks to the cluster, one of each clip in turn, until it has enough."""
+    idle = 0
+    while idle < len(active) and cluster.has_room:
+        run = active[0]
+        active.rotate(-1)
+        idle = 0 if run.ready else idle + 1
+        if run.ready:
+            run.pending += 1
+            cluster.start(run.ready.popleft())
+
+
+def _tell(outcome: Outcome | None, report: Reporter) -> None:
+    """Say what became of a clip."""
+    assert outcome is not None
+    if outcome.code == 2:
+        report.warn(f"{outcome.path} failed: {outcome.note}")
+    else:
+        note = f" ({outcome.note})" if outcome.note else ""
+        report.say(f"{outcome.summary} in {outcome.output}, {outcome.seconds:.1f} s{note}")
+    report.tell(
+        "end", input=str(outcome.path), output=outcome.output, code=outcome.code,
+        note=outcome.note, frames_out=outcome.summary.frames_out, seconds=outcome.seconds,
+    )  # fmt: skip
+
+
+class _Run:
+    """A clip on its way through the farm.
+
+    Attributes:
+        clip: the clip.
+        ready: tasks that can start.
+        pending: number of tasks that the cluster has.
+        frames: number of output frames, as far as it is known.
+        kept: output frames that earlier runs finished.
+        made: output frames that this run has finished.
+        outcome: what became of it; None until then.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip, self.pending = clip, 0
+        self.ready: deque[Call[_Run]] = deque()
+        self.frames = self.kept = self.made = 0
+        self.outcome: Outcome | None = None
+        self._began = time.monotonic()
+        self._setup: Setup | None = None
+        self._plan: Plan | None = None
+        self._journal: Journal | None = None
+        self._journals = contextlib.ExitStack()
+
+    def begin(self, journals: contextlib.ExitStack) -> None:
+        """Make the first task ready, unless the output exists; ``journals`` are closed at last."""
+        self._began, self._journals = time.monotonic(), journals
+        if Path(self.clip.output).exists() and not self.clip.overwrite:
+            self._end(0, "it exists, and --overwrite would make it again")
+        else:
+            self._add("prepare")
+
+    def take(self, call: Call[_Run], result: Any, workers: int) -> list[str]:
+        """Note that a task has ended, and make the next ones ready; return its warnings.
+
+        Args:
+            call: the task.
+            result: of the task; an exception, or None if it has to be started again.
+            workers: number of workers.
+        """
+        self.pending -= 1
+        if self.outcome is not None:
+            return []
+        if result is None:
+            self.ready.appendleft(call)
+            return []
+        if isinstance(result, Exception):
+            self._end(2, cli.explanation(result) or f"{type(result).__name__}: {result}")
+            return []
+        value, warnings = result
+        try:
+            self._go_on(call, value, workers)
+        except (OSError, ValueError) as error:
+            self._end(2, str(error))
+        return warnings
+
+    def _go_on(self, call: Call[_Run], value: Any, workers: int) -> None:
+        if call.step == "prepare":
+            self._setup, self.frames = value, value.info.frame_count or 0
+            self._add("scan" if value.splittable else "whole", value)
+        elif call.step == "scan":
+            self._scanned(value, workers)
+        elif call.step == "render":
+            self.made += value
+            self._join_if_complete()
+        elif call.step == "join":
+            assert self._plan is not None
+            note = f"{value} broken packets of sound or subtitles left out" if value else ""
+            self._end(0, note, self._plan.summary)
+        else:
+            summary, damage = value
+            self.made = self.frames = summary.frames_out
+            self._end(int(bool(damage)), f"damaged: {damage}" if damage else "", summary)
+
+    def _scanned(self, found: Plan, workers: int) -> None:
+        """Make stretches ready that cover what earlier runs have left."""
+        assert self._setup is not None
+        self._plan, self.frames = found, len(found.times)
+        if found.damage:
+            # What decodes after a damaged place depends on where decoding began.
+            self._add("whole", self._setup)
+            return
+        target = Path(os.path.realpath(self.clip.output))
+        self._journal = Journal(target, self._setup.job(self.clip))
+        self._journals.callback(self._journal.close, complete=False)
+        missing = self._journal.missing(-(-self.frames // self.clip.segment))
+        most = len(missing) // (_STRETCHES_PER_WORKER * workers)
+        most = min(max(1, most), _LONGEST_STRETCH)
+        for stretch in plan.stretches(self.clip, self._setup, found, missing, most):
+            self._add("render", self._setup, stretch, self._journal.folder)
+        self.kept = self.frames - sum(len(call.arguments[2].times) for call in self.ready)
+        self._join_if_complete()
+
+    def _join_if_complete(self) -> None:
+        if self.ready or self.pending:
+            return
+        assert self._journal is not None
+        assert self._plan is not None
+        self._journal.close(complete=False)  # the worker that joins opens it again
+        self._add("join", self._setup, self._plan.times)
+
+    def _add(self, step: Any, *arguments: Any) -> None:
+        self.ready.append(Call(self, step, (self.clip, *arguments)))
+
+    def _end(self, code: int, note: str = "", summary: Summary | None = None) -> None:
+        self.ready.clear()
+        if self._journal is not None:
+            self._journal.close(complete=False)
+        if code == 2:
+            self.frames = self.kept + self.made
+        seconds = time.monotonic() - self._began
+        summary = summary or Summary()
+        self.outcome = Outcome(self.clip.path, self.clip.output, code, note, summary, seconds)
