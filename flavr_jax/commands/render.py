@@ -30,7 +30,7 @@ from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.options import Resources
 from flavr_jax.inference.passes import AtOnce
 from flavr_jax.progress import Reporter
-from flavr_jax.render.denoise import denoised
+from flavr_jax.render.denoise import DENOISERS, Denoiser
 from flavr_jax.typing import Frame
 from flavr_jax.video.files import encoders, sinks
 from flavr_jax.video.frames import ClipInfo, TimedFrame, parse_rate
@@ -69,8 +69,9 @@ class Options:
     seed: int = 0
     """Seed of the sampled light paths; all frames use the same seed, so that noise does not
     flicker."""
-    denoise: bool = False
-    """Remove noise with Open Image Denoise, which needs the package pyoidn."""
+    denoise: Denoiser = "no"
+    """Remove noise: oidn is Open Image Denoise, which needs the package pyoidn; filter is an
+    edge-avoiding filter that runs on the GPU."""
     every: int = 1
     """With --interpolate, render every EVERY-th frame only."""
     interpolate: tuple[Path, ...] | None = None
@@ -118,19 +119,19 @@ class Painter:
         """Render a frame with the clip's settings."""
         started = time.perf_counter()
         options = self.options
-        frame = self._draw(index, options.samples, options.seed, denoise=options.denoise)
+        frame = self._draw(index, options.samples, options.seed, options.denoise)
         self.seconds.append(time.perf_counter() - started)
         return frame
 
     def truth(self, index: int) -> Frame:
         """Render a frame as the truth: other random numbers, and nothing is filtered."""
-        return self._draw(index, self.options.truth, self.options.seed + 1, denoise=False)
+        return self._draw(index, self.options.truth, self.options.seed + 1, "no")
 
-    def _draw(self, index: int, samples: int, seed: int, *, denoise: bool) -> Frame:
+    def _draw(self, index: int, samples: int, seed: int, denoise: Denoiser) -> Frame:
         height, width = self.options.size
         moment = self.options.start + float(index / self.options.rate)
         image = self.renderer.render(moment, height=height, width=width, samples=samples, seed=seed)
-        light = jnp.asarray(denoised(image)) if denoise else image.light
+        light = image.light if denoise == "no" else jnp.asarray(DENOISERS[denoise](image))
         picture = render.tone_map(light, self.renderer.scene.exposure)
         return np.round(np.asarray(picture) * 255).astype(np.uint8)
 
