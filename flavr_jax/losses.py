@@ -68,7 +68,8 @@ class Objective:
         values = {}
         for name, _ in self.terms:
             evaluated = frames if key is None or name != "lpips" else _one_of_each(key, *frames)
-            values[name] = _average(self._distance(name)(*evaluated[:2]), evaluated[2])
+            with jax.named_scope(name):
+                values[name] = _average(self._distance(name)(*evaluated[:2]), evaluated[2])
         total = jnp.zeros(())
         for name, weight in self.terms:
             total += weight * values[name]

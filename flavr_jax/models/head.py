@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -119,13 +120,15 @@ class WarpHead(nnx.Module):
         start = 0 if rows is None else rows.start * trunk_scale
         scale = trunk_scale  # the frames' size divided by that of `raw`
         still: Masks | None = None
-        for look in self.looks:
-            if look.scale < scale:
-                raw, scale = enlarge(raw, scale // look.scale), look.scale
-            times_smaller = look.scale // scale
-            correction, still = look(reduce(raw, times_smaller), features, windows, times, start)
-            raw = raw + enlarge(correction, times_smaller)
-            still = None if still is None else enlarge(still, look.scale)
+        for number, look in enumerate(self.looks):
+            with jax.named_scope(f"look{number}"):
+                if look.scale < scale:
+                    raw, scale = enlarge(raw, scale // look.scale), look.scale
+                times_smaller = look.scale // scale
+                smaller = reduce(raw, times_smaller)
+                correction, still = look(smaller, features, windows, times, start)
+                raw = raw + enlarge(correction, times_smaller)
+                still = None if still is None else enlarge(still, look.scale)
         raw = enlarge(raw, scale)
         if rows is not None:
             # Only now: looks and enlargement also read rows beyond those of the output.

@@ -148,7 +148,8 @@ def make_step(
         parts = parallel.size * accumulate
 
         def gradient_of(part: Array, fetched: PyTree) -> tuple[_Losses, PyTree]:
-            batch = inputs.batch(key, part, parts, fetched, shared.resident)
+            with jax.named_scope("batch"):
+                batch = inputs.batch(key, part, parts, fetched, shared.resident)
             loss = functools.partial(_loss, task, compute)
             # `inputs.batch` tells parts apart by itself; random choices of the loss need a key for
             # each.
@@ -161,9 +162,10 @@ def make_step(
         found = _mean_over_parts(gradient_of, first, accumulate, own.fetched)
         # Parts have equal sizes, so the mean of their means is the mean over the batch.
         losses, gradient = lax.pmean(found, AXIS)
-        norm = optax.tree.norm(gradient)
-        new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
-        new = _keep_if_finite(norm, new, state)
+        with jax.named_scope("optimizer"):
+            norm = optax.tree.norm(gradient)
+            new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
+            new = _keep_if_finite(norm, new, state)
         # All devices get the maximum: if one process must stop, all stop after the same step.
         signals = Signals(*(lax.pmax(value.max(), AXIS) for value in own.signals))
         result = StepResult(

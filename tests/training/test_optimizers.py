@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from optax import contrib
 
 from flavr_jax.training.optimizers import OptimizerConfig, Schedule, ScheduleConfig, optimizer
 
@@ -80,3 +84,39 @@ def test_muon_gives_kernels_singular_values_near_1_and_leaves_biases_and_pixels_
         np.testing.assert_allclose(adams, [1.0, -1.0], rtol=1e-5)
     # As large as updates of Adam are in training.
     assert 0.15 < np.sqrt(np.mean(np.square(update["kernel"]))) < 0.25
+
+
+def test_muon_on_stacks_is_optaxs_muon_and_takes_a_third_of_its_products():
+    # Kernels of several sizes; one has more outputs than everything else together.
+    shapes = [(3, 3, 3, 8, 16), (3, 3, 3, 16, 16), (1, 1, 1, 8, 32), (3, 16, 12)] + [(3, 8, 8)] * 5
+    generator = np.random.default_rng(0)
+    kernels, gradients = (
+        {
+            str(n): jnp.asarray(generator.standard_normal(s), jnp.float32)
+            for n, s in enumerate(shapes)
+        }
+        for _ in range(2)
+    )
+    rule = optimizer(OptimizerConfig("muon", weight_decay=0.0, clip_norm=0.0))
+    optaxs = contrib.scale_by_muon(
+        weight_dimension_numbers=lambda tree: jax.tree.map(
+            lambda x: contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), tree
+        )
+    )
+    state, expected_state = rule.init(kernels), optaxs.init(kernels)
+    for gradient in gradients, kernels:
+        update, state = rule.update(gradient, state, kernels)
+        expected, expected_state = optaxs.update(gradient, expected_state, kernels)
+        for name, shape in zip(update, shapes, strict=True):
+            longest = max(int(np.prod(shape[:-1])), shape[-1])
+            wanted = 0.2 * np.sqrt(longest) * expected[name]
+            np.testing.assert_allclose(update[name], wanted, atol=1e-4)
+    moments = state[0].inner_states["muon"].inner_state[0]
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), moments.mu, expected_state.mu
+    )
+
+    def products(some, state):
+        return str(jax.make_jaxpr(some.update)(gradients, state, kernels)).count("dot_general")
+
+    assert products(rule, state) <= products(optaxs, expected_state) / 3
