@@ -150,6 +150,8 @@ def make_step(
         def gradient_of(part: Array, fetched: PyTree) -> tuple[_Losses, PyTree]:
             with jax.named_scope("batch"):
                 batch = inputs.batch(key, part, parts, fetched, shared.resident)
+                # Without a barrier, XLA would compute frames again in every kernel that reads them.
+                batch = lax.optimization_barrier(batch)
             loss = functools.partial(_loss, task, compute)
             # `inputs.batch` tells parts apart by itself; random choices of the loss need a key for
             # each.
