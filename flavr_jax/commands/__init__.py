@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "write a network as one file that runs without flavr_jax",
     "average-checkpoints": "average the parameters of checkpoints",
     "classify": "name the actions in clips",
+    "label-efficiency": "measure what pretraining is worth for recognition",
     "magnify": "magnify small motion in a clip",
     "evaluate-magnification": "score motion magnification on synthetic clips",
     "prepare-data": "pack a data set for training",

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what pretraining on interpolation is worth for action recognition, on synthetic clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+from tyro.conf import OmitArgPrefixes
+
+from flavr_jax import program_cache
+from flavr_jax.extras import install_command
+from flavr_jax.partial import written_whole
+from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Study, StudyConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train classifiers of 20 classes of motion with few and with many labels.
+
+    Each is trained twice: from an encoder that was pretrained to interpolate the same clips without
+    labels, and from random parameters.
+    """
+
+    output: Path
+    """JSON file of all results; a plot of the same name (.png) stands beside it."""
+    encoders: tuple[Encoder, ...] = ("r3d", "r2plus1d", "mc3")
+    """Kinds of encoder."""
+    shares: tuple[float, ...] = (1.0, 5.0, 10.0, 100.0)
+    """Shares of the training clips that have labels, in percent."""
+    seeds: int = 5
+    """Number of classifiers for each row of the table."""
+    minutes: float = 60.0
+    """Begin no further classifier after this time; the table has those that are finished."""
+    study: Annotated[StudyConfig, OmitArgPrefixes] = dataclasses.field(default_factory=StudyConfig)
+    """Sizes."""
+
+
+def main(options: Options) -> None:
+    """Print results as they come, then the table."""
+    if options.seeds < 1 or not all(0 < share <= 100 for share in options.shares):
+        raise ValueError(
+            f"`seeds` is {options.seeds} and `shares` {options.shares}; use 1 or more seeds and "
+            "shares above 0 and up to 100."
+        )
+    program_cache.enable()
+    started = time.monotonic()
+    study = Study(options.study)
+    study.compile(options.encoders)
+    print(f"clips drawn, programs compiled: {time.monotonic() - started:.0f} s", flush=True)
+    pretrained: dict[Encoder, Pretrained] = {}
+    for encoder in options.encoders:
+        pretrained[encoder] = study.pretrain(encoder)
+        found = pretrained[encoder]
+        print(f"{encoder}: {found.psnr:.2f} dB, {found.seconds:.1f} s", flush=True)
+    results: list[Result] = []
+    shares = tuple(share / 100 for share in options.shares)
+    for result in study.results(pretrained, shares, options.seeds):
+        results.append(result)
+        print(", ".join(f"{name} {value}" for name, value in result._asdict().items()), flush=True)
+        if time.monotonic() - started > 60 * options.minutes:
+            break
+    values = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "study": dataclasses.asdict(options.study),
+        "psnr of averaged frames": study.blend(),
+        "pretraining": {
+            name: {"psnr": one.psnr, "seconds": one.seconds} for name, one in pretrained.items()
+        },
+        "results": [result._asdict() for result in results],
+    }
+    with written_whole(options.output) as path:
+        path.write_text(json.dumps(values, indent=1) + "\n")
+    print(table(values))
+    plot(values, options.output.with_suffix(".png"))
+
+
+def table(values: dict[str, Any]) -> str:
+    """Return a Markdown table: a row for each encoder and start, accuracies by number of labels."""
+    groups = _groups(values)
+    counts = sorted({labels for _, _, labels in groups})
+    lines = [
+        f"averaging two frames: {values['psnr of averaged frames']:.2f} dB",
+        "",
+        "| encoder | PSNR in dB | start | "
+        + " | ".join(f"{count} labels" for count in counts)
+        + " | seconds |",
+        "| --- " * (4 + len(counts)) + "|",
+    ]
+    for encoder, pretraining in values["pretraining"].items():
+        for start in (False, True):
+            rows = [groups.get((encoder, start, count), []) for count in counts]
+            cells = [_mean_and_spread([row["accuracy"] for row in some]) for some in rows]
+            seconds = [row["seconds"] for some in rows for row in some]
+            lines.append(
+                f"| {encoder} | {pretraining['psnr']:.2f} | "
+                f"{'pretrained' if start else 'random'} | " + " | ".join(cells) + " | "
+                f"{np.median(seconds) if seconds else float('nan'):.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def plot(values: dict[str, Any], path: Path) -> None:
+    """Draw accuracy over the number of labels, a panel for each encoder.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(f"{path} needs matplotlib: {install_command('train')}.")
+    from matplotlib.figure import Figure
+
+    groups, encoders = _groups(values), list(values["pretraining"])
+    figure = Figure(figsize=(3.2 * len(encoders), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(encoders), squeeze=False, sharey=True)[0]
+    for axes, encoder in zip(panels, encoders):
+        for start, label in ((False, "random"), (True, "pretrained")):
+            counts = sorted(
+                count for name, kind, count in groups if (name, kind) == (encoder, start)
+            )
+            found = [
+                [100 * row["accuracy"] for row in groups[encoder, start, count]] for count in counts
+            ]
+            means, spreads = ([of(some) for some in found] for of in (np.mean, np.std))
+            axes.errorbar(counts, means, spreads, marker="o", markersize=3, capsize=2, label=label)
+        axes.set(xscale="log", xlabel="labelled clips", title=encoder)
+    panels[0].set_ylabel("accuracy in %")
+    panels[0].legend()
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+
+
+def _groups(values: dict[str, Any]) -> dict[tuple[str, bool, int], list[dict[str, Any]]]:
+    groups = defaultdict(list)
+    for row in values["results"]:
+        groups[row["encoder"], row["pretrained"], row["labels"]].append(row)
+    return dict(groups)
+
+
+def _mean_and_spread(accuracies: list[float]) -> str:
+    """Format mean and standard deviation in percent."""
+    if not accuracies:
+        return "—"
+    return f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies):.1f}"
