@@ -21,8 +21,9 @@ import jax
 import numpy as np
 import pytest
 
-from pallas_kernels.conv3d import xla
-from pallas_kernels.core import dispatch
+from tests import type_checks
+
+type_checks.install()  # before anything that is checked is imported
 
 # JAX keeps programs that were traced under different values of this context apart.
 _by_definition = jax.make_user_context(default_value=False)
@@ -71,6 +72,9 @@ def definition() -> Iterator[None]:
     XLA compiles it 6 times faster than the formulation that a CPU runs otherwise. tests/models and
     tests/pallas_kernels compare the two.
     """
+    from pallas_kernels.conv3d import xla
+    from pallas_kernels.core import dispatch
+
     fastest = dispatch.call
 
     def call(operation, implementations, name, arguments):

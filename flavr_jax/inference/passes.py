@@ -215,6 +215,14 @@ def _reach(network: Network, factor: int) -> Fraction:
     return Fraction(2 * max(_context(network)), factor)
 
 
+def _located(shot: Iterable[Node], network: Network, in_reach: deque[Node]) -> Iterator[Located]:
+    """Yield the frame of each node where the network reads it; append the node to ``in_reach``."""
+    for node in shot:
+        place = node.located or Located(functools.partial(network.upload, node.frame.picture))
+        in_reach.append(dataclasses.replace(node, located=place))
+        yield place
+
+
 def _intervals(
     shot: Iterable[Node], network: Network, factor: int, reach: Fraction
 ) -> Iterator[_Interval]:
@@ -226,14 +234,8 @@ def _intervals(
     )  # from up to `around` nodes before the interval to the last read
     index = 0  # index in `in_reach` of the node that begins the interval
 
-    def located() -> Iterator[Located]:
-        for node in shot:
-            place = node.located or Located(functools.partial(network.upload, node.frame.picture))
-            in_reach.append(dataclasses.replace(node, located=place))
-            yield place
-
     window: deque[Located] = deque(maxlen=before + 2 + after)
-    for frame in extend(located(), before, after, network.boundary):
+    for frame in extend(_located(shot, network, in_reach), before, after, network.boundary):
         window.append(frame)
         if len(window) < before + 2 + after:
             continue

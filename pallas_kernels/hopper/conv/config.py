@@ -115,6 +115,12 @@ def choose(conv: ConvShape, sm_count: int, table: str | None = None) -> Config:
         # Older versions of JAX cannot transpose swizzled operands, which swap_ab needs.
         if measured is not None and (CAN_TRANSPOSE or not measured.swap_ab):
             return measured
+    return _cheapest(conv, sm_count)
+
+
+@functools.cache  # a network and its gradient have the same convolutions several times
+def _cheapest(conv: ConvShape, sm_count: int) -> Config:
+    """The config with the lowest estimated cost."""
     possible = candidates(conv)
     if not possible:
         raise ValueError(
@@ -269,28 +275,28 @@ def smem_bytes(conv: ConvShape, config: Config) -> int:
 
 def _with_stages(conv: ConvShape, config: Config) -> Config | None:
     """The config with as many stages as fit; None if two of inputs and of weights do not fit."""
-    stores = config.tile_t * config.tile_n // _store_n(conv, config)
-
-    def staged(inputs: int, weights: int, outputs: int) -> Config | None:
-        deeper = dataclasses.replace(
-            config, input_stages=inputs, weight_stages=weights, store_stages=outputs
-        )
-        return deeper if smem_bytes(conv, deeper) <= SMEM_BYTES else None
-
     # Copies and products overlap only with at least two stages of inputs and of weights.
-    stages = [2, 2, 1]
-    best = staged(*stages)
-    if best is None:
+    best = _staged(config, 2, 2, 1)
+    if smem_bytes(conv, best) > SMEM_BYTES:
         return None
     # Allow two stores in flight if there is still room for a third stage of weights. The number of
     # stores per tile must be even, so that every tile starts at the same stage.
-    if stores % 2 == 0 and staged(2, 3, 2):
-        stages[2] = 2
-        best = staged(*stages) or best
+    stores = config.tile_t * config.tile_n // _store_n(conv, config)
+    if stores % 2 == 0 and smem_bytes(conv, _staged(config, 2, 3, 2)) <= SMEM_BYTES:
+        best = _staged(config, 2, 2, 2)
     # Deepen the ring of weights first: they change at every tap, halo tiles only after several.
     for _ in range(_MAX_STAGES):
-        for ring in (1, 0):
-            deeper = [count + (index == ring) for index, count in enumerate(stages)]
-            if deeper[ring] <= _MAX_STAGES and (found := staged(*deeper)):
-                stages, best = deeper, found
+        for inputs, weights in ((0, 1), (1, 0)):
+            deeper = _staged(
+                best, best.input_stages + inputs, best.weight_stages + weights, best.store_stages
+            )
+            fits = smem_bytes(conv, deeper) <= SMEM_BYTES
+            if fits and max(deeper.input_stages, deeper.weight_stages) <= _MAX_STAGES:
+                best = deeper
     return best
+
+
+def _staged(config: Config, inputs: int, weights: int, stores: int) -> Config:
+    return dataclasses.replace(
+        config, input_stages=inputs, weight_stages=weights, store_stages=stores
+    )
