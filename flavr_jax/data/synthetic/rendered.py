@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float, Int, Key, UInt8, UInt32
+from jaxtyping import Bool, Float, Int, Key, UInt8, UInt32
 
 from flavr_jax.data import augment
 from flavr_jax.data.synthetic import mipmaps, worlds
 from flavr_jax.data.synthetic import textures as painting
 from flavr_jax.data.synthetic.worlds import N_FACES, View, World, WorldConfig
-from flavr_jax.render.intersect import convex, dot, sphere
+from flavr_jax.render.intersect import Crossing, convex, dot, sphere
 
 __all__ = ["RenderedConfig", "draw_many"]
 
@@ -174,7 +174,9 @@ def _expose(
     y = (jnp.arange(size[0]) + 0.5 - size[0] / 2 + place[1]) * pixel
     x, y = jnp.broadcast_to(x, size), jnp.broadcast_to(y[:, None], size)
     ray = (x, y, jnp.ones(size))
-    hit = _nearest(seen, ray)
+    # Barriers here and below keep XLA from computing hits again in each of the many values that
+    # depend on them.
+    hit = lax.optimization_barrier(_nearest(seen, ray))
     point = tuple(hit.distance * each for each in ray)
 
     finish = world.finish
@@ -213,23 +215,19 @@ def _nearest(seen: View, ray: tuple[Array, ...]) -> _Hit:
     """Find the first surface; the room encloses everything, so that there always is one."""
     n_balls, n_solids = len(seen.matrix), len(seen.normals) - 1
     room = convex(seen.normals[-1], seen.heights[-1], None, ray)
-    distance, face = room.exit, n_solids * N_FACES + room.back
-    surface = n_balls + n_solids + room.back
-    side = jnp.full(face.shape, -1.0)  # the room's walls are seen from behind
-
-    # Loops are not unrolled: XLA would take minutes to compile one kernel of them all.
-    def add(best: tuple[Array, ...], solid: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
-        distance, face, surface, side = best
-        normals, heights, index = solid
-        found = convex(normals, heights, None, ray)
-        closer = (found.entry < found.exit) & (found.entry > 0) & (found.entry < distance)
-        distance = jnp.where(closer, found.entry, distance)
-        face = jnp.where(closer, index * N_FACES + found.front, face)
-        surface = jnp.where(closer, n_balls + index, surface)
-        return (distance, face, surface, jnp.where(closer, 1.0, side)), None
-
-    solids = seen.normals[:-1], seen.heights[:-1], jnp.arange(n_solids)
-    (distance, face, surface, side), _ = lax.scan(add, (distance, face, surface, side), solids)
+    distance, solid = _smallest(
+        jax.vmap(lambda *solid: _entry(convex(*solid, None, ray)))(
+            seen.normals[:-1], seen.heights[:-1]
+        )
+    )
+    closer = distance < room.exit
+    distance = jnp.where(closer, distance, room.exit)
+    # Only of the nearest solid: with the face of every solid, a CPU would take three times as long.
+    front = _front(seen.normals, seen.heights, solid, ray)
+    face = jnp.where(closer, solid * N_FACES + front, n_solids * N_FACES + room.back)
+    surface = n_balls + jnp.where(closer, solid, n_solids + room.back)
+    side = jnp.where(closer, 1.0, -1.0)  # the room's walls are seen from behind
+    distance, face, surface, side = lax.optimization_barrier((distance, face, surface, side))
     point = [distance * each for each in ray]
     rows = [seen.across.reshape(-1, 4), seen.down.reshape(-1, 4)]
     u, v = (
@@ -241,24 +239,59 @@ def _nearest(seen: View, ray: tuple[Array, ...]) -> _Hit:
     )
     normals = seen.normals.reshape(-1, 3)
     normal = tuple(side * normals[:, axis][face] for axis in range(3))
-    hit, _ = lax.scan(
-        lambda hit, ball: (_nearer_ball(ball, ray, hit), None),
-        _Hit(distance, surface, normal, u, v),
-        (seen.matrix, seen.centre, seen.radius, jnp.arange(n_balls)),
-    )
-    return hit
+    return _nearer_ball(seen, ray, _Hit(distance, surface, normal, u, v))
 
 
-def _nearer_ball(ball: tuple[Array, ...], ray: tuple[Array, ...], hit: _Hit) -> _Hit:
-    """Replace hits by those of a ball (map to the unit sphere, centre, radius, number)."""
-    matrix, centre, radius, index = ball
-    local = [dot(row, ray) for row in matrix]
-    offset = [-(row * centre).sum() for row in matrix]
-    entry, _ = sphere(offset, local, radius)
-    closer = (entry > 0) & (entry < hit.distance)
+def _entry(found: Crossing) -> Float[Array, "height width"]:
+    """Distance at which rays enter a solid; infinite if they miss it."""
+    hits = (found.entry < found.exit) & (found.entry > 0)
+    return jnp.where(hits, found.entry, jnp.inf)
+
+
+def _front(
+    normals: Float[Array, "solids faces 3"],
+    heights: Float[Array, "solids faces"],
+    solid: Int[Array, "height width"],
+    ray: tuple[Array, ...],
+) -> Int[Array, "height width"]:
+    """Face through which each ray enters the solid that it hits."""
+    entry, front = jnp.full(solid.shape, -jnp.inf), jnp.zeros(solid.shape, jnp.int32)
+    for face in range(N_FACES):
+        speed = dot([normals[:, face, axis][solid] for axis in range(3)], ray)
+        distance = heights[:, face][solid] / speed
+        enters = (speed < 0) & (distance > entry)
+        entry, front = jnp.where(enters, distance, entry), jnp.where(enters, face, front)
+    return front
+
+
+def _smallest(
+    values: Float[Array, "n height width"],
+) -> tuple[Float[Array, "height width"], Int[Array, "height width"]]:
+    """Smallest value at each pixel, and its index; of equal values, the first."""
+    # Without a barrier, XLA would inline the intersections in each of the steps.
+    values = lax.optimization_barrier(values)
+    value, index = values[0], jnp.zeros(values.shape[1:], jnp.int32)
+    for number, other in enumerate(values[1:], start=1):
+        closer = other < value
+        value, index = jnp.where(closer, other, value), jnp.where(closer, number, index)
+    return value, index
+
+
+def _nearer_ball(seen: View, ray: tuple[Array, ...], hit: _Hit) -> _Hit:
+    """Replace hits by those of the nearest ball, where it is nearer."""
+    offsets = -(seen.matrix * seen.centre[:, None]).sum(axis=2)  # in coordinates of unit spheres
+
+    def entry_of(matrix: Array, offset: Array, radius: Array) -> Float[Array, "height width"]:
+        entry, _ = sphere(list(offset), [dot(row, ray) for row in matrix], radius)
+        return jnp.where(entry > 0, entry, jnp.inf)
+
+    entries = jax.vmap(entry_of)(seen.matrix, offsets, seen.radius)
+    entry, ball = lax.optimization_barrier(_smallest(entries))
+    closer = entry < hit.distance
+    matrix = [[seen.matrix[:, i, j][ball] for j in range(3)] for i in range(3)]
     distance = jnp.where(closer, entry, hit.distance)
-    on_unit = [o + distance * d for o, d in zip(offset, local)]
-    normal = [dot(matrix[:, axis], on_unit) for axis in range(3)]
+    on_unit = [offsets[:, i][ball] + distance * dot(row, ray) for i, row in enumerate(matrix)]
+    normal = [dot([row[axis] for row in matrix], on_unit) for axis in range(3)]
     scale = lax.rsqrt(jnp.maximum(dot(normal, normal), 1e-12))
     # Texture coordinates of a cube around the ball, from the sphere's direction: no poles.
     a, b, c = (jnp.abs(each) for each in on_unit)
@@ -266,12 +299,13 @@ def _nearer_ball(ball: tuple[Array, ...], ray: tuple[Array, ...], hit: _Hit) -> 
     p, q, r = on_unit
     along = jnp.where(first, p, jnp.where(second, q, r))
     # The extent of the unit sphere is that of the ellipsoid along its mean axis.
-    extent = lax.rsqrt((matrix * matrix).sum() / 3.0) / jnp.maximum(jnp.abs(along), 0.5)
+    extents = lax.rsqrt((seen.matrix**2).sum(axis=(1, 2)) / 3.0)
+    extent = extents[ball] / jnp.maximum(jnp.abs(along), 0.5)
     u = extent * jnp.where(first, q, p)
     v = extent * jnp.where(first | second, r, q)
     return _Hit(
         distance,
-        jnp.where(closer, index, hit.surface),
+        jnp.where(closer, ball, hit.surface),
         tuple(jnp.where(closer, n * scale, m) for n, m in zip(normal, hit.normal)),
         jnp.where(closer, u, hit.u),
         jnp.where(closer, v, hit.v),
@@ -281,19 +315,19 @@ def _nearer_ball(ball: tuple[Array, ...], ray: tuple[Array, ...], hit: _Hit) -> 
 def _is_shadowed(seen: View, origin: tuple[Array, ...], towards: list[Array]) -> Array:
     """Return whether an object is between points and the sun; walls let its light in."""
 
-    def by_solid(blocked: Array, solid: tuple[Array, ...]) -> tuple[Array, None]:
-        normals, heights = solid
+    def by_solid(normals: Array, heights: Array) -> Bool[Array, "height width"]:
         found = convex(normals, heights, origin, towards)
-        return blocked | ((found.entry < found.exit) & (found.entry > 0)), None
+        return (found.entry < found.exit) & (found.entry > 0)
 
-    def by_ball(blocked: Array, ball: tuple[Array, ...]) -> tuple[Array, None]:
-        matrix, centre, radius = ball
+    def by_ball(matrix: Array, centre: Array, radius: Array) -> Bool[Array, "height width"]:
         apart = [o - c for o, c in zip(origin, centre)]
         offset, direction = ([dot(row, each) for row in matrix] for each in (apart, towards))
         entry, _ = sphere(offset, direction, radius)
-        return blocked | ((entry > 0) & (entry < jnp.inf)), None
+        return (entry > 0) & (entry < jnp.inf)
 
-    blocked = jnp.zeros(origin[0].shape, bool)
-    blocked, _ = lax.scan(by_solid, blocked, (seen.normals[:-1], seen.heights[:-1]))
-    blocked, _ = lax.scan(by_ball, blocked, (seen.matrix, seen.centre, seen.radius))
-    return blocked
+    # Without barriers, XLA would compute the points again for every object.
+    origin = lax.optimization_barrier(origin)
+    solids = jax.vmap(by_solid)(seen.normals[:-1], seen.heights[:-1])
+    balls = jax.vmap(by_ball)(seen.matrix, seen.centre, seen.radius)
+    solids, balls = lax.optimization_barrier((solids, balls))
+    return functools.reduce(jnp.logical_or, [*solids, *balls])
