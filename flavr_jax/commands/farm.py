@@ -15,13 +15,13 @@ from rich.console import Console
 
 from flavr_jax.commands import interpolate
 from flavr_jax.commands.interpolate import Messages, Network
+from flavr_jax.farm import SEGMENT
 from flavr_jax.inference.options import Options as Motion
 from flavr_jax.inference.options import Tiles, bytes_of
 from flavr_jax.progress import Reporter
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.names import is_pipe
-from flavr_jax.video.journal.job import SEGMENT
 
 if TYPE_CHECKING:
     from flavr_jax.farm.clip import Clip
@@ -59,7 +59,8 @@ class Options:
     retries: int = 5
     """How often a task is started again because its worker was lost."""
     segment: int = SEGMENT
-    """Frames that are encoded together; a worker renders one such segment or a few."""
+    """Frames that are encoded together; a worker renders one such segment or a few. Multiples of
+    the factor save computing an interval for two segments."""
     memory_limit: str | None = None
     """Largest amount of memory to use on each device, such as 6GB; by default what is free there.
     Name it if the devices differ."""

@@ -4,21 +4,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from flavr_jax.config import Precision
+from flavr_jax.farm import SEGMENT
 from flavr_jax.inference.options import Options, Tiles
 from flavr_jax.inference.stream import Summary
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.timeline.keys import Link
-from flavr_jax.timeline.schedule import Grid, Request
+from flavr_jax.timeline.schedule import Grid
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.frames import ClipInfo
-from flavr_jax.video.journal.job import SEGMENT, Job
+from flavr_jax.video.journal.job import Job
 
-__all__ = ["Clip", "Plan", "Row", "Setup", "Stretch"]
+__all__ = ["Clip", "Fractions", "Plan", "Setup", "Stretch", "Times", "Wishes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +84,83 @@ class Setup:
         return Job(self.facts, clip.segment)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A key without its pixels, and the output frames requested from its time on.
+class Fractions:
+    """A list of fractions with one denominator, which is pickled many times faster than they are.
 
-    Attributes:
-        link: relation to the key before it.
-        pts: time of its frame in the input, in seconds.
-        requests: output frames until the next key's time, numbered from 1.
+    A head that serves thousands of workers spends most of its time on messages.
     """
 
-    link: Link
-    pts: Fraction
-    requests: tuple[Request, ...]
+    __slots__ = ("denominator", "numerators")
+
+    def __init__(self, numerators: list[int], denominator: int) -> None:
+        self.numerators, self.denominator = numerators, denominator
+
+    @classmethod
+    def of(cls, values: Sequence[Fraction]) -> Fractions:
+        """Return a list of values."""
+        denominator = math.lcm(*(value.denominator for value in values))
+        return cls([int(value * denominator) for value in values], denominator)
+
+    def __len__(self) -> int:
+        return len(self.numerators)
+
+    def __iter__(self) -> Iterator[Fraction]:
+        return (Fraction(numerator, self.denominator) for numerator in self.numerators)
+
+    def part(self, start: int, stop: int) -> Fractions:
+        """Return a slice of the list."""
+        return Fractions(self.numerators[start:stop], self.denominator)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """Keys without their pixels, and the output frames requested from their times on.
+
+    Attributes:
+        links: relation of each key to the one before it.
+        pts: of the keys' frames in the input, in seconds.
+        starts: index of the first request of each key, and the number of all requests.
+        positions: of the requests between two keys.
+        counts: numbers of frames that the requests are for.
+    """
+
+    links: list[Link]
+    pts: Fractions
+    starts: list[int]
+    positions: Fractions
+    counts: list[int]
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    def part(self, start: int, stop: int) -> Wishes:
+        """Return the keys from one number to another."""
+        first, last = self.starts[start], self.starts[stop]
+        return Wishes(
+            self.links[start:stop],
+            self.pts.part(start, stop),
+            [index - first for index in self.starts[start : stop + 1]],
+            self.positions.part(first, last),
+            self.counts[first:last],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """When consecutive output frames are shown, and for how long, in seconds."""
+
+    pts: Fractions
+    durations: Fractions
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def __iter__(self) -> Iterator[tuple[Fraction, Fraction]]:
+        return zip(self.pts, self.durations)
+
+    def part(self, start: int, stop: int) -> Times:
+        """Return the frames from one number to another."""
+        return Times(self.pts.part(start, stop), self.durations.part(start, stop))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,14 +168,14 @@ class Plan:
     """Every frame of an output.
 
     Attributes:
-        rows: the clip's keys.
-        times: pts and duration of each output frame, in seconds.
+        wishes: the clip's keys with the requests for them.
+        times: of all output frames.
         summary: counts of frames, cuts and repeats.
         damage: why the input could not be read completely; None if it could.
     """
 
-    rows: list[Row]
-    times: list[tuple[Fraction, Fraction]]
+    wishes: Wishes
+    times: Times
     summary: Summary
     damage: str | None = None
 
@@ -119,15 +186,14 @@ class Stretch:
 
     Attributes:
         first: number of the first segment, from 0.
-        skipped: output frames that ``rows`` give before the first of the segments.
-        rows: the keys that their frames are made from, with context; requests for frames of
-            other segments are marked as done.
-        times: pts and duration of each frame of the segments.
+        skipped: output frames that ``wishes`` give before the first of the segments.
+        wishes: the keys that their frames are made from, with context.
+        times: of the frames of the segments.
         last: whether they end with the output's last frame.
     """
 
     first: int
     skipped: int
-    rows: list[Row]
-    times: list[tuple[Fraction, Fraction]]
+    wishes: Wishes
+    times: Times
     last: bool

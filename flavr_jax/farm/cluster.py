@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = ["Call", "Cluster", "Workers", "connected"]
 Owner = TypeVar("Owner")
 
 _QUEUED = 2  # tasks of a worker, so that it need not wait for the head
+_VAIN = 8  # workers in a row that cannot start before the farm is given up
 _LOOKED = 10.0  # seconds between two looks at the size of the cluster
 
 
@@ -133,19 +135,21 @@ class Cluster(Generic[Owner]):
         lost: number of workers that were lost.
     """
 
-    def __init__(self, ray: Any, workers: Workers, retries: int = 5) -> None:
-        """Start workers; a task is given up once more than ``retries`` were lost with it."""
+    def __init__(self, ray: Any, workers: Workers, retries: int = 5, hand: type = Hand) -> None:
+        """Start workers, ``hand`` each; a task is given up once more than ``retries`` were lost."""
         self.lost = 0
         self._ray, self._workers, self._retries = ray, workers, retries
-        self._hand = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(Hand)
+        self._hand = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(hand)
         self._beside = {
             step: ray.remote(num_cpus=1, max_retries=retries)(worker.STEPS[step])
             for step in worker.WITHOUT_NETWORK
         }
         self._starting: dict[Any, Any] = {}
         self._load: dict[Any, int] = {}
+        # Workers by how much they have to do, some with more by now: the first is found at once.
+        self._by_load: list[deque[Any]] = [deque() for _ in range(_QUEUED)]
         self._flight: dict[Any, tuple[Call[Owner], Any]] = {}
-        self._looked = -_LOOKED
+        self._looked, self._vain = -_LOOKED, 0
         self._has_spare_cores = False
         self.count = workers.count(ray)
         self.hire()
@@ -170,20 +174,34 @@ class Cluster(Generic[Owner]):
     @property
     def has_room(self) -> bool:
         """Whether a worker could take another task."""
-        return any(load < _QUEUED for load in self._load.values())
+        return self._least_busy() is not None
+
+    def _least_busy(self) -> Any:
+        """Return the worker with the least to do; None if all have enough."""
+        for load, hands in enumerate(self._by_load):
+            while hands and self._load.get(hands[0]) != load:
+                hands.popleft()
+            if hands:
+                return hands[0]
+        return None
+
+    def _set_load(self, hand: Any, load: int) -> None:
+        self._load[hand] = load
+        if load < _QUEUED:
+            self._by_load[load].append(hand)
 
     def start(self, call: Call[Owner]) -> None:
         """Hand a task to the worker with the least to do; see ``has_room``."""
         if call.step in self._beside and self._has_spare_cores:
             reference, hand = self._beside[call.step].remote(*call.arguments), None
         else:
-            hand = min(self._load, key=self._load.__getitem__)
-            self._load[hand] += 1
+            hand = self._least_busy()
+            self._set_load(hand, self._load[hand] + 1)
             reference = hand.run.remote(call.step, *call.arguments)
         self._flight[reference] = call, hand
 
     def ended(self, patience: float = 0.5) -> Iterator[tuple[Call[Owner], Any]]:
-        """Yield tasks that have ended with their results, or with the exceptions they raised.
+        """Yield the tasks that have ended, with their results, or with the exceptions they raised.
 
         A task whose worker was lost is started again, by the next call of ``start``: it comes back
         with None.
@@ -192,32 +210,50 @@ class Cluster(Generic[Owner]):
             patience: seconds to wait for one.
         """
         references = [*self._flight, *self._starting]
-        ended, _ = self._ray.wait(references, num_returns=1, timeout=patience)
-        errors = self._ray.exceptions
+        ended, rest = self._ray.wait(references, num_returns=1, timeout=patience)
+        if ended and rest:
+            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+            ended += more
         for reference in ended:
-            hand = self._starting.pop(reference, None)
-            call, hand = (None, hand) if hand is not None else self._flight.pop(reference)
-            result: Any = None
-            try:
-                result = self._ray.get(reference)
-            except errors.RayTaskError as error:
-                result = error.cause or error
-            except errors.RayError as error:
-                self._lose(hand)
-                if call is not None and call.lost >= self._retries:
-                    result = OSError(
-                        f"{call.lost + 1} workers were lost with it ({type(error).__name__}). Try "
-                        "a smaller `--memory-limit`, or more memory for workers."
-                    )
-                elif call is not None:
-                    call.lost += 1
+            if reference in self._starting:
+                self._started(self._starting.pop(reference), reference)
             else:
-                if call is None:
-                    self._load[hand] = 0
-            if hand in self._load and call is not None:
-                self._load[hand] -= 1
-            if call is not None:
-                yield call, result
+                call, hand = self._flight.pop(reference)
+                yield call, self._result(call, hand, reference)
+
+    def _started(self, hand: Any, reference: Any) -> None:
+        """Note that a worker can take tasks, or could not start."""
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._vain += 1
+            if self._vain > _VAIN:
+                reason = str(error).strip().splitlines()[-1]
+                raise OSError(
+                    f"No worker can start ({reason}). Install the same flavr_jax on all machines."
+                ) from error
+        else:
+            self._vain = 0
+            self._set_load(hand, 0)
+
+    def _result(self, call: Call[Owner], hand: Any, reference: Any) -> Any:
+        """Return what came of a task: its result, an exception, or None if it was lost."""
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            return error.cause or error
+        except self._ray.exceptions.RayError as error:
+            self._lose(hand)
+            call.lost += 1
+            if call.lost > self._retries:
+                return OSError(
+                    f"{call.lost} workers were lost with it ({type(error).__name__}). Give workers "
+                    "more memory, or try a smaller --memory-limit."
+                )
+            return None
+        finally:
+            if hand in self._load:
+                self._set_load(hand, self._load[hand] - 1)
 
     def cancel(self, owner: Owner) -> None:
         """Forget the tasks of an owner; those that run are finished in vain."""
@@ -225,7 +261,7 @@ class Cluster(Generic[Owner]):
             if call.owner is owner:
                 del self._flight[reference]
                 if hand in self._load:
-                    self._load[hand] -= 1
+                    self._set_load(hand, self._load[hand] - 1)
 
     def close(self) -> None:
         """End the workers."""

@@ -27,9 +27,6 @@ from flavr_jax.video.journal.journal import Journal
 
 __all__ = ["Outcome", "render"]
 
-_LONGEST_STRETCH = 8  # segments
-_STRETCHES_PER_WORKER = 4  # fewer would leave workers idle at a clip's end
-
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -59,36 +56,64 @@ def render(clips: Sequence[Clip], cluster: Cluster[Any], report: Reporter) -> li
     a long one, and the first are finished long before the last.
     """
     every = [_Run(clip) for clip in clips]
-    waiting, active = deque(every), deque[_Run]()
+    waiting, opened, turns = deque(every), set[_Run](), _Turns()
+
+    def settle(run: _Run) -> None:
+        if run.outcome is None:
+            turns.add(run)
+            return
+        opened.remove(run)
+        if run.pending:
+            cluster.cancel(run)
+        _tell(run.outcome, report)
+
     with Line(report) as line, contextlib.ExitStack() as journals:
-        while waiting or active:
+        while waiting or opened:
             cluster.hire()
-            while waiting and len(active) < 2 * cluster.count:
-                active.append(waiting.popleft())
-                active[-1].begin(journals)
-            _start(active, cluster)
-            if cluster.busy or not cluster.has_room:
+            while waiting and len(opened) < 2 * cluster.count:
+                run = waiting.popleft()
+                opened.add(run)
+                run.begin(journals)
+                settle(run)
+            while cluster.has_room and (call := turns.next()) is not None:
+                cluster.start(call)
+            if cluster.busy or turns:
                 for call, result in cluster.ended():
                     for message in call.owner.take(call, result, cluster.count):
                         report.warn(f"{call.owner.clip.path}: {message}")
-            for run in [run for run in active if run.outcome is not None]:
-                active.remove(run)
-                cluster.cancel(run)
-                _tell(run.outcome, report)
-            line.show(every, cluster.count, cluster.lost)
+                    if call.owner in opened:
+                        settle(call.owner)
+            line.show(every, cluster.count, cluster.lost, last=not (waiting or opened))
     return [run.outcome for run in every if run.outcome is not None]
 
 
-def _start(active: deque[_Run], cluster: Cluster[Any]) -> None:
-    """Hand tasks to the cluster, one of each clip in turn, until it has enough."""
-    idle = 0
-    while idle < len(active) and cluster.has_room:
-        run = active[0]
-        active.rotate(-1)
-        idle = 0 if run.ready else idle + 1
-        if run.ready:
-            run.pending += 1
-            cluster.start(run.ready.popleft())
+class _Turns:
+    """Clips with tasks that can start; each gives one task in turn."""
+
+    def __init__(self) -> None:
+        self._runs: deque[_Run] = deque()
+        self._waiting: set[_Run] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def add(self, run: _Run) -> None:
+        """Let a clip wait for its turn, if it has a task and does not wait yet."""
+        if run.ready and run not in self._waiting:
+            self._waiting.add(run)
+            self._runs.append(run)
+
+    def next(self) -> Call[_Run] | None:
+        """Return the task whose turn it is."""
+        while self._runs:
+            run = self._runs.popleft()
+            self._waiting.remove(run)
+            if run.ready:  # it may have failed since
+                run.pending += 1
+                call = run.ready.popleft()
+                self.add(run)
+                return call
+        return None
 
 
 def _tell(outcome: Outcome | None, report: Reporter) -> None:
@@ -191,8 +216,7 @@ class _Run:
         self._journal = Journal(target, self._setup.job(self.clip))
         self._journals.callback(self._journal.close, complete=False)
         missing = self._journal.missing(-(-self.frames // self.clip.segment))
-        most = len(missing) // (_STRETCHES_PER_WORKER * workers)
-        most = min(max(1, most), _LONGEST_STRETCH)
+        most = plan.longest(self.clip, self._setup, found, len(missing), workers)
         for stretch in plan.stretches(self.clip, self._setup, found, missing, most):
             self._add("render", self._setup, stretch, self._journal.folder)
         self.kept = self.frames - sum(len(call.arguments[2].times) for call in self.ready)

@@ -10,16 +10,22 @@ and its frames are the same to the last bit.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
-from flavr_jax.farm.clip import Clip, Plan, Row, Setup, Stretch
+from flavr_jax.farm.clip import Clip, Fractions, Plan, Setup, Stretch, Times, Wishes
 from flavr_jax.inference import stream
 from flavr_jax.timeline import keys, schedule
+from flavr_jax.timeline.keys import Link
 from flavr_jax.timeline.schedule import Request
 
-__all__ = ["scan", "stretches"]
+__all__ = ["longest", "rows", "scan", "stretches"]
+
+_FAR = 1000  # keys; more than any batch and margin
+_USUAL, _PER_WORKER = 8, 4
+_BATCHES = 32  # of a stretch; the batches at its ends may be computed by its neighbours, too
 
 
 def scan(clip: Clip, setup: Setup) -> Plan:
@@ -28,14 +34,44 @@ def scan(clip: Clip, setup: Setup) -> Plan:
     found = keys.find_keys(source, cuts=motion.cut != "ignore", repeats=motion.dedup)
     clock, summary = schedule.Clock(motion.timing), stream.Summary()
     planned = schedule.schedule(found, clock, setup.grid, cut=motion.cut)
-    rows = [
-        Row(key.link, key.frame.pts, tuple(requests))
-        for key, requests in stream.counted(planned, summary)
-    ]
-    wishes = (wish for row in rows for request in row.requests for wish in request.each())
-    times = [(wish.pts, wish.duration) for wish in schedule.ending_at(clock, wishes)]
-    summary.frames_out = len(times)
-    return Plan(rows, times, summary, source.damage)
+    links, pts, starts, requests = [], [], [0], []
+    for key, wanted in stream.counted(planned, summary):
+        links.append(key.link)
+        pts.append(key.frame.pts)
+        requests += wanted
+        starts.append(len(requests))
+    each = (wish for request in requests for wish in request.each())
+    shown = list(schedule.ending_at(clock, each))
+    summary.frames_out = len(shown)
+    wishes = Wishes(
+        links,
+        Fractions.of(pts),
+        starts,
+        Fractions.of([request.position for request in requests]),
+        [request.count for request in requests],
+    )
+    times = Times(
+        Fractions.of([wish.pts for wish in shown]), Fractions.of([wish.duration for wish in shown])
+    )
+    return Plan(wishes, times, summary, source.damage)
+
+
+def longest(clip: Clip, setup: Setup, plan: Plan, missing: int, workers: int) -> int:
+    """Return how many segments a worker should render at a time.
+
+    Few are lost with a worker, and many keep the overlap of stretches small; but there should be
+    several stretches for each worker, so that none is idle at the end.
+
+    Args:
+        clip: the clip.
+        setup: how it is rendered.
+        plan: its frames.
+        missing: number of segments to render.
+        workers: number of workers.
+    """
+    frames = _BATCHES * setup.batch * len(plan.times) / max(1, len(plan.wishes))
+    most = max(_USUAL, math.ceil(frames / clip.segment))
+    return min(max(1, missing // (_PER_WORKER * workers)), most)
 
 
 def stretches(
@@ -50,11 +86,10 @@ def stretches(
         missing: numbers of the segments, increasing.
         most: segments in a stretch.
     """
-    # Requests of a row are numbered; so is the first frame after each row.
-    ends = [0]
-    for row in plan.rows:
-        ends.append(ends[-1] + sum(request.count for request in row.requests))
-    cuts = [number for number, row in enumerate(plan.rows) if row.link == "cut"]
+    wishes = plan.wishes
+    numbers = [0, *itertools.accumulate(wishes.counts)]
+    ends = [numbers[start] for start in wishes.starts]  # output frames before each key
+    cuts = [number for number, link in enumerate(wishes.links) if link == "cut"]
     start = shot = 0
     for run in _runs(missing, most):
         first, end = run[0] * clip.segment, min((run[-1] + 1) * clip.segment, len(plan.times))
@@ -69,9 +104,9 @@ def stretches(
         begin, close = _with_context(clip, setup, cuts[shot], start, stop)
         if later:
             close = min(close, later[0] + 1)  # a blend at the cut needs the key after it
-        rows = [_outside_done(row, first, end) for row in plan.rows[begin:close]]
+        needed = wishes.part(begin, min(close, len(wishes)))
         last = end == len(plan.times)
-        yield Stretch(run[0], first - ends[begin], rows, plan.times[first:end], last)
+        yield Stretch(run[0], first - ends[begin], needed, plan.times.part(first, end), last)
 
 
 def _with_context(clip: Clip, setup: Setup, shot: int, start: int, stop: int) -> tuple[int, int]:
@@ -92,9 +127,6 @@ def _with_context(clip: Clip, setup: Setup, shot: int, start: int, stop: int) ->
     return shot + batches * setup.batch, stop + setup.margin + 2 * setup.batch
 
 
-_FAR = 1000  # keys; more than any batch and margin
-
-
 def _runs(numbers: Sequence[int], most: int) -> Iterator[list[int]]:
     """Yield consecutive numbers together, up to ``most``."""
     for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
@@ -103,12 +135,21 @@ def _runs(numbers: Sequence[int], most: int) -> Iterator[list[int]]:
             yield run[first : first + most]
 
 
-def _outside_done(row: Row, first: int, end: int) -> Row:
-    """Return a row whose requests for frames outside of ``first`` to ``end`` count as done."""
+def rows(stretch: Stretch) -> Iterator[tuple[Link, Fraction, list[Request]]]:
+    """Yield the link and the pts of each key of a stretch, with the requests from its time on.
 
-    def marked(request: Request) -> Request:
-        number = request.number - 1
-        done = number + request.count <= first or number >= end
-        return dataclasses.replace(request, done=done)
-
-    return dataclasses.replace(row, requests=tuple(map(marked, row.requests)))
+    Requests for frames of other segments are marked as done, so that the network does not compute
+    them.
+    """
+    wishes = stretch.wishes
+    shown, number = list(stretch.times.pts), -stretch.skipped
+    requests: list[Request] = []
+    for position, count in zip(wishes.positions, wishes.counts):
+        done = number + count <= 0 or number >= len(shown)
+        pts = Fraction(0) if done else shown[max(0, number)]
+        requests.append(
+            Request(position, pts, Fraction(0), count=count, number=max(0, number), done=done)
+        )
+        number += count
+    for index, (link, pts) in enumerate(zip(wishes.links, wishes.pts)):
+        yield link, pts, requests[wishes.starts[index] : wishes.starts[index + 1]]

@@ -60,15 +60,19 @@ class Line:
     ) -> None:
         self._bar.stop()
 
-    def show(self, clips: Sequence[_Clip], workers: int, lost: int) -> None:
+    def show(self, clips: Sequence[_Clip], workers: int, lost: int, *, last: bool = False) -> None:
         """Show how far all clips are.
 
         Args:
             clips: all of them; the numbers of frames are known of those that have begun.
             workers: number of workers.
             lost: how many were lost so far.
+            last: whether all clips have ended, which is shown at once.
         """
         now = time.monotonic()
+        if now - self._shown < (_IN_LOG if self._in_log else _IN_EVENTS) and not last:
+            return
+        self._shown = now
         ended = sum(clip.outcome is not None for clip in clips)
         made, total = sum(clip.made for clip in clips), sum(clip.frames for clip in clips)
         done = made + sum(clip.kept for clip in clips)
@@ -79,10 +83,6 @@ class Line:
         words += f"  {speed:.1f} frames/s" if made else ""
         words += f"  {left:.0f} s left" if left else ""
         self._bar.update(self._task, completed=done, total=total or None, description=words)
-        wait = _IN_LOG if self._in_log else _IN_EVENTS
-        if now - self._shown < wait and ended < len(clips):
-            return
-        self._shown = now
         if self._in_log:
             print(f"{done} of {total} {words}", file=sys.stderr, flush=True)
         self._report.tell(

@@ -20,13 +20,14 @@ from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from flavr_jax.farm import plan
-from flavr_jax.farm.clip import Clip, Plan, Row, Setup, Stretch
+from flavr_jax.farm.clip import Clip, Plan, Setup, Stretch, Times
 from flavr_jax.inference import job, stream
 from flavr_jax.inference.interpolator import Interpolator, load
 from flavr_jax.inference.options import Resources
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import schedule
 from flavr_jax.timeline.keys import Key
+from flavr_jax.timeline.schedule import Request
 from flavr_jax.video.files import sinks
 from flavr_jax.video.frames import FrameSink, FrameSource, MappedSink, TimedFrame
 from flavr_jax.video.journal.journal import Part
@@ -129,8 +130,8 @@ def render(clip: Clip, setup: Setup, stretch: Stretch, folder: Path) -> int:
             job=part,
         )
         with sink, Pipeline("encode") as pipeline:
-            keys = pipeline.stage("decode", _keys(source, stretch.rows, clip.path), limit=_STALLED)
-            rows = zip(keys, (list(row.requests) for row in stretch.rows))
+            found = _with_pixels(source, stretch, clip.path)
+            rows = pipeline.stage("decode", found, limit=_STALLED)
             made = stream.computed(
                 rows, network, setup.grid, batch=setup.batch, conversion=sink.conversion
             )
@@ -144,7 +145,7 @@ def render(clip: Clip, setup: Setup, stretch: Stretch, folder: Path) -> int:
 
 
 @_step
-def join(clip: Clip, setup: Setup, times: list[tuple[Fraction, Fraction]]) -> int:
+def join(clip: Clip, setup: Setup, times: Times) -> int:
     """Write the output from its finished segments, with sound and subtitles.
 
     Returns:
@@ -220,22 +221,24 @@ def _output(clip: Clip, setup: Setup, source: FrameSource) -> FrameSink:
     )
 
 
-def _keys(source: FrameSource, rows: list[Row], path: Path) -> Iterator[Key]:
-    """Yield the keys of a stretch with their pixels.
+def _with_pixels(
+    source: FrameSource, stretch: Stretch, path: Path
+) -> Iterator[tuple[Key, list[Request]]]:
+    """Yield the keys of a stretch with their pixels and requests.
 
     Raises:
         ValueError: the input has changed since its keys were found.
     """
     since = getattr(source, "since")  # noqa: B009  # only some sources can seek
-    frames = since(rows[0].pts)
-    for row in rows:
-        frame = next((frame for frame in frames if frame.pts >= row.pts), None)
-        if frame is None or frame.pts != row.pts:
+    frames = since(next(iter(stretch.wishes.pts)))
+    for link, pts, requests in plan.rows(stretch):
+        frame = next((frame for frame in frames if frame.pts >= pts), None)
+        if frame is None or frame.pts != pts:
             raise ValueError(
-                f"{path} has no frame at {float(row.pts):.6g} s any more; leave inputs unchanged "
+                f"{path} has no frame at {float(pts):.6g} s any more; leave inputs unchanged "
                 "while they are rendered, and run the same command again."
             )
-        yield Key(frame, row.link, row.pts, ())
+        yield Key(frame, link, pts, ()), requests
 
 
 def _checked(clip: Clip, setup: Setup) -> Interpolator:

@@ -175,6 +175,25 @@ def test_a_second_run_goes_on_where_the_head_was_lost(
     assert seen == {path: {time} for path, time in kept.items()}, "finished segments were replaced"
 
 
+class Elsewhere:
+    """A worker whose module no other process can import, as if it were not installed there."""
+
+    def ready(self):
+        pass
+
+
+def test_a_farm_whose_workers_cannot_start_says_why(two_workers):
+    hands = cluster.Cluster(ray, cluster.Workers(1, 0), hand=Elsewhere)
+
+    def wait():
+        while True:
+            hands.hire()
+            list(hands.ended())
+
+    with pytest.raises(OSError, match=r"No module named 'test_farm'.*Install the same flavr_jax"):
+        wait()
+
+
 def test_workers_suit_the_cluster(two_workers):
     assert cluster.Workers.of(ray) == cluster.Workers(cpus=1, gpus=0)
     assert cluster.Workers.of(ray, 2).count(ray) == 1

@@ -10,23 +10,25 @@ from pathlib import Path
 import pytest
 
 from flavr_jax.farm import head
-from flavr_jax.farm.clip import Clip, Plan, Row, Setup
+from flavr_jax.farm.clip import Clip, Fractions, Plan, Setup, Times, Wishes
 from flavr_jax.farm.cluster import Cluster
 from flavr_jax.farm.progress import Line
 from flavr_jax.inference.stream import Summary
 from flavr_jax.inference.tiles import WHOLE
 from flavr_jax.progress import Reporter
-from flavr_jax.timeline.schedule import Grid, Request
+from flavr_jax.timeline.schedule import Grid
 from flavr_jax.video.frames import ClipInfo
 
 INFO = ClipInfo(32, 24, Fraction(10), Fraction(1, 10), 40)
 
 
-def one_frame_rows(count):
-    wishes = [
-        Request(Fraction(0), Fraction(n, 10), Fraction(1, 10), number=n + 1) for n in range(count)
-    ]
-    return [Row("motion" if n else "cut", wish.pts, (wish,)) for n, wish in enumerate(wishes)]
+def plan_of(count, damage=None):
+    """A plan in which each key is shown once."""
+    pts, once = Fractions(list(range(count)), 10), Fractions([1] * count, 10)
+    links = ["cut", *["motion"] * (count - 1)]
+    positions = Fractions([0] * count, 1)
+    wishes = Wishes(links, pts, list(range(count + 1)), positions, [1] * count)
+    return Plan(wishes, Times(pts, once), Summary(frames_out=count), damage)
 
 
 class Inline(Cluster):
@@ -68,10 +70,8 @@ class Inline(Cluster):
             grid = Grid((4,))
             return Setup({}, INFO, grid, 1, WHOLE, 4, name not in self.whole), ["it is interlaced"]
         if call.step == "scan":
-            rows = one_frame_rows(self.frames[name])
-            times = [(row.pts, Fraction(1, 10)) for row in rows]
             damage = "its end is missing" if name in self.damaged else None
-            return Plan(rows, times, Summary(frames_out=len(times)), damage), []
+            return plan_of(self.frames[name], damage), []
         if call.step == "render":
             stretch, folder = call.arguments[2:]
             (folder / f"{stretch.first:06d}.segment").touch()

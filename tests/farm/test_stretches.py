@@ -163,7 +163,7 @@ def test_a_stretch_reads_little_before_it(network, footage, tmp_path):
     setup = worker.prepare(clip)[0]
     found = worker.scan(clip, setup)[0]
     for stretch in plan.stretches(clip, setup, found, range(5), 1):
-        assert len(stretch.rows) <= 40 / 4 + 3 * setup.margin
+        assert len(stretch.wishes) <= 40 / 4 + 3 * setup.margin
     only = [part.first for part in plan.stretches(clip, setup, found, [0, 1, 2, 4], 2)]
     assert only == [0, 2, 4]
 
