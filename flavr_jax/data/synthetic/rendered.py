@@ -24,7 +24,7 @@ from flavr_jax.data import augment
 from flavr_jax.data.synthetic import mipmaps, worlds
 from flavr_jax.data.synthetic import textures as painting
 from flavr_jax.data.synthetic.worlds import N_FACES, View, World, WorldConfig
-from flavr_jax.render.intersect import Crossing, convex, dot, sphere
+from flavr_jax.render.intersect import convex, dot, sphere
 
 __all__ = ["RenderedConfig", "draw_many"]
 
@@ -215,11 +215,13 @@ def _nearest(seen: View, ray: tuple[Array, ...]) -> _Hit:
     """Find the first surface; the room encloses everything, so that there always is one."""
     n_balls, n_solids = len(seen.matrix), len(seen.normals) - 1
     room = convex(seen.normals[-1], seen.heights[-1], None, ray)
-    distance, solid = _smallest(
-        jax.vmap(lambda *solid: _entry(convex(*solid, None, ray)))(
-            seen.normals[:-1], seen.heights[:-1]
-        )
-    )
+
+    def entry_of(normals: Array, heights: Array) -> Float[Array, "height width"]:
+        found = convex(normals, heights, None, ray)
+        hits = (found.entry < found.exit) & (found.entry > 0)
+        return jnp.where(hits, found.entry, jnp.inf)
+
+    distance, solid = _smallest(jax.vmap(entry_of)(seen.normals[:-1], seen.heights[:-1]))
     closer = distance < room.exit
     distance = jnp.where(closer, distance, room.exit)
     # Only of the nearest solid: with the face of every solid, a CPU would take three times as long.
@@ -240,12 +242,6 @@ def _nearest(seen: View, ray: tuple[Array, ...]) -> _Hit:
     normals = seen.normals.reshape(-1, 3)
     normal = tuple(side * normals[:, axis][face] for axis in range(3))
     return _nearer_ball(seen, ray, _Hit(distance, surface, normal, u, v))
-
-
-def _entry(found: Crossing) -> Float[Array, "height width"]:
-    """Distance at which rays enter a solid; infinite if they miss it."""
-    hits = (found.entry < found.exit) & (found.entry > 0)
-    return jnp.where(hits, found.entry, jnp.inf)
 
 
 def _front(
