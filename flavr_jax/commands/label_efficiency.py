@@ -8,6 +8,7 @@ import importlib.util
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,22 +52,12 @@ def main(options: Options) -> None:
             "shares above 0 and up to 100."
         )
     program_cache.enable()
-    started = time.monotonic()
     study = Study(options.study)
-    study.compile(options.encoders)
-    print(f"clips drawn, programs compiled: {time.monotonic() - started:.0f} s", flush=True)
     pretrained: dict[Encoder, Pretrained] = {}
-    for encoder in options.encoders:
-        pretrained[encoder] = study.pretrain(encoder)
-        found = pretrained[encoder]
-        print(f"{encoder}: {found.psnr:.2f} dB, {found.seconds:.1f} s", flush=True)
     results: list[Result] = []
-    shares = tuple(share / 100 for share in options.shares)
-    for result in study.results(pretrained, shares, options.seeds):
+    for result in _measure(options, study, pretrained):
         results.append(result)
-        print(", ".join(f"{name} {value}" for name, value in result._asdict().items()), flush=True)
-        if time.monotonic() - started > 60 * options.minutes:
-            break
+        print(result, flush=True)
     values = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -81,6 +72,28 @@ def main(options: Options) -> None:
         path.write_text(json.dumps(values, indent=1) + "\n")
     print(table(values))
     plot(values, options.output.with_suffix(".png"))
+
+
+def _measure(
+    options: Options, study: Study, pretrained: dict[Encoder, Pretrained]
+) -> Iterator[Result]:
+    """Pretrain each encoder, add it to ``pretrained``, and yield the results of its classifiers."""
+    started = time.monotonic()
+    shares = tuple(share / 100 for share in options.shares)
+    compiling = study.compile(options.encoders)
+    for encoder in options.encoders:
+        for future in compiling[encoder]:
+            future.result()
+        found = pretrained[encoder] = study.pretrain(encoder)
+        print(
+            f"{encoder}: {found.psnr:.2f} dB, {found.seconds:.1f} s, "
+            f"done after {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+        for result in study.results(encoder, found, shares, options.seeds):
+            yield result
+            if time.monotonic() - started > 60 * options.minutes:
+                return
 
 
 def table(values: dict[str, Any]) -> str:

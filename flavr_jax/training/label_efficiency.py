@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -119,15 +120,22 @@ class Study:
         """Return the interpolation network with an encoder."""
         return ModelConfig(width=self.config.width, encoder=encoder, base=self.config.base)
 
-    def compile(self, encoders: tuple[Encoder, ...]) -> None:
-        """Compile all programs at the same time, by a step each."""
+    def compile(self, encoders: tuple[Encoder, ...]) -> dict[Encoder, list[Future[Any]]]:
+        """Start to compile the programs of each encoder, on threads, by training without steps.
+
+        Studies can begin with the first encoder while those of the others are compiled.
+        """
         brief = dataclasses.replace(self.config, pretraining=0, finetuning=0)
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            started = [pool.submit(self.pretrain, encoder, brief) for encoder in encoders]
-            for future in started + [
-                pool.submit(self.finetune, encoder, None, 20, 0, brief) for encoder in encoders
-            ]:
-                future.result()
+        pool = concurrent.futures.ThreadPoolExecutor()
+        started: dict[Encoder, list[Future[Any]]] = {
+            encoder: [
+                pool.submit(self.pretrain, encoder, brief),
+                pool.submit(self.finetune, encoder, None, 20, 0, brief),
+            ]
+            for encoder in encoders
+        }
+        pool.shutdown(wait=False)  # it goes on with what was submitted
+        return started
 
     def blend(self) -> float:
         """PSNR in dB of test frames if the two middle inputs are averaged."""
@@ -184,20 +192,16 @@ class Study:
         return Result(encoder, pretrained is not None, labels, seed, accuracy, seconds)
 
     def results(
-        self,
-        encoders: dict[Encoder, Pretrained],
-        shares: tuple[float, ...],
-        seeds: int,
+        self, encoder: Encoder, pretrained: Pretrained, shares: tuple[float, ...], seeds: int
     ) -> Iterator[Result]:
-        """Yield the result of every start and share of labels, by encoder, then by seed."""
+        """Yield the result of every start and share of labels, seed by seed."""
         classes = len(actions.CLASSES)
-        for encoder, pretrained in encoders.items():
-            for seed in range(seeds):
-                for share in shares:
-                    # The same number of every class.
-                    labels = max(1, round(share * self.config.labelled / classes)) * classes
-                    for start in (None, pretrained):
-                        yield self.finetune(encoder, start, labels, seed)
+        for seed in range(seeds):
+            for share in shares:
+                # The same number of every class.
+                labels = max(1, round(share * self.config.labelled / classes)) * classes
+                for start in (None, pretrained):
+                    yield self.finetune(encoder, start, labels, seed)
 
 
 def interpolation_batch(

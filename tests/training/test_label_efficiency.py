@@ -66,9 +66,8 @@ def test_every_start_and_share_is_measured_with_balanced_labels():
         return Result(encoder, pretrained is not None, labels, seed, 0.5, 1.0)
 
     study.finetune = finetune
-    pretrained = {"r3d": Pretrained({}, 30.0, 1.0), "mc3": Pretrained({}, 29.0, 1.0)}
-    found = list(study.results(pretrained, (0.01, 1.0), 2))
-    assert len(found) == len(calls) == 16
+    found = list(study.results("r3d", Pretrained({}, 30.0, 1.0), (0.01, 1.0), 2))
+    assert len(found) == len(calls) == 8
     assert calls[:5] == [
         ("r3d", False, 40, 0), ("r3d", True, 40, 0), ("r3d", False, 4000, 0),
         ("r3d", True, 4000, 0), ("r3d", False, 40, 1),
