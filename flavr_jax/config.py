@@ -223,6 +223,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is {value!r}; a list goes there.")
         item = arguments[0]
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ValueError(
+                f"{where} has {len(value)} values, {list(value)}; {len(arguments)} go there."
+            )
         return tuple(_convert(entry, item, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):

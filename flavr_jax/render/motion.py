@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 __all__ = ["Bounce", "Key", "Orbit", "Pose", "rotation_matrix", "spline"]
 
-Triple = tuple[float, ...]
+Triple = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Bounce:
     height: float
     period: float = 1.0
     shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.period <= 0:
+            raise ValueError(f"`period` is {self.period}; a bounce takes more than 0 seconds.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from flavr_jax.render.motion import Pose, spline
 
 __all__ = ["Camera", "Environment", "Material", "Object", "Scene", "Sun", "load", "shipped"]
 
-Triple = tuple[float, ...]
+Triple = tuple[float, float, float]
 
 _SCENES = Path(__file__).parent / "scenes"
 
@@ -80,6 +80,12 @@ class Sun:
     colour: Triple = (0.0, 0.0, 0.0)
     angle: float = 1.0  # angular radius; a larger sun makes softer shadows
 
+    def __post_init__(self) -> None:
+        if not any(self.direction):
+            raise ValueError("the sun's `direction` is zero; give the direction towards it.")
+        if not 0 < self.angle <= 90:
+            raise ValueError(f"the sun's `angle` is {self.angle}; it is above 0, and at most 90.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
@@ -131,16 +137,27 @@ class Camera:
     shutter: float = 0.0
 
     def at(self, time: float) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"], float]:
-        """Return position; unit vectors right, down and forward as rows; and distance in focus."""
+        """Return position; unit vectors right, down and forward as rows; and distance in focus.
+
+        A camera that looks straight up or down has the x axis on its right.
+
+        Raises:
+            ValueError: the camera is where its target is.
+        """
         position, target = np.array(self.position, float), np.array(self.target, float)
         if self.keys:
             times = [key.time for key in self.keys]
             position = spline(times, [key.position for key in self.keys], time)
             target = spline(times, [key.target for key in self.keys], time)
         distance = float(np.linalg.norm(target - position))
+        if distance == 0:
+            raise ValueError(
+                f"at {time:g} s the camera is at its target, {position.tolist()}; move one of them."
+            )
         forward = (target - position) / distance
         right = np.cross(forward, [0.0, 0.0, 1.0])
-        right /= np.linalg.norm(right)
+        length = np.linalg.norm(right)
+        right = right / length if length > 1e-9 else np.array([1.0, 0.0, 0.0])
         axes = np.stack([right, np.cross(forward, right), forward])
         return position, axes, self.focus or distance
 
@@ -178,6 +195,10 @@ class Scene:
                 raise ValueError(
                     f"`objects[{number}].material` is {each.material!r}; known materials are "
                     f"{', '.join(self.materials) or 'none'}."
+                )
+            if not 1 <= len(each.size) <= 3 or min(each.size) <= 0:
+                raise ValueError(
+                    f"`objects[{number}].size` is {list(each.size)}; give 1 to 3 numbers above 0."
                 )
             if each.shape == "mesh" and not each.file:
                 raise ValueError(f"`objects[{number}]` is a mesh without a `file`; name one.")

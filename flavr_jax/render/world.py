@@ -90,9 +90,12 @@ def compile_scene(scene: Scene) -> tuple[Layout, World]:
     """Read meshes and images, and turn a scene into arrays.
 
     Raises:
+        ValueError: the scene has no objects.
         FileNotFoundError: a mesh or an image is missing.
         ModuleNotFoundError: there is a mesh, and trimesh is not installed.
     """
+    if not scene.objects:
+        raise ValueError("the scene has no objects; give it one in `[[objects]]`.")
     folder = Path(scene.folder)
     used = [scene.materials[each.material] for each in scene.objects]
     files, images = scene.meshes, scene.images
@@ -120,7 +123,7 @@ def compile_scene(scene: Scene) -> tuple[Layout, World]:
     panorama = _read_image(folder / environment.image) if environment.image else np.zeros((1, 1, 3))
     use_colours = 0.0 if environment.image else environment.strength
     return layout, World(
-        size=_float([_extent(each) for each in scene.objects]).reshape(-1, 3),
+        size=_float([_extent(each) for each in scene.objects]),
         materials=_materials(used, images, lights),
         meshes=tuple(_read_mesh(folder / file) for file in files),
         images=tuple(_float(_read_image(folder / file)) for file in images),

@@ -68,3 +68,41 @@ def test_keys_replace_position_and_rotation():
     position, rotation = pose.at(1.0)
     np.testing.assert_allclose(position, [2.0, 2.0, 2.0])
     np.testing.assert_allclose(rotation, np.eye(3), atol=1e-9)
+
+
+def test_a_bounce_without_a_period_is_refused():
+    with pytest.raises(ValueError, match=r"`period` is 0\.0; a bounce takes more than 0 seconds"):
+        Bounce(height=1.0, period=0.0)
+
+
+def test_a_shift_moves_a_bounce_in_time():
+    early, late = (Pose(bounce=Bounce(2.0, period=1.5, shift=s)) for s in (0.25, 0.0))
+    for time in (0.0, 0.4, 1.2):
+        assert early.at(time)[0][2] == pytest.approx(late.at(time + 0.25 * 1.5)[0][2])
+
+
+def test_an_orbit_goes_round_its_position_and_turns_with_it():
+    pose = Pose(position=(1.0, 2.0, 3.0), orbit=Orbit(radius=2.0, turn=30.0, phase=90.0))
+    position, rotation = pose.at(0.0)
+    np.testing.assert_allclose(position, [1.0, 4.0, 3.0], atol=1e-12)
+    np.testing.assert_allclose(rotation @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(pose.at(12.0)[0], position, atol=1e-9)  # once round
+    for time in np.linspace(0, 12, 7):
+        assert np.linalg.norm(pose.at(time)[0] - [1.0, 2.0, 3.0]) == pytest.approx(2.0)
+
+
+def test_one_key_holds_at_all_times():
+    pose = Pose(keys=(Key(1.0, (1.0, 2.0, 3.0)),))
+    for time in (-5.0, 1.0, 8.0):
+        np.testing.assert_array_equal(pose.at(time)[0], [1.0, 2.0, 3.0])
+
+
+def test_rotations_are_proper_and_compose_about_one_axis():
+    random = np.random.default_rng(0)
+    for angles in random.uniform(-400, 400, (20, 3)):
+        matrix = rotation_matrix(angles)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
+        assert np.linalg.det(matrix) == pytest.approx(1.0)
+    for axis in np.eye(3):
+        twice = rotation_matrix(20 * axis) @ rotation_matrix(35 * axis)
+        np.testing.assert_allclose(twice, rotation_matrix(55 * axis), atol=1e-12)
