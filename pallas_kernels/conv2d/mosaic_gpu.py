@@ -27,6 +27,7 @@ __all__ = ["conv2d", "why_not"]
 
 _FEW_CHANNELS = 32
 _MAX_GROUPED = 64  # most output channels of all groups: more would cost too much memory traffic
+_CHUNK = 32  # input channels; with chunks of 16 the kernel takes more than twice as long
 _MULTIPLE = 16  # the kernel needs a multiple of this many output channels; zeros are added
 
 
@@ -46,7 +47,7 @@ def conv2d(arguments: Conv2dArguments) -> FeatureMap:
 
     def forward(given: Parameters) -> FeatureMap:
         arrays = tuple(x.values for x in given.inputs)
-        if kw > 1 and channels <= _FEW_CHANNELS:
+        if kw > 1 and channels < _FEW_CHANNELS:
             sums = _shifted_sums(arrays, given.unquantized, padding)
             finished = finish(sums, given.bias, activation=activation)
             return FeatureMap(finished.astype(out_dtype))
@@ -82,9 +83,27 @@ def _as_gemm(
         # The kernel itself can only pad with zeros.
         arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, -channels % _MULTIPLE)))
+    arrays, kernel = _in_whole_chunks(arrays, kernel)
     # Images are clips of one frame.
     clips = tuple(FeatureMap(x[:, None]) for x in arrays)
     return Gemm(clips, kernel[None], Geometry((1, kh, kw), low), (1, height, width))
+
+
+def _in_whole_chunks(
+    arrays: tuple[Float[Array, "batch in_height in_width _"], ...],
+    kernel: Float[Array, "kh kw depth channel"],
+) -> tuple[tuple[Array, ...], Array]:
+    """A single input of more than one chunk, and the kernel, with zeros that fill the last chunk.
+
+    Usually XLA adds the zeros in the pass that makes the input.
+    """
+    depth = kernel.shape[2]
+    if len(arrays) > 1 or depth <= _CHUNK:
+        return arrays, kernel
+    whole = depth + -depth % _CHUNK
+    # The image may have the zeros already, from the gradient's `prepare`.
+    padded = tuple(_between(x, 3, 0, whole - x.shape[3]) for x in arrays)
+    return padded, _between(kernel, 2, 0, whole - depth)
 
 
 def _mirrored(
@@ -135,6 +154,7 @@ def _convolve(
     # The kernel stores multiples of 16 channels; the added ones are cut off below.
     missing = -channels % _MULTIPLE
     kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    arrays, kernel = _in_whole_chunks(arrays, kernel)
     if bias is not None:
         bias = jnp.pad(bias, (0, missing))
     output, _ = implicit_gemm(

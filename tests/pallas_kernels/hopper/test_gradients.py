@@ -98,6 +98,7 @@ CASES = {
         functools.partial(pk.conv2d, activation="relu"),
         (X[:, 0], half(3, 3, 16, 16, by=4), BIAS),
     ),
+    "an image of one and a half chunks": (pk.conv2d, (half(2, 4, 5, 48), half(3, 3, 48, 32, by=4))),
 }
 
 

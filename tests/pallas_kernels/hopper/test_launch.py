@@ -17,6 +17,7 @@ import pallas_kernels as pk
 from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.core.fp8 import E4M3, quantize
 from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.conv.config import record_convs
 from tests.pallas_kernels.oracles import draw, leaky_relu, oracle_conv3d
 
 
@@ -152,7 +153,7 @@ def mirrored_or_padded(x, kernel, padding):
 @pytest.mark.parametrize("size", [(1, 3), (7, 7), (3, 1)])
 @pytest.mark.parametrize("channels", [3, 21, 33])
 def test_grouped_taps_of_few_channels_give_every_pixel_of_the_image(size, channels, padding):
-    # Up to 32 output channels, horizontal taps are computed in groups and added up with shifts, and
+    # Below 32 output channels, horizontal taps are computed in groups and added up with shifts, and
     # borders come from strips. 33 channels take the plain way.
     x = np.round(draw(2, 9, 11, 16) * 4)
     kernel = np.round(draw(*size, 16, channels, seed=1) * 4)
@@ -175,6 +176,22 @@ def test_images_no_larger_than_the_kernel_have_all_their_pixels(pixels, padding)
         out_dtype=jnp.float32, implementation="mosaic_gpu",
     )  # fmt: skip
     assert (np.asarray(actual, np.float64) == mirrored_or_padded(x, kernel, padding)).all()
+
+
+def test_32_output_channels_are_one_convolution_and_depths_are_whole_chunks():
+    def run(x, kernel):
+        return pk.conv2d(x, kernel, implementation="mosaic_gpu")
+
+    def loss(x, kernel):
+        return run(x, kernel).astype(jnp.float32).sum()
+
+    arguments = jnp.zeros((1, 16, 16, 80), jnp.bfloat16), jnp.zeros((3, 3, 80, 32), jnp.bfloat16)
+    with pk.assume_hopper():
+        forward = record_convs(run, *arguments)
+        both = record_convs(jax.grad(loss, (0, 1)), *arguments)
+    # In groups of taps, sums of 64 channels would pass through memory.
+    assert [(conv.depth, conv.channels) for conv in forward] == [(96, 32)]
+    assert [(conv.depth, conv.channels) for conv in both] == [(96, 32), (32, 96)]
 
 
 @pytest.mark.usefixtures("without_kernels")
