@@ -30,7 +30,7 @@ _TRACED = 100  # frames to read in a traced run, since traces of longer ones tak
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure frames per second of whole runs, beside the network alone and ffmpeg alone.
+    """Measure frames per second of whole runs, beside the network and the encoder alone.
 
     Every size and factor is first run with a few frames, which compiles its programs. The share of
     the network counts output frames, of which those of the input cost it nothing.
@@ -53,7 +53,7 @@ class Options:
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
     """Compression of the H.264 file."""
     finished: int = 300
-    """Frames of the H.264 output to give to ffmpeg as well; 0 leaves it out."""
+    """Frames of the H.264 output to give to the encoder alone as well; 0 leaves it out."""
     seconds: float = 3.0
     """How long the network alone is measured."""
     torch: tuple[comparison.TorchMode, ...] = ()
@@ -116,9 +116,9 @@ def _measure(
 def _others(
     source: First, network: Interpolator, motion: stream.Options, options: Options, folder: Path
 ) -> Iterator[str]:
-    """Yield lines about ffmpeg, PyTorch and the GPU."""
+    """Yield lines about the encoder, PyTorch and the GPU."""
     if "h264" in options.outputs and options.finished:
-        yield _beside_ffmpeg(source, network, motion, options, folder)
+        yield _beside_encoder(source, network, motion, options, folder)
     for mode in options.torch:
         shape = source.info.height // 8 * 8, source.info.width // 8 * 8
         case = comparison.NetworkCase(PRESETS["flavr_8x"], 1, *shape, check=False)
@@ -134,22 +134,20 @@ def _others(
         yield "no GPU in the trace" if share is None else f"the GPU is busy {share:.0%} of the time"
 
 
-def _beside_ffmpeg(
+def _beside_encoder(
     source: First, network: Interpolator, motion: stream.Options, options: Options, folder: Path
 ) -> str:
-    """Encode the same frames with ``ffmpeg``, and return a line about both."""
+    """Encode the same frames with the encoder alone, and return a line about both."""
     count = min(source.count, options.finished // motion.timing.factor + 1)
     few = First(source.source, count)
     finished = folder / "finished.y4m"
     video_throughput.write_finished(few, network, motion, finished)
     ours = video_throughput.run(few, network, motion, "h264", folder, encoding=options.encoding)
-    theirs = video_throughput.encoder_rate(finished, ours.frames, options.encoding, folder)
+    name, theirs = video_throughput.encoder_rate(finished, ours.frames, options.encoding, folder)
     finished.unlink()
-    if theirs is None:
-        return "ffmpeg is not installed"
     return (
         f"h264, {ours.frames} frames: {ours.rate:.1f} frames/s, {ours.rate / theirs:.0%} of "
-        f"ffmpeg encoding the finished frames ({theirs:.1f} frames/s)"
+        f"{name} encoding the finished frames ({theirs:.1f} frames/s)"
     )
 
 

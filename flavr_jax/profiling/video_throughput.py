@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames per second of a whole run, from a file to an output, beside what limits them.
 
-The limits are the network alone, whose frames stay on the device, and ``ffmpeg`` alone, which
-encodes the same finished frames with the same settings on the same cores.
+The limits are the network alone, whose frames stay on the device, and the encoder alone, which
+gets the same finished frames with the same settings on the same cores.
 """
 
 from __future__ import annotations
@@ -197,26 +197,47 @@ def write_finished(
             sink.write(frame)
 
 
-def encoder_rate(finished: Path, frames: int, encoding: Encoding, folder: Path) -> float | None:
-    """Return frames per second of ``ffmpeg`` encoding finished frames as H.264.
+def encoder_rate(
+    finished: Path, frames: int, encoding: Encoding, folder: Path
+) -> tuple[str, float]:
+    """Return what encodes finished frames as H.264, and its frames per second.
 
-    None if no ``ffmpeg`` is installed, here or in the package imageio-ffmpeg.
+    It is ``ffmpeg`` if that is installed, here or in the package imageio-ffmpeg; otherwise the
+    libx264 of PyAV, which gets frames that are in memory.
     """
+    crf = str(18 if encoding.crf is None else encoding.crf)
     program = shutil.which("ffmpeg")
     if program is None:
         try:
             import imageio_ffmpeg  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError:
-            return None
+            options = {"preset": encoding.preset, "crf": crf}
+            return "libx264", frames / _encoding_in_memory(finished, options, folder)
         program = imageio_ffmpeg.get_ffmpeg_exe()
-    crf = 18 if encoding.crf is None else encoding.crf
     command = [
         program, "-y", "-loglevel", "error", "-i", str(finished), "-c:v", "libx264",
-        "-preset", encoding.preset, "-crf", str(crf), str(folder / "ffmpeg.mp4"),
+        "-preset", encoding.preset, "-crf", crf, str(folder / "alone.mp4"),
     ]  # fmt: skip
     began = time.perf_counter()
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    return frames / (time.perf_counter() - began)
+    return "ffmpeg", frames / (time.perf_counter() - began)
+
+
+def _encoding_in_memory(finished: Path, options: dict[str, str], folder: Path) -> float:
+    """Return the seconds that PyAV takes to encode the frames of a video as H.264."""
+    with av.open(str(finished)) as container:
+        ready = list(container.decode(video=0))
+        rate = container.streams.video[0].average_rate
+    with av.open(str(folder / "alone.mp4"), "w") as container:
+        stream_ = container.add_stream("libx264", rate=rate, options=options)
+        stream_.width, stream_.height = ready[0].width, ready[0].height
+        stream_.codec_context.thread_type = "AUTO"  # PyAV's default encodes in slices
+        began = time.perf_counter()
+        for frame in ready:
+            frame.pict_type = 0  # otherwise x264 copies it, and every raw picture is a key frame
+            container.mux(stream_.encode(frame))
+        container.mux(stream_.encode(None))
+        return time.perf_counter() - began
 
 
 def busy_in(folder: Path, work: Callable[[], Any]) -> float | None:
