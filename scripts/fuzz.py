@@ -359,7 +359,9 @@ class RepeatingNetwork(Interpolator):
         self.precision, self.runs_on = "fp32", "no device"
         self._replicas = Replicas({})  # no parameters: they would take longer than a case
 
-    def between(self, frames: np.ndarray | Sequence[Resident], factor: int) -> Computation:
+    def between(
+        self, frames: np.ndarray | Sequence[Resident], factor: int, batch: int = 1
+    ) -> Computation:
         """Repeat the second frame of each window at every time inside its interval."""
         clip = jnp.stack([frame.pixels for frame in frames[1:-2]])
         made = jnp.stack([clip] * (factor - 1), axis=1)

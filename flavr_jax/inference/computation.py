@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Bool, UInt8, UInt16
 
 from flavr_jax.config import Precision
+from flavr_jax.inference import downloads
 from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.picture import Picture, Planar, Resident
@@ -89,9 +90,8 @@ class Computation:
         Args:
             conversion: to planes, made on the device before the copy; None copies RGB.
         """
-        copied = self.frames if conversion is None else conversion.encode(self.frames)
-        copied.copy_to_host_async()
-        self._sent[conversion] = copied
+        made = self.frames if conversion is None else conversion.encode(self.frames)
+        self._sent[conversion] = downloads.started(made)
 
     def wait(self) -> None:
         """Wait until the frames are computed.
@@ -109,7 +109,7 @@ class Computation:
         """Return the frames on the host, as RGB or as the samples of their planes."""
         if conversion not in self._sent:
             self.send(conversion)
-        return np.asarray(self._sent[conversion])
+        return downloads.finished(self._sent[conversion])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Return the frames on the host.

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +24,8 @@ from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.devices import Device, Replicas
 from flavr_jax.inference.options import Resources, bytes_of
 from flavr_jax.inference.planner import Plan
-from flavr_jax.inference.precision import SOURCES, prepare
-from flavr_jax.inference.programs import between as _between
+from flavr_jax.inference.precision import prepare
+from flavr_jax.inference.programs import Programs
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.inference.windows import Boundary
 from flavr_jax.models import flavr
@@ -83,9 +82,7 @@ class Interpolator:
         self.on_compile: Callable[[int, int, float | None], None] | None = None
         self._most: int | None = None  # intervals at a time, once the device ran out of memory
         self._replicas = Replicas(prepared.params)
-        self._keep = keep_programs
-        self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
-        self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
+        self._programs = Programs(config, keep_programs, self._tell)
 
     def fit(
         self,
@@ -133,6 +130,10 @@ class Interpolator:
         """
         if chosen != [jax.local_devices()[0]]:
             self._replicas = Replicas(self._params, chosen)
+
+    def _tell(self, width: int, height: int, seconds: float | None) -> None:
+        if self.on_compile is not None:
+            self.on_compile(width, height, seconds)
 
     @property
     def concurrency(self) -> int:
@@ -211,7 +212,9 @@ class Interpolator:
         with self._replicas.here():
             return resident(picture)
 
-    def between(self, frames: Frames | Sequence[Resident], factor: int) -> Computation:
+    def between(
+        self, frames: Frames | Sequence[Resident], factor: int, batch: int = 1
+    ) -> Computation:
         """Compute the frames inside every interval of ``frames`` that has its full context.
 
         ``n_inputs`` frames give one interval, and each further frame gives one more. The result has
@@ -222,6 +225,8 @@ class Interpolator:
             frames: consecutive frames with context: ``intervals + n_inputs − 1`` of them, on the
                 host or from :meth:`upload`.
             factor: one of :meth:`passes`; ``factor − 1`` frames are made per interval.
+            batch: number of intervals at a time that a program is compiled for in any case. It
+                computes fewer as well, so that no other has to be compiled for them.
 
         Returns:
             The frames, possibly still being computed: ``numpy.asarray`` waits for them, and raises
@@ -235,18 +240,20 @@ class Interpolator:
             frames = [self.upload(frame) for frame in frames]
         used = self._most, self.tiling
         try:
-            made = self._start(frames, factor)
+            made = self._start(frames, factor, batch)
             # Sent ahead of any frames, behind which a later request would have to wait.
             made.finite.copy_to_host_async()
         except jax.errors.JaxRuntimeError as error:
-            return self._again(frames, factor, used, error)
+            return self._again(frames, factor, batch, used, error)
         # A program is only queued here, so a lack of memory may show when its frames are fetched.
-        return dataclasses.replace(made, again=functools.partial(self._again, frames, factor, used))
+        again = functools.partial(self._again, frames, factor, batch, used)
+        return dataclasses.replace(made, again=again)
 
     def _again(
         self,
         frames: Sequence[Resident],
         factor: int,
+        batch: int,
         used: tuple[int | None, Tiling],
         error: Exception,
     ) -> Computation:
@@ -255,8 +262,9 @@ class Interpolator:
             raise error
         # Other computations that were on their way fail as well; the first one has the remedy.
         if used == (self._most, self.tiling):
-            self._use_less_memory(len(frames) - self.config.n_inputs + 1, frames[0], factor)
-        return self.between(frames, factor)
+            intervals = max(batch, len(frames) - self.config.n_inputs + 1)
+            self._use_less_memory(intervals, frames[0], factor)
+        return self.between(frames, factor, batch)
 
     def _use_less_memory(self, intervals: int, frame: Resident, factor: int) -> None:
         """Halve the batch; if it is 1, divide windows further."""
@@ -273,14 +281,14 @@ class Interpolator:
             remedy = str(less)
         logger.warning("The device ran out of memory; going on with %s.", remedy)
 
-    def _start(self, frames: Sequence[Resident], factor: int) -> Computation:
+    def _start(self, frames: Sequence[Resident], factor: int, batch: int) -> Computation:
         """Start a computation, in several parts if it has more intervals than fit at a time."""
         intervals = len(frames) - self.config.n_inputs + 1
         most = self._most
         if most is not None and intervals > most:
             last = self.config.n_inputs - 1
             parts = [
-                self._start(frames[start : start + most + last], factor)
+                self._start(frames[start : start + most + last], factor, most)
                 for start in range(0, intervals, most)
             ]
             # Parts are computed on different devices in turn, and JAX concatenates only on one.
@@ -292,60 +300,25 @@ class Interpolator:
             return Computation(
                 jnp.concatenate(made), jnp.concatenate(finite), self.precision, opaque
             )
-        missing = programs.bucket(intervals) - intervals
+        planned = max(intervals, batch if most is None else min(batch, most))
+        missing = programs.bucket(planned) - intervals
         opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
         params, rows = self._replicas.take(rows)
-        made, finite = self._compute(params, rows, factor)
+        made, finite = self._programs(params, rows, factor, self.tiling)
         if rows[0].shape[-1] == 4:
             # Alpha that is opaque throughout would stay so: save the second pass.
             if opaque:
                 alpha = jnp.full_like(made[..., :1], jnp.iinfo(made.dtype).max)
             else:
-                alpha, alpha_finite = self._compute(params, rows, factor, alpha=True)
+                alpha, alpha_finite = self._programs(params, rows, factor, self.tiling, alpha=True)
                 # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
         if missing:
             made, finite = made[:intervals], finite[:intervals]
         return Computation(made, finite, self.precision, opaque)
-
-    def _compute(
-        self,
-        params: flavr.Parameters,
-        rows: tuple[Array, ...],
-        factor: int,
-        *,
-        alpha: bool = False,
-    ) -> tuple[Array, Array]:
-        """Start a program for these frames; compile it if there is none yet."""
-        how = functools.partial(
-            _between, self.config, factor=factor, tiling=self.tiling, alpha=alpha
-        )
-        if not self._keep:
-            return how(params, rows)
-        device = next(iter(rows[0].devices()))
-        kind = (len(rows), rows[0].shape, rows[0].dtype, factor, self.tiling, alpha)
-        if (kind, device) not in self._programs:
-            (height, width), tree = rows[0].shape[:2], jax.tree.structure(params)
-
-            def tell(seconds: float | None) -> None:
-                if self.on_compile is not None:
-                    self.on_compile(width, height, seconds)
-
-            def between(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
-                return how(jax.tree.unflatten(tree, leaves), rows)
-
-            # JAX traces and lowers one function once for all devices.
-            self._programs[kind, device] = program_cache.compiled(
-                self._functions.setdefault(kind, between),
-                (jax.tree.leaves(params), rows),
-                name=f"between {self.config} {factor} {self.tiling} {alpha} {tree}",
-                sources=SOURCES,
-                on_compile=tell,
-            )
-        return self._programs[kind, device](jax.tree.leaves(params), rows)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.

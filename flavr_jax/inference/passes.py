@@ -61,12 +61,14 @@ class Network(Protocol):
         """Put a frame where ``between`` reads it; called once for each frame of a pass."""
         ...
 
-    def between(self, frames: Sequence[Resident], factor: int) -> Computation:
+    def between(self, frames: Sequence[Resident], factor: int, batch: int = 1) -> Computation:
         """Start computing the frames inside every interval that has its full context.
 
         Args:
             frames: ``intervals + n_inputs − 1`` consecutive frames, from ``upload``.
             factor: one of ``passes``; ``factor − 1`` frames are made per interval.
+            batch: number of intervals at a time that other computations of this pass have; if this
+                one has fewer, it may be filled up.
         """
         ...
 
@@ -126,11 +128,14 @@ class _Group:
             intervals unfilled.
         due: False if copies of the first frame are to fill them, as nothing reads the result. Such
             groups exist so that a resumed run computes the same groups as an uninterrupted one.
+        batch: the largest number of intervals of the groups around it, if this group is shorter
+            only because its shot ends.
     """
 
     nodes: list[Node]
     frames: list[Located]
     due: bool = True
+    batch: int = 1
 
 
 def fill(
@@ -185,7 +190,7 @@ def _start(
 ) -> Computation:
     """Start computing a group's frames, and copying them to the host if any is to be shown."""
     # Frames that are only context of later passes stay on the device.
-    made = network.between([frame.resident for frame in group.frames], factor)
+    made = network.between([frame.resident for frame in group.frames], factor, group.batch)
     wishes = (wish.position * factor for node in group.nodes for wish in node.wanted)
     if any(position > 0 and position.denominator == 1 for position in wishes):
         made.send(conversion)
@@ -271,17 +276,21 @@ def _groups(intervals: Iterable[_Interval], batch: int) -> Iterator[_Group]:
         if interval.needed:
             needed.append(interval)
         if needed and (len(needed) == batch or not interval.needed):
-            yield _group_of(needed)
+            # A shot ends only once, so a program for fewer intervals would not pay off. Where times
+            # are too fine for this pass, groups are often short.
+            ends_shot = not interval.window
+            yield _group_of(needed, batch if ends_shot else 1)
             needed = []
         if not interval.needed:
             yield _Group([interval.node], [])
     # The last interval of a shot is never needed, so none is left over here.
 
 
-def _group_of(intervals: list[_Interval]) -> _Group:
+def _group_of(intervals: list[_Interval], batch: int) -> _Group:
     """Return one group for consecutive intervals; each adds one frame to the window before."""
     frames = [*intervals[0].window, *(each.window[-1] for each in intervals[1:])]
-    return _Group([each.node for each in intervals], frames, any(each.due for each in intervals))
+    due = any(each.due for each in intervals)
+    return _Group([each.node for each in intervals], frames, due, batch)
 
 
 def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[Node]:

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from flavr_jax import program_cache
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import tiles
+from flavr_jax.inference.precision import SOURCES
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.models import flavr
 
-__all__ = ["between", "bucket", "padded", "predict"]
+__all__ = ["Programs", "between", "bucket", "padded", "predict"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -76,3 +80,57 @@ def between(
 def bucket(count: int) -> int:
     """Return the power of two that a batch is padded to, so that few sizes are compiled."""
     return 1 << (count - 1).bit_length()
+
+
+class Programs:
+    """The programs of :func:`between` for one network, by the frames that they are called with."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        keep: bool,
+        on_compile: Callable[[int, int, float | None], None],
+    ) -> None:
+        """Begin without any program.
+
+        Args:
+            config: the network.
+            keep: keep programs between runs, as :mod:`flavr_jax.program_cache` does.
+            on_compile: called before one is compiled to be kept, with the frames' width and height
+                and, if known, the usual number of seconds.
+        """
+        self._config, self._keep, self._on_compile = config, keep, on_compile
+        self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
+        self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
+
+    def __call__(
+        self,
+        params: flavr.Parameters,
+        rows: tuple[Array, ...],
+        factor: int,
+        tiling: Tiling,
+        *,
+        alpha: bool = False,
+    ) -> tuple[Array, Array]:
+        """Start :func:`between` for these frames; compile it if there is no program yet."""
+        how = functools.partial(between, self._config, factor=factor, tiling=tiling, alpha=alpha)
+        if not self._keep:
+            return how(params, rows)
+        device = next(iter(rows[0].devices()))
+        kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
+        leaves, tree = jax.tree.flatten(params)
+        if (kind, device) not in self._programs:
+            height, width = rows[0].shape[:2]
+
+            def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
+                return how(jax.tree.unflatten(tree, leaves), rows)
+
+            self._programs[kind, device] = program_cache.compiled(
+                # JAX traces and lowers one function once for all devices.
+                self._functions.setdefault(kind, flat),
+                (leaves, rows),
+                name=f"between {self._config} {factor} {tiling} {alpha} {tree}",
+                sources=SOURCES,
+                on_compile=functools.partial(self._on_compile, width, height),
+            )
+        return self._programs[kind, device](leaves, rows)

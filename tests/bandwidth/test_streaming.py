@@ -46,7 +46,7 @@ class Blend:
     def upload(self, picture):
         return resident(picture)
 
-    def between(self, frames, factor):
+    def between(self, frames, factor, batch=1):
         first, second = (np.asarray(frame.pixels, np.float32) for frame in frames[1:3])
         mixed = [first + (second - first) * k / factor for k in range(1, factor)]
         pixels = jnp.asarray(np.round(mixed), np.uint8)[None]

@@ -38,7 +38,7 @@ def network(monkeypatch):
         def predict(self, windows):
             return windows[:, 1:2]
 
-        def between(self, frames, factor):
+        def between(self, frames, factor, batch=1):
             self.made.append(factor)
             return frames[None, 1:2].repeat(factor - 1, axis=1)
 

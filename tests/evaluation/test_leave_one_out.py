@@ -29,7 +29,7 @@ class Averaging:
     def upload(self, picture):
         return np.asarray(picture)
 
-    def between(self, frames, factor):
+    def between(self, frames, factor, batch=1):
         self.windows.append([int(frame[0, 0, 0]) for frame in frames])
         mixed = (frames[1].astype(int) + frames[2]) // 2
         return mixed.astype(frames[1].dtype)[None, None]

@@ -54,7 +54,7 @@ class RoundsByBatch(Interpolator):
     def upload(self, picture):
         return resident(picture)
 
-    def between(self, frames, factor):
+    def between(self, frames, factor, batch=1):
         frames = [np.asarray(frame.pixels).astype(int) for frame in frames]
         many = len(frames) - 3
         self.intervals += many

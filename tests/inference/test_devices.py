@@ -32,8 +32,8 @@ clip = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
 alone = network(clip, 4)  # two passes: the second reads frames that lie on several devices
 used, between = set(), network.between
 
-def watched(frames, factor):
-    made = between(frames, factor)
+def watched(frames, factor, batch):
+    made = between(frames, factor, batch)
     used.update(made.frames.devices())
     return made
 

@@ -8,7 +8,7 @@ import flavr_jax
 from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import interpolator as interpolators
-from flavr_jax.inference import tiles
+from flavr_jax.inference import programs, tiles
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
@@ -146,7 +146,7 @@ class FullDevice:
     """A stand-in for a device that holds only some windows; it makes the real frames of those."""
 
     def __init__(self, monkeypatch, fits):
-        self.tried, compute = [], interpolators._between
+        self.tried, compute = [], programs.between
 
         def between(config, params, rows, *arguments, tiling, **options):
             intervals = len(rows) - config.n_inputs + 1
@@ -156,13 +156,23 @@ class FullDevice:
             # Whole frames in place of stripes, which take longer to compile.
             return compute(config, params, rows, *arguments, tiling=tiles.WHOLE, **options)
 
-        monkeypatch.setattr(interpolators, "_between", between)
+        monkeypatch.setattr(programs, "between", between)
 
 
 @pytest.fixture
 def network():
     config = ModelConfig(width=2, n_outputs=1, base="warp", trunk_scale=2)
     return Interpolator(config, flavr.init(config, jax.random.key(0)))
+
+
+def test_few_intervals_are_computed_with_the_program_of_a_whole_batch(network, clip, monkeypatch):
+    frames = clip(4, 64, 16)
+    alone = np.asarray(network.between(frames, 2)).astype(int)
+    device = FullDevice(monkeypatch, lambda intervals, tiling: True)
+    filled_up = np.asarray(network.between(frames, 2, 3))
+    assert device.tried == [(4, tiles.WHOLE)]  # sizes are powers of two
+    assert filled_up.shape == alone.shape == (1, 1, *frames.shape[1:])
+    assert np.abs(filled_up - alone).max() <= 1
 
 
 def test_a_device_out_of_memory_gets_smaller_batches_and_then_stripes(
@@ -214,6 +224,6 @@ def test_other_errors_of_the_device_are_not_taken_for_a_lack_of_memory(network, 
     def fail(*arguments, **options):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(interpolators, "_between", fail)
+    monkeypatch.setattr(programs, "between", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         network.between(clip(4), 2)

@@ -30,7 +30,7 @@ class ClockNetwork:
         self.boundary = "mirror"
         self.ahead = 1
         self.factor = factor
-        self.batches = []
+        self.batches, self.planned = [], []
 
     def passes(self, factor):
         raise NotImplementedError
@@ -38,7 +38,7 @@ class ClockNetwork:
     def upload(self, picture):
         return resident(picture)
 
-    def between(self, frames, factor):
+    def between(self, frames, factor, batch=1):
         n_inputs = self.config.n_inputs
         times = np.array([int(frame.pixels[0, 0, 0]) for frame in frames])
         made = []
@@ -49,6 +49,7 @@ class ClockNetwork:
             first, second = window[(n_inputs - 2) // 2 :][:2]
             made.append([first + (second - first) * k // factor for k in range(1, factor)])
         self.batches.append(len(made))
+        self.planned.append(batch)
         pixels = jnp.array(made, np.uint16)[..., None, None, None]
         return Computation(pixels, jnp.ones(len(made), bool), "fp32")
 
@@ -89,6 +90,19 @@ def test_intervals_are_computed_in_batches_that_end_where_one_is_not_needed(batc
     assert network.batches == [
         min(batch, run - start) for run in runs for start in range(0, run, batch)
     ]
+
+
+def test_only_the_last_intervals_of_a_shot_share_the_program_of_a_whole_batch():
+    network = ClockNetwork()
+    # Two shots of 5 intervals; in the second one, the third is not needed.
+    nodes = [
+        node(n, [0] if n == 8 else [0, Fraction(1, 2)][: 1 + (n not in (5, 11))], n in (5, 11))
+        for n in range(12)
+    ]
+    given = shown(fill(nodes, network, 8, batch=3))
+    assert len(given) == 12 + 9
+    assert network.batches == [3, 2, 2, 2]
+    assert network.planned == [1, 3, 1, 3]
 
 
 @pytest.mark.parametrize("cuts", [{0}, {4}, {0, 1, 2, 3, 4, 5}, {1, 2}, {3}])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from flavr_jax.config import LookConfig, ModelConfig
-from flavr_jax.inference import duration, interpolator, options, planner
+from flavr_jax.inference import duration, interpolator, options, planner, programs
 from flavr_jax.inference.tiles import WHOLE, Tiling
 from flavr_jax.models import flavr
 from flavr_jax.models.presets import PRESETS
@@ -32,7 +32,7 @@ def planned(height, width, limit, **options):
 )
 def test_expected_memory_is_that_of_the_compilers_plan(config, tiling):
     rows = (jax.ShapeDtypeStruct((720, 1280, 3), jnp.uint8),) * 4
-    lowered = interpolator._between.lower(
+    lowered = programs.between.lower(
         config, flavr.parameter_shapes(config), rows, factor=config.factor, tiling=tiling
     )
     analysis = lowered.compile().memory_analysis()

@@ -339,9 +339,9 @@ def test_a_resumed_run_computes_the_same_frames_in_the_same_groups(kind, options
         passes, upload = network.passes, network.upload
         ahead = 1
 
-        def between(self, window, factor):
+        def between(self, window, factor, batch=1):
             asked.append(len(window))
-            return network.between(window, factor)
+            return network.between(window, factor, batch)
 
     def run(done):
         asked.clear()
