@@ -62,6 +62,15 @@ class OptimizerConfig:
     average_decay: float = 0.999
     accumulate: int = 1
 
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"`accumulate` is {self.accumulate}; a batch has at least 1 part.")
+        for name in ("beta1", "beta2", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)}; a decay is at least 0 and below 1."
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:

@@ -187,7 +187,9 @@ class Progress:
         values = {name: total / count for name, total in self._sums.items()}
         self._sums.clear()
         steps, seconds = self.clock.lap()
-        speed = {"samples per second": steps * self._batch_size / seconds} if steps else {}
+        # A coarse clock may not have moved.
+        timed = steps and seconds
+        speed = {"samples per second": steps * self._batch_size / seconds} if timed else {}
         self._log.scalars(self.step, **values, learning_rate=rate, **speed)
 
     def _reports_so_far(self) -> int:

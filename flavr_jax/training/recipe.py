@@ -89,6 +89,10 @@ class Recipe:
                 f"`steps` is {self.steps} and `minutes` is {self.minutes}; set one of them: a run "
                 "is limited by steps or by time."
             )
+        for name in ("steps", "minutes", "save_steps", "log_steps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"`{name}` is {value}; it is above 0.")
         if self.model.batch_norm:
             raise ValueError(
                 "`batch_norm` is true, but its running statistics are not trained here; set it to "

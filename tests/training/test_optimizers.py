@@ -121,3 +121,42 @@ def test_muon_on_stacks_is_optaxs_muon_and_takes_a_third_of_its_products():
         return text.count("stablehlo.dot_general")
 
     assert products(rule, state) <= products(optaxs, expected_state) / 3
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "plateau"])
+def test_a_warm_up_rises_evenly_to_the_highest_rate_and_no_schedule_exceeds_it(kind):
+    schedule = Schedule(ScheduleConfig(kind, warmup_steps=10), 0.5)
+    rates = np.array([schedule.rate(step, 0.0) for step in range(30)])
+    np.testing.assert_allclose(rates[:10], 0.5 * np.arange(1, 11) / 10)
+    np.testing.assert_array_equal(rates[10:], 0.5)
+
+
+def test_a_cosine_falls_slowly_at_both_ends_and_is_symmetric():
+    schedule = Schedule(ScheduleConfig("cosine", warmup_steps=0), 2.0)
+    part = np.linspace(0, 1, 41)
+    rates = np.array([schedule.rate(5, progress) for progress in part])
+    np.testing.assert_allclose(rates, 1 + np.cos(np.pi * part), atol=1e-12)
+    np.testing.assert_allclose(rates + rates[::-1], 2.0, atol=1e-12)
+
+
+def test_only_a_plateau_listens_to_reports():
+    for kind in ("constant", "cosine"):
+        schedule = Schedule(ScheduleConfig(kind, warmup_steps=0, patience=0), 1.0)
+        before = schedule.rate(0, 0.25)
+        for _ in range(5):
+            schedule.report(1.0)
+        assert schedule.rate(0, 0.25) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 0}, "`accumulate` is 0; a batch has at least 1 part"),
+        ({"beta1": 1.0}, r"`beta1` is 1\.0; a decay is at least 0 and below 1"),
+        ({"beta2": -0.1}, "`beta2` is -0.1"),
+        ({"average_decay": 1.5}, "`average_decay` is 1.5"),
+    ],
+)
+def test_settings_that_make_no_optimiser_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**change)

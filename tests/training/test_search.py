@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
 import json
 
 import pytest
@@ -91,3 +92,39 @@ def test_a_search_file_names_its_recipe_and_nested_keys(tmp_path):
 def test_a_range_in_a_grid_is_refused():
     with pytest.raises(ValueError, match="a grid needs lists; set `trials`"):
         Search({"seed": {"low": 1, "high": 2}})
+
+
+@pytest.mark.parametrize(("count", "halving"), [(27, 3), (6, 2), (1, 3), (10, 4), (2, 5)])
+def test_rungs_grow_and_thin_out_until_one_trial_is_left(count, halving):
+    plan = search.rungs(Search({"seed": [1]}, first_steps=100, halving=halving), count)
+    steps, counts = zip(*plan)
+    assert (steps[0], counts[0], counts[-1]) == (100, count, 1)
+    assert all(b == a * halving for a, b in itertools.pairwise(steps))
+    assert all(b == max(1, a // halving) for a, b in itertools.pairwise(counts))
+
+
+def test_a_grid_has_every_combination_once_in_order():
+    found = search.trials(Search({"a": [1, 2], "b": ["x", "y", "z"]}))
+    assert [each.number for each in found] == list(range(6))
+    assert [tuple(each.settings.values()) for each in found] == list(
+        itertools.product([1, 2], ["x", "y", "z"])
+    )
+
+
+def test_more_random_trials_begin_with_the_same_ones():
+    few, many = (search.trials(Search({"a": {"low": 0, "high": 1}}, trials=n)) for n in (5, 9))
+    assert many[:5] == few
+    other = search.trials(Search({"a": {"low": 0, "high": 1}}, trials=5, seed=1))
+    assert [each.settings for each in other] != [each.settings for each in few]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": {}}, "`space` is empty; give it a key"),
+        ({"space": {"seed": [1]}, "halving": 1}, "`halving` is 1.*use at least 2"),
+    ],
+)
+def test_a_search_that_cannot_end_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Search(**settings)
