@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import platform
 import statistics
 import sys
@@ -71,7 +72,7 @@ def compiled(
     Whatever else the function depends on has to be in ``name``.
 
     Args:
-        function: takes ``arguments``, nested lists and tuples of arrays, and returns a flat tuple.
+        function: takes ``arguments``, trees of arrays, and returns a tree; may be jitted or mapped.
         arguments: as the program will be called with, all on one device.
         name: tells it from other functions, and from itself with other settings.
         sources: folders of source code and data that the program is made from.
@@ -85,7 +86,7 @@ def compiled(
     if on_compile is not None:
         on_compile(usual_seconds(device))
     began = time.monotonic()
-    lowered = jax.jit(function).lower(*arguments)
+    lowered = getattr(function, "lower", jax.jit(function).lower)(*arguments)
     with _outside_of_jax_cache() if path is not None else contextlib.nullcontext():
         if device.platform == "gpu":
             compile_kernels(lowered, device)
@@ -193,11 +194,11 @@ def _read(path: Path, arguments: tuple[Any, ...], device: Any) -> Callable[..., 
         # Loading a program means trusting it, so it has to be the user's own.
         if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
             return None
-        head, _, data = path.read_bytes().partition(b"\n")
+        length, _, data = path.read_bytes().partition(b"\n")
         in_tree = jax.tree.structure((arguments, {}))
-        out_tree = jax.tree.structure((0,) * int(head))
+        out_tree = pickle.loads(data[: int(length)])
         return serialize_executable.deserialize_and_load(
-            data, in_tree, out_tree, device.client, [device]
+            data[int(length) :], in_tree, out_tree, device.client, [device]
         )
     except FileNotFoundError:
         return None
@@ -214,7 +215,8 @@ def _write(path: Path, program: Any, device: Any, seconds: float | None) -> None
     try:
         data, _, out_tree = serialize_executable.serialize(program)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, b"%d\n" % out_tree.num_leaves + data)
+        tree = pickle.dumps(out_tree)
+        _replace(path, b"%d\n" % len(tree) + tree + data)
         if seconds is None:
             return
         times = _times(path.parent)

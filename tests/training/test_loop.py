@@ -13,6 +13,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel, to_host
 from flavr_jax.training.run_log import plot
 from flavr_jax.training.state import create
+from flavr_jax.training.step import make_step
 from tests.training.toys import (
     Line,
     Points,
@@ -137,6 +138,28 @@ def test_a_run_limited_by_time_brings_the_learning_rate_down_to_zero(tmp_path):
     assert rates[0] > 0.4
     assert rates[-1] < 0.25  # a step on a busy machine may take long
     assert rates == sorted(rates, reverse=True)
+
+
+def test_a_later_run_takes_the_step_of_an_earlier_one_without_tracing(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_OURS", (Line, Points))
+    monkeypatch.setattr(loop, "_KEPT_FOR", ("cpu",))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    traced = []
+    loss = Line.loss
+    monkeypatch.setattr(Line, "loss", lambda *args: traced.append(args) or loss(*args))
+    try:
+        for run, ballast in (("one", 71), ("two", 71), ("three", 72)):
+            make_step.cache_clear()  # as in another process
+            loop.train(recipe(steps=3), Line(ballast), Points(), tmp_path / run)
+            assert len(traced) == (1 if ballast == 71 else 2)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    one, two = (
+        json.loads((tmp_path / run / "checkpoint" / "params.json").read_text())[0]
+        for run in ("one", "two")
+    )
+    assert one == two
 
 
 def test_the_speed_of_a_leg_leaves_out_its_first_step_which_is_compiled(tmp_path):
