@@ -183,11 +183,15 @@ def decode(data: bytes, *, where: str = "an image") -> Picture:
         where: name of the image in error messages.
 
     Raises:
-        ValueError: the data is not an image, or has more than 8 bits a channel.
+        ValueError: the data is not an image, is cut off, or has more than 8 bits a channel.
     """
     if header := _PPM.match(data):  # frames packed raw: neither a decoder nor a copy is needed
         width, height = int(header[1]), int(header[2])
-        return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3)
+        size, present = 3 * width * height, len(data) - header.end()
+        if present < size:
+            raise ValueError(f"{where} is cut off: it has {present} of {size} bytes of pixels.")
+        pixels = np.frombuffer(data, np.uint8, size, offset=header.end())
+        return pixels.reshape(height, width, 3)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(("I", "F")):

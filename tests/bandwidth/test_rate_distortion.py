@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from fractions import Fraction
 
 import av.filter
@@ -82,3 +83,64 @@ def test_vmaf_is_high_for_equal_frames_and_low_for_noisy_ones():
     equal, worse = vmaf(frames, frames), vmaf(noisy, frames)
     assert len(equal) == len(worse) == 3
     assert min(equal) > 95 > 80 > max(worse)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bjontegaard") is None, reason="no bjontegaard")
+@pytest.mark.parametrize("factor", [0.25, 0.9, 3.0])
+def test_a_saving_and_its_inverse_cancel(factor):
+    rates, qualities = np.array([90.0, 210.0, 380.0, 900.0]), [30.0, 32.5, 36.0, 38.0]
+    anchor, other = curve(rates, qualities), curve(factor * rates, qualities)
+    assert bd_rate(anchor, anchor, "psnr") == pytest.approx(0.0, abs=1e-9)
+    forth, back = bd_rate(anchor, other, "psnr"), bd_rate(other, anchor, "psnr")
+    assert (1 + forth / 100) * (1 + back / 100) == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bjontegaard") is None, reason="no bjontegaard")
+def test_the_order_of_points_does_not_matter():
+    points = curve([100.0, 200.0, 400.0, 800.0], [30.0, 33.0, 36.0, 39.0])
+    other = curve([90.0, 180.0, 300.0, 700.0], [30.5, 33.0, 35.5, 39.5])
+    assert bd_rate(points[::-1], [other[i] for i in (2, 0, 3, 1)], "psnr") == pytest.approx(
+        bd_rate(points, other, "psnr")
+    )
+
+
+def test_without_its_package_the_delta_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bjontegaard", None)
+    points = curve([100.0, 200.0, 400.0, 800.0], [30.0, 33.0, 36.0, 39.0])
+    with pytest.raises(ModuleNotFoundError, match=r"bjontegaard.*bandwidth\]"):
+        bd_rate(points, points, "psnr")
+
+
+def test_without_its_filter_vmaf_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(av.filter, "filters_available", set())
+    with pytest.raises(ValueError, match="FFmpeg with libvmaf, and this one has none; leave it"):
+        vmaf(clip(1), clip(1))
+
+
+def test_a_lower_quality_needs_fewer_bits_and_has_larger_errors():
+    frames = clip(3)
+    fine, coarse = (
+        measure(frames, RATE, "h264", Encoding(crf=crf, preset="ultrafast"), 1, average, error)
+        for crf in (10, 45)
+    )
+    assert (fine.crf, coarse.crf) == (10, 45)
+    assert coarse.rate < 0.5 * fine.rate
+    assert coarse.scores["error"] > 2 * fine.scores["error"]
+    assert fine.scores == fine.kept
+
+
+@pytest.mark.parametrize(("count", "drop", "used"), [(1, 1, 1), (1, 4, 1), (9, 4, 9), (12, 4, 9)])
+def test_frames_after_the_last_that_is_sent_are_left_out(count, drop, used):
+    seen = []
+
+    def counted(frames, originals):
+        seen.append(len(frames))
+        assert len(frames) == len(originals)
+        return {}
+
+    def repeat(frames, drop):
+        return np.repeat(frames, drop, axis=0)[: (len(frames) - 1) * drop + 1]
+
+    measure(clip(count), RATE, "h264", FAST, drop, repeat, counted)
+    sent = (used - 1) // drop + 1
+    assert seen == [used, sent, used - sent][: 2 + (drop > 1)]

@@ -74,3 +74,48 @@ def test_minterpolate_follows_a_panning_picture(pan):
     if not baselines.available("ffmpeg-minterpolate"):
         pytest.skip("PyAV without minterpolate")
     assert error(baselines.minterpolate, pan) < 0.5 * error(baselines.average, pan)
+
+
+def test_an_unknown_baseline_is_named_beside_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown baseline film, sepconv; known are 'nearest-fra"):
+        baselines.check(["sepconv", "frame-averaging", "film"])
+    baselines.check(baselines.BASELINES)
+    baselines.check([])
+
+
+def test_baselines_that_need_nothing_can_always_run():
+    assert baselines.available("nearest-frame")
+    assert baselines.available("frame-averaging")
+
+
+@pytest.mark.parametrize("name", ["nearest-frame", "frame-averaging", "ffmpeg-minterpolate"])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_baseline_makes_every_frame_between_as_floats_in_range(name, factor):
+    if not baselines.available(name):
+        pytest.skip("PyAV without minterpolate")
+    frames = np.random.default_rng(0).integers(0, 256, (5 * factor + 1, 32, 48, 3), np.uint8)
+    sequence = regular(Clip(frames), factor)
+    made = list(baselines.BASELINES[name](sequence))
+    assert len(made) == len(sequence) == 3
+    for prediction in made:
+        assert prediction.shape == (factor - 1, 32, 48, 3)
+        assert prediction.dtype == np.float32
+        assert 0 <= prediction.min() <= prediction.max() <= 1
+
+
+def test_what_stands_still_stays_as_it_is_in_every_baseline():
+    still = np.random.default_rng(0).integers(60, 196, (1, 4, 6, 3)).repeat(8, 1).repeat(8, 2)
+    sequence = regular(Clip(np.broadcast_to(still, (9, 32, 48, 3)).astype(np.uint8)), 2)
+    for name in ("nearest-frame", "frame-averaging", "dis-flow-warp", "ffmpeg-minterpolate"):
+        if baselines.available(name):
+            for prediction in baselines.BASELINES[name](sequence):
+                # The filter works on 4:2:0, which mixes the colours of neighbours.
+                allowed = 40 if name == "ffmpeg-minterpolate" else 0.51
+                assert np.abs(255 * prediction - still).max() <= allowed
+
+
+def test_without_the_filter_minterpolate_says_what_to_do(pan, monkeypatch):
+    monkeypatch.setattr(baselines.av.filter, "filters_available", set())
+    assert not baselines.available("ffmpeg-minterpolate")
+    with pytest.raises(ValueError, match="no minterpolate filter; leave it out of --baselines"):
+        next(baselines.minterpolate(pan))

@@ -106,3 +106,58 @@ def test_a_clip_without_context_is_explained(tmp_path):
     with pytest.raises(ValueError, match="Use a longer clip"):
         page.write_page(tmp_path / "a.html", "short", [], [])
     assert not (tmp_path / "a.html").exists()
+
+
+def moment(number, psnr, *, shot=0, **more):
+    grey = np.full((6, 8, 3), 128, np.uint8)
+    scores = {"PSNR": psnr, "SSIM": 0.5, **more}
+    return leave_one_out.Moment(Fraction(number, 10), shot, scores, psnr - 1, (grey,) * 4)
+
+
+def text_of(path, found, notes=()):
+    page.write_page(path / "a.html", "clip.mp4", found, list(notes))
+    return (path / "a.html").read_text()
+
+
+def test_a_shot_has_its_mean_and_its_worst_frame_and_the_highest_lpips():
+    found = [
+        moment(0, 30.0, LPIPS=0.1), moment(1, 40.0, LPIPS=0.3), moment(2, 20.0, shot=1, LPIPS=0.2),
+    ]  # fmt: skip
+    first, second = leave_one_out.shots(found)
+    assert (first.means["PSNR"], first.worst["PSNR"], first.average) == (35.0, 30.0, 34.0)
+    assert first.means["LPIPS"] == pytest.approx(0.2)
+    assert first.worst["LPIPS"] == 0.3
+    assert (second.number, second.start, second.count) == (1, Fraction(1, 5), 1)
+
+
+def test_the_weakest_moments_are_few_and_in_order():
+    found = [moment(n, float(psnr)) for n, psnr in enumerate([30, 25, 40, 22, 33, 28, 50, 21, 45])]
+    assert [each.scores["PSNR"] for each in page.weakest(found)] == [21, 22, 25, 28, 30, 33]
+    assert page.weakest(found[:2]) == [found[1], found[0]]
+
+
+@pytest.mark.parametrize("values", [[30.0], [30.0, 30.0], [20.0, 40.0, 30.0]])
+def test_a_plot_has_finite_points_inside_its_frame(values, tmp_path):
+    text = text_of(tmp_path, [moment(n, value) for n, value in enumerate(values)])
+    points = re.findall(r'<circle cx="([^"]+)" cy="([^"]+)"', text)
+    assert len(points) == len(values)
+    for x, y in points:
+        assert 70 <= float(x) <= 880
+        assert 15 <= float(y) <= 125
+    heights = [float(y) for _, y in points]
+    assert np.argsort(heights).tolist() == np.argsort(-np.array(values), kind="stable").tolist()
+
+
+def test_shots_are_lines_of_their_own_with_a_row_each(tmp_path):
+    found = [moment(n, 30.0 + n, shot=n // 3) for n in range(9)]
+    text = text_of(tmp_path, found)
+    assert text.count("<polyline") == 3
+    assert text.count("<tr>") == 1 + 3
+    assert "<td>31.00 dB</td><td>30.00 dB</td>" in text
+    assert "<td>0.5000</td>" in text
+
+
+def test_what_users_write_is_no_markup(tmp_path):
+    text = text_of(tmp_path, [moment(0, 30.0)], ['<img src="x">', "a & b"])
+    assert '<img src="x">' not in text
+    assert "<p>&lt;img src=&quot;x&quot;&gt;</p><p>a &amp; b</p>" in text

@@ -118,3 +118,43 @@ def test_goals_are_limits_in_the_right_direction(name, good, bad):
     assert yardstick.reached(good) is True
     assert yardstick.reached(bad) is False
     assert yardsticks.DRAWN["walk"].reached(0.5) is None
+
+
+def outlined(top, left, size=(24, 32), side=8):
+    """A white square on black."""
+    frame = np.zeros((*size, 3), np.uint8)
+    frame[top : top + side, left : left + side] = 255
+    return frame
+
+
+def test_agreement_is_symmetric_and_falls_with_the_distance():
+    truth = outlined(8, 10)
+    scores = [yardsticks.edge_agreement(outlined(8, 10 + shift), truth) for shift in (0, 1, 2, 5)]
+    assert scores[0] == scores[1] == 1.0  # a pixel aside is agreement
+    assert 1.0 > scores[2] > scores[3] > 0
+    for shift in (2, 5):
+        other = outlined(8, 10 + shift)
+        assert yardsticks.edge_agreement(other, truth) == pytest.approx(
+            yardsticks.edge_agreement(truth, other)
+        )
+
+
+def test_an_outline_too_many_or_too_few_costs_as_much():
+    one, two = outlined(8, 2), np.maximum(outlined(8, 2), outlined(8, 20))
+    # Two outlines for one: precision ½ and recall 1 make 2 · ½ / 1½; one for two, the other way.
+    assert yardsticks.edge_agreement(two, one) == pytest.approx(2 / 3, abs=0.01)
+    assert yardsticks.edge_agreement(one, two) == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_only_the_pixels_that_are_asked_about_count():
+    truth = np.maximum(outlined(8, 2), outlined(8, 20))
+    left = np.zeros((24, 32), bool)
+    left[:, :14] = True
+    assert yardsticks.edge_agreement(outlined(8, 2), truth, left) == 1.0
+    assert yardsticks.edge_agreement(outlined(8, 20), truth, left) == 0.0
+
+
+def test_two_flat_pictures_agree():
+    flat = np.full((8, 8, 3), 40, np.uint8)
+    assert yardsticks.edge_agreement(flat, flat + 100) == 1.0
+    assert yardsticks.edge_agreement(flat, flat, np.zeros((8, 8), bool)) == 1.0
