@@ -51,6 +51,11 @@ _SMALL = 300_000_000
 _MAX_RATIO = 8
 _ITEMS = ("params", "config", "provenance")
 AnyConfig: TypeAlias = ModelConfig | ClassifierConfig | MagnifierConfig
+_SHAPES: dict[type, Any] = {
+    ModelConfig: flavr.parameter_shapes,
+    ClassifierConfig: classifier.parameter_shapes,
+    MagnifierConfig: magnifier.parameter_shapes,
+}
 Config = TypeVar("Config", ModelConfig, ClassifierConfig, MagnifierConfig)
 
 
@@ -164,25 +169,15 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(config, _read_arrays(stored, path), stored.provenance, quantization)
 
 
-def load_classifier(
-    path: str | Path,
-) -> tuple[ClassifierConfig, dict[str, Any], dict[str, Any]]:
-    """Read config, parameters and provenance of a classifier.
-
-    The names of the classes are in ``provenance["classes"]``.
+def load_classifier(path: str | Path) -> tuple[ClassifierConfig, dict[str, Any], dict[str, Any]]:
+    """Read config, parameters and provenance of a classifier; ``"classes"`` there has their names.
 
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it is not a classifier, or its parameters do not fit its config.
     """
-    stored = _open(Path(path).absolute())
-    if "n_classes" not in stored.config:
-        raise ValueError(
-            f"{path} is a network that interpolates; train a classifier from it with "
-            "`flavr train configs/classify_ucf101.toml --init-from`."
-        )
-    config = _build(ClassifierConfig, stored, path)
-    return config, _read_arrays(stored, path), stored.provenance
+    remedy = "train a classifier with `flavr train configs/classify_ucf101.toml --init-from`."
+    return _load_as(ClassifierConfig, path, "n_classes", f"is no classifier; {remedy}")
 
 
 def load_magnifier(path: str | Path) -> tuple[MagnifierConfig, dict[str, Any], dict[str, Any]]:
@@ -192,14 +187,18 @@ def load_magnifier(path: str | Path) -> tuple[MagnifierConfig, dict[str, Any], d
         FileNotFoundError: there is no such directory.
         ValueError: it is another network, or its parameters do not fit its config.
     """
+    remedy = "train a network for that with `flavr train configs/magnify.toml`."
+    return _load_as(MagnifierConfig, path, "largest_factor", f"does not magnify motion; {remedy}")
+
+
+def _load_as(
+    kind: type[Config], path: str | Path, setting: str, otherwise: str
+) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """Read a network of a kind that one of its settings tells from the others."""
     stored = _open(Path(path).absolute())
-    if "largest_factor" not in stored.config:
-        raise ValueError(
-            f"{path} does not magnify motion; train a network for that with "
-            "`flavr train configs/magnify.toml`."
-        )
-    config = _build(MagnifierConfig, stored, path)
-    return config, _read_arrays(stored, path), stored.provenance
+    if setting not in stored.config:
+        raise ValueError(f"{path} {otherwise}")
+    return _build(kind, stored, path), _read_arrays(stored, path), stored.provenance
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
@@ -382,12 +381,7 @@ def _read_quantization(path: Path) -> Quantization | None:
 
 def differences(config: AnyConfig, params: dict[str, Any]) -> list[str]:
     """List every difference between ``params`` and the network's parameters, a line each."""
-    if isinstance(config, ClassifierConfig):
-        expected = _shapes(classifier.parameter_shapes(config))
-    elif isinstance(config, MagnifierConfig):
-        expected = _shapes(magnifier.parameter_shapes(config))
-    else:
-        expected = _shapes(flavr.parameter_shapes(config))
+    expected = _shapes(_SHAPES[type(config)](config))
     found = _shapes(params)
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} is not part of the network" for name in found if name not in expected]

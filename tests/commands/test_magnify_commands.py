@@ -2,7 +2,10 @@
 """The commands that magnify motion and score it, with an untrained network."""
 
 import sys
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ import pytest
 from flavr_jax import checkpoint, cli
 from flavr_jax.commands import evaluate_magnification, magnify
 from flavr_jax.config import ModelConfig
+from flavr_jax.inference import magnify as inference
 from flavr_jax.models import magnifier
 from flavr_jax.models.magnifier import MagnifierConfig
 from flavr_jax.video.files.reader import VideoReader, open_source
+from flavr_jax.video.frames import TimedFrame
 
 pytestmark = pytest.mark.usefixtures("definition")
 
@@ -96,3 +101,57 @@ def test_the_table_has_a_row_for_each_factor_and_noise(monkeypatch, network, cap
 def test_an_unknown_baseline_is_named(monkeypatch, network, capsys):
     assert run(monkeypatch, evaluate_magnification, network, "--baselines", "optical") == 2
     assert "optical" in capsys.readouterr().err
+
+
+def test_windows_of_a_clip_are_scored_as_they_are_streamed(network):
+    """The score's clip at once, and the command's frames one by one, are the same."""
+    loaded = inference.load(network)
+    clip = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    timed = [TimedFrame(frame, Fraction(index), Fraction(1)) for index, frame in enumerate(clip)]
+    streamed = [frame.pixels for frame in inference.magnified(timed, loaded, 4.0)]
+    made = evaluate_magnification.by_network(loaded, (clip / 255).astype(np.float32), 4.0)
+    np.testing.assert_allclose(255 * made, np.stack(streamed), atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [("clip.mp4", "clip_magnified.mp4"), ("clip.MKV", "clip_magnified.mkv"), ("-", "-"),
+     ("clip.avi", "clip_magnified.mp4")],
+)  # fmt: skip
+def test_the_output_has_a_name_by_default(name, output):
+    assert magnify.default_output(Path(name)) == output
+
+
+def test_a_folder_becomes_a_folder(clip):
+    assert magnify.default_output(clip) == "clip_magnified/"
+
+
+def test_sound_is_copied(monkeypatch, network, tmp_path):
+    """A clip with a tone keeps it."""
+    path = tmp_path / "tone.mp4"
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("libx264", rate=10)
+        pictures.width = pictures.height = 16
+        pictures.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=8000)
+        for index in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 90, np.uint8), "rgb24")
+            picture.pts = index
+            container.mux(pictures.encode(picture))
+        container.mux(pictures.encode())
+        tone = (3000 * np.sin(np.arange(4096) / 5)).astype(np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(tone, "s16", "mono")
+        samples.rate = 8000
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode())
+    output = tmp_path / "loud.mp4"
+    assert not run(monkeypatch, magnify, path, "--output", output, "--checkpoint", network)
+    with av.open(str(output)) as container:
+        assert len(container.streams.audio) == 1
+        assert sum(packet.size for packet in container.demux(audio=0)) > 100
+
+
+def test_a_part_of_a_clip_is_magnified_alone(monkeypatch, clip, tmp_path):
+    arguments = ("--method", "eulerian", "--range", "0-0.09", "--output", f"{tmp_path / 'part'}/")
+    assert run(monkeypatch, magnify, clip, *arguments) == 0
+    assert len(list(open_source(tmp_path / "part"))) == 3  # of 24 frames a second

@@ -2,6 +2,7 @@
 """The study of pretraining: its windows, its training loop, its order, its table."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -114,3 +115,102 @@ def test_sizes_that_do_not_fit_are_explained(change, message):
 def test_short_clips_are_explained():
     with pytest.raises(ValueError, match="frames"):
         StudyConfig(clips=actions.ActionConfig(frames=6))
+
+
+TINY = StudyConfig(
+    width=1,
+    base="mean",
+    clips=actions.ActionConfig(size=16, texture_size=32),
+    labelled=20,
+    tested=20,
+    pretraining=3,
+    finetuning=3,
+    batch_size=2,
+)
+
+
+@pytest.fixture(scope="module")
+def study():
+    """A study of clips that need not be drawn."""
+    study = Study.__new__(Study)
+    study.config = TINY
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 16, 16, 3), np.uint8)
+    study._train = study._test = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
+    return study
+
+
+def test_a_classifier_starts_with_the_pretrained_encoder(study, definition, monkeypatch):
+    seen = []
+
+    def fit(task, batch_size, optimization, params, *rest):
+        seen.append(params)
+        return params
+
+    monkeypatch.setattr(label_efficiency, "_fit", fit)
+    monkeypatch.setattr(label_efficiency, "_psnr", lambda *arguments: 20.0)
+    monkeypatch.setattr(label_efficiency, "_accuracy", lambda *arguments: 0.5)
+    pretrained = study.pretrain("r3d")
+    random = study.finetune("r3d", None, 20, 0)
+    started = study.finetune("r3d", pretrained, 20, 0)
+    assert (random.pretrained, started.pretrained) == (False, True)
+    jax.tree.map(np.testing.assert_array_equal, seen[2]["encoder"], seen[0]["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, seen[2]["head"], seen[1]["head"])
+    stems = [params["encoder"]["stem"]["kernel"] for params in seen[:2]]
+    assert not np.allclose(*stems)
+
+
+def test_accuracy_counts_clips_that_are_classified_correctly(study, monkeypatch):
+    def classify(config, params, frames):
+        # Right for the even classes only.
+        wanted = jnp.round(255 * frames[:, 0, 0, 0, 0]).astype(jnp.int32)
+        return jax.nn.one_hot(wanted // 2 * 2, 20)
+
+    monkeypatch.setattr(label_efficiency.classifier, "apply", classify)
+    pixels = np.zeros((20, 8, 16, 16, 3), np.uint8)
+    pixels[:, 0, 0, 0, 0] = np.arange(20)
+    clips = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
+    config = label_efficiency.ClassifierConfig(20, study.model("r3d"))
+    assert float(label_efficiency._accuracy(config, {}, clips)) == 0.5
+
+
+def test_the_middle_frame_is_scored_against_the_blend(study):
+    still = np.broadcast_to(np.full((8, 1, 1, 1), 100, np.uint8), (100, 8, 16, 16, 3)).copy()
+    still[:, 3] = 110
+    blended = Study.__new__(Study)
+    blended._test = LabelledSet(jnp.asarray(still), jnp.zeros(100, jnp.int32))
+    assert blended.blend() == pytest.approx(20 * np.log10(255 / 10), abs=1e-2)
+
+
+def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch, capsys):
+    class Quick(Study):
+        def __init__(self, config):
+            pass
+
+        def compile(self, encoders):
+            return {encoder: [] for encoder in encoders}
+
+        def pretrain(self, encoder):
+            return Pretrained({}, 25.0, 1.0)
+
+        def results(self, encoder, pretrained, shares, seeds):
+            assert shares == (0.01, 1.0)
+            for labels in (40, 4000):
+                yield Result(encoder, True, labels, 0, 0.25, 2.0)
+
+        def blend(self):
+            return 21.0
+
+    monkeypatch.setattr(command, "Study", Quick)
+    options = command.Options(tmp_path / "study.json", ("r3d", "mc3"), (1.0, 100.0), minutes=1e-9)
+    command.main(options)
+    written = json.loads((tmp_path / "study.json").read_text())
+    assert [row["labels"] for row in written["results"]] == [40]  # the others began too late
+    assert (tmp_path / "study.png").exists()
+    assert "| r3d | 25.00 | pretrained | 25.0 ± 0.0 | 2.00 |" in capsys.readouterr().out
+    command.main(dataclasses.replace(options, output=tmp_path / "all.json", minutes=60.0))
+    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 4
+
+
+def test_shares_that_are_none_are_explained(tmp_path):
+    with pytest.raises(ValueError, match="shares"):
+        command.main(command.Options(tmp_path / "none.json", shares=(0.0,)))
