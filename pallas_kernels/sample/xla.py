@@ -6,8 +6,8 @@ image is first copied to a table whose rows hold a pixel and its right, lower an
 neighbours, and every look-up is one row.
 
 On a CPU, XLA writes gathered rows to memory before it uses them, but fuses a gather of single
-numbers with the arithmetic around it. So every channel is a plane of its own, and all four
-neighbours are gathered, interpolated and mixed in one loop over the pixels.
+numbers with the arithmetic around it. So all four neighbours are gathered number by number,
+interpolated and mixed in one loop over the pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sample(
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
     """See :func:`pallas_kernels.sample`."""
-    form = _from_planes if device.is_cpu() else _from_table
+    form = _from_numbers if device.is_cpu() else _from_table
     return form(images, displacements, weights)
 
 
@@ -61,37 +61,40 @@ def _from_table(
     return (pixels * weights[..., None]).sum(axis=2)
 
 
-def _from_planes(
+def _from_numbers(
     images: Float[Array, "batch source image_height image_width channel"],
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
     """Four gathers per pixel and channel, in one loop with everything else."""
     batch, sources, height, width, channels = images.shape
-    planes = [images[..., channel].reshape(-1) for channel in range(channels)]
+    # Copying each channel to a plane of its own would take longer, and spread a pixel over memory.
+    numbers = images.reshape(-1)
     totals = [jnp.zeros((), images.dtype)] * channels
     # Sources are a loop here, not an axis, because XLA does not fuse a gather with a sum over it.
     for source in range(sources):
         across, down = _positions(displacements[:, :, source], height, width)
         image = (jnp.arange(batch) * sources + source).reshape(batch, 1, 1, 1)
-        upper = (image * height + down.first) * width + across.first
-        lower = upper + jnp.where(down.first < height - 1, width, 0)
-        step = jnp.where(across.first < width - 1, 1, 0)
-        for channel, plane in enumerate(planes):
-            top, bottom = (_between(plane, row, step, across.share) for row in (upper, lower))
+        upper = ((image * height + down.first) * width + across.first) * channels
+        lower = upper + jnp.where(down.first < height - 1, width * channels, 0)
+        step = jnp.where(across.first < width - 1, channels, 0)
+        for channel in range(channels):
+            top, bottom = (
+                _between(numbers, row + channel, step, across.share) for row in (upper, lower)
+            )
             pixels = top * (1 - down.share) + bottom * down.share
             totals[channel] = totals[channel] + pixels * weights[:, :, source]
     return jnp.stack(totals, axis=-1)
 
 
 def _between(
-    plane: Float[Array, " pixels"],
-    number: Int[Array, "*image"],
+    numbers: Float[Array, " values"],
+    place: Int[Array, "*image"],
     step: Int[Array, "*image"],
     share: Float[Array, "*image"],
 ) -> Float[Array, "*image"]:
-    """Pixels between two neighbours in a row; all indices are valid, so none is compared."""
-    left, right = (plane.at[each].get(mode="promise_in_bounds") for each in (number, number + step))
+    """Values between two neighbours in a row; all indices are valid, so none is compared."""
+    left, right = (numbers.at[each].get(mode="promise_in_bounds") for each in (place, place + step))
     return left * (1 - share) + right * share
 
 
