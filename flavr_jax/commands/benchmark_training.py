@@ -11,19 +11,22 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import OmitArgPrefixes
 
+from flavr_jax.bundled import existing
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
-from flavr_jax.profiling import presentation, training_throughput
+from flavr_jax.profiling import presentation, step_profile, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
 from flavr_jax.profiling.training_throughput import Measurement, TrainingCase
-from flavr_jax.training.parallel import Strategy
+from flavr_jax.training import recipe as recipes
+from flavr_jax.training.parallel import Parallel, Strategy
 
 Implementation: TypeAlias = Literal["flavr_jax", "torch"]
 IMPLEMENTATIONS = {
@@ -67,6 +70,17 @@ class Options:
     """Reading processes; 0 reads in threads of this process."""
     json: Path | None = None
     """Append the measurements to this file, one line per case."""
+    recipe: Path | None = None
+    """Instead of these networks, time the step of a recipe on one device, with the recipe's own
+    windows and loss, and the parts of the step in a trace."""
+    places: Annotated[recipes.Places, OmitArgPrefixes] = dataclasses.field(
+        default_factory=recipes.Places
+    )
+    """Folders and lists of data for the recipe."""
+    set: tuple[str, ...] = ()
+    """Changes to the recipe, in TOML syntax."""
+    profile: Path = Path("traces")
+    """Folder for the trace of the recipe's step."""
 
 
 def main(options: Options) -> None:
@@ -76,6 +90,9 @@ def main(options: Options) -> None:
     environment = presentation.environment(with_torch="torch" in options.implementations)
     where = f"{environment}; {os.cpu_count()} CPU cores"
     print(where, flush=True)
+    if options.recipe is not None:
+        _print_parts(options, options.recipe)
+        return
     cases = _cases(options)
     table = Table("step", "width", "devices", "windows/s", "of one", "ms", "ms, read", "cost")
     with tempfile.TemporaryDirectory() as folder:
@@ -107,6 +124,27 @@ def _cases(options: Options) -> list[TrainingCase]:
         for width in options.widths
         for devices in counts
     ]
+
+
+def _print_parts(options: Options, path: Path) -> None:
+    """Print the time of a recipe's step and a table of its parts."""
+    recipe = recipes.read(existing(path), options.set)
+    task, inputs = recipes.prepare(recipe, options.places, Parallel(recipe.strategy))
+    found = step_profile.profile_step(
+        recipe, task, inputs, options.profile, seconds=options.seconds
+    )
+    print(f"{1e3 * found.seconds:.2f} ms a step, {found.windows / found.seconds:.0f} windows/s")
+    table = Table("part", "pass", "ms", "share", "kernels")
+    whole = sum(part.milliseconds for part in found.parts)
+    for part in found.parts:
+        table.add_row(
+            part.name or "the rest",
+            "backward" if part.backward else "forward",
+            f"{part.milliseconds:.3f}",
+            f"{part.milliseconds / whole:.1%}",
+            f"{part.launches:.0f}",
+        )
+    Console().print(table)
 
 
 def _cells(found: Measurement, speed_up: float | None) -> list[str]:

@@ -43,6 +43,7 @@ __all__ = [
     "TrainingCase",
     "measure",
     "measure_peer",
+    "rounds",
     "write_clips",
 ]
 
@@ -182,7 +183,7 @@ def measure_peer(
         peer.wait()
         seconds_to_compile = time.perf_counter() - started
         logger.info("%s of %s ready in %.0f s", _name(case), name, seconds_to_compile)
-        fixed = _rounds(peer.step, peer.wait, seconds)
+        fixed = rounds(peer.step, peer.wait, seconds)
         peer.close()
         yield Measurement(name, case, fixed, None, seconds_to_compile)
 
@@ -234,7 +235,7 @@ def _time_steps(
             if len(issued) > _AHEAD:
                 jax.block_until_ready(issued.popleft())
 
-        return _rounds(step, lambda: jax.block_until_ready(current), seconds)
+        return rounds(step, lambda: jax.block_until_ready(current), seconds)
 
     fixed = DeviceInputs(parallel.distribute(_noise(case)), make_signals(parallel))
     fixed_seconds, read_seconds = seconds_of(itertools.repeat(fixed)), None
@@ -246,8 +247,14 @@ def _time_steps(
     return Measurement("flavr_jax", case, fixed_seconds, read_seconds, seconds_to_compile)
 
 
-def _rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
-    """Return the seconds per step: the median of rounds, after a warm-up and without pauses."""
+def rounds(step: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
+    """Return the seconds per step: the median of three rounds, after a warm-up and without pauses.
+
+    Args:
+        step: starts a step.
+        wait: waits for all steps started so far.
+        seconds: approximate length of a round.
+    """
 
     def steps(count: int) -> float:
         started = time.perf_counter()

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from flavr_jax.commands import benchmark_training as script
+from flavr_jax.profiling.step_profile import Part, StepProfile
 from flavr_jax.profiling.training_throughput import Measurement
 
 
@@ -56,3 +57,27 @@ def test_without_one_device_there_is_no_gain_to_tell(monkeypatch, capsys):
     where, line, *_ = capsys.readouterr().out.splitlines()
     assert where.startswith("torch: True; ")
     assert json.loads(line)["speed_up"] is None
+
+
+def test_a_recipe_is_timed_with_its_changes_and_the_parts_of_its_step_are_shown(
+    monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "mine.toml").write_text("steps = 3\n[model]\nwidth = 8\n[data]\ncrop = 32\n")
+    seen = []
+
+    def profile(recipe, task, inputs, folder, *, seconds):
+        seen.append((recipe.data.crop, task.model.width, inputs.batch_size, folder))
+        parts = Part("batch", False, 3.0, 12.0), Part("encoder/stem", True, 1.0, 2.0)
+        return StepProfile(0.02, 4, parts)
+
+    monkeypatch.setattr(script.step_profile, "profile_step", profile)
+    script.main(
+        script.Options(
+            recipe=tmp_path / "mine.toml", set=("data.batch_size=4",), profile=tmp_path / "traces"
+        )
+    )
+    assert seen == [(32, 8, 4, tmp_path / "traces")]
+    out = capsys.readouterr().out
+    assert "20.00 ms a step, 200 windows/s" in out
+    for word in ("batch", "75.0%", "encoder/stem", "backward"):
+        assert word in out

@@ -85,7 +85,7 @@ def test_a_round_is_as_long_as_was_asked_and_the_median_counts(monkeypatch):
 
     monkeypatch.setattr(training_throughput.time, "perf_counter", lambda: now[0])
     # One step that sets up, three that tell how many make a second, three rounds of ten.
-    found = training_throughput._rounds(step, lambda: None, 1.0)
+    found = training_throughput.rounds(step, lambda: None, 1.0)
     assert len(steps) == 1 + 3 + 30
     assert found == pytest.approx(0.2)
 
