@@ -53,26 +53,24 @@ class _Coefficients:
         windows: float32 copies of the input frames.
         table: tables of neighbouring pixels for the look-ups.
         results: copies of the made frames, which include those of computations in the queue.
-        overlap: whether the passes that measure gates overlap with the last one.
     """
 
     coarse: float
     fine: float
     refine: float
     look: float
-    windows: float = 1.0
-    table: float = 1.0
-    results: float = 2.0
-    overlap: bool = True
+    windows: float
+    table: float
+    results: float
 
 
 # Fitted to the compiler's plans: those of a CPU (tests/inference/test_planner.py), and those for an
 # H200 (13 cases of docs/measurements.md).
 _COEFFICIENTS = {
-    "cpu": _Coefficients(coarse=13.0, fine=1.0, refine=1.0, look=92.0),
-    "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0, overlap=False),
-    "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
-    "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0, overlap=False),
+    "cpu": _Coefficients(12.0, 0.6, 0.95, 96.0, windows=1.0, table=0.1, results=3.3),
+    "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
+    "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
+    "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0),
 }
 
 # Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;
@@ -226,8 +224,6 @@ def memory(
     coarse_rows, fine_rows = share_of_rows(config, rows, tiling)
     # The last coarse feature map and a skip connection live on while the fine layers run.
     layers = max(coarse * coarse_rows, fine * fine_rows + coarse_rows * 2 * map_bytes / 4)
-    if tiling.split == "all" and known.overlap:
-        layers += fine_rows * fine
     many = batch if tiling == WHOLE else 1
     return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
 
