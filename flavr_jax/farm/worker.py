@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from flavr_jax.video.journal.journal import Part
 __all__ = ["STEPS", "WITHOUT_NETWORK", "Hand", "Step"]
 
 Step: TypeAlias = Literal["prepare", "scan", "render", "join", "whole"]
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _STALLED = 120.0  # seconds that a decoder may work on one frame
@@ -43,18 +42,16 @@ _AHEAD = 16  # made frames that wait to be encoded
 _NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
-def _step(
-    function: Callable[Arguments, Result],
-) -> Callable[Arguments, tuple[Result, list[str]]]:
+def _step(function: Callable[..., Result]) -> Callable[..., tuple[Result, list[str]]]:
     """Return a function that also returns the warnings that were logged meanwhile."""
 
     @functools.wraps(function)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> tuple[Result, list[str]]:
+    def run(*arguments: Any) -> tuple[Any, list[str]]:
         heard = _Warnings()
         logger = logging.getLogger("flavr_jax")
         logger.addHandler(heard)
         try:
-            return function(*args, **kwargs), heard.messages
+            return function(*arguments), heard.messages
         finally:
             logger.removeHandler(heard)
 

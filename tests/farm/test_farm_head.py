@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from flavr_jax.farm import head
 from flavr_jax.farm.clip import Clip, Fractions, Plan, Setup, Times, Wishes
-from flavr_jax.farm.cluster import Cluster
+from flavr_jax.farm.cluster import Cluster, connected
 from flavr_jax.farm.progress import Line
 from flavr_jax.inference.stream import Summary
 from flavr_jax.inference.tiles import WHOLE
@@ -189,3 +190,53 @@ def test_progress_counts_frames_of_this_and_of_earlier_runs(capsys):
     assert '"seconds_left": null' in first
     assert '"done": 140' in second
     assert '"lost": 1' in second
+
+
+class FakeRay:
+    """The part of Ray that connecting uses."""
+
+    def __init__(self, dashboard_url=None, refuses=False):
+        self.dashboard_url, self.refuses, self.running, self.asked = (
+            dashboard_url,
+            refuses,
+            False,
+            [],
+        )
+
+    def is_initialized(self):
+        return self.running
+
+    def init(self, address, **options):
+        self.asked.append(address)
+        if self.refuses:
+            raise ConnectionError("no answer")
+        self.running = True
+        return self
+
+    def shutdown(self):
+        self.running = False
+
+
+@pytest.mark.parametrize(
+    ("url", "link"), [("127.0.0.1:8265", "http://127.0.0.1:8265"), ("", None), (None, None)]
+)
+def test_the_link_of_the_dashboard_is_given_if_there_is_one(monkeypatch, url, link):
+    ray = FakeRay(url)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with connected("local") as (used, shown):
+        assert used is ray
+        assert ray.running
+        assert (shown or None) == link
+    assert not ray.running
+    assert ray.asked == ["local"]
+
+
+def test_a_cluster_that_does_not_answer_and_a_missing_ray_are_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(refuses=True))
+    answer = r"no Ray cluster answers at 10\.0\.0\.1:6379.*ray start"
+    with pytest.raises(OSError, match=answer), connected("10.0.0.1:6379"):
+        pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    answer = r"needs Ray\. Run pip install .*farm\]"
+    with pytest.raises(ModuleNotFoundError, match=answer), connected(None):
+        pass
