@@ -52,7 +52,9 @@ def main(options: Options) -> None:
             "shares above 0 and up to 100."
         )
     program_cache.enable()
+    began = time.monotonic()
     study = Study(options.study)
+    print(f"clips drawn after {time.monotonic() - began:.0f} s", flush=True)
     pretrained: dict[Encoder, Pretrained] = {}
     results: list[Result] = []
     for result in _measure(options, study, pretrained):

@@ -31,6 +31,7 @@ from flavr_jax.metrics.psnr import psnr_flavr
 from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.training.optimizers import OptimizerConfig, optimizer
+from flavr_jax.training.step import Compute
 from flavr_jax.training.tasks import Classification, Interpolation, LabelledBatch, Task
 
 __all__ = ["Encoder", "Pretrained", "Result", "Study", "StudyConfig"]
@@ -52,9 +53,10 @@ class StudyConfig:
         finetuning: steps of training on labels.
         batch_size: clips in a step.
         learning_rate: highest learning rate of both.
+        compute: dtype of the forward and backward passes; parameters are always float32.
     """
 
-    width: int = 8
+    width: int = 16
     base: Literal["mean", "warp"] = "warp"
     clips: ActionConfig = dataclasses.field(default_factory=ActionConfig)
     labelled: int = 4000
@@ -63,6 +65,7 @@ class StudyConfig:
     finetuning: int = 150
     batch_size: int = 64
     learning_rate: float = 2e-3
+    compute: Compute = "bfloat16"
 
     def __post_init__(self) -> None:
         classes = len(actions.CLASSES)
@@ -150,12 +153,16 @@ class Study:
         params = task.init(jax.random.key(1))
         start = time.perf_counter()
         params = _fit(
-            task, config.batch_size, _optimization(config), params, self._train,
+            task, self.config, _optimization(config), params, self._train,
             config.pretraining, config.labelled, jax.random.key(2),
         )  # fmt: skip
         jax.block_until_ready(params)
         seconds = time.perf_counter() - start
-        return Pretrained(params, float(_psnr(task.model, params, self._test.clips)), seconds)
+        return Pretrained(
+            params,
+            float(_psnr(task.model, _cast(params, config.compute), self._test.clips)),
+            seconds,
+        )
 
     def finetune(
         self,
@@ -184,10 +191,10 @@ class Study:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
         params = _fit(
-            task, config.batch_size, _optimization(config), params, self._train,
+            task, self.config, _optimization(config), params, self._train,
             config.finetuning, labels, jax.random.key(seed),
         )  # fmt: skip
-        accuracy = float(_accuracy(task.config, params, self._test))
+        accuracy = float(_accuracy(task.config, _cast(params, config.compute), self._test))
         seconds = time.perf_counter() - start
         return Result(encoder, pretrained is not None, labels, seed, accuracy, seconds)
 
@@ -212,6 +219,10 @@ def interpolation_batch(
     return Batch(frames[:, 0:7:2], frames[:, 3:4], jnp.ones((len(numbers), 1)))
 
 
+def _cast(params: PyTree, compute: Compute) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, compute), params)
+
+
 def _optimization(config: StudyConfig) -> OptimizerConfig:
     return OptimizerConfig(learning_rate=config.learning_rate, weight_decay=1e-2)
 
@@ -219,7 +230,7 @@ def _optimization(config: StudyConfig) -> OptimizerConfig:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(
     task: Task,
-    batch_size: int,
+    config: StudyConfig,
     optimization: OptimizerConfig,
     params: PyTree,
     clips: LabelledSet,
@@ -235,13 +246,18 @@ def _fit(
 
     def step(number: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, moments = state
-        numbers = jax.random.randint(jax.random.fold_in(key, number), (batch_size,), 0, known)
+        shape = (config.batch_size,)
+        numbers = jax.random.randint(jax.random.fold_in(key, number), shape, 0, known)
         if isinstance(task, Classification):
             frames = clips.clips[numbers].astype(jnp.float32) / 255.0
             batch: Any = LabelledBatch(frames, clips.labels[numbers])
         else:
             batch = interpolation_batch(clips.clips, numbers)
-        gradient, _ = jax.grad(task.loss, has_aux=True)(params, batch, None)
+
+        def loss(params: PyTree) -> Array:
+            return task.loss(_cast(params, config.compute), batch, None)[0]
+
+        gradient = jax.grad(loss)(params)
         updates, moments = rule.update(gradient, moments, params)
         done = number / steps
         rate = optimization.learning_rate * jnp.minimum(

@@ -17,6 +17,8 @@ from flavr_jax.training.label_efficiency import Pretrained, Result, Study, Study
 from flavr_jax.training.optimizers import OptimizerConfig
 from tests.training.toys import Line
 
+SIZES = StudyConfig(batch_size=8, compute="float32")
+
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Line):
@@ -45,14 +47,14 @@ def test_training_uses_only_the_clips_that_are_known():
     config = OptimizerConfig(learning_rate=0.05, weight_decay=0.0)
     start = {"mean": jnp.zeros(())}
     for known, mean in ((1, 3 / 255), (3, 13 / 255)):
-        found = fit(Mean(), 8, config, start, clips(20), 200, known, jax.random.key(0))
+        found = fit(Mean(), SIZES, config, start, clips(20), 200, known, jax.random.key(0))
         assert float(found["mean"]) == pytest.approx(mean, abs=0.15 * mean + 2e-3)
 
 
 def test_no_steps_leave_the_parameters():
     start = {"mean": jnp.full((), 0.25)}
     found = label_efficiency._fit(
-        Mean(), 8, OptimizerConfig(), start, clips(20), 0, 20, jax.random.key(0)
+        Mean(), SIZES, OptimizerConfig(), start, clips(20), 0, 20, jax.random.key(0)
     )
     assert float(found["mean"]) == 0.25
 
@@ -142,7 +144,7 @@ def study():
 def test_a_classifier_starts_with_the_pretrained_encoder(study, definition, monkeypatch):
     seen = []
 
-    def fit(task, batch_size, optimization, params, *rest):
+    def fit(task, config, optimization, params, *rest):
         seen.append(params)
         return params
 
