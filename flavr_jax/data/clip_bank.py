@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, Key, UInt8
 
 from flavr_jax.data import augment
 
-__all__ = ["ClipBank", "SamplingTable", "draw", "read_folder", "tabulate"]
+__all__ = ["ClipBank", "SamplingTable", "draw", "filmed", "read_folder", "tabulate"]
 
 _AUGMENT = augment.AugmentConfig()
 _SPACINGS = (2, 4, 6, 8, 12, 16)
@@ -150,14 +150,10 @@ def draw(
         The frames nearest to ``times`` in [0, 1], and for each 1.0 if it was filmed exactly at its
         time, else 0.0.
     """
-    key_row, key_place, key_change = jax.random.split(key, 3)
-    change = augment.draw(key_change, config)
-    row = jax.random.categorical(key_row, table.log_weight)
-    start, length, width, spacing = (column[row] for column in table[:4])
-    # Reversing the times before frames are gathered costs nothing; reversing frames would copy.
-    moments = jnp.where(change.backwards, 3.0 - times, times) * spacing.astype(jnp.float32)
-    indices = jnp.round(moments).astype(jnp.int32)
-    filmed = (jnp.abs(moments - indices.astype(jnp.float32)) < 1e-3).astype(jnp.float32)
+    key_place = jax.random.split(key, 3)[1]
+    change = _change(key, config)
+    start, length, width, spacing = (column[_row(key, table)] for column in table[:4])
+    indices, is_filmed = _nearest(times, spacing, change)
     # First frame, top row and left column are drawn within these exclusive limits; `width` leaves
     # the mirrored padding out.
     limits = jnp.stack(
@@ -174,7 +170,37 @@ def draw(
         return lax.dynamic_slice(frames, place, (1, *size, 3))[0]
 
     window = augment.reorient(jax.vmap(crop)(indices).astype(jnp.float32) / 255.0, change)
-    return augment.recolour(window, change), filmed
+    return augment.recolour(window, change), is_filmed
+
+
+def filmed(
+    key: Key[Array, ""],
+    times: Float[Array, " time"],
+    table: SamplingTable,
+    config: augment.AugmentConfig = _AUGMENT,
+) -> Float[Array, " time"]:
+    """Tell which frames of the window that :func:`draw` draws were filmed, without drawing it."""
+    return _nearest(times, table.spacing[_row(key, table)], _change(key, config))[1]
+
+
+def _row(key: Key[Array, ""], table: SamplingTable) -> Int[Array, ""]:
+    """Draw the row of a window's clip and spacing."""
+    return jax.random.categorical(jax.random.split(key, 3)[0], table.log_weight)
+
+
+def _change(key: Key[Array, ""], config: augment.AugmentConfig) -> augment.Transform:
+    """Draw the augmentation of a window."""
+    return augment.draw(jax.random.split(key, 3)[2], config)
+
+
+def _nearest(
+    times: Float[Array, " time"], spacing: Int[Array, ""], change: augment.Transform
+) -> tuple[Int[Array, " time"], Float[Array, " time"]]:
+    """Frames nearest to the times, counted from the window's first, and which are exact."""
+    # Reversing the times before frames are gathered costs nothing; reversing frames would copy.
+    moments = jnp.where(change.backwards, 3.0 - times, times) * spacing.astype(jnp.float32)
+    indices = jnp.round(moments).astype(jnp.int32)
+    return indices, (jnp.abs(moments - indices.astype(jnp.float32)) < 1e-3).astype(jnp.float32)
 
 
 def _count_frames(path: Path) -> int:

@@ -109,7 +109,6 @@ def draw(
         parts: number of parts; each has the same share of synthetic windows.
     """
     # Counts are Python integers, because shapes have to be known when the step is compiled.
-    size = (config.crop, config.crop)
     n_windows = config.batch_size // parts
     n_synthetic = n_windows if real is None else round(n_windows * config.synthetic_share)
     key_synthetic, key_real = jax.random.split(key)
@@ -121,13 +120,7 @@ def draw(
         drawn += _synthetic(keys, n_outputs, config, textures, photographs)
     if real is not None and n_synthetic < n_windows:
         keys = _keys(key_real, n_windows - n_synthetic, part, parts)
-        times = _times(jnp.arange(n_outputs), n_outputs)
-        frames, filmed = jax.vmap(
-            lambda key: clip_bank.draw(key, times, size, real.frames, real.table, config.augment)
-        )(keys)
-        weights = filmed[:, N_INPUTS:] * _time_weights(n_outputs, config)
-        batch = Batch(frames[:, :N_INPUTS], frames[:, N_INPUTS:], weights)
-        drawn.append(_one_target(keys, batch) if config.one_target else batch)
+        drawn.append(_real(keys, n_outputs, config, real))
     return jax.tree.map(lambda *some: jnp.concatenate(some), *drawn)
 
 
@@ -161,6 +154,29 @@ def _synthetic(
             weights[some] if outputs is None else jnp.ones(outputs[some].shape),
             None if outputs is None else outputs[some],
         )
+
+
+def _real(keys: Key[Array, " n"], n_outputs: int, config: MixtureConfig, real: RealClips) -> Batch:
+    """Cut windows out of real clips."""
+    outputs, weights = jnp.arange(n_outputs), _time_weights(n_outputs, config)
+    if config.one_target:
+        times = _times(outputs, n_outputs)
+        filmed = jax.vmap(lambda key: clip_bank.filmed(key, times, real.table, config.augment))(
+            keys
+        )
+        # Chosen before windows are cut, so that no frame is cut in vain.
+        outputs = _chosen(keys, filmed[:, N_INPUTS:] * weights)
+    else:
+        outputs = jnp.broadcast_to(outputs, (len(keys), n_outputs))
+    size = (config.crop, config.crop)
+    frames, filmed = jax.vmap(
+        lambda key, times: clip_bank.draw(key, times, size, real.frames, real.table, config.augment)
+    )(keys, _times(outputs, n_outputs))
+    weights = filmed[:, N_INPUTS:] * weights[outputs]
+    inputs, targets = frames[:, :N_INPUTS], frames[:, N_INPUTS:]
+    if not config.one_target:
+        return Batch(inputs, targets, weights)
+    return Batch(inputs, targets, (weights > 0).astype(jnp.float32), outputs)
 
 
 def _times(outputs: Int[Array, "*n output"], n_outputs: int) -> Float[Array, "*n time"]:

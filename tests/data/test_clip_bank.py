@@ -41,6 +41,14 @@ def write_clip(path, frames, rate=30):
         container.mux(stream.encode())
 
 
+def test_which_frames_were_filmed_is_known_without_a_window(keys, counting):
+    rows = jax.tree.map(lambda *each: jnp.concatenate(each), table(spacing=2), table(spacing=4))
+    _, told = draw_windows(keys, counting, rows)
+    known = jax.vmap(lambda key: clip_bank.filmed(key, TIMES, rows))(keys)
+    np.testing.assert_array_equal(known, told)
+    assert len({tuple(row) for row in np.asarray(told)}) == 2  # both spacings were drawn
+
+
 def test_all_frames_of_a_window_share_one_transform(keys):
     picture = np.random.default_rng(0).integers(0, 256, (1, 40, 64, 3), dtype=np.uint8)
     frames = jnp.asarray(np.repeat(picture, 60, axis=0))
