@@ -139,6 +139,7 @@ class Cluster(Generic[Owner]):
         """Start workers, ``hand`` each; a task is given up once more than ``retries`` were lost."""
         self.lost = 0
         self._ray, self._workers, self._retries = ray, workers, retries
+        # Ray restarts a lost actor by default never, which is right: see above.
         self._hand = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(hand)
         self._beside = {
             step: ray.remote(num_cpus=1, max_retries=retries)(worker.STEPS[step])
@@ -173,7 +174,7 @@ class Cluster(Generic[Owner]):
 
     @property
     def has_room(self) -> bool:
-        """Whether a worker could take another task."""
+        """True if a worker could take another task."""
         return self._least_busy() is not None
 
     def _least_busy(self) -> Any:
@@ -212,6 +213,7 @@ class Cluster(Generic[Owner]):
         references = [*self._flight, *self._starting]
         ended, rest = self._ray.wait(references, num_returns=1, timeout=patience)
         if ended and rest:
+            # Each wait looks at all tasks, so take everything that has ended by now.
             more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
             ended += more
         for reference in ended:

@@ -212,6 +212,7 @@ class _Run:
             # What decodes after a damaged place depends on where decoding began.
             self._add("whole", self._setup)
             return
+        # Holds the lock of the journal until all segments are there.
         target = Path(os.path.realpath(self.clip.output))
         self._journal = Journal(target, self._setup.job(self.clip))
         self._journals.callback(self._journal.close, complete=False)

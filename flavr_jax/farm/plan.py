@@ -91,6 +91,7 @@ def stretches(
     ends = [numbers[start] for start in wishes.starts]  # output frames before each key
     cuts = [number for number, link in enumerate(wishes.links) if link == "cut"]
     start = shot = 0
+    # Segments increase, so all positions only move forwards: hours of video are planned in one go.
     for run in _runs(missing, most):
         first, end = run[0] * clip.segment, min((run[-1] + 1) * clip.segment, len(plan.times))
         while ends[start + 1] <= first:

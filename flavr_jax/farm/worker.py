@@ -135,6 +135,7 @@ def render(clip: Clip, setup: Setup, stretch: Stretch, folder: Path) -> int:
             computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
             fetched = stream.fetched(computed, sink.conversion)
             ready = pipeline.stage("download", fetched, capacity=_AHEAD)
+            # Frames before the first segment have no pixels: they are there to begin a batch.
             wanted = itertools.islice(ready, stretch.skipped, None)
             for (pts, duration), frame in zip(stretch.times, wanted, strict=False):
                 sink.write(TimedFrame(frame.picture, pts, duration, frame.original))
@@ -245,6 +246,7 @@ def _checked(clip: Clip, setup: Setup) -> Interpolator:
         ValueError: this worker's frames would differ.
     """
     network = _network(clip)
+    # Free memory may differ here, and with it the division that this worker would choose.
     network.tiling = setup.tiling
     here = _facts(clip, network)
     for name, value in setup.facts.items():

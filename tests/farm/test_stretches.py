@@ -151,6 +151,15 @@ def test_formats_and_ranges_make_the_file_of_one_run(network, footage, tmp_path,
     assert Path(many.output).read_bytes() == Path(one.output).read_bytes()
 
 
+def test_folders_of_images_make_the_file_of_one_run(network, tmp_path):
+    folder = write_folder(tmp_path / "images", 30)
+    one = Clip(folder, str(tmp_path / "one" / "out.mp4"), Options(4, batch=2), segment=20)
+    worker.whole(one, worker.prepare(one)[0])
+    many = dataclasses.replace(one, output=str(tmp_path / "many" / "out.mp4"))
+    assert len(assembled(many)) == 6
+    assert Path(many.output).read_bytes() == Path(one.output).read_bytes()
+
+
 def test_the_network_computes_hardly_more_than_in_one_run(network, footage, tmp_path):
     one = Clip(footage, str(tmp_path / "one.mp4"), Options(4, batch=3), segment=40)
     worker.whole(one, worker.prepare(one)[0])
@@ -194,9 +203,9 @@ def test_an_input_that_lost_frames_meanwhile_is_noticed(network, tmp_path):
 
 
 def test_what_cannot_be_divided_is_known_beforehand(network, footage, tmp_path):
-    folder = write_folder(tmp_path / "images", 3)
-    for path, name in [(folder, "out.mp4"), (footage, "out.avi"), (footage, "out/")]:
-        clip = Clip(path, str(tmp_path / name) + "/" * name.endswith("/"), Options(4))
+    for name, source in [("out.mp4", Input(sandbox=True)), ("out.avi", Input()), ("out/", Input())]:
+        output = str(tmp_path / name) + "/" * name.endswith("/")
+        clip = Clip(footage, output, Options(4), source=source)
         assert not worker.prepare(clip)[0].splittable
     with pytest.raises(ValueError, match="crf"):
         worker.prepare(Clip(footage, "out.mp4", Options(4), encoding=Encoding(crf=60)))

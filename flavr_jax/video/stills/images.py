@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import re
 import shutil
@@ -103,9 +104,14 @@ class ImageFolder:
         )
 
     def __iter__(self) -> Iterator[TimedFrame]:
+        return self.since(Fraction(0))
+
+    def since(self, start: Fraction) -> Iterator[TimedFrame]:
+        """Yield the frames from a time on, in seconds; images before it are not read."""
         told: set[str] = set()
         target = Layout.of(self._stored)
-        for index, (path, tags) in enumerate(zip(self.paths, self._tags)):
+        for index in range(math.ceil(start * self.info.rate), len(self.paths)):
+            path, tags = self.paths[index], self._tags[index]
             pixels, lost = _fitted(read_image(path, tags), target)
             pixels, other_colours = _shown_alike(pixels, tags, self._tags[0])
             lost |= other_colours

@@ -50,6 +50,16 @@ def test_times_follow_the_rate(tmp_path):
     assert source.info.frame_count == 3
 
 
+def test_images_before_a_time_are_not_read(tmp_path):
+    for index in range(4):
+        imageio.imwrite(tmp_path / f"{index}.png", flat(index))
+    source = ImageFolder(tmp_path, rate=Fraction(24000, 1001))
+    (tmp_path / "1.png").unlink()
+    late = list(source.since(2 * Fraction(1001, 24000)))
+    assert [(f.pixels[0, 0, 0], f.pts * 24000 / 1001) for f in late] == [(2, 2), (3, 3)]
+    assert [f.pixels[0, 0, 0] for f in source.since(Fraction(1001, 24000) * 5 / 2)] == [3]
+
+
 @pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "jpg", "webp"])
 def test_every_kind_of_image_is_read(tmp_path, suffix):
     imageio.imwrite(tmp_path / f"a.{suffix}", flat(128), plugin="pillow")
