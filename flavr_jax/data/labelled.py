@@ -80,6 +80,7 @@ def read(root: Path, listing: Path | None = None) -> LabelledClips:
 
     Raises:
         FileNotFoundError: there are no classes or no clips, or a listed clip is missing.
+        ValueError: a listed clip is of no class.
     """
     folders = subfolders(root, layout=LAYOUT)
     classes = tuple(path.name for path in folders)
@@ -92,6 +93,11 @@ def read(root: Path, listing: Path | None = None) -> LabelledClips:
         ]
     else:
         names = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        if strange := [name for name in names if Path(name).parts[0] not in classes]:
+            raise ValueError(
+                f"{listing} names {strange[0]}, but {root} has no such class; its classes are "
+                f"{', '.join(classes)}."
+            )
         found = [(root / name, classes.index(Path(name).parts[0])) for name in names]
         if missing := [str(path) for path, _ in found if not path.exists()]:
             raise FileNotFoundError(f"{missing[0]} is missing, but {listing} names it.")

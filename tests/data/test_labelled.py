@@ -79,3 +79,37 @@ def test_validation_is_the_middle_in_order_and_a_short_clip_begins_again(root):
 def test_a_crop_larger_than_the_frames_is_refused(root):
     with pytest.raises(ValueError, match=r"10×8, smaller than the crop of 16"):
         next(LabelledLoader(read(root), dataclasses.replace(CONFIG, crop=16)))
+
+
+def test_a_listed_clip_of_an_unknown_class_is_named_beside_the_classes(root, tmp_path):
+    (tmp_path / "list.txt").write_text("jump/clip0 1\nswim/clip0 3\n")
+    with pytest.raises(ValueError, match=r"names swim/clip0, but .* its classes are jump, run"):
+        read(root, tmp_path / "list.txt")
+
+
+def test_blank_lines_of_a_list_do_not_count(root, tmp_path):
+    (tmp_path / "list.txt").write_text("\njump/clip1\n\n  \n")
+    assert read(root, tmp_path / "list.txt").paths == (root / "jump/clip1",)
+
+
+def test_crops_are_cut_anywhere_in_training_and_from_the_middle_otherwise(tmp_path):
+    picture = np.arange(20, dtype=np.uint8)[None, :, None] + np.zeros((8, 1, 3), np.uint8)
+    (tmp_path / "a" / "clip").mkdir(parents=True)
+    iio.imwrite(tmp_path / "a" / "clip" / "0.png", picture)
+    config = dataclasses.replace(CONFIG, frames=1, batch_size=60)
+    lefts = next(LabelledLoader(read(tmp_path), config)).clips[:, 0, 0, 0, 0]
+    assert set(lefts.tolist()) == set(range(13))
+    middle = next(LabelledLoader(read(tmp_path), config, training=False)).clips[:, 0, 0, 0, 0]
+    assert set(middle.tolist()) == {6}
+
+
+def test_half_of_the_training_samples_are_mirrored_if_asked_for(tmp_path):
+    picture = np.arange(8, dtype=np.uint8)[None, :, None] + np.zeros((8, 1, 3), np.uint8)
+    (tmp_path / "a" / "clip").mkdir(parents=True)
+    iio.imwrite(tmp_path / "a" / "clip" / "0.png", picture)
+    for flips, shares in ((True, (0.3, 0.7)), (False, (0.0, 0.0))):
+        config = dataclasses.replace(CONFIG, frames=1, batch_size=100, flips=flips)
+        clips = next(LabelledLoader(read(tmp_path), config)).clips
+        mirrored = clips[:, 0, 0, 0, 0] == 7
+        assert (mirrored | (clips[:, 0, 0, 0, 0] == 0)).all()
+        assert shares[0] <= mirrored.mean() <= shares[1]
