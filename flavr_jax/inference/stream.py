@@ -10,8 +10,9 @@ than one pass can make take further passes over the result. Last, the requested 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from flavr_jax.inference.options import Options
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import keys, schedule
-from flavr_jax.timeline.keys import Key
+from flavr_jax.timeline.keys import Key, Small
 from flavr_jax.timeline.schedule import Clock, Grid, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
@@ -120,9 +121,14 @@ def interpolate(
     return _between_keys(found, network, options, summary, conversion, done, finest)
 
 
-def _keys(frames: Iterable[TimedFrame], options: Options) -> Iterator[Key]:
-    """Yield the keys of a clip, lazily."""
-    return keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
+def _keys(
+    frames: Iterable[TimedFrame],
+    options: Options,
+    ahead: Callable[[Iterator[Small]], Iterator[Small]] = iter,
+) -> Iterator[Key]:
+    """Yield the keys of a clip, lazily; see :func:`flavr_jax.timeline.keys.find_keys`."""
+    cuts = options.cut != "ignore"
+    return keys.find_keys(frames, cuts=cuts, repeats=options.dedup, ahead=ahead)
 
 
 def _between_keys(
@@ -212,7 +218,8 @@ def overlapped(
     """
     decoded = pipeline.stage("decode", frames, limit=stalled)
     # Finding cuts takes milliseconds a frame, in which the network's thread could not feed a GPU.
-    found = pipeline.stage("cuts", _keys(decoded, options))
+    found = _keys(decoded, options, functools.partial(pipeline.stage, "thumbnails"))
+    found = pipeline.stage("cuts", found)
     made = _between_keys(found, network, options, summary, conversion, done)
     # The first frame may wait for the network to be compiled.
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from flavr_jax.timeline.thumbnails import Thumbnail, difference, with_surroundings
+from flavr_jax.timeline.thumbnails import Thumbnail, difference, reduced, with_surroundings
 from flavr_jax.typing import Frame
 
 __all__ = ["find_cuts", "is_cut", "mismatch"]
@@ -38,7 +38,7 @@ _ONE_WAY = 0.7  # |mean change| of luma / mean |change|: 1 if all parts get ligh
 
 def find_cuts(frames: Iterable[Frame]) -> Iterator[int]:
     """Yield the number of each frame that begins a new shot, except the first frame, lazily."""
-    surroundings = with_surroundings(frames, lambda frame: frame)
+    surroundings = with_surroundings(reduced(frames, lambda frame: frame))
     for number, (_, before, after) in enumerate(surroundings):
         if before and is_cut(before, after):
             yield number
@@ -57,15 +57,20 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
         return False
     # Repeated frames, as in animation on twos, say nothing about the usual motion.
     usual = statistics.median([other for other in changes if other > _STILL] or [0.0])
-    # The mismatch is the smaller of two numbers, and one is often small enough.
-    strangeness = _unexplained(before[-1].luma, after[0].luma)
-    if strangeness <= _SAME_SCENE:
-        return False
-    strangeness = min(strangeness, _unexplained(after[0].luma, before[-1].luma))
     contrast = float(min(before[-1].luma.std(), after[0].luma.std()))
-    unlike = strangeness > _OTHER_SCENE and contrast > _LEAST_CONTRAST
-    unusual = strangeness > _SAME_SCENE and strangeness * change / (1 + usual) > _UNUSUAL
-    return (unlike or unusual) and not _is_flash(before, after, change)
+
+    def strange(mismatch: float) -> bool:
+        unlike = mismatch > _OTHER_SCENE and contrast > _LEAST_CONTRAST
+        return unlike or (mismatch > _SAME_SCENE and mismatch * change / (1 + usual) > _UNUSUAL)
+
+    # The mismatch is the smallest of many numbers, and without any shift it is often small enough.
+    first, second = before[-1].luma, after[0].luma
+    return (
+        strange(_unexplained(first, second, shift=0))
+        and strange(_unexplained(first, second))
+        and strange(_unexplained(second, first))
+        and not _is_flash(before, after, change)
+    )
 
 
 def mismatch(a: Thumbnail, b: Thumbnail) -> float:
@@ -88,8 +93,11 @@ def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: f
     return any(difference(a, b) < change / 2 and mismatch(a, b) < _RELATED for a, b in around)
 
 
-def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
-    """Return the share of ``target``'s detail that moved, relit blocks of ``source`` lack."""
+def _unexplained(source: np.ndarray, target: np.ndarray, shift: int = _SHIFT) -> float:
+    """Return the share of ``target``'s detail that relit blocks of ``source`` lack.
+
+    The blocks may move by up to ``shift`` cells in each direction.
+    """
     rows, columns = (min(_BLOCK, length) for length in target.shape)
     whole = tuple(
         slice(length // side * side) for length, side in zip(target.shape, (rows, columns))
@@ -99,7 +107,7 @@ def _unexplained(source: np.ndarray, target: np.ndarray) -> float:
     gain = np.clip(target.std() / max(float(source.std()), 1e-3), 0.25, 4.0)
     relit = (source - source.mean()) * gain + target.mean()
     # All shifts of the source: [shift down, shift across, rows, columns].
-    moved = sliding_window_view(np.pad(relit, _SHIFT, mode="edge"), target.shape)
+    moved = sliding_window_view(np.pad(relit, shift, mode="edge"), target.shape)
     blocks = (target.shape[0] // rows, rows, target.shape[1] // columns, columns)
     # Sums of slices: NumPy reduces short axes many times more slowly.
     off = np.abs(moved - target)

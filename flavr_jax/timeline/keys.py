@@ -11,19 +11,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
 from flavr_jax.timeline.cuts import is_cut
 from flavr_jax.timeline.repeats import CADENCE_REACH, LONGEST_RUN, even_time, is_repeat
-from flavr_jax.timeline.thumbnails import with_surroundings
+from flavr_jax.timeline.thumbnails import Thumbnail, reduced, with_surroundings
 from flavr_jax.video.frames import TimedFrame
 
-__all__ = ["Key", "Link", "find_keys"]
+__all__ = ["Key", "Link", "Small", "find_keys"]
 
 Link: TypeAlias = Literal["motion", "still", "cut"]
 """Relation of a key to the one before it; the first key of a clip counts as a cut."""
+
+
+Small: TypeAlias = tuple[TimedFrame, Thumbnail]
+"""A frame and its thumbnail."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +47,13 @@ class Key:
     shown: tuple[tuple[Fraction, Fraction], ...]
 
 
-def find_keys(frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool) -> Iterator[Key]:
+def find_keys(
+    frames: Iterable[TimedFrame],
+    *,
+    cuts: bool,
+    repeats: bool,
+    ahead: Callable[[Iterator[Small]], Iterator[Small]] = iter,
+) -> Iterator[Key]:
     """Yield the keys of a clip, lazily; every input frame is in the ``shown`` of exactly one.
 
     About ``thumbnails.REACH`` frames are in memory, with ``repeats`` ``2 · CADENCE_REACH`` more.
@@ -52,22 +62,22 @@ def find_keys(frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool) -> Ite
         frames: with increasing pts.
         cuts: whether to look for cuts; otherwise the clip counts as one shot.
         repeats: whether to drop frames that repeat the one before them.
+        ahead: takes an iterator of frames with their thumbnails and returns one of the same items,
+            which may be made in another thread.
     """
-    linked = _linked(frames, cuts=cuts, repeats=repeats)
+    if not (cuts or repeats):
+        return (_key([frame], "motion" if n else "cut") for n, frame in enumerate(frames))
+    linked = _linked(ahead(reduced(frames, lambda frame: frame.picture)), cuts, repeats)
     if not repeats:
         return (_key([frame], link) for frame, link in linked)
     return _at_even_times(_without_repeats(linked))
 
 
 def _linked(
-    frames: Iterable[TimedFrame], *, cuts: bool, repeats: bool
+    frames: Iterable[Small], cuts: bool, repeats: bool
 ) -> Iterator[tuple[TimedFrame, Link]]:
     """Yield each frame with its link to the one before."""
-    if not (cuts or repeats):
-        for number, frame in enumerate(frames):
-            yield frame, "motion" if number else "cut"
-        return
-    for frame, before, after in with_surroundings(frames, lambda frame: frame.picture):
+    for frame, before, after in with_surroundings(frames):
         if not before or (cuts and is_cut(before, after)):
             yield frame, "cut"
         elif repeats and is_repeat(before, after):

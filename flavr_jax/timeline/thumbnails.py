@@ -19,7 +19,15 @@ from jaxtyping import Float
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import Picture
 
-__all__ = ["REACH", "Thumbnail", "difference", "square_means", "thumbnail", "with_surroundings"]
+__all__ = [
+    "REACH",
+    "Thumbnail",
+    "difference",
+    "reduced",
+    "square_means",
+    "thumbnail",
+    "with_surroundings",
+]
 
 REACH = 4
 """Frames compared on either side of a boundary."""
@@ -83,16 +91,27 @@ def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
     return sums / np.float32(side * side)
 
 
-def with_surroundings(
+def reduced(
     items: Iterable[Item], picture: Callable[[Item], Frame | Picture]
+) -> Iterator[tuple[Item, Thumbnail]]:
+    """Yield each item with its thumbnail, lazily.
+
+    Args:
+        items: frames, or objects that hold one.
+        picture: returns an item's picture.
+    """
+    return ((item, thumbnail(picture(item))) for item in items)
+
+
+def with_surroundings(
+    items: Iterable[tuple[Item, Thumbnail]],
 ) -> Iterator[tuple[Item, list[Thumbnail], list[Thumbnail]]]:
     """Yield each item with the thumbnails before it and those from it onwards, lazily.
 
     ``REACH`` items are read ahead.
 
     Args:
-        items: frames, or objects that hold one, in the order of time.
-        picture: returns an item's picture.
+        items: from :func:`reduced`, in the order of time.
 
     Yields:
         The item, up to ``REACH`` thumbnails before it, and up to ``REACH`` beginning with its own.
@@ -107,7 +126,7 @@ def with_surroundings(
         return item, *around
 
     for item in items:
-        ahead.append((item, thumbnail(picture(item))))
+        ahead.append(item)
         if len(ahead) == REACH:
             yield first()
     while ahead:
