@@ -88,6 +88,7 @@ def test_mistakes_are_explained(monkeypatch, clip, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_the_table_has_a_row_for_each_factor_and_noise(monkeypatch, network, capsys):
     tiny = ("--clips", 1, "--size", 16, "--factors", 5, 10, "--noise", 0, 2)
     assert run(monkeypatch, evaluate_magnification, network, *tiny, "--baselines", "eulerian") == 0

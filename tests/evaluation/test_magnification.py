@@ -60,6 +60,7 @@ def test_a_missing_package_is_named(monkeypatch):
         phase_based(blob([0.0, 0.1]), 2.0)
 
 
+@pytest.mark.once
 def test_methods_are_scored_against_the_exact_truth():
     def perfect(clip, factor, band):
         assert (factor, band) == (4.0, VIBRATION)

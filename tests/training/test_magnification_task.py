@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("definition")
 CLIPS = MagnifiedConfig(crop=16, batch_size=4, n_objects=1, texture_size=32, noise=0.1)
 
 
+@pytest.mark.once
 def test_the_error_falls_and_a_checkpoint_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.run_log, "plot", lambda folder: None)
     of = Recipe(
