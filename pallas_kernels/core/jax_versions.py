@@ -3,20 +3,39 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.mosaic.gpu import fragmented_array
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-__all__ = ["CAN_TRANSPOSE", "as_float32", "interpreter", "load", "store"]
+__all__ = ["CAN_TRANSPOSE", "as_float32", "ask_ptxas_once", "interpreter", "load", "store"]
 
 CAN_TRANSPOSE = jax.__version_info__ >= (0, 11)
 """True if JAX can transpose references to swizzled shared memory that serve as operands."""
 
 _plgpu: Any = plgpu
+
+
+def ask_ptxas_once(library: Any) -> None:
+    """Let a library of JAX ask the assembler for its version once, not again and again.
+
+    JAX starts ``ptxas --version`` whenever a kernel converts a truth value, as each ``pl.when``
+    does: a third of the time in which a training step is lowered. The answer only matters for
+    numbers of 4 bits.
+    """
+    extension = getattr(library, "_mosaic_gpu_ext", None)
+    version = getattr(extension, "_get_ptxas_isa_version", None)
+    if version is not None:
+        extension._get_ptxas_isa_version = functools.cache(version)
+
+
+# None without JAX's CUDA plugin.
+ask_ptxas_once(getattr(fragmented_array, "mgpu_lib", None))
 
 
 def interpreter() -> object:
