@@ -109,7 +109,9 @@ class Computation:
         """Return the frames on the host, as RGB or as the samples of their planes."""
         if conversion not in self._sent:
             self.send(conversion)
-        return downloads.finished(self._sent[conversion])
+        if conversion not in self._fetched:
+            self._fetched[conversion] = downloads.finished(self._sent[conversion])
+        return self._fetched[conversion]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Return the frames on the host.
@@ -122,6 +124,11 @@ class Computation:
     @functools.cached_property
     def _sent(self) -> dict[Conversion | None, Array]:
         """The copies that were started."""
+        return {}
+
+    @functools.cached_property
+    def _fetched(self) -> dict[Conversion | None, np.ndarray]:
+        """The copies that were waited for; each frame is a part of one."""
         return {}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference import stream
-from flavr_jax.inference.computation import NonFiniteError
+from flavr_jax.inference import downloads, stream
+from flavr_jax.inference.computation import Made, NonFiniteError
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.precision import prepare
 from flavr_jax.models import flavr, head
@@ -93,3 +93,12 @@ def test_weights_that_a_precision_cannot_hold_are_refused(params, precision, val
     broken["encoder"]["stem"]["kernel"][0, 0, 0, 0, 0] = value
     with pytest.raises(ValueError, match=rf"stem/kernel .* where {precision} ends"):
         prepare(CONFIG, broken, precision)
+
+
+def test_the_frames_of_a_computation_are_copied_once(fragile, monkeypatch):
+    copies, finished = [], downloads.finished
+    monkeypatch.setattr(downloads, "finished", lambda sent: copies.append(1) or finished(sent))
+    made = fragile.between(np.full((5, 8, 8, 3), 100, np.uint8), 4)
+    pictures = [Made(made, interval, part).pixels for interval in range(2) for part in range(3)]
+    assert len(copies) == 1
+    assert all(np.abs(pixels.astype(int) - 100).max() <= 1 for pixels in pictures)
