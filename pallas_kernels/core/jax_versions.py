@@ -28,7 +28,7 @@ def ask_ptxas_once(library: Any) -> None:
     does: a third of the time in which a training step is lowered. The answer only matters for
     numbers of 4 bits.
     """
-    extension = getattr(library, "_mosaic_gpu_ext", None)
+    extension: Any = getattr(library, "_mosaic_gpu_ext", None)
     version = getattr(extension, "_get_ptxas_isa_version", None)
     if version is not None:
         extension._get_ptxas_isa_version = functools.cache(version)
