@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,12 @@ from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
 
 CONFIG = ModelConfig(width=32, n_outputs=1)
-SCALES = dict.fromkeys(quantized.feature_maps(CONFIG), 0.02)
+
+
+@functools.cache
+def all_scales():
+    """A scale for every feature map that may have 8 bits; finding these traces the network."""
+    return dict.fromkeys(quantized.feature_maps(CONFIG), 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +40,14 @@ def dtypes(prepared):
     ("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")]
 )
 def test_a_precision_by_name_is_that_one_with_scales_or_without(params, precision, dtype):
-    for scales in (None, SCALES):
+    for scales in (None, all_scales()):
         prepared = prepare(CONFIG, params, precision, scales)
         assert prepared.precision == precision
         assert dtypes(prepared) == {dtype}
 
 
 def test_8_bits_are_for_kernels_and_16_for_the_rest(params):
-    prepared = prepare(CONFIG, params, "fp8", SCALES)
+    prepared = prepare(CONFIG, params, "fp8", all_scales())
     assert prepared.precision == "fp8"
     assert {"float8_e4m3fn", "bfloat16"} <= dtypes(prepared)
     assert prepared.params["out"]["kernel"].dtype == "bfloat16"
@@ -51,10 +58,10 @@ def test_the_program_that_packs_8_bits_is_kept_between_runs(params, tmp_path, mo
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     try:
         with assume_hopper():
-            plain = prepare(CONFIG, params, "fp8", SCALES)
-            first = prepare(CONFIG, params, "fp8", SCALES, remember=True)
+            plain = prepare(CONFIG, params, "fp8", all_scales())
+            first = prepare(CONFIG, params, "fp8", all_scales(), remember=True)
             monkeypatch.setattr(jax, "jit", None)  # nothing may be compiled any more
-            again = prepare(CONFIG, params, "fp8", SCALES, remember=True)
+            again = prepare(CONFIG, params, "fp8", all_scales(), remember=True)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert jax.tree.structure(plain.params) == jax.tree.structure(again.params)
@@ -69,10 +76,10 @@ def test_the_program_that_packs_8_bits_is_kept_between_runs(params, tmp_path, mo
 
 def test_8_bits_on_a_device_without_kernels_for_them_are_called_slow(params):
     assert "many times slower here than `precision` auto: " in str(
-        prepare(CONFIG, params, "fp8", SCALES)
+        prepare(CONFIG, params, "fp8", all_scales())
     )
     with assume_hopper():
-        assert "slower" not in str(prepare(CONFIG, params, "fp8", SCALES))
+        assert "slower" not in str(prepare(CONFIG, params, "fp8", all_scales()))
 
 
 def test_8_bits_without_scales_name_the_script_that_makes_them(params):
@@ -86,14 +93,14 @@ def test_an_unknown_precision_is_refused(params):
 
 
 def test_auto_is_float32_on_a_cpu_and_says_so(params):
-    prepared = prepare(CONFIG, params, "auto", SCALES)
+    prepared = prepare(CONFIG, params, "auto", all_scales())
     assert (prepared.precision, dtypes(prepared)) == ("fp32", {"float32"})
     assert str(prepared) == "cpu (cpu) in fp32 (the device is a CPU)"
 
 
 def test_auto_is_8_bits_on_a_hopper_gpu_where_there_are_scales(params, on_gpu):
     with assume_hopper():
-        assert prepare(CONFIG, params, "auto", SCALES).precision == "fp8"
+        assert prepare(CONFIG, params, "auto", all_scales()).precision == "fp8"
         without = prepare(CONFIG, params, "auto")
     assert without.precision == "bf16"
     assert "the checkpoint has no scales" in without.reason
@@ -111,7 +118,7 @@ def test_auto_is_8_bits_for_a_warping_head_too(on_gpu):
 
 
 def test_auto_is_16_bits_on_another_gpu_and_says_why(params, on_gpu):
-    prepared = prepare(CONFIG, params, "auto", SCALES)
+    prepared = prepare(CONFIG, params, "auto", all_scales())
     assert (prepared.precision, dtypes(prepared)) == ("bf16", {"bfloat16"})
     assert "Hopper" in prepared.reason
 

@@ -23,7 +23,6 @@ from flavr_jax.quantization.clips import Example
 pytestmark = pytest.mark.usefixtures("definition")
 
 CONFIG = ModelConfig(width=2, n_outputs=1)
-MAPS = quantized.feature_maps(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +34,11 @@ def test_the_largest_magnitude_is_that_of_any_window(params):
     windows = np.random.default_rng(0).random((2, 4, 16, 16, 3), np.float32)
     windows[0] = windows[0] * 0.01 + 0.5
     together = calibration.largest_magnitudes(CONFIG, params, windows)
-    assert tuple(together) == MAPS
+    assert tuple(together) == quantized.feature_maps(CONFIG)
     quiet, loud = (
         calibration.largest_magnitudes(CONFIG, params, windows[n : n + 1]) for n in (0, 1)
     )
-    assert together == {name: max(quiet[name], loud[name]) for name in MAPS}
+    assert together == {name: max(quiet[name], loud[name]) for name in together}
     assert quiet["encoder/stem"] < loud["encoder/stem"]
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice of the feature maps that are stored in 8 bits."""
 
+import functools
 import math
 
 import pytest
@@ -13,7 +14,12 @@ from flavr_jax.quantization.calibration import PsnrLoss
 from flavr_jax.quantization.choice import Limits
 
 CONFIG = ModelConfig(width=2, n_outputs=1)
-MAPS = quantized.feature_maps(CONFIG)
+
+
+@functools.cache
+def maps():
+    """Feature maps that may have 8 bits; finding them traces the network."""
+    return quantized.feature_maps(CONFIG)
 
 
 def additive(costs):
@@ -28,19 +34,19 @@ def additive(costs):
 
 
 def choose(costs, limits):
-    magnitudes = dict.fromkeys(MAPS, 7.0)
+    magnitudes = dict.fromkeys(maps(), 7.0)
     return choices.choose(CONFIG, magnitudes, additive(costs), limits)
 
 
 def test_everything_is_stored_in_8_bits_where_that_is_harmless():
-    choice = choose(dict.fromkeys(MAPS, 1e-4), Limits(0.01, 0.025))
-    assert set(choice.scales) == set(MAPS)
+    choice = choose(dict.fromkeys(maps(), 1e-4), Limits(0.01, 0.025))
+    assert set(choice.scales) == set(maps())
     assert choice.chosen == choice.everything
     assert set(choice.scales.values()) == {2 * 7.0 / 448}  # twice the largest magnitude fits
 
 
 def test_the_map_that_does_the_harm_gets_16_bits_and_the_report_says_so():
-    costs = {**dict.fromkeys(MAPS, 1e-4), "encoder/layer2/0/conv2": 0.08}
+    costs = {**dict.fromkeys(maps(), 1e-4), "encoder/layer2/0/conv2": 0.08}
     choice = choose(costs, Limits(0.01, 0.025))
     assert [m.name for m in choice.maps if not m.in_8_bits] == ["encoder/layer2/0/conv2"]
     assert choice.chosen.worst == pytest.approx(23 * 1e-4)
@@ -70,27 +76,27 @@ def test_a_choice_made_before_is_taken_unless_it_loses_too_much():
 
     def measure(scales):
         measured.append(set(scales))
-        return additive({MAPS[0]: 0.02, MAPS[1]: 0.02})(scales)
+        return additive({maps()[0]: 0.02, maps()[1]: 0.02})(scales)
 
-    magnitudes, like = dict.fromkeys(MAPS, 7.0), {MAPS[2], MAPS[3], "of another network"}
+    magnitudes, like = dict.fromkeys(maps(), 7.0), {maps()[2], maps()[3], "of another network"}
     choice = choices.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like=like)
-    assert measured == [{MAPS[2], MAPS[3]}]
-    assert set(choice.scales) == {MAPS[2], MAPS[3]}
+    assert measured == [{maps()[2], maps()[3]}]
+    assert set(choice.scales) == {maps()[2], maps()[3]}
     assert choice.everything is None
-    assert "loss_worst_alone" not in report.as_json(choice)["maps"][MAPS[0]]
-    assert report.table(choice).row_count == len(MAPS) + 1
+    assert "loss_worst_alone" not in report.as_json(choice)["maps"][maps()[0]]
+    assert report.table(choice).row_count == len(maps()) + 1
 
-    choice = choices.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like={MAPS[1]})
-    assert set(choice.scales) == set(MAPS[2:])
+    choice = choices.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like={maps()[1]})
+    assert set(choice.scales) == set(maps()[2:])
     assert choice.everything is not None
 
     choice = choices.choose(CONFIG, magnitudes, measure, Limits(0.1, 0.01), like={"of another"})
-    assert set(choice.scales) == set(MAPS[2:])  # nothing to take
+    assert set(choice.scales) == set(maps()[2:])  # nothing to take
 
 
 def test_nothing_is_stored_in_8_bits_where_nothing_helps():
-    assert choose(dict.fromkeys(MAPS, 1.0), Limits(0.01, 0.02)).scales == {}
-    assert choose(dict.fromkeys(MAPS, math.inf), Limits(0.01, 0.02)).scales == {}
+    assert choose(dict.fromkeys(maps(), 1.0), Limits(0.01, 0.02)).scales == {}
+    assert choose(dict.fromkeys(maps(), math.inf), Limits(0.01, 0.02)).scales == {}
 
 
 def test_the_share_of_products_counts_convolutions_whose_inputs_are_all_in_8_bits():
@@ -103,7 +109,7 @@ def test_the_share_of_products_counts_convolutions_whose_inputs_are_all_in_8_bit
 
 
 def test_a_map_of_zeros_has_a_scale_nevertheless():
-    choice = choices.choose(CONFIG, dict.fromkeys(MAPS, 0.0), additive({}), Limits())
+    choice = choices.choose(CONFIG, dict.fromkeys(maps(), 0.0), additive({}), Limits())
     assert all(scale == 1.0 for scale in choice.scales.values())
 
 
@@ -119,12 +125,12 @@ def test_limits_are_above_zero():
 
 def test_a_map_that_was_returned_without_need_is_stored_in_8_bits_after_all():
     # Two maps do harm together only, so alone the third looks like the one to blame.
-    first, second, third = MAPS[0], MAPS[5], MAPS[9]
+    first, second, third = maps()[0], maps()[5], maps()[9]
 
     def measure(scales):
         lost = 2.0 * (first in scales and second in scales) + 0.5 * (third in scales)
         return PsnrLoss({"a": lost}, {"a": lost})
 
-    choice = choices.choose(CONFIG, dict.fromkeys(MAPS, 1.0), measure, Limits(1.0, 1.0))
+    choice = choices.choose(CONFIG, dict.fromkeys(maps(), 1.0), measure, Limits(1.0, 1.0))
     assert [m.name for m in choice.maps if not m.in_8_bits] == [second]
     assert choice.chosen.worst == 0.5
