@@ -64,13 +64,13 @@ class _Coefficients:
     results: float
 
 
-# Fitted to the compiler's plans: those of a CPU (tests/inference/test_planner.py), and those for an
-# H200 (13 cases of docs/measurements.md).
+# Fitted to the compiler's plans for a CPU and for an H200, which tests/inference/test_planner.py
+# lists.
 _COEFFICIENTS = {
     "cpu": _Coefficients(12.0, 0.6, 0.95, 96.0, windows=1.0, table=0.1, results=3.3),
     "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
     "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
-    "8-bit kernels": _Coefficients(1.0, 0.2, 1.85, 52.0, 0.05, 0.5, 5.0),
+    "8-bit kernels": _Coefficients(1.0, 0.1, 1.7, 58.0, 0.05, 0.1, 5.0),
 }
 
 # Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;

@@ -69,6 +69,12 @@ def test_expected_memory_of_a_cpu_is_near_the_compilers_plan(
 ONE_LOOK = dataclasses.replace(BUNDLED, looks=(LookConfig(2, 64, layers=4),))
 # Temporary and output memory of the compiler's plans for an H200, in GiB; jax 0.12.0 and 0.11.2.
 PLANS_FOR_AN_H200 = [
+    ("default", "fp8", (256, 448), 16, 8, WHOLE, 1.35),
+    ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 1.17),
+    ("default", "fp8", (2160, 3840), 1, 8, WHOLE, 6.09),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(2), 4.29),
+    ("default", "bf16", (1080, 1920), 1, 8, WHOLE, 1.58),
+    ("default", "fp32", (1080, 1920), 1, 8, WHOLE, 2.50),
     ("one look", "fp8", (720, 1280), 2, 8, WHOLE, 1.04),
     ("one look", "fp8", (256, 448), 16, 8, WHOLE, 0.97),
     ("one look", "fp8", (2160, 3840), 1, 2, WHOLE, 1.01),
@@ -95,7 +101,7 @@ def test_expected_memory_of_a_gpu_covers_the_compilers_plan(
     config = ONE_LOOK if preset == "one look" else PRESETS[preset]
     expected = planner.memory(config, precision, *size, factor, batch, tiling)
     # Above it are the results of computations in the queue, which are no part of a plan.
-    assert actual < expected / GIB < 2 * actual
+    assert actual < expected / GIB < 1.75 * actual
 
 
 def test_frames_are_divided_only_if_memory_is_short_and_into_as_few_stripes_as_fit():
