@@ -37,15 +37,11 @@ class LookConfig:
         scale: it sees the frames, warped by the flow so far, this many times smaller.
         channels: channels of its convolutions.
         layers: number of hidden convolutions.
-        still_mask: it also predicts which pixels stand still, such as captions and displays over a
-            moving background. These are mixed from the two middle frames as they are. Only the last
-            look can.
     """
 
     scale: int
     channels: int
     layers: int = 3
-    still_mask: bool = False
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.channels < 1 or self.layers < 0:
@@ -81,6 +77,9 @@ class ModelConfig:
             frames at full size.
         looks: networks that correct the flow of ``base = "warp"``, in this order. Coarse ones
             first: far motion is a few pixels there.
+        keep_still: captions and displays over a moving background, and pictures in which nothing
+            moves, are kept as they are; needs ``base = "warp"`` (see
+            :func:`flavr_jax.models.head.standing`).
     """
 
     width: int = 64
@@ -95,6 +94,7 @@ class ModelConfig:
     base: Literal["mean", "blend", "warp"] = "mean"
     trunk_scale: Literal[1, 2, 3, 4] = 1
     looks: tuple[LookConfig, ...] = ()
+    keep_still: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -128,6 +128,11 @@ class ModelConfig:
                 f"`looks` has the scales {scales}, but only `base = 'warp'` has looks; use [], or "
                 "that base."
             )
+        if self.keep_still and self.base != "warp":
+            raise ValueError(
+                f"`keep_still` is true, but `base` is {self.base!r}; use `base = 'warp'`, or leave "
+                "`keep_still` out."
+            )
         # The trunk's frames have multiples of 8 pixels, so its maps can be reduced up to 8 times.
         known = [n for n in range(1, self.trunk_scale) if self.trunk_scale % n == 0]
         known += [self.trunk_scale * n for n in (1, 2, 4, 8)]
@@ -135,11 +140,6 @@ class ModelConfig:
             raise ValueError(
                 f"`looks` has the scales {scales}; with `trunk_scale = {self.trunk_scale}`, each "
                 f"is one of {known}."
-            )
-        if any(look.still_mask for look in self.looks[:-1]):
-            raise ValueError(
-                "`still_mask` is true for a look that others follow, which would not know of it; "
-                "set it in the last of `looks`."
             )
 
     @property

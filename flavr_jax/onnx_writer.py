@@ -303,9 +303,12 @@ _RULES: dict[str, Callable[..., Sequence[Value]]] = {
     "convert_element_type": lambda graph, params, _, out, x: [
         graph.node("Cast", x, to=graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype)))
     ],
-    "reduce_sum": lambda graph, params, _, out, x: [
-        graph.node("ReduceSum", x, _integers(params["axes"]), keepdims=0)
-    ],
+    **{
+        f"reduce_{name.lower()}": lambda graph, params, _, out, x, name=name: [
+            graph.node(f"Reduce{name}", x, _integers(params["axes"]), keepdims=0)
+        ]
+        for name in ("Sum", "Max", "Min")
+    },
     **{
         name: lambda graph, params, _, out, x: [graph.reshaped(x, out.shape)]
         for name in ("reshape", "squeeze", "expand_dims")

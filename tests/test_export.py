@@ -15,10 +15,10 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import flavr
 
 PLAIN = ModelConfig(width=2, n_outputs=1)
-LOOK = LookConfig(2, 4, layers=2, still_mask=True)
+LOOK = LookConfig(2, 4, layers=2)
 WARPING = ModelConfig(
-    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LOOK,)
-)  # fmt: skip
+    width=2, n_outputs=3, base="warp", trunk_scale=2, looks=(LOOK,), keep_still=True
+)
 needs_flatbuffers = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,
     reason="the extra export installs it",

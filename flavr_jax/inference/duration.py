@@ -49,9 +49,6 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
         each = 9 * look.channels * positions
         corrected += each * (read_and_written + look.layers * look.channels)
         context += each * config.width
-        if look.still_mask:
-            corrected += each * fold**2
-            context += each * fold**2 * config.n_inputs
     return round(pixels * (trunk + fused + context + (factor - 1) * (output + corrected)))
 
 

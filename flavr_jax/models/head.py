@@ -14,7 +14,8 @@ If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and
 border. The 3-D U-Net that computes v is called the trunk; it may run on smaller frames.
 
 A caption or a display stands still over a background that moves, and its strokes can be one pixel
-wide. Flow cannot change that fast. So the last look may predict a mask s of what stands still:
+wide. Flow cannot change that fast. With ``keep_still``, pixels that stand still are kept, as far as
+s(x) says so, which is computed from the input frames and has no parameters (:func:`standing`):
 
     frame(t) := (1 − s) · frame(t) + s · ((1 − t) · before(x) + t · after(x))
 
@@ -25,7 +26,7 @@ Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +39,18 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "blend", "enlarge", "reduce"]
+__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "blend", "enlarge", "reduce", "standing"]
 
 CHANNELS = 8
 """Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
 
 _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
-_MOSTLY_MOVING = -4.0  # initial logit of the mask of what stands still: 2 %
-_NOTICEABLE = 4 / 255  # change of a colour at which a pixel is as likely still as not
+_NOTICEABLE = 4 / 255  # change of a colour that counts half
+_CELL = 8  # side of the cells, in pixels, in which changes around a pixel are averaged
+_AROUND = 3  # cells on either side of that of the pixel
 
 Fields: TypeAlias = Float[Array, "batch output _height _width 8"]
 """Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames."""
-
-Masks: TypeAlias = Float[Array, "batch output _height _width 1"]
-"""Logits of what stands still."""
-
 
 Times: TypeAlias = Float[np.ndarray, " output"] | Float[Array, "batch output"]
 """Times of the outputs, inside (0, 1): the same for all samples, or each sample's own."""
@@ -119,28 +117,27 @@ class WarpHead(nnx.Module):
         trunk_scale = self.config.trunk_scale
         start = 0 if rows is None else rows.start * trunk_scale
         scale = trunk_scale  # the frames' size divided by that of `raw`
-        still: Masks | None = None
         for number, look in enumerate(self.looks):
             with jax.named_scope(f"look{number}"):
                 if look.scale < scale:
                     raw, scale = enlarge(raw, scale // look.scale), look.scale
                 times_smaller = look.scale // scale
                 smaller = reduce(raw, times_smaller)
-                correction, still = look(smaller, features, windows, times, start)
+                correction = look(smaller, features, pair, times, start)
                 raw = raw + enlarge(correction, times_smaller)
-                still = None if still is None else enlarge(still, look.scale)
         raw = enlarge(raw, scale)
         if rows is not None:
             # Only now: looks and enlargement also read rows beyond those of the output.
             raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
-            still = None if still is None else rows.of_output(still, trunk_scale)
         displacements, weights = _displacements_and_weights(raw, times, 1, start)
         residual = raw[..., :3]
-        if still is not None:
-            unmoved = lax.dynamic_slice_in_dim(pair, start, raw.shape[2], axis=2)
-            share = nnx.sigmoid(still)
-            weights = weights * (1 - share[:, :, None, ..., 0])
-            residual = (1 - share) * residual + share * blend(unmoved, times)
+        if self.config.keep_still:
+            unmoved, still = (
+                lax.dynamic_slice_in_dim(maps, start, raw.shape[2], axis=2)
+                for maps in (pair, standing(lax.stop_gradient(windows)))
+            )
+            weights = weights * (1 - still[:, :, None, ..., 0])
+            residual = (1 - still) * residual + still * blend(unmoved, times)
         return sample(
             pair, displacements, weights, residual=residual, implementation=self.implementation
         )
@@ -161,43 +158,34 @@ class Look(nnx.Module):
         self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
         self.implementation: Implementation | None = options.without_kernel
         channels, pixels = look.channels, self.fold**2
-
-        def reading(seen: int, **settings: Any) -> Conv2d:
-            # The GPU kernel needs a multiple of 16 input channels.
-            plain = dataclasses.replace(options, implementation=options.without_kernel)
-            return Conv2d(seen, channels, 3, plain if seen % 16 else options, **settings)
-
-        self.read = reading(pixels * (3 * 4 + CHANNELS))
+        seen = pixels * (3 * 4 + CHANNELS)
+        # The GPU kernel needs a multiple of 16 input channels.
+        plain = dataclasses.replace(options, implementation=options.without_kernel)
+        self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
         self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
         self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
         # Small initial weights: at first, a look corrects next to nothing.
         self.correct = Conv2d(channels, pixels * CHANNELS, 3, options, gain=0.01)
-        masked = look.still_mask
-        seen = pixels * config.n_inputs
-        self.changes = reading(seen, use_bias=False, gain=1.0) if masked else None
-        self.still = Conv2d(channels, pixels, 3, options, gain=0.01) if masked else None
 
     def __call__(
         self,
         raw: Fields,
         features: Images,
-        windows: Float[Array, "batch time full_height full_width 3"],
+        pair: Float[Array, "batch 2 full_height full_width 3"],
         times: Times,
         start: Int[Array, ""] | int,
-    ) -> tuple[Fields, Masks | None]:
-        """Corrections of the raw outputs, and the mask of what stands still if it predicts one.
+    ) -> Fields:
+        """Corrections of the raw outputs.
 
         Args:
             raw: raw outputs so far, ``scale`` times smaller than the frames.
             features: the trunk's, at the trunk's size.
-            windows: the whole input frames.
+            pair: the whole middle frames.
             times: times of the outputs, inside (0, 1).
             start: the row of the frames at which ``raw`` and ``features`` begin.
         """
         batch, outputs, height, width, _ = raw.shape
-        windows = lax.stop_gradient(windows)
-        middle = windows.shape[1] // 2
-        pair = reduce(windows[:, middle - 1 : middle + 1], self.scale)
+        pair = reduce(pair, self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
         first = start // self.scale
@@ -229,36 +217,36 @@ class Look(nnx.Module):
         x = x.reshape(batch, outputs, *x.shape[1:])
         # The features are the same for all outputs, so their convolution runs once per sample.
         features = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
-        # The sum of convolutions is one over the concatenation of their inputs.
-        same = self.context(features)
-        if self.changes is not None:
-            changed = reduce(_changes(windows)[:, None], self.scale)[:, 0]
-            changed = lax.dynamic_slice_in_dim(changed, first, height, axis=1)
-            same = same + self.changes(_folded(changed, self.fold).astype(features.dtype))
-        x = nnx.leaky_relu(x + same[:, None], 0.2)
+        # The sum of two convolutions is one over the concatenation of their inputs.
+        x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
         x = x.reshape(batch * outputs, *x.shape[2:])
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
         correction = _unfolded(self.correct(x, out_dtype=jnp.float32), self.fold)
-        still = None
-        if self.still is not None:
-            still = _unfolded(self.still(x, out_dtype=jnp.float32), self.fold) + _MOSTLY_MOVING
-            still = still.reshape(*raw.shape[:-1], 1)
-        return correction.reshape(raw.shape), still
+        return correction.reshape(raw.shape)
 
 
-def _changes(
-    windows: Float[Array, "batch time height width 3"],
-) -> Float[Array, "batch height width _change"]:
-    """How much each pixel changes from frame to frame and over the window, from 0 to 1.
+def standing(windows: Windows) -> Float[Array, "batch 1 height width 1"]:
+    """How far each pixel stands still and should be kept, from 0 to 1.
 
-    Pixels that stand still must stand out from those that change a little, so small changes count
-    more: one of 4 levels of 255 is 0.5, one of 36 is 0.9.
+    It has to have the same colour in all frames of the window, and the picture within 28 pixels of
+    it has to move: then it belongs to something that lies over the picture. Or nothing may move
+    there. In between, it may be a background that a small object passes, such as a ball, which the
+    network has to decide.
     """
-    steps = jnp.abs(windows[:, 1:] - windows[:, :-1]).max(axis=-1)
-    over_all = (windows.max(axis=1) - windows.min(axis=1)).max(axis=-1)
-    changes = jnp.concatenate([steps, over_all[:, None]], axis=1)
-    return jnp.moveaxis(changes / (changes + _NOTICEABLE), 1, -1)
+    # Small changes count more: one of 4 levels of 255 is 0.5, one of 36 is 0.9.
+    change = (windows.max(axis=1) - windows.min(axis=1)).max(axis=-1)[:, None, ..., None]
+    change = change / (change + _NOTICEABLE)
+    around, side = reduce(change, _CELL), 2 * _AROUND + 1
+    for axis in (2, 3):
+        length, ends = around.shape[axis], [(_AROUND * (each == axis),) * 2 for each in range(5)]
+        padded = jnp.pad(around, ends, mode="edge")
+        near = (lax.slice_in_dim(padded, n, n + length, axis=axis) for n in range(side))
+        around = sum(near, jnp.zeros(())) / side
+    around = enlarge(around, _CELL)
+    moving = jnp.clip((around - 0.15) / (0.35 - 0.15), 0.0, 1.0)
+    same = (1.0 - change) * (1.0 - change)
+    return same * same * jnp.where(around < 0.002, 1.0, moving)
 
 
 def _folded(

@@ -17,7 +17,6 @@ from flavr_jax.models import flavr, head, layers, quantized
 pytestmark = pytest.mark.usefixtures("definition")
 
 LOOKS = (LookConfig(8, 4, layers=1), LookConfig(2, 4, layers=1), LookConfig(1, 4, layers=1))
-MASKED = (LOOKS[0], dataclasses.replace(LOOKS[2], still_mask=True))
 CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
 
 
@@ -60,7 +59,7 @@ def test_the_correction_of_each_look_reaches_the_frames_whatever_its_scale(numbe
 def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
     # Frames that vary slowly along y, and 8 pixels of motion at half time along y.
     rows = 2.5 + np.sin(np.arange(64) / 20)[:, None, None].astype(np.float32)
-    windows = jnp.broadcast_to(jnp.asarray(rows), (1, 4, 64, 64, 3))
+    pair = jnp.broadcast_to(jnp.asarray(rows), (1, 2, 64, 64, 3))
     config = dataclasses.replace(CONFIG, looks=(LookConfig(scale, 8, layers=0),))
     look = head.Look(config, config.looks[0], layers.LayerOptions(nnx.Rngs(0), False, "xla"))
     pixels = 4 if scale == 1 else 1  # folded into one position
@@ -72,41 +71,45 @@ def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
     look.read.kernel[...], look.correct.kernel[...] = jnp.asarray(read), jnp.asarray(correct)
     look.context.kernel[...] = jnp.zeros_like(look.context.kernel[...])
     raw = jnp.zeros((1, 1, 64 // scale, 64 // scale, head.CHANNELS)).at[..., 4].set(1.6)
-    made, _ = look(raw, jnp.zeros((1, 32, 32, 8)), windows, np.asarray([0.5]), 0)
+    made = look(raw, jnp.zeros((1, 32, 32, 8)), pair, np.asarray([0.5]), 0)
     expected = rows[8:, 0, 0].reshape(-1, scale).mean(axis=1) - 0.5
     assert np.abs(np.asarray(made)[0, 0, : 56 // scale, 3, 0] - expected).max() < 0.01
 
 
-@pytest.mark.parametrize("scale", [1, 4])
-def test_pixels_that_the_mask_keeps_are_mixed_unmoved_whatever_the_flow(scale):
-    look = LookConfig(scale, 4, layers=1, still_mask=True)
-    config = dataclasses.replace(CONFIG, looks=(look,))
+def moving_ground(height=96, width=128):
+    """A window of a random ground that moves by 5 pixels a frame, without a display."""
+    ground = np.random.default_rng(0).random((height, width + 20, 3)).astype(np.float32)
+    return np.stack([ground[:, 5 * time : 5 * time + width] for time in range(4)])
+
+
+def test_a_display_over_a_moving_ground_is_kept_whatever_the_flow():
+    frames = moving_ground()
+    frames[:, 40:56, 30:80] = 0.25  # a panel
+    frames[:, 20, 30:80] = 1.0  # a line of one pixel
+    windows = jnp.asarray(frames)[None]
+    config = dataclasses.replace(CONFIG, looks=(), keep_still=True)
     params = without_output(config)
     raw = np.zeros((3, head.CHANNELS), np.float32)
     raw[:, 0], raw[:, 3] = 0.5, 2.0  # another red, and 20 pixels of motion an interval
     params["out"]["bias"] = jnp.asarray(raw.reshape(-1))
-    windows = random_windows()
-    apply = jax.jit(partial(flavr.apply, config))
-    still = params["head"]["looks"]["0"]["still"]
-    still["kernel"], still["bias"] = jnp.zeros_like(still["kernel"]), still["bias"] + 30.0
-    kept = apply(params, windows)
-    assert np.abs(kept - head.blend(windows, np.asarray([0.25, 0.5, 0.75]))).max() < 1e-5
-    still["bias"] = still["bias"] - 60.0
-    moved = apply(params, windows)
-    plain = dataclasses.replace(config, looks=(dataclasses.replace(look, still_mask=False),))
-    corrected = {name: params["head"]["looks"]["0"][name] for name in ("read", "context")}
-    corrected |= {name: params["head"]["looks"]["0"][name] for name in ("hidden", "correct")}
-    without = {**params, "head": {"looks": {"0": corrected}}}
-    assert np.abs(moved - flavr.apply(plain, without, windows)).max() < 1e-5
+    kept = jax.jit(partial(flavr.apply, config))(params, windows)[0]
+    plain = dataclasses.replace(config, keep_still=False)
+    warped = jax.jit(partial(flavr.apply, plain))(params, windows)[0]
+    assert np.abs(kept[:, 20, 30:80] - 1.0).max() < 1e-5
+    assert np.abs(kept[:, 40:56, 30:80] - 0.25).max() < 1e-5
+    assert np.abs(warped[:, 20, 30:80] - 1.0).max() > 0.3
+    moves = np.abs(frames.max(axis=0) - frames.min(axis=0)).max(axis=-1) > 0.2
+    assert np.abs(kept - warped)[:, moves].max() < 0.01
 
 
-def test_the_mask_sees_which_pixels_change_in_any_frame():
-    # Only the first frame differs, in one pixel, which neither of the middle frames shows.
-    windows = jnp.full((1, 4, 16, 16, 3), 0.5).at[0, 0, 3, 5, 1].add(4 / 255)
-    changes = head._changes(windows)
-    assert changes.shape == (1, 16, 16, 4)
-    assert np.allclose(changes[0, 3, 5], [0.5, 0.0, 0.0, 0.5], atol=1e-4)
-    assert float(jnp.abs(changes).sum()) == pytest.approx(1.0, abs=1e-3)
+def test_a_picture_that_stands_still_is_kept_and_a_ball_may_pass_before_it():
+    still = np.broadcast_to(moving_ground()[:1], (4, 96, 128, 3)).copy()
+    assert (np.asarray(head.standing(jnp.asarray(still)[None])) == 1.0).all()
+    for time in range(4):  # a ball of 12 pixels that jumps by 24 a frame
+        still[time, 42:54, 16 + 24 * time : 28 + 24 * time] = 1.0
+    share = np.asarray(head.standing(jnp.asarray(still)[None]))[0, 0, ..., 0]
+    assert share[42:54, 52:64].max() == 0.0  # the ball is here half-way between two frames
+    assert share[:4, :4].min() == 1.0  # far away nothing moves
 
 
 def test_raw_displacements_are_tens_of_pixels_and_follow_time():
@@ -157,9 +160,9 @@ def test_some_outputs_are_those_of_all():
     assert np.abs(middle[:, 0] - every[:, 1]).max() < 1e-5
 
 
-@pytest.mark.parametrize("looks", [LOOKS, MASKED])
-def test_each_sample_may_have_outputs_of_its_own(looks):
-    config = dataclasses.replace(CONFIG, looks=looks)
+@pytest.mark.parametrize("keep_still", [False, True])
+def test_each_sample_may_have_outputs_of_its_own(keep_still):
+    config = dataclasses.replace(CONFIG, keep_still=keep_still)
     params = flavr.init(config, jax.random.key(1))
     windows = jnp.concatenate([random_windows(seed=seed) for seed in range(2)])
     chosen = jnp.asarray([[2], [0]])
@@ -201,13 +204,11 @@ def test_the_head_runs_on_a_trunk_in_8_bits():
     assert 0 < float(error) < 0.3
 
 
-@pytest.mark.parametrize("looks", [LOOKS, MASKED])
-def test_gradients_reach_every_parameter(looks):
-    config = dataclasses.replace(CONFIG, looks=looks)
-    params = flavr.init(config, jax.random.key(0))
+def test_gradients_reach_every_parameter():
+    params = flavr.init(CONFIG, jax.random.key(0))
     windows = random_windows()
     gradients = jax.jit(
-        jax.grad(lambda params: jnp.square(flavr.apply(config, params, windows) - 0.3).mean())
+        jax.grad(lambda params: jnp.square(flavr.apply(CONFIG, params, windows) - 0.3).mean())
     )(params)
     still = [
         jax.tree_util.keystr(path)
@@ -226,7 +227,7 @@ def test_gradients_reach_every_parameter(looks):
             {"base": "warp", "trunk_scale": 3, "looks": (LookConfig(2, 8),)},
             r"one of \[1, 3, 6, 12, 24\]",
         ),
-        ({"base": "warp", "looks": MASKED[::-1]}, "`still_mask` is true for a look that others"),
+        ({"keep_still": True}, "`keep_still` is true, but `base` is 'mean'"),
         ({"base": "warp", "n_inputs": 3}, r"`n_inputs` is 3, but `base = 'warp'`"),
     ],
 )

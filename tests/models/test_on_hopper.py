@@ -41,9 +41,7 @@ def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height,
     plain = ("conv2d",) if config.base == "warp" else ()
     kernels = [choice for choice in choices if choice.implementation == "mosaic_gpu"]
     assert all(choice.operation in plain for choice in choices if choice not in kernels)
-    convolutions = 27 + sum(
-        look.layers + 2 + (look.scale == 1) + 2 * look.still_mask for look in config.looks
-    )
+    convolutions = 27 + sum(look.layers + 2 + (look.scale == 1) for look in config.looks)
     # Every look warps both frames, and the head mixes them.
     look_ups = 2 * len(config.looks) + 1 if config.base == "warp" else 0
     assert len(kernels) == convolutions + look_ups
