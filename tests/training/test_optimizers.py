@@ -116,11 +116,10 @@ def test_muon_on_stacks_is_optaxs_muon_and_takes_a_third_of_its_products():
         functools.partial(np.testing.assert_allclose, rtol=1e-5), moments.mu, expected_state.mu
     )
 
-    def products(some, state):
-        text = jax.jit(some.update).lower(gradients, state, kernels).as_text()
-        return text.count("stablehlo.dot_general")
-
-    assert products(rule, state) <= products(optaxs, expected_state) / 3
+    # By itself, each matrix takes 15 products. (Versions of optax write them as a loop or in a row,
+    # so that its own program cannot be counted.)
+    text = jax.jit(rule.update).lower(gradients, state, kernels).as_text()
+    assert text.count("stablehlo.dot_general") <= len(shapes) * 15 / 3
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "plateau"])
