@@ -73,6 +73,7 @@ PLANS_FOR_AN_H200 = [
     ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 1.17),
     ("default", "fp8", (2160, 3840), 1, 8, WHOLE, 6.09),
     ("default", "fp8", (2160, 3840), 1, 8, Tiling(2), 4.29),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.86),
     ("default", "bf16", (1080, 1920), 1, 8, WHOLE, 1.58),
     ("default", "fp32", (1080, 1920), 1, 8, WHOLE, 2.50),
     ("one look", "fp8", (720, 1280), 2, 8, WHOLE, 1.04),
