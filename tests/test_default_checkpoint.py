@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import flavr_jax
+from flavr_jax.evaluation import drawings
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT
 from flavr_jax.models.presets import PRESETS
 from flavr_jax.video.files import reader
@@ -52,6 +53,13 @@ def test_a_still_picture_stays_within_two_levels(default):
     frame = next(iter(reader.open_source(SAMPLE))).pixels[None, 64:192, 96:352]
     between = np.asarray(default.between(np.repeat(frame, 4, axis=0), 8))[0]
     assert np.abs(between.astype(int) - frame).max() <= 2
+
+
+def test_a_static_display_stays_over_a_background_that_zooms(default):
+    frames, covered = drawings.game(4)
+    frames, covered = frames[:, :128], covered[:128]
+    between = np.asarray(default.between(frames, 8))[0]
+    assert np.abs(between.astype(int) - frames[0])[:, covered].max() <= 3
 
 
 @pytest.mark.parametrize("period", [2, 4, 8, 16, 32])

@@ -22,6 +22,7 @@ PRESETS: dict[Preset, ModelConfig] = {
         base="warp",
         trunk_scale=2,
         looks=(LookConfig(8, 48), LookConfig(4, 32), LookConfig(1, 32, layers=2)),
+        keep_still=True,
     ),
 }
 """The paper's models by factor, its 34-layer model, and the network of the bundled checkpoint."""
