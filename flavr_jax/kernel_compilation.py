@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compilation of a program's GPU kernels side by side, before the program itself.
+"""Parallel compilation of a program's GPU kernels, before the program itself.
 
-XLA compiles the Mosaic kernels of a program one after the other, which can take most of the time
-of the compilation. jaxlib keeps each compiled kernel for the rest of the process, by a hash of its
-code. Here every kernel is therefore compiled as a program of its own, all of them in threads; the
-compilation of the whole program then finds them.
+XLA compiles the Mosaic kernels of a program one after the other, which can take most of the
+compilation time. jaxlib keeps each compiled kernel by a hash of its code until the process ends.
+Therefore threads first compile every kernel as a program of its own; the compilation of the whole
+program then finds the kernels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def compile_kernels(lowered: jax.stages.Lowered, device: Any) -> None:
     A kernel that fails is left to the compilation of the program, which raises the error.
     """
     calls = {_hash(call): call for call in _calls(lowered)}
-    # XLA releases Python's lock, so threads compile side by side; lowering is work of Python.
+    # XLA releases Python's lock, so threads compile in parallel; lowering runs in Python.
     programs = [_program(call, SingleDeviceSharding(device)) for call in calls.values()]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for compiled in [threads.submit(program.compile) for program in programs]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulate a large `flavr farm`: where do the head, the storage or the GPUs become the limit?
+"""Simulate a large `flavr farm`, to find out when the head, the storage or the GPUs are the limit.
 
-A discrete-event simulation (simpy) of the steps that the farm really takes, with measured times.
-`python scripts/simulate_farm.py` writes a table, and a plot of docs/cluster.md.
+This is a discrete-event simulation (simpy) of the farm's steps, with measured and assumed times.
+It prints a line for each number of GPUs; `--plot` draws the plot of docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from flavr_jax.partial import written_whole
 
 @dataclass(frozen=True)
 class Times:
-    """Measured seconds, and sizes of files; docs/cluster.md says how they were measured."""
+    """Times of steps and sizes of frames; docs/cluster.md says which were measured."""
 
     head: float = 0.0007
-    """Seconds of the head for a task."""
+    """Seconds that the head takes for a task."""
     prepare: float = 0.03
-    """Seconds of a worker that has the network to look at a clip."""
+    """Seconds for preparing a clip by a worker that has loaded the network."""
     scanned: float = 200.0
     """Input frames per second that one core decodes and searches for cuts."""
     rendered: float = 175.0
     """Output frames per second of a worker, with encoding."""
     joined: float = 20000.0
-    """Output frames per second that one core joins, if the storage is fast."""
+    """Output frames per second that one core joins if the storage is fast."""
     opened: float = 0.5
-    """Seconds of a task until its first frame is decoded: 2 seconds of the clip before it."""
+    """Seconds for decoding the 2 seconds of the clip before the first frame of a task."""
     frame_in: float = 26e3
     """Bytes of an input frame."""
     frame_out: float = 8e3
@@ -53,7 +53,7 @@ class Options:
 
         --measure                        the head's time for a task, on this machine
         --gpus 10000 --clips 1000000     one farm
-        --gpus 100 1000 --plot farm.png  two of them, and a plot
+        --gpus 100 1000 --plot farm.png  two sizes, and a plot
     """
 
     gpus: tuple[int, ...] = (100, 300, 1000, 3000, 10000)
@@ -71,7 +71,7 @@ class Options:
     operations: float = 20e3
     """Files that the storage opens, closes, syncs or renames per second."""
     times: Times = field(default_factory=Times)
-    """Measured times."""
+    """Times of steps and sizes of frames."""
     seed: int = 0
     """Seed of the clips' durations."""
     plot: Path | None = None
@@ -101,7 +101,7 @@ class Result:
         seconds: until the last clip was finished.
         clips: per second.
         frames: of the output, per second.
-        busy: share of the time that the GPUs, the heads, and the storage's bandwidth and
+        busy: share of the time in which the GPUs, the heads, and the storage's bandwidth and
             operations were in use.
     """
 
@@ -113,25 +113,25 @@ class Result:
 
     @property
     def limit(self) -> str:
-        """What was in use most of the time."""
+        """Return the part that was in use most of the time."""
         return max(self.busy, key=self.busy.__getitem__)
 
 
 class Server:
-    """Something that serves one request after the other, in the order in which they arrive."""
+    """A resource that serves requests one after the other, in the order of arrival."""
 
     def __init__(self, env: simpy.Environment) -> None:
         self.env, self.free, self.busy = env, 0.0, 0.0
 
     def serve(self, seconds: float) -> Any:
-        """Return the event at which a request is served."""
+        """Return the event that a request has been served."""
         self.free = max(self.free, self.env.now) + seconds
         self.busy += seconds
         return self.env.timeout(self.free - self.env.now)
 
 
 class Clip:
-    """A clip on its way: the frames to make, and the stretches that are not finished."""
+    """State of a clip: its step, frames to make, and stretches that are not finished."""
 
     __slots__ = ("frames", "left", "step", "stretches")
 
@@ -144,7 +144,7 @@ class Clip:
 class Farm:
     """A head with its share of GPUs and clips; the storage is shared with other farms.
 
-    A GPU runs steps that need the network, a spare core beside each GPU the others.
+    GPUs run the steps that need the network; a spare core beside each GPU runs the others.
     """
 
     def __init__(
@@ -167,14 +167,14 @@ class Farm:
             self.on_gpu.put(Clip(self.waiting.popleft()))
 
     def _work(self, queue: simpy.Store) -> Generator[Any, Any, None]:
-        """Run steps for ever, on a GPU or on a core."""
+        """Run steps without end, on a GPU or on a core."""
         while True:
             clip = yield queue.get()
             step, frames = clip.step, clip.frames
             if step == "render":
                 frames = clip.stretches.popleft()
                 if clip.stretches:
-                    queue.put(clip)  # behind the others: each clip gets a task in turn
+                    queue.put(clip)  # at the end of the queue, so that clips take turns
             segments = math.ceil(frames / SEGMENT) if step in ("render", "join") else 0
             yield self.head.serve(self.options.times.head)
             reads, computes, writes = self._costs(step, frames)
@@ -295,7 +295,7 @@ def measured(tasks: int = 2000) -> float:
 
 
 def draw(results: list[Result], path: Path) -> None:
-    """Plot how much of the time each part was in use, and the frames per second."""
+    """Plot the use of each part, and the frames per second, by number of GPUs."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")

@@ -2,7 +2,7 @@
 import { between, open, sourceOf } from "./runtime.js";
 
 const SAMPLE = "../media/sample.mp4";
-const [RATE, SHOWN, SLOWER] = [12, 12, 3]; // of the sample, per second; frames to read; slow motion
+const [RATE, SHOWN, SLOWER] = [12, 12, 3]; // frames per second of the sample; frames to read; slowdown
 const element = (id) => document.getElementById(id);
 let model = null;
 let playing = 0;
@@ -34,7 +34,7 @@ async function frames(width, height) {
   return read;
 }
 
-// The frames around an interval as one array; those that are missing at the ends are repeated.
+// Return the frames around an interval as one array; at the ends, the first or last frame is repeated.
 function windowOf(read, interval, inputs) {
   const size = read[0].width * read[0].height;
   const windows = new Float32Array(inputs * size * 3);
@@ -62,7 +62,7 @@ function pictures({ data, shape: [, count, height, width] }) {
   });
 }
 
-// Show the original beside the result, over and over, until another result is there.
+// Show the original beside the result in a loop, until there is another result.
 function play(made, factor) {
   const canvas = element("result");
   [canvas.width, canvas.height] = [made[0].width, made[0].height];

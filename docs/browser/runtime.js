@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// onnxruntime-web of one version. The hashes are those of the files in its npm package; a file that differs is refused.
+// Loads one version of onnxruntime-web. A file is refused if its hash differs from that of the file in the npm package.
 
 const CDN = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/";
 const FILES = {
@@ -13,12 +13,12 @@ const FILES = {
   },
 };
 
-// Where the runtime's files are: on the CDN, or in a folder of this site that `?runtime=` names.
+// Return the location of the runtime's files: the CDN, or the folder of this site that `?runtime=` names.
 export function sourceOf(location) {
   const folder = new URLSearchParams(location.search).get("runtime");
   if (!folder) return CDN;
   const url = new URL(folder, location.href);
-  if (url.origin !== location.origin) throw new Error("`runtime` has to be a folder of this site.");
+  if (url.origin !== location.origin) throw new Error("`runtime` must be a folder of this site.");
   return url.href.replace(/\/?$/, "/");
 }
 
@@ -43,7 +43,7 @@ async function hasGPU() {
   return Boolean(navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null)));
 }
 
-// Open a model on the GPU, or on the CPU if there is no WebGPU or it fails; `trial` runs it once.
+// Open a model on the GPU, or on the CPU if WebGPU is missing or fails. `trial` runs the opened model once.
 export async function open(model, source, trial) {
   for (const kind of (await hasGPU()) ? ["webgpu", "wasm"] : ["wasm"]) {
     try {
@@ -59,8 +59,8 @@ export async function open(model, source, trial) {
   }
 }
 
-// Return the frames of the middle interval: float32 RGB, one array after the other.
-// `windows` is Float32Array of shape [1, inputs, height, width, 3], with values from 0 to 1.
+// Return the frames of the middle interval in one float32 array, one RGB frame after the other.
+// `windows` is a Float32Array of shape [1, inputs, height, width, 3], with values from 0 to 1.
 export async function between({ ort, session, shape }, windows) {
   const result = await session.run({ windows: new ort.Tensor("float32", windows, shape) });
   return { data: await result.frames.getData(), shape: result.frames.dims };

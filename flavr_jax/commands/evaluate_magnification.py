@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score motion magnification, by a network and without training, on synthetic clips."""
+"""Score a network and classical methods of motion magnification on synthetic clips."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from flavr_jax.inference import magnify
 class Options:
     """Print a table of PSNR against the exact truth, by factor and noise.
 
-    The clips show textured objects that vibrate; see flavr_jax/evaluation/magnification.py.
+    The clips show vibrating, textured objects; see flavr_jax/evaluation/magnification.py.
     """
 
     checkpoint: Positional[Path]
     """Checkpoint directory of a network that magnifies motion."""
     factors: tuple[float, ...] = (5.0, 10.0, 20.0)
-    """Factors to magnify motion by."""
+    """Factors by which motion is magnified."""
     noise: tuple[float, ...] = (0.0, 1.0, 2.0)
     """Standard deviations of the noise in the clips, in percent of white."""
     baselines: tuple[str, ...] = tuple(magnification.BASELINES)
-    """Methods without training to score too; give the flag no names to skip them."""
+    """Classical methods to score too; give the flag no names to skip them."""
     clips: int = 8
     """Number of clips for each factor and noise."""
     size: int = 128
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
 def by_network(
     network: magnify.Network, clip: Clip, factor: float, band: Band | None = None
 ) -> Clip:
-    """Magnify a clip from its first frame on; the network has no band."""
+    """Magnify all motion since the first frame of a clip; ``band`` is ignored."""
     ends = np.clip(np.arange(-1, len(clip) + 1), 0, len(clip) - 1)
     first = np.broadcast_to(clip[0], clip.shape)
     windows = np.stack([first, clip[ends[:-2]], clip, clip[ends[2:]]], axis=1)

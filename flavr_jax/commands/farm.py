@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class Options:
     """Interpolate videos on the machines of a Ray cluster, or on all cores or GPUs of this one.
 
-    Every clip is divided among workers, and several clips advance together. All machines must read
-    and write the same files under the same paths. A finished output is left as it is, so that the
-    same command goes on after an interruption.
+    Every clip is divided among workers, and several clips are rendered at the same time. All
+    machines must read and write the same files under the same paths. After an interruption, run the
+    same command again: finished outputs are kept, and the others are completed.
 
     For example:
 
@@ -48,22 +48,23 @@ class Options:
     overwrite: bool = False
     """Replace outputs that exist."""
     address: str | None = None
-    """The cluster: host:port, or local to start one on this machine. By default the environment
-    variable RAY_ADDRESS, a cluster that runs on this machine, or else one that is started here."""
+    """The cluster: host:port, or local to start one on this machine. By default it is the one that
+    the environment variable RAY_ADDRESS names, or one that runs on this machine; if there is
+    neither, one is started here."""
     workers: int | None = None
-    """Number of workers; by default as many as fit into the cluster. More than that makes an
-    autoscaler add machines."""
+    """Number of workers; by default as many as fit into the cluster. If it is larger, an autoscaler
+    adds machines."""
     cpus: int | None = None
-    """Cores of a worker: 1 by default, 4 if it has a GPU. The last bits of frames that are computed
-    on a CPU, and the sizes of H.264 files, depend on it."""
+    """Cores of a worker: 1 by default, 4 if it has a GPU. They change the last bits of frames that
+    are computed on a CPU, and the bytes of H.264 files."""
     retries: int = 5
-    """How often a task is started again because its worker was lost."""
+    """How often a task is started again after the loss of its worker."""
     segment: int = SEGMENT
-    """Frames that are encoded together; a worker renders one such segment or a few. Multiples of
-    the factor save computing an interval for two segments."""
+    """Frames that are encoded together; a worker renders one such segment or a few at a time. Use a
+    multiple of the factor, so that no interval is computed for two segments."""
     memory_limit: str | None = None
     """Largest amount of memory to use on each device, such as 6GB; by default what is free there.
-    Name it if the devices differ."""
+    Set it if the devices differ."""
     tiles: Tiles = "auto"
     """How large frames are computed if memory is short: exact, fast, auto or off."""
     motion: Annotated[Motion, tyro.conf.OmitArgPrefixes] = field(default_factory=Motion)
@@ -139,12 +140,12 @@ def jobs_of(options: Options) -> list[tuple[Path, str]]:
 
 
 def clip_of(options: Options, path: Path, output: str, cpus: int) -> Clip:
-    """Return what workers are told about a clip."""
+    """Return the description of a clip that workers get."""
     from flavr_jax.farm import clip
 
     encoding = options.encoding
     if encoding.threads is None:
-        # As many as x264 takes on a machine with so many cores.
+        # x264's default on a machine with this number of cores.
         encoding = dataclasses.replace(encoding, threads=max(1, cpus * 3 // 2))
     checkpoint = options.network.checkpoint
     return clip.Clip(

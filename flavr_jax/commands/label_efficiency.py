@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what pretraining on interpolation is worth for action recognition, on synthetic clips."""
+"""Measure how pretraining on interpolation helps action recognition, on synthetic clips."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Stu
 class Options:
     """Train classifiers of 20 classes of motion with few and with many labels.
 
-    Each is trained twice: from an encoder that was pretrained to interpolate the same clips without
-    labels, and from random parameters.
+    Each classifier is trained twice: from an encoder that was pretrained by interpolating the same
+    clips without labels, and from random parameters.
     """
 
     output: Path
-    """JSON file of all results; a plot of the same name (.png) stands beside it."""
+    """JSON file for all results; a plot of the same name (.png) is written beside it."""
     encoders: tuple[Encoder, ...] = ("r3d", "r2plus1d", "mc3")
     """Kinds of encoder."""
     shares: tuple[float, ...] = (1.0, 5.0, 10.0, 100.0)
@@ -39,13 +39,13 @@ class Options:
     seeds: int = 5
     """Number of classifiers for each row of the table."""
     minutes: float = 60.0
-    """Begin no further classifier after this time; the table has those that are finished."""
+    """Start no further classifier after this time; the table has the finished ones."""
     study: Annotated[StudyConfig, OmitArgPrefixes] = dataclasses.field(default_factory=StudyConfig)
-    """Sizes."""
+    """Sizes of networks, clips and training."""
 
 
 def main(options: Options) -> None:
-    """Print results as they come, then the table."""
+    """Print each result when it is there, and the table at the end."""
     if options.seeds < 1 or not all(0 < share <= 100 for share in options.shares):
         raise ValueError(
             f"`seeds` is {options.seeds} and `shares` {options.shares}; use 1 or more seeds and "

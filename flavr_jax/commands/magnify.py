@@ -28,8 +28,8 @@ from flavr_jax.video.frames import FrameSource, TimedFrame
 class Options:
     """Magnify the small motion in a clip.
 
-    Use footage of a camera at rest. The network reads the clip frame by frame; the other methods
-    need memory for all of it.
+    Use footage of a camera at rest. The network keeps four frames in memory; the other methods keep
+    the whole clip.
     """
 
     source: Positional[Path]
@@ -45,11 +45,11 @@ class Options:
     checkpoint: Path | None = None
     """Checkpoint directory of the network, trained with configs/magnify.toml."""
     reference: Reference = "first"
-    """The frame at rest, for the network: the first, or for each frame the previous one, which
-    suits motion that does not return."""
+    """Frame from which the network measures motion: the first frame, or the previous one for motion
+    that does not return."""
     band: tuple[float, float] | None = None
-    """Lowest and highest frequency in Hz of the motion that the methods without training magnify;
-    by default all motion from the first frame."""
+    """Lowest and highest frequency in Hz of the motion that phase and eulerian magnify; by default
+    all motion since the first frame."""
     span: Annotated[Input, OmitArgPrefixes] = dataclasses.field(default_factory=Input)
     """Part of the input to read, and properties that it does not state itself."""
     encoding: Annotated[encoders.Encoding, OmitArgPrefixes] = dataclasses.field(
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
 
 
 def default_output(path: Path) -> str:
-    """Return the name of the output if the user gives none."""
+    """Return the name of the output if the options have none."""
     if path == PIPE:
         return "-"
     name = f"{path.resolve().stem}_magnified"
@@ -104,14 +104,14 @@ def default_output(path: Path) -> str:
 
 
 def _check(options: Options) -> None:
-    """Raise a ValueError for options that do not fit."""
+    """Raise a ValueError for invalid combinations of options."""
     if not 1 <= options.factor < math.inf:
         raise ValueError(f"`factor` is {options.factor}; it is 1 (no change) or more.")
     if options.method == "network":
         if options.checkpoint is None:
             raise ValueError(
                 "`checkpoint` is missing; none ships, so train one with `flavr train "
-                "configs/magnify.toml` (a minute on an H200), or use --method phase."
+                "configs/magnify.toml` (a few minutes on an H200), or use --method phase."
             )
         if options.band is not None:
             raise ValueError(f"`band` is {options.band}, but the network has none; leave it out.")
@@ -122,7 +122,7 @@ def _check(options: Options) -> None:
 
 
 def _warn(options: Options, network: magnify.Network | None) -> None:
-    """Say if the factor is beyond those that the network was trained for."""
+    """Warn if the factor is larger than those in training."""
     if network is not None and options.factor > network.config.largest_factor:
         print(
             f"warning: the network was trained for factors up to "

@@ -2,8 +2,8 @@
 """Motion magnification without training, and a comparison of methods on synthetic clips.
 
 Both classical methods filter a whole clip over time. Linear Eulerian magnification amplifies the
-change of each pixel's brightness, phase-based magnification the change of local phase, which a
-shift changes in proportion.
+change of each pixel's brightness. Phase-based magnification amplifies the change of the local
+phase, which is proportional to the displacement.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Band: TypeAlias = tuple[float, float]
 """Lowest and highest frequency of the motion to magnify, in cycles per frame."""
 
 Method: TypeAlias = Callable[[Clip, float, Band | None], Clip]
-"""Magnifies the motion of a clip by a factor; without a band, all motion from the first frame."""
+"""Magnifies the motion of a clip by a factor; without a band, all motion since the first frame."""
 
 VIBRATION: Band = (0.09, 0.18)
 """Band of the vibration in :func:`compare`, whose period is 8 frames."""
@@ -52,7 +52,7 @@ def eulerian(clip: Clip, factor: float, band: Band | None = None, reach: float =
         clip: RGB in [0, 1].
         factor: how many times motion is magnified.
         band: see :data:`Method`.
-        reach: usual length of the magnified motion in pixels, which sets those limits.
+        reach: usual length of the magnified motion in pixels, from which the limits follow.
     """
     gain = factor - 1.0
     details, coarse = [], clip
@@ -132,14 +132,14 @@ def compare(
     size: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Mean PSNR in dB of methods against the truth, over clips of vibrating objects.
+    """Return the mean PSNR in dB of each method against the truth, for vibrating objects.
 
     A clip has 24 frames, begins at rest and vibrates with a period of 8 frames; magnified, layers
     move up to 12 pixels. Frames at rest are not scored. ``unchanged`` in the result is the PSNR of
     the input itself.
 
     Args:
-        methods: by name; they get :data:`VIBRATION` as the band.
+        methods: methods by name; their band is :data:`VIBRATION`.
         factor: how many times motion is magnified.
         noise: standard deviation of the noise in the input, relative to white.
         clips: number of clips.
@@ -163,7 +163,7 @@ def _test_clips(
     config = MagnifiedConfig(crop=size)
     amounts = np.sin(2 * np.pi / _PERIOD * np.arange(_LENGTH)).astype(np.float32)
     film = _film(config)
-    # Apart from the keys of training, which are folded from the seed and the step.
+    # Other keys than those of training, which are folded from the seed and the step.
     for key in jax.random.split(jax.random.fold_in(jax.random.key(seed), 0x7E57), count):
         key_scene, key_noise = jax.random.split(key)
         clip = magnified.quantised(key_noise, film(key_scene, amounts / factor), noise)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interpolation of clips on the machines of a Ray cluster.
 
-The head schedules; workers render stretches of a clip, each a few of the segments in which an
-output is encoded anyway, into the journal beside the output. A file made by many workers therefore
-equals that of one machine, bit for bit, and work that is lost is made again like any other.
-Inputs, outputs and checkpoint are read and written by all machines under the same paths.
+Every output is encoded in segments, also on a single machine, and finished segments are kept in a
+journal beside the output. In a farm, the head schedules and workers render stretches, which are a
+few consecutive segments each, into that journal. A file made by many workers therefore equals that
+of one machine bit for bit, and segments of a lost worker are rendered again. All machines use the
+same paths for inputs, outputs and checkpoint.
 """
 
 __all__ = ["SEGMENT"]
 
 SEGMENT = 240
-"""Frames of a segment by default: whole intervals for every factor that divides it, so that no
-interval is computed for two segments."""
+"""Default number of frames in a segment. If the factor divides it, no interval is computed for two
+segments."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What head and workers tell each other about a clip."""
+"""Messages between head and workers about a clip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Clip", "Fractions", "Plan", "Setup", "Stretch", "Times", "Wishes"]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """An input, its output, and how the one becomes the other.
+    """An input, its output, and the options for rendering it.
 
     Attributes:
         path: the input.
@@ -40,7 +40,7 @@ class Clip:
         tiles: how large frames are computed if memory is short.
         segment: frames that are encoded together.
         overwrite: whether the output may exist.
-        cpus: cores of a worker. On a CPU, the network's last bits depend on their number.
+        cpus: cores of a worker. On a CPU, the last bits of the network's frames depend on them.
     """
 
     path: Path
@@ -59,15 +59,15 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How all workers render a clip, as one of them found out.
+    """Settings with which all workers render a clip; one worker determines them.
 
     Attributes:
-        facts: what the result depends on; every worker checks that they hold for it.
+        facts: everything that the result depends on; each worker compares them with its own.
         info: properties of the output.
         grid: times at which the network makes frames.
         batch: intervals computed at a time.
         tiling: how windows are divided.
-        margin: frames on either side of an interval that all passes together read, or more.
+        margin: upper bound for the frames on either side of an interval that the network reads.
         splittable: whether several workers can render the clip.
     """
 
@@ -85,9 +85,10 @@ class Setup:
 
 
 class Fractions:
-    """A list of fractions with one denominator, which is pickled many times faster than they are.
+    """A list of fractions with a common denominator.
 
-    A head that serves thousands of workers spends most of its time on messages.
+    It is pickled many times faster than a list of ``Fraction``; a head that serves thousands of
+    workers spends most of its time on messages.
     """
 
     __slots__ = ("denominator", "numerators")
@@ -114,14 +115,14 @@ class Fractions:
 
 @dataclasses.dataclass(frozen=True)
 class Wishes:
-    """Keys without their pixels, and the output frames requested from their times on.
+    """Keys without their pixels, and the requests for output frames from each key on.
 
     Attributes:
         links: relation of each key to the one before it.
-        pts: of the keys' frames in the input, in seconds.
+        pts: times of the keys' frames in the input, in seconds.
         starts: index of the first request of each key, and the number of all requests.
-        positions: of the requests between two keys.
-        counts: numbers of frames that the requests are for.
+        positions: position of each request between two keys, from 0 to 1.
+        counts: number of output frames of each request.
     """
 
     links: list[Link]
@@ -147,7 +148,7 @@ class Wishes:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """When consecutive output frames are shown, and for how long, in seconds."""
+    """Times and durations of consecutive output frames, in seconds."""
 
     pts: Fractions
     durations: Fractions
@@ -169,7 +170,7 @@ class Plan:
 
     Attributes:
         wishes: the clip's keys with the requests for them.
-        times: of all output frames.
+        times: times of all output frames.
         summary: counts of frames, cuts and repeats.
         damage: why the input could not be read completely; None if it could.
     """
@@ -186,10 +187,10 @@ class Stretch:
 
     Attributes:
         first: number of the first segment, from 0.
-        skipped: output frames that ``wishes`` give before the first of the segments.
-        wishes: the keys that their frames are made from, with context.
-        times: of the frames of the segments.
-        last: whether they end with the output's last frame.
+        skipped: number of output frames that ``wishes`` has before the first segment.
+        wishes: keys from which the segments' frames are made, with context.
+        times: times of the segments' frames.
+        last: whether the stretch ends with the output's last frame.
     """
 
     first: int

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers of a Ray cluster: started, given tasks, replaced when they are lost.
 
-Workers are actors, because a process keeps the GPU on which JAX started. A lost one is not
-restarted by Ray, which would hold its tasks back until its machine returns: other workers take
-them, and a new worker is started where there is room.
+Workers are Ray actors, because a process keeps the GPU on which JAX started. Ray does not restart
+a lost worker, because it would keep the worker's tasks until the machine returns. Instead, other
+workers take the tasks, and a new worker is started where there is room.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = ["Call", "Cluster", "Workers", "connected"]
 Owner = TypeVar("Owner")
 
 _QUEUED = 2  # tasks of a worker, so that it need not wait for the head
-_VAIN = 8  # workers in a row that cannot start before the farm is given up
+_VAIN = 8  # more failed starts of workers in a row end the farm
 _LOOKED = 10.0  # seconds between two looks at the size of the cluster
 
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[tuple[Any, str | None]]:
-    """Connect to a Ray cluster, or start one on this machine; yields Ray, and its dashboard's link.
+    """Connect to a Ray cluster, or start one here; yields Ray and the link of its dashboard.
 
     Args:
-        address: of the cluster; ``local`` starts one, None takes the one that Ray finds.
+        address: address of the cluster; ``local`` starts one, None takes the one that Ray finds.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -87,10 +87,10 @@ class Workers:
 
     @classmethod
     def of(cls, ray: Any, cpus: int | None = None, wanted: int | None = None) -> Workers:
-        """Choose for a cluster; by default a worker has 1 core, or a GPU and 4 cores.
+        """Choose the workers for a cluster: by default, each has 1 core, or a GPU and 4 cores.
 
         Raises:
-            ValueError: no machine of the cluster has so many cores.
+            ValueError: no machine of the cluster has as many cores as a worker needs.
         """
         gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
         cpus = cpus or (4 if gpus else 1)
@@ -103,7 +103,7 @@ class Workers:
         return cls(cpus, gpus, wanted)
 
     def count(self, ray: Any) -> int:
-        """Return how many to use in the cluster as it is now, at least 1."""
+        """Return the number of workers for the cluster as it is now, at least 1."""
         if self.wanted is not None:
             return self.wanted
         here = ray.cluster_resources()
@@ -116,10 +116,10 @@ class Call(Generic[Owner]):
     """A task.
 
     Attributes:
-        owner: whom the result is for.
-        step: what to do.
-        arguments: of the step.
-        lost: how many workers were lost with it.
+        owner: recipient of the result.
+        step: name of the step to run.
+        arguments: arguments of the step.
+        lost: number of workers that were lost while they had the task.
     """
 
     owner: Owner
@@ -129,17 +129,17 @@ class Call(Generic[Owner]):
 
 
 class Cluster(Generic[Owner]):
-    """Hands tasks to workers, and returns what came of them.
+    """Hands tasks to workers, and returns their results.
 
     Attributes:
         lost: number of workers that were lost.
     """
 
     def __init__(self, ray: Any, workers: Workers, retries: int = 5, hand: type = Hand) -> None:
-        """Start workers, ``hand`` each; a task is given up once more than ``retries`` were lost."""
+        """Start workers of class ``hand``; a task fails after more than ``retries`` losses."""
         self.lost = 0
         self._ray, self._workers, self._retries = ray, workers, retries
-        # Ray restarts a lost actor by default never, which is right: see above.
+        # By default, Ray never restarts a lost actor, as is right: see the module's docstring.
         self._hand = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus)(hand)
         self._beside = {
             step: ray.remote(num_cpus=1, max_retries=retries)(worker.STEPS[step])
@@ -147,7 +147,7 @@ class Cluster(Generic[Owner]):
         }
         self._starting: dict[Any, Any] = {}
         self._load: dict[Any, int] = {}
-        # Workers by how much they have to do, some with more by now: the first is found at once.
+        # Workers by their number of tasks. Entries may be outdated; `_least_busy` drops those.
         self._by_load: list[deque[Any]] = [deque() for _ in range(_QUEUED)]
         self._flight: dict[Any, tuple[Call[Owner], Any]] = {}
         self._looked, self._vain = -_LOOKED, 0
@@ -161,7 +161,7 @@ class Cluster(Generic[Owner]):
         return len(self._flight)
 
     def hire(self) -> None:
-        """Start workers that fit into the cluster, which may have grown or lost machines."""
+        """Start missing workers; the cluster may have grown or lost machines."""
         now = time.monotonic()
         if now - self._looked >= _LOOKED:
             self._looked, self.count = now, self._workers.count(self._ray)
@@ -178,7 +178,7 @@ class Cluster(Generic[Owner]):
         return self._least_busy() is not None
 
     def _least_busy(self) -> Any:
-        """Return the worker with the least to do; None if all have enough."""
+        """Return the worker with the fewest tasks; None if all have their full number."""
         for load, hands in enumerate(self._by_load):
             while hands and self._load.get(hands[0]) != load:
                 hands.popleft()
@@ -192,7 +192,7 @@ class Cluster(Generic[Owner]):
             self._by_load[load].append(hand)
 
     def start(self, call: Call[Owner]) -> None:
-        """Hand a task to the worker with the least to do; see ``has_room``."""
+        """Hand a task to the worker with the fewest tasks; see ``has_room``."""
         if call.step in self._beside and self._has_spare_cores:
             reference, hand = self._beside[call.step].remote(*call.arguments), None
         else:
@@ -204,11 +204,10 @@ class Cluster(Generic[Owner]):
     def ended(self, patience: float = 0.5) -> Iterator[tuple[Call[Owner], Any]]:
         """Yield the tasks that have ended, with their results, or with the exceptions they raised.
 
-        A task whose worker was lost is started again, by the next call of ``start``: it comes back
-        with None.
+        If the result is None, the worker was lost, and the caller has to start the task again.
 
         Args:
-            patience: seconds to wait for one.
+            patience: longest wait for a task, in seconds.
         """
         references = [*self._flight, *self._starting]
         ended, rest = self._ray.wait(references, num_returns=1, timeout=patience)
@@ -224,7 +223,7 @@ class Cluster(Generic[Owner]):
                 yield call, self._result(call, hand, reference)
 
     def _started(self, hand: Any, reference: Any) -> None:
-        """Note that a worker can take tasks, or could not start."""
+        """Record that a worker can take tasks, or could not start."""
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -239,7 +238,7 @@ class Cluster(Generic[Owner]):
             self._set_load(hand, 0)
 
     def _result(self, call: Call[Owner], hand: Any, reference: Any) -> Any:
-        """Return what came of a task: its result, an exception, or None if it was lost."""
+        """Return the result of a task: a value, an exception, or None if its worker was lost."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -249,8 +248,8 @@ class Cluster(Generic[Owner]):
             call.lost += 1
             if call.lost > self._retries:
                 return OSError(
-                    f"{call.lost} workers were lost with it ({type(error).__name__}). Give workers "
-                    "more memory, or try a smaller --memory-limit."
+                    f"{call.lost} workers were lost during one task ({type(error).__name__}). Give "
+                    "workers more memory, or try a smaller --memory-limit."
                 )
             return None
         finally:
@@ -258,7 +257,7 @@ class Cluster(Generic[Owner]):
                 self._set_load(hand, self._load[hand] - 1)
 
     def cancel(self, owner: Owner) -> None:
-        """Forget the tasks of an owner; those that run are finished in vain."""
+        """Forget the tasks of an owner; the results of those that still run are dropped."""
         for reference, (call, hand) in list(self._flight.items()):
             if call.owner is owner:
                 del self._flight[reference]
@@ -271,7 +270,7 @@ class Cluster(Generic[Owner]):
             self._ray.kill(hand)
 
     def _lose(self, hand: Any) -> None:
-        """Note that a worker is lost."""
+        """Remove a lost worker."""
         if hand in self._load:
             del self._load[hand]
             self.lost += 1

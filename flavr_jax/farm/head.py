@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head of a farm: leads each clip through its steps, in turn with the others.
+"""The head of a farm: runs the steps of all clips, one task of each clip in turn.
 
-The head keeps nothing that cannot be found out again. Finished segments are on disk, so the same
-command goes on where the farm was when its head was lost.
+The head keeps no state that cannot be computed again, and finished segments are on disk. If the
+head is lost, the same command therefore continues from the finished segments.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["Outcome", "render"]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a clip.
+    """Final state of a clip.
 
     Attributes:
         path: the input.
         output: name of the output.
         code: 0, 1 if the input was damaged, 2 if there is no output.
-        note: why the code is not 0.
+        note: reason for the code, or another remark.
         summary: counts of frames.
-        seconds: from its first step to its last.
+        seconds: time from the first step to the last.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class Outcome:
 
 
 def render(clips: Sequence[Clip], cluster: Cluster[Any], report: Reporter) -> list[Outcome]:
-    """Render clips on a cluster, a task of each in turn, and return what became of them.
+    """Render clips on a cluster, one task of each clip in turn, and return their outcomes.
 
-    As many clips are open at a time as keep all workers busy, so that a short one need not wait for
-    a long one, and the first are finished long before the last.
+    At most twice as many clips as workers are open at a time: enough to keep all workers busy, and
+    few enough that the first clips are finished long before the last.
     """
     every = [_Run(clip) for clip in clips]
     waiting, opened, turns = deque(every), set[_Run](), _Turns()
@@ -88,7 +88,7 @@ def render(clips: Sequence[Clip], cluster: Cluster[Any], report: Reporter) -> li
 
 
 class _Turns:
-    """Clips with tasks that can start; each gives one task in turn."""
+    """Queue of clips that have tasks to start; each gives one task in turn."""
 
     def __init__(self) -> None:
         self._runs: deque[_Run] = deque()
@@ -98,17 +98,17 @@ class _Turns:
         return bool(self._runs)
 
     def add(self, run: _Run) -> None:
-        """Let a clip wait for its turn, if it has a task and does not wait yet."""
+        """Append a clip to the queue if it has a task and is not in the queue yet."""
         if run.ready and run not in self._waiting:
             self._waiting.add(run)
             self._runs.append(run)
 
     def next(self) -> Call[_Run] | None:
-        """Return the task whose turn it is."""
+        """Return the next task; None if no clip has one."""
         while self._runs:
             run = self._runs.popleft()
             self._waiting.remove(run)
-            if run.ready:  # it may have failed since
+            if run.ready:  # none is left if the clip has failed meanwhile
                 run.pending += 1
                 call = run.ready.popleft()
                 self.add(run)
@@ -117,7 +117,7 @@ class _Turns:
 
 
 def _tell(outcome: Outcome | None, report: Reporter) -> None:
-    """Say what became of a clip."""
+    """Report the outcome of a clip."""
     assert outcome is not None
     if outcome.code == 2:
         report.warn(f"{outcome.path} failed: {outcome.note}")
@@ -137,10 +137,10 @@ class _Run:
         clip: the clip.
         ready: tasks that can start.
         pending: number of tasks that the cluster has.
-        frames: number of output frames, as far as it is known.
-        kept: output frames that earlier runs finished.
-        made: output frames that this run has finished.
-        outcome: what became of it; None until then.
+        frames: number of output frames; an estimate until the clip has been scanned.
+        kept: number of output frames from earlier runs.
+        made: number of output frames that this run has finished.
+        outcome: final state; None until the clip has ended.
     """
 
     def __init__(self, clip: Clip) -> None:
@@ -155,19 +155,19 @@ class _Run:
         self._journals = contextlib.ExitStack()
 
     def begin(self, journals: contextlib.ExitStack) -> None:
-        """Make the first task ready, unless the output exists; ``journals`` are closed at last."""
+        """Make the first task ready unless the output exists; ``journals`` closes the journal."""
         self._began, self._journals = time.monotonic(), journals
         if Path(self.clip.output).exists() and not self.clip.overwrite:
-            self._end(0, "it exists, and --overwrite would make it again")
+            self._end(0, "it exists; use --overwrite to make it again")
         else:
             self._add("prepare")
 
     def take(self, call: Call[_Run], result: Any, workers: int) -> list[str]:
-        """Note that a task has ended, and make the next ones ready; return its warnings.
+        """Take the result of a task, make the next tasks ready, and return its warnings.
 
         Args:
             call: the task.
-            result: of the task; an exception, or None if it has to be started again.
+            result: value or exception of the task; None if it has to be started again.
             workers: number of workers.
         """
         self.pending -= 1
@@ -205,14 +205,14 @@ class _Run:
             self._end(int(bool(damage)), f"damaged: {damage}" if damage else "", summary)
 
     def _scanned(self, found: Plan, workers: int) -> None:
-        """Make stretches ready that cover what earlier runs have left."""
+        """Make tasks ready for the segments that earlier runs have not finished."""
         assert self._setup is not None
         self._plan, self.frames = found, len(found.times)
         if found.damage:
-            # What decodes after a damaged place depends on where decoding began.
+            # The frames after a damaged place depend on where decoding began.
             self._add("whole", self._setup)
             return
-        # Holds the lock of the journal until all segments are there.
+        # The head holds the journal's lock until all segments are there.
         target = Path(os.path.realpath(self.clip.output))
         self._journal = Journal(target, self._setup.job(self.clip))
         self._journals.callback(self._journal.close, complete=False)

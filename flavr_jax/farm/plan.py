@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Division of a clip into stretches that workers render independently.
 
-Cuts are found once, in a pass over the whole clip, since whether there is one depends on frames
-around it. A stretch begins where a run over the whole clip would begin a batch of intervals: at a
-cut or a whole number of batches after it. The network then computes the same batches as that run,
-and its frames are the same to the last bit.
+Cuts are found once, in a pass over the whole clip, because a cut is recognised by comparison with
+the frames around it. A stretch begins where a run over the whole clip would begin a batch of
+intervals: at a cut, or a whole number of batches after it. The network then computes the same
+batches as that run, and its frames are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["longest", "rows", "scan", "stretches"]
 
 _FAR = 1000  # keys; more than any batch and margin
 _USUAL, _PER_WORKER = 8, 4
-_BATCHES = 32  # of a stretch; the batches at its ends may be computed by its neighbours, too
+_BATCHES = 32  # in a stretch; neighbouring stretches may compute the batches at its ends too
 
 
 def scan(clip: Clip, setup: Setup) -> Plan:
@@ -59,8 +59,8 @@ def scan(clip: Clip, setup: Setup) -> Plan:
 def longest(clip: Clip, setup: Setup, plan: Plan, missing: int, workers: int) -> int:
     """Return how many segments a worker should render at a time.
 
-    Few are lost with a worker, and many keep the overlap of stretches small; but there should be
-    several stretches for each worker, so that none is idle at the end.
+    Long stretches overlap less; short ones lose less work with a worker. There should be several
+    stretches for each worker, so that no worker is idle at the end.
 
     Args:
         clip: the clip.
@@ -84,14 +84,14 @@ def stretches(
         setup: how it is rendered.
         plan: its frames.
         missing: numbers of the segments, increasing.
-        most: segments in a stretch.
+        most: largest number of segments in a stretch.
     """
     wishes = plan.wishes
     numbers = [0, *itertools.accumulate(wishes.counts)]
     ends = [numbers[start] for start in wishes.starts]  # output frames before each key
     cuts = [number for number, link in enumerate(wishes.links) if link == "cut"]
     start = shot = 0
-    # Segments increase, so all positions only move forwards: hours of video are planned in one go.
+    # Segments increase, so all positions only move forwards, and planning takes linear time.
     for run in _runs(missing, most):
         first, end = run[0] * clip.segment, min((run[-1] + 1) * clip.segment, len(plan.times))
         while ends[start + 1] <= first:
@@ -111,7 +111,7 @@ def stretches(
 
 
 def _with_context(clip: Clip, setup: Setup, shot: int, start: int, stop: int) -> tuple[int, int]:
-    """Return the keys from and before which a stretch is computed.
+    """Return the first key that a stretch needs, and the key after the last one.
 
     Args:
         clip: the clip.
@@ -121,15 +121,16 @@ def _with_context(clip: Clip, setup: Setup, shot: int, start: int, stop: int) ->
         stop: the key from which its last frame is made.
     """
     if clip.motion.fps is not None or clip.motion.dedup:
-        # Intervals without a request end a batch, so batches are known from the shot's start on.
+        # An interval without requests ends a batch, so batches can only be counted from the
+        # beginning of the shot.
         return shot, stop + _FAR
     batches = max(0, start - shot - setup.margin) // setup.batch
-    # The last batch is completed; the worker stops before it computes what follows.
+    # The worker needs the keys of its whole last batch, and stops after it.
     return shot + batches * setup.batch, stop + setup.margin + 2 * setup.batch
 
 
 def _runs(numbers: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield consecutive numbers together, up to ``most``."""
+    """Yield groups of consecutive numbers, at most ``most`` in a group."""
     for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]
         for first in range(0, len(run), most):
@@ -137,7 +138,7 @@ def _runs(numbers: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 def rows(stretch: Stretch) -> Iterator[tuple[Link, Fraction, list[Request]]]:
-    """Yield the link and the pts of each key of a stretch, with the requests from its time on.
+    """Yield the link, the pts and the requests of each key of a stretch.
 
     Requests for frames of other segments are marked as done, so that the network does not compute
     them.

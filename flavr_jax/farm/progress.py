@@ -32,7 +32,7 @@ class _Clip(Protocol):
 
 
 class Line:
-    """A bar on a terminal, a line now and then in a log, or events for programs."""
+    """A bar on a terminal, a line every 10 seconds in a log, or events for programs."""
 
     def __init__(self, report: Reporter) -> None:
         self._report = report
@@ -61,13 +61,13 @@ class Line:
         self._bar.stop()
 
     def show(self, clips: Sequence[_Clip], workers: int, lost: int, *, last: bool = False) -> None:
-        """Show how far all clips are.
+        """Show the progress of all clips.
 
         Args:
-            clips: all of them; the numbers of frames are known of those that have begun.
+            clips: all clips; those that have not begun count no frames.
             workers: number of workers.
-            lost: how many were lost so far.
-            last: whether all clips have ended, which is shown at once.
+            lost: number of workers that were lost so far.
+            last: whether all clips have ended; then the line is shown at once.
         """
         now = time.monotonic()
         if now - self._shown < (_IN_LOG if self._in_log else _IN_EVENTS) and not last:

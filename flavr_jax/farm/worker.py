@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of a clip's way through a farm, each run by a worker.
+"""Steps by which workers render a clip in a farm.
 
-A step returns its warnings with its result, for the head to show.
+A step returns its result and its warnings, which the head shows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Warnings(logging.Handler):
 
 @_step
 def prepare(clip: Clip) -> Setup:
-    """Find out how a clip is rendered on this kind of machine.
+    """Determine how a clip is rendered on this kind of machine.
 
     Raises:
         OSError: the input cannot be read.
@@ -135,7 +135,7 @@ def render(clip: Clip, setup: Setup, stretch: Stretch, folder: Path) -> int:
             computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
             fetched = stream.fetched(computed, sink.conversion)
             ready = pipeline.stage("download", fetched, capacity=_AHEAD)
-            # Frames before the first segment have no pixels: they are there to begin a batch.
+            # Frames before the first segment have no pixels; they complete the first batch.
             wanted = itertools.islice(ready, stretch.skipped, None)
             for (pts, duration), frame in zip(stretch.times, wanted, strict=False):
                 sink.write(TimedFrame(frame.picture, pts, duration, frame.original))
@@ -165,7 +165,7 @@ def join(clip: Clip, setup: Setup, times: Times) -> int:
 
 @_step
 def whole(clip: Clip, setup: Setup) -> tuple[stream.Summary, str | None]:
-    """Render all of a clip here; return counts of frames, and why the input is damaged."""
+    """Render a whole clip; return counts of frames, and a reason if the input is damaged."""
     network, summary = _checked(clip, setup), stream.Summary()
     source = clip.source.open(clip.path)
     motion = dataclasses.replace(clip.motion, batch=setup.batch)
@@ -187,7 +187,7 @@ STEPS: dict[Step, Callable[..., tuple[Any, list[str]]]] = {
     "join": join,
     "whole": whole,
 }
-"""What a worker can do."""
+"""Steps by name."""
 
 WITHOUT_NETWORK: tuple[Step, ...] = ("scan", "join")
 """Steps that need no GPU."""
@@ -197,7 +197,7 @@ class Hand:
     """A worker: a process of its own, which keeps the network that it has loaded."""
 
     def ready(self) -> None:
-        """Return, which shows that the process has started."""
+        """Return at once; the head calls it to learn that the process has started."""
 
     def run(self, step: Step, *arguments: Any) -> tuple[Any, list[str]]:
         """Run a step; return its result and its warnings."""
@@ -246,7 +246,7 @@ def _checked(clip: Clip, setup: Setup) -> Interpolator:
         ValueError: this worker's frames would differ.
     """
     network = _network(clip)
-    # Free memory may differ here, and with it the division that this worker would choose.
+    # With other free memory, this worker would choose another division.
     network.tiling = setup.tiling
     here = _facts(clip, network)
     for name, value in setup.facts.items():
@@ -265,7 +265,7 @@ def _facts(clip: Clip, network: Interpolator) -> dict[str, str]:
 
 def _network(clip: Clip) -> Interpolator:
     """Load the network, or return it if this process has it already."""
-    # Read when XLA's client for CPUs starts; without it, a worker would take all cores.
+    # XLA's client for CPUs reads it when it starts; without it, a worker would take all cores.
     os.environ["PJRT_NPROC"] = str(clip.cpus)
     return _loaded(clip.checkpoint, clip.precision)
 

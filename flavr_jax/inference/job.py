@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interpolated clip depends on, so that only equal runs share finished work."""
+"""Everything that an interpolated clip depends on: only equal runs share finished segments."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def facts(
 
     Args:
         path: the input.
-        source: what is read of it.
-        motion: the frames to make; the batch does not count, since a smaller one may be needed to
-            go on after a lack of memory.
-        encoding: how they are stored.
+        source: part of the input to read.
+        motion: the frames to make. The batch is left out, because a smaller one may be needed to
+            continue after a lack of memory.
+        encoding: compression of the output.
         checkpoint: directory of the network; None for the bundled one.
-        network: the same, loaded.
+        network: the loaded network.
     """
     frames = dataclasses.asdict(motion)
     frames.pop("batch")

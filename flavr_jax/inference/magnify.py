@@ -26,7 +26,7 @@ from flavr_jax.video.frames import TimedFrame
 __all__ = ["Network", "Reference", "load", "magnified"]
 
 Reference: TypeAlias = Literal["first", "previous"]
-"""The frame at rest: motion is magnified from the first frame on, or from each to the next."""
+"""The frame at rest, from which motion is measured: the first frame, or the previous one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,8 @@ def magnified(
 ) -> Iterator[TimedFrame]:
     """Yield the frames of a clip with their motion magnified; alpha stays as it is.
 
-    Only four frames are kept in memory. The neighbours that the first and the last frame lack are
-    those frames themselves.
+    Only four frames are kept in memory. The first and the last frame stand in for their missing
+    neighbours.
 
     Args:
         frames: the clip, 8 or 16 bits.
@@ -110,7 +110,7 @@ def magnified(
 def _neighbours(
     frames: Iterable[TimedFrame],
 ) -> Iterator[tuple[TimedFrame, TimedFrame, TimedFrame]]:
-    """Yield each frame between its neighbours; the first and the last are their own."""
+    """Yield each frame with its neighbours; the first and the last stand in for missing ones."""
     held: collections.deque[TimedFrame] = collections.deque(maxlen=3)
     for frame in frames:
         held.extend([frame] if held else [frame, frame])

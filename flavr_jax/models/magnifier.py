@@ -4,15 +4,16 @@
 FLAVR section 5 fine-tunes the interpolation network to magnify motion. A window has the frame at
 rest and three consecutive frames; the network predicts the middle one of the three, with its
 motion from the frame at rest magnified. As in the warping head (:mod:`flavr_jax.models.head`), the
-output convolution predicts where to look: backward flow into each input frame, and the weights
-that mix them. Looking into several frames also averages their noise. With v the raw outputs,
-m the factor and x the position of a pixel,
+output convolution predicts backward flow into each input frame, and the weights that mix the
+displaced frames. Mixing several frames also averages their noise. With v the raw outputs, m the
+factor and x the position of a pixel,
 
     output(x) = Σᵢ wᵢ · frameᵢ(x + m/2 · vᵢ) + v_colour,   w = softmax(v_weight)
 
 so that a raw flow of 1 is a motion of about half a pixel, whatever the factor.
 
-Oh et al. 2018, https://arxiv.org/abs/1804.02684, train a network for the same task on pairs.
+Oh et al. 2018, https://arxiv.org/abs/1804.02684, train a network for the same task on pairs of
+frames.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Magnifier(nnx.Module):
     def __call__(
         self, windows: Windows, factors: Float[Array, " batch"], *, remat: bool = False
     ) -> Windows:
-        """Magnified frames, one for each window; float32 and not clipped.
+        """Return a magnified frame for each window; float32 and not clipped.
 
         Args:
             windows: RGB in [0, 1]: the frame at rest and three consecutive frames.
@@ -93,7 +94,7 @@ class Magnifier(nnx.Module):
         dtype = self.out.kernel[...].dtype
         batch, frames, height, width, _ = windows.shape
         colours = windows - flavr.mean_colour(windows)
-        # Logarithms, because factors are about evenly spread over them.
+        # The logarithm, because the factors in training are distributed evenly over it.
         factor = jnp.log(factors)[:, None, None, None, None] / 4.0
         plane = jnp.broadcast_to(factor, (batch, frames, height, width, 1))
         seen = jnp.concatenate([colours, plane], axis=-1).astype(dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's training step on one device: its time, and the time of its parts in a trace.
+"""Time of a recipe's training step on one device, and of the step's parts in a trace.
 
 Parts are the named scopes of the step (batch, optimizer), of the loss (its terms) and of the
 network. A kernel belongs to the backward pass if JAX made it by transposing the forward pass.
@@ -37,7 +37,7 @@ class Part:
     """A part of a training step.
 
     Attributes:
-        name: such as ``batch`` or ``encoder/layer1``; "" is the rest.
+        name: name such as ``batch`` or ``encoder/layer1``; "" is the rest.
         backward: whether it belongs to the backward pass.
         milliseconds: time of its kernels in a step.
         launches: number of its kernels in a step.
@@ -54,7 +54,7 @@ class StepProfile:
     """Times of a training step.
 
     Attributes:
-        seconds: time of a step, if many are started one after the other.
+        seconds: time of a step if many are started without waiting.
         windows: number of windows in a step.
         parts: its parts, the most expensive first.
     """

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an encoder that was pretrained on interpolation recognises actions from fewer labels.
+"""Action recognition from few labels, with and without pretraining on interpolation.
 
-FLAVR section 5 asks this on real video. Here the clips are synthetic (:mod:`actions`), so that a
-whole study takes minutes: an encoder learns to interpolate clips without labels; then a
-classifier is trained from it, and another one from random parameters, with more and more labels.
+FLAVR section 5 studies this on real video. Here the clips are short and synthetic
+(:mod:`flavr_jax.data.synthetic.actions`). An encoder learns to interpolate clips without labels.
+Then one classifier is trained from that encoder and another one from random parameters, for
+several numbers of labels.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Encoder: TypeAlias = Literal["r3d", "r2plus1d", "mc3"]
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """Sizes of a study; the defaults take about two minutes on an H200.
+    """Sizes of a study.
 
     Attributes:
         width: base number of channels of the networks.
@@ -52,7 +53,7 @@ class StudyConfig:
         pretraining: steps of training on interpolation.
         finetuning: steps of training on labels.
         batch_size: clips in a step.
-        learning_rate: highest learning rate of both.
+        learning_rate: highest learning rate of pretraining and finetuning.
         compute: dtype of the forward and backward passes; parameters are always float32.
     """
 
@@ -110,7 +111,7 @@ class Result(NamedTuple):
 
 
 class Study:
-    """Clips on the device, and the programs to train on them."""
+    """Clips on the device, and programs that train on them."""
 
     def __init__(self, config: StudyConfig) -> None:
         self.config = config
@@ -124,9 +125,9 @@ class Study:
         return ModelConfig(width=self.config.width, encoder=encoder, base=self.config.base)
 
     def compile(self, encoders: tuple[Encoder, ...]) -> dict[Encoder, list[Future[Any]]]:
-        """Start to compile the programs of each encoder, on threads, by training without steps.
+        """Compile the programs of each encoder in threads, by training for 0 steps.
 
-        Studies can begin with the first encoder while those of the others are compiled.
+        A study can begin with the first encoder while the programs of the others are compiled.
         """
         brief = dataclasses.replace(self.config, pretraining=0, finetuning=0)
         pool = concurrent.futures.ThreadPoolExecutor()
@@ -141,7 +142,7 @@ class Study:
         return started
 
     def blend(self) -> float:
-        """PSNR in dB of test frames if the two middle inputs are averaged."""
+        """Return the PSNR in dB of the average of the two middle inputs on test clips."""
         windows = interpolation_batch(self._test.clips, np.arange(100))
         middle = windows.inputs[:, 1:3].mean(axis=1, keepdims=True)
         return float(psnr_flavr(middle, windows.targets).mean())
@@ -201,11 +202,11 @@ class Study:
     def results(
         self, encoder: Encoder, pretrained: Pretrained, shares: tuple[float, ...], seeds: int
     ) -> Iterator[Result]:
-        """Yield the result of every start and share of labels, seed by seed."""
+        """Yield the results for both starts and every share of labels, seed by seed."""
         classes = len(actions.CLASSES)
         for seed in range(seeds):
             for share in shares:
-                # The same number of every class.
+                # Every class has the same number of labels.
                 labels = max(1, round(share * self.config.labelled / classes)) * classes
                 for start in (None, pretrained):
                     yield self.finetune(encoder, start, labels, seed)

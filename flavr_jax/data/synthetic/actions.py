@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips of 20 classes of motion, in which appearance says nothing about the class.
+"""Clips of 20 classes of motion, whose appearance says nothing about the class.
 
 An object moves in front of a background and of other objects, which drift together as if the
-camera moved. Textures, shapes, sizes and places are random and independent of the class, and so is
-the moment at which the object passes through its random pose. A single frame therefore has the
-same distribution in every class, and only the order of frames tells them apart.
+camera moved. Textures, shapes, sizes and places are random and independent of the class. So is the
+moment at which the object passes through its random pose. A single frame therefore has the same
+distribution in every class, and only the order of frames tells the classes apart.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ActionConfig:
         frames: number of frames.
         size: side of the square frames, a multiple of 8.
         texture_size: side of a layer's texture in texels.
-        n_others: number of objects beside the one that moves.
+        n_others: number of objects behind the one that moves.
         drift: largest speed of the background and the other objects.
         noise: standard deviation of the noise, relative to white.
     """
@@ -58,7 +58,7 @@ class Course(NamedTuple):
         shift: displacement in pixels, to the right and down.
         angle: in radians, clockwise.
         log_scale: logarithm of the change of size.
-        bend: amplitude of its deformation in texels.
+        bend: amplitude of the deformation in texels.
     """
 
     shift: Float[Array, "*class time 2"]
@@ -85,7 +85,7 @@ def courses(key: Key[Array, ""], frames: int) -> Course:
     turn = 2 * math.pi * since / (6.0 + 6.0 * u[4])
     heading = 2 * math.pi * u[5]
     side = jnp.where(u[5] < 0.5, -1.0, 1.0)
-    # From rest, as far as the steady motions go; the same backwards.
+    # As far as the steady motions, but accelerating from rest; then the same backwards.
     faster = speed * (time**2 - (u[3] * (frames - 1)) ** 2) / (frames - 1)
     slower = -faster[::-1] - speed * (2 * u[3] - 1) * (frames - 1)
     shiver = amplitude * jax.random.uniform(key_shiver, (frames, 2), minval=-0.6, maxval=0.6)
@@ -140,7 +140,7 @@ def draw(
     drifts = time[:, None, None] * (drift.T * ~acts[:, None])
     waves = jax.vmap(lambda key: collage.random_wave(key, 1.0))(jax.random.split(key_wave, layers))
     bend = (acts * course.bend[:, None])[..., None] * jnp.ones(2)
-    # No more than leaves the texture without folds.
+    # A larger deformation would fold the texture.
     bend = jnp.clip(bend, -0.5 / waves[:, 1], 0.5 / waves[:, 1])
     still = jnp.broadcast_to(waves, (frames, *waves.shape))
     poses = collage.Poses(
@@ -155,7 +155,7 @@ def draw(
 
 
 def draw_set(key: Key[Array, ""], count: int, config: ActionConfig) -> LabelledSet:
-    """Draw a set; the classes take turns, so that every beginning of it is balanced."""
+    """Draw a set; its classes alternate, so that its first clips are balanced for any number."""
     labels = jnp.arange(count) % len(CLASSES)
 
     def one(item: tuple[Key[Array, ""], Int[Array, ""]]) -> UInt8[Array, "time height width 3"]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Textured objects in front of a background, each at a pose of its own in every frame.
 
-Unlike ``scenes``, whose layers follow random paths, a collage is painted at poses that the caller
-gives. The magnified truth of a small motion and clips of a class of motion are made this way.
+The layers of ``scenes`` follow random paths; a collage is painted at poses that the caller chooses.
+Clips for motion magnification and for classes of motion are made this way.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Cutouts(NamedTuple):
 
 
 class Poses(NamedTuple):
-    """Where each layer is in each frame.
+    """Pose of each layer in each frame.
 
     Attributes:
-        position: of the texture's centre, in pixels to the right of and below the image's centre.
+        position: pixels from the image's centre to the texture's centre, to the right and down.
         angle: in radians, clockwise.
         log_scale: logarithm of pixels per texel.
         wave: amplitude in texels, wave number in radians per texel, and phase of a deformation,
@@ -83,11 +83,11 @@ def cut_out(
 def paint(
     cutouts: Cutouts, poses: Poses, size: tuple[int, int]
 ) -> Float[Array, "time height width 3"]:
-    """Paint a clip; ``poses`` has an entry for each frame and layer.
+    """Paint a clip.
 
     Args:
         cutouts: the layers.
-        poses: where they are.
+        poses: pose of each layer in each frame.
         size: height and width of a frame in pixels.
     """
 
@@ -109,7 +109,7 @@ def paint(
 def random_wave(key: Key[Array, ""], most: float) -> Float[Array, "3 2"]:
     """Draw a wave that displaces points (u, v) of a texture by a · sin(k · (v, u) + φ).
 
-    Amplitudes go up to ``most`` texels, and so far that the deformation does not fold the texture.
+    Amplitudes are at most ``most`` texels, and small enough that the texture does not fold.
     """
     share, number, phase = jax.random.uniform(key, (3, 2))
     number = log_between(number, 0.03, 0.3)

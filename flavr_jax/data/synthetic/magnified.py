@@ -2,9 +2,9 @@
 """Clips of small motion, and the same frames with their motion magnified.
 
 Each layer of a collage moves, turns, grows and bends in proportion to one number, the amount of
-motion: 0 at rest, 1 at the end of its range. A frame at the amount s, seen from the frame at
-rest, has the motion magnified m times if it is painted at the amount m · s. The truth is therefore
-as exact as the inputs.
+motion: 0 at rest, 1 at the end of its range. The frame painted at the amount m · s is the frame at
+the amount s with its motion from rest magnified m times. The truth is therefore as exact as the
+inputs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class MagnifiedConfig:
 
 
 class Sample(NamedTuple):
-    """Input frames, factor, and the last but one input with its motion magnified.
+    """Input frames, a factor, and the third input with its motion magnified.
 
     Attributes:
         frames: the frame at rest, and three consecutive frames.
@@ -92,14 +92,14 @@ def draw(
     config: MagnifiedConfig,
     photographs: UInt8[Array, "m rows columns 3"] | None = None,
 ) -> Sample:
-    """Draw a sample of a vibration, of random factor, speed and noise."""
+    """Draw a sample of a vibration with random factor, speed and noise."""
     key_scene, key_values, key_noise = jax.random.split(key, 3)
     u = jax.random.uniform(key_values, (6,))
     factor = log_between(u[0], *config.factors)
     # Speeds of up to 1.6 radians a frame: a whole vibration takes four frames or more.
     phases = 2 * math.pi * u[1] + (0.05 + 1.55 * u[2]) * jnp.arange(-1.0, 2.0)
     amounts = (0.1 + 0.9 * u[3]) * jnp.sin(phases) / factor
-    # The frame at rest may be the previous one: then motion between neighbours is magnified.
+    # In 30 % of the samples, the frame at rest is the previous one.
     amounts = jnp.where(u[4] < 0.3, amounts - amounts[0], amounts)
     scene = _random_scene(key_scene, config, photographs)
     times = jnp.concatenate([jnp.zeros(1), amounts, factor * amounts[1:2]])
@@ -115,14 +115,14 @@ def film(
     config: MagnifiedConfig,
     photographs: UInt8[Array, "m rows columns 3"] | None = None,
 ) -> Float[Array, "time height width 3"]:
-    """Paint a scene, which the key determines, at given amounts of motion, without noise."""
+    """Paint the scene of a key at the given amounts of motion, without noise."""
     return _paint(_random_scene(key, config, photographs), amounts, config)
 
 
 def quantised(
     key: Key[Array, ""], frames: Float[Array, "*frames"], noise: Float[Array, ""] | float
 ) -> Float[Array, "*frames"]:
-    """Add noise of a standard deviation and round to 8 bits, as a camera does."""
+    """Add noise and round to 8 bits, as a camera does; ``noise`` is a standard deviation."""
     noisy = frames + noise * jax.random.normal(key, frames.shape)
     return jnp.round(255.0 * jnp.clip(noisy, 0.0, 1.0)) / 255.0
 
