@@ -103,7 +103,7 @@ def _scene(objects: tuple[Object, ...], materials: dict[str, Material]) -> Scene
     return Scene(
         objects=objects,
         materials={"floor": Material("diffuse", (0.6, 0.6, 0.6)), **materials},
-        environment=Environment((_SKY,) * 3, (_SKY,) * 3),
+        environment=Environment((_SKY, _SKY, _SKY), (_SKY, _SKY, _SKY)),
         camera=Camera(_EYE, _TARGET, field_of_view=_ANGLE),
         bounces=_BOUNCES,
     )

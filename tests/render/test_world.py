@@ -156,7 +156,7 @@ def test_light_becomes_a_picture_that_grows_with_it_and_never_clips():
     assert (np.diff(bright) > 0).all()
 
 
-def test_a_picture_is_acess_curve_and_then_srgbs():
+def test_a_picture_is_aces_curve_and_then_srgbs():
     # Narkowicz's fit at 0.18: 0.18 (2.51 · 0.18 + 0.03) / (0.18 (2.43 · 0.18 + 0.59) + 0.14).
     film = 0.18 * (2.51 * 0.18 + 0.03) / (0.18 * (2.43 * 0.18 + 0.59) + 0.14)
     grey = tone_map(jnp.full((1, 1, 3), 0.18))
