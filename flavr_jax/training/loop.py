@@ -206,7 +206,13 @@ def _compiled(step: Mapped, arguments: tuple[Any, ...], name: str | None, to: Pa
     """
     if name is None or to.size > 1 or to.local[0].platform not in _KEPT_FOR:
         return step
-    return program_cache.compiled(step, arguments, name=name, sources=_SOURCES)
+    try:
+        return program_cache.compiled(step, arguments, name=name, sources=_SOURCES)
+    except Exception as error:  # JAX documents no list of its errors
+        logger.warning(
+            "the step is compiled in JAX's usual way, because keeping it failed: %r", error
+        )
+        return step
 
 
 def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]) -> None:

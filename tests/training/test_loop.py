@@ -162,6 +162,17 @@ def test_a_later_run_takes_the_step_of_an_earlier_one_without_tracing(tmp_path, 
     assert one == two
 
 
+def test_a_step_that_cannot_be_kept_is_compiled_in_the_usual_way(tmp_path, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(loop, "_OURS", (Line, Points))
+    monkeypatch.setattr(loop, "_KEPT_FOR", ("cpu",))
+    monkeypatch.setattr(loop.program_cache, "compiled", fail)
+    assert loop.train(recipe(steps=3), TASK, Points(), tmp_path)
+    assert "no such kernel" in caplog.text
+
+
 def test_the_speed_of_a_leg_leaves_out_its_first_step_which_is_compiled(tmp_path):
     def sleep(number, y):
         time.sleep(0.05)
