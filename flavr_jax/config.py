@@ -77,6 +77,8 @@ class ModelConfig:
             frames at full size.
         looks: networks that correct the flow of ``base = "warp"``, in this order. Coarse ones
             first: far motion is a few pixels there.
+        flow_pairs: pairs of flows, into the frame before and the frame after, that a pixel of
+            ``base = "warp"`` is mixed from. The last look predicts all but the first pair.
         keep_still: captions and displays over a moving background, and pictures in which nothing
             moves, are kept as they are; needs ``base = "warp"`` (see
             :func:`flavr_jax.models.head.standing`).
@@ -94,6 +96,7 @@ class ModelConfig:
     base: Literal["mean", "blend", "warp"] = "mean"
     trunk_scale: Literal[1, 2, 3, 4] = 1
     looks: tuple[LookConfig, ...] = ()
+    flow_pairs: int = 1
     keep_still: bool = False
 
     def __post_init__(self) -> None:
@@ -127,6 +130,11 @@ class ModelConfig:
             raise ValueError(
                 f"`looks` has the scales {scales}, but only `base = 'warp'` has looks; use [], or "
                 "that base."
+            )
+        if self.flow_pairs < 1 or (self.flow_pairs > 1 and not self.looks):
+            raise ValueError(
+                f"`flow_pairs` is {self.flow_pairs}; it is at least 1, and more than 1 only with "
+                "`looks`, because the last look predicts the other pairs."
             )
         if self.keep_still and self.base != "warp":
             raise ValueError(

@@ -45,7 +45,8 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
     for look in config.looks:
         fold = max(1, config.trunk_scale // look.scale)
         positions = (config.trunk_scale / (look.scale * fold)) ** 2  # for a pixel of the trunk
-        read_and_written = fold**2 * (12 + 2 * channels)
+        further = 6 * (config.flow_pairs - 1) * (look is config.looks[-1])
+        read_and_written = fold**2 * (12 + 2 * channels + further)
         each = 9 * look.channels * positions
         corrected += each * (read_and_written + look.layers * look.channels)
         context += each * config.width

@@ -219,6 +219,7 @@ def memory(
     map_bytes = config.n_inputs * config.width * value
     coarse = known.coarse * map_bytes / 4
     look = known.look if config.base == "warp" else known.look / 4
+    look *= 1 + 0.75 * (config.flow_pairs - 1)  # a further pair has 6 raw outputs, the first 8
     corrected = max((_widest(config, each) for each in config.looks), default=0.0) * value
     fine = known.fine * map_bytes + outputs * (known.refine * corrected + look)
     coarse_rows, fine_rows = share_of_rows(config, rows, tiling)

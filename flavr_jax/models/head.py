@@ -13,6 +13,14 @@ With v the raw outputs and x the position of a pixel,
 If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and clamped to the
 border. The 3-D U-Net that computes v is called the trunk; it may run on smaller frames.
 
+One look-up in each frame cannot show a pixel that two layers share, or that may have come from two
+places. With ``flow_pairs`` > 1, the last look also predicts further pairs of flows, relative to the
+first, and two logits e for each; all look-ups are mixed with weights that a softmax makes:
+
+    frame(t) = v_colour + Σₖ mₖ · before(x + 10 t (v₀ + Δₖ₀))
+                           + nₖ · after(x + 10 (1 − t) (v₁ + Δₖ₁))
+    (m, n) = softmax over k of (v_mask + log((1 − t) / t) + eₖ₀, eₖ₁), where Δ₀ = 0 and e₀ = 0
+
 A caption or a display stands still over a background that moves, and its strokes can be one pixel
 wide. Flow cannot change that fast. With ``keep_still``, pixels that stand still are kept, as far as
 s(x) says so, which is computed from the input frames and has no parameters (:func:`standing`):
@@ -20,7 +28,8 @@ s(x) says so, which is computed from the input frames and has no parameters (:fu
     frame(t) := (1 − s) · frame(t) + s · ((1 − t) · before(x) + t · after(x))
 
 Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al. 2022
-(https://arxiv.org/abs/2011.06294).
+(https://arxiv.org/abs/2011.06294); several pairs of flows: Li et al. 2023
+(https://arxiv.org/abs/2304.09790).
 """
 
 from __future__ import annotations
@@ -39,18 +48,34 @@ from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
 from flavr_jax.typing import Images, Windows
 
-__all__ = ["CHANNELS", "Look", "Rows", "WarpHead", "blend", "enlarge", "reduce", "standing"]
+__all__ = [
+    "CHANNELS",
+    "Look",
+    "Rows",
+    "WarpHead",
+    "blend",
+    "enlarge",
+    "pixels_read",
+    "reduce",
+    "standing",
+]
 
 CHANNELS = 8
 """Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
 
+_PAIR = 6
+"""Raw outputs per further pair of flows: flow (x, y) into before and into after, two logits."""
+
+_SEEN = 3 * 4 + CHANNELS  # channels of a pixel that a look reads: four images, the raw outputs
 _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
 _NOTICEABLE = 4 / 255  # change of a colour that counts half
 _CELL = 8  # side of the cells, in pixels, in which changes around a pixel are averaged
 _AROUND = 3  # cells on either side of that of the pixel
 
-Fields: TypeAlias = Float[Array, "batch output _height _width 8"]
-"""Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames."""
+Fields: TypeAlias = Float[Array, "batch output _height _width _raw"]
+"""Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames.
+
+After the last look, further pairs of flows follow the 8 channels."""
 
 Times: TypeAlias = Float[np.ndarray, " output"] | Float[Array, "batch output"]
 """Times of the outputs, inside (0, 1): the same for all samples, or each sample's own."""
@@ -92,7 +117,12 @@ class WarpHead(nnx.Module):
     def __init__(self, config: ModelConfig, options: LayerOptions) -> None:
         self.config = config
         self.implementation: Implementation | None = options.implementation
-        self.looks = nnx.List(Look(config, look, options) for look in config.looks)
+        # The last look predicts the further pairs of flows.
+        predicted = [CHANNELS] * len(config.looks)
+        predicted[-1:] = [CHANNELS + _PAIR * (config.flow_pairs - 1)] * bool(config.looks)
+        self.looks = nnx.List(
+            Look(config, look, options, count) for look, count in zip(config.looks, predicted)
+        )
 
     def __call__(
         self,
@@ -124,12 +154,16 @@ class WarpHead(nnx.Module):
                 times_smaller = look.scale // scale
                 smaller = reduce(raw, times_smaller)
                 correction = look(smaller, features, pair, times, start)
+                further = correction.shape[-1] - CHANNELS
+                raw = jnp.pad(raw, (*((0, 0),) * 4, (0, further)))
                 raw = raw + enlarge(correction, times_smaller)
         raw = enlarge(raw, scale)
         if rows is not None:
             # Only now: looks and enlargement also read rows beyond those of the output.
             raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
         displacements, weights = _displacements_and_weights(raw, times, 1, start)
+        # Every pair of flows looks into the same two frames.
+        frames = jnp.concatenate([pair] * self.config.flow_pairs, axis=1)
         residual = raw[..., :3]
         if self.config.keep_still:
             unmoved, still = (
@@ -139,7 +173,7 @@ class WarpHead(nnx.Module):
             weights = weights * (1 - still[:, :, None, ..., 0])
             residual = (1 - still) * residual + still * blend(unmoved, times)
         return sample(
-            pair, displacements, weights, residual=residual, implementation=self.implementation
+            frames, displacements, weights, residual=residual, implementation=self.implementation
         )
 
 
@@ -152,20 +186,34 @@ class Look(nnx.Module):
     convolutions run at the trunk's size.
     """
 
-    def __init__(self, config: ModelConfig, look: LookConfig, options: LayerOptions) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        look: LookConfig,
+        options: LayerOptions,
+        predicted: int = CHANNELS,
+    ) -> None:
+        """Make a look.
+
+        Args:
+            config: the network's settings.
+            look: its own.
+            options: how its layers compute.
+            predicted: raw outputs per time that it corrects or, beyond ``CHANNELS``, predicts.
+        """
         self.scale = look.scale
         self.fold = max(1, config.trunk_scale // look.scale)
         self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
         self.implementation: Implementation | None = options.without_kernel
         channels, pixels = look.channels, self.fold**2
-        seen = pixels * (3 * 4 + CHANNELS)
+        seen = pixels * _SEEN
         # The GPU kernel needs a multiple of 16 input channels.
         plain = dataclasses.replace(options, implementation=options.without_kernel)
         self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
         self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
         self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
         # Small initial weights: at first, a look corrects next to nothing.
-        self.correct = Conv2d(channels, pixels * CHANNELS, 3, options, gain=0.01)
+        self.correct = Conv2d(channels, pixels * predicted, 3, options, gain=0.01)
 
     def __call__(
         self,
@@ -223,7 +271,12 @@ class Look(nnx.Module):
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
         correction = _unfolded(self.correct(x, out_dtype=jnp.float32), self.fold)
-        return correction.reshape(raw.shape)
+        return correction.reshape(*raw.shape[:-1], -1)
+
+
+def pixels_read(channels: int) -> int:
+    """Number of pixels that a look with so many input channels takes as one position."""
+    return channels // _SEEN
 
 
 def standing(windows: Windows) -> Float[Array, "batch 1 height width 1"]:
@@ -273,19 +326,30 @@ def _displacements_and_weights(
     scale: int,
     first_row: Int[Array, ""] | int,
 ) -> tuple[
-    Float[Array, "batch output 2 height width 2"], Float[Array, "batch output 2 height width"]
+    Float[Array, "batch output source height width 2"],
+    Float[Array, "batch output source height width"],
 ]:
     """Displacements, in pixels of frames ``scale`` times smaller, and mixing weights.
 
     Displacements count from the raw outputs' positions, whose first row is ``first_row`` of the
-    frames.
+    frames. The sources are the frame before and the frame after, for each pair of flows.
     """
     t = jnp.asarray(times, jnp.float32)[..., None, None]
-    reach = jnp.stack([t, 1 - t], axis=-3)[..., None] * (_UNIT / scale)  # [..., t, 2, 1, 1, 1]
-    displacements = jnp.stack([raw[..., 3:5], raw[..., 5:7]], axis=2) * reach
+    first = raw[..., 3:7]
+    further = [raw[..., n : n + _PAIR] for n in range(CHANNELS, raw.shape[-1], _PAIR)]
+    flows = [first, *(first + each[..., :4] for each in further)]
+    flows = [flow[..., side : side + 2] for flow in flows for side in (0, 2)]
+    reach = jnp.stack([t, 1 - t] * (len(flows) // 2), axis=-3)[..., None] * (_UNIT / scale)
+    displacements = jnp.stack(flows, axis=2) * reach  # [..., t, source, 1, 1, 1]
     displacements += jnp.stack([jnp.zeros(()), jnp.asarray(first_row, jnp.float32)])
-    mask = nnx.sigmoid(raw[..., 7] + jnp.log((1 - t) / t))
-    return displacements, jnp.stack([mask, 1 - mask], axis=2)
+    logit = raw[..., 7] + jnp.log((1 - t) / t)
+    if not further:
+        mask = nnx.sigmoid(logit)
+        return displacements, jnp.stack([mask, 1 - mask], axis=2)
+    logits = [logit, jnp.zeros_like(logit)]
+    for each in further:
+        logits += [logit + each[..., 4], each[..., 5]]
+    return displacements, jax.nn.softmax(jnp.stack(logits, axis=2), axis=2)
 
 
 def blend(windows: Windows, times: Times) -> Windows:

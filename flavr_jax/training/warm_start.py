@@ -2,8 +2,8 @@
 """Warm start: initial parameters from a checkpoint, where names and shapes are the same.
 
 Networks of different factors share all but the last layer; a classifier shares the encoder. A wider
-decoder starts by computing the same function as the narrower one: the weights that read its new
-channels start at zero.
+decoder, and wider looks (:mod:`flavr_jax.models.head`), start by computing the same function as the
+narrower ones: the weights that read their new channels start at zero.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from flax import traverse_util
 from jaxtyping import Int
 
 from flavr_jax import checkpoint
+from flavr_jax.models import head
 from flavr_jax.models.flavr import Parameters
 
 __all__ = ["WarmStart", "warm_start"]
@@ -54,7 +55,8 @@ class WarmStart:
 def warm_start(params: Parameters, path: Path) -> WarmStart:
     """Replace those of ``params`` that a checkpoint has with the same name and shape.
 
-    A narrower decoder is embedded in this one, which then computes the same function.
+    A narrower decoder and narrower looks are embedded in these, which then compute the same
+    function, and nearly the same if a look predicts more pairs of flows.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
@@ -62,7 +64,7 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
     """
     mine: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(checkpoint.read_parameters(path), sep="/")
-    wider = _widened(mine, theirs)
+    wider = _wider_decoder(mine, theirs) | _wider_looks(mine, theirs)
     taken, left = dict(wider), {}
     for name, leaf in mine.items():
         if name in wider:
@@ -84,7 +86,7 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
     return WarmStart(grown, tuple(taken), tuple(wider), left, share)
 
 
-def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+def _wider_decoder(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Return this decoder's tensors with a narrower decoder embedded; empty if it is not narrower.
 
     A stage reads the channels of the previous stage, followed by those of the encoder's skip.
@@ -111,6 +113,25 @@ def _widened(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
                 inputs = rows if into.ndim == 5 else columns
                 found[leaf] = _embedded(into, np.asarray(theirs[leaf], np.float32), inputs, columns)
         before, narrow_before = writes, narrow_writes
+    return found
+
+
+def _wider_looks(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Return the tensors of looks with narrower looks, or fewer pairs of flows, embedded."""
+    found = {}
+    for name, into in mine.items():
+        old, new = np.shape(theirs.get(name)), np.shape(into)
+        wider = len(old) == len(new) and old != new and all(np.array(old) <= new)
+        if not (name.startswith("head/looks/") and wider):
+            continue
+        columns = np.arange(old[-1])
+        if "/correct/" in name:
+            read = mine["/".join((*name.split("/")[:3], "read", "kernel"))]
+            pixels = head.pixels_read(np.shape(read)[-2])
+            # Raw outputs of one pixel after another; further pairs follow the others of a pixel.
+            columns = np.arange(new[-1]).reshape(pixels, -1)[:, : old[-1] // pixels].ravel()
+        rows = np.arange(old[-2]) if len(old) > 1 else columns
+        found[name] = _embedded(into, np.asarray(theirs[name], np.float32), rows, columns)
     return found
 
 

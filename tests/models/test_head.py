@@ -151,6 +151,20 @@ def test_enlarging_multiplies_by_no_matrix():
     assert "dot_general" not in str(traced)
 
 
+def test_further_flows_look_elsewhere_and_a_softmax_mixes_them():
+    config = dataclasses.replace(CONFIG, looks=(LookConfig(1, 4, layers=0),), flow_pairs=2)
+    params, windows = without_output(config), random_windows()
+    bias = params["head"]["looks"]["0"]["correct"]["bias"].reshape(4, -1)
+    # The first pair looks 8 pixels down, the second 4 pixels to the right of that, at half time.
+    bias = bias.at[:, jnp.asarray([4, 6])].set(1.6).at[:, jnp.asarray([8, 10])].set(0.8)
+    bias = bias.at[:, 12:].set(jnp.log(jnp.asarray([3.0, 1.0])))  # the second before counts thrice
+    params["head"]["looks"]["0"]["correct"]["bias"] = bias.reshape(-1)
+    made = jax.jit(partial(flavr.apply, config))(params, windows)[0, 1, :-8, :-4]
+    before, after = windows[0, 1, 8:], windows[0, 2, 8:]
+    expected = (before[:, :-4] + after[:, :-4] + 3 * before[:, 4:] + after[:, 4:]) / 6
+    assert np.abs(made - expected).max() < 1e-5
+
+
 def test_some_outputs_are_those_of_all():
     params = flavr.init(CONFIG, jax.random.key(1))
     windows = random_windows()
@@ -205,10 +219,11 @@ def test_the_head_runs_on_a_trunk_in_8_bits():
 
 
 def test_gradients_reach_every_parameter():
-    params = flavr.init(CONFIG, jax.random.key(0))
+    config = dataclasses.replace(CONFIG, flow_pairs=2)
+    params = flavr.init(config, jax.random.key(0))
     windows = random_windows()
     gradients = jax.jit(
-        jax.grad(lambda params: jnp.square(flavr.apply(CONFIG, params, windows) - 0.3).mean())
+        jax.grad(lambda params: jnp.square(flavr.apply(config, params, windows) - 0.3).mean())
     )(params)
     still = [
         jax.tree_util.keystr(path)
@@ -227,6 +242,7 @@ def test_gradients_reach_every_parameter():
             {"base": "warp", "trunk_scale": 3, "looks": (LookConfig(2, 8),)},
             r"one of \[1, 3, 6, 12, 24\]",
         ),
+        ({"base": "warp", "flow_pairs": 2}, "`flow_pairs` is 2.*only with `looks`"),
         ({"keep_still": True}, "`keep_still` is true, but `base` is 'mean'"),
         ({"base": "warp", "n_inputs": 3}, r"`n_inputs` is 3, but `base = 'warp'`"),
     ],

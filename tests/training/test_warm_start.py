@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flavr_jax import checkpoint
-from flavr_jax.config import ModelConfig
+from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.training.warm_start import warm_start
@@ -62,6 +62,35 @@ def test_a_wider_decoder_starts_as_the_narrower_one_and_learns_with_all_its_chan
         if new > old:  # what reads the new channels is moved off zero at once
             following = gradient["stages"][str(number + 1)]["conv"]["kernel"]
             assert np.abs(following[..., 4 * old : 4 * new, :]).max() > 0
+
+
+def test_wider_looks_and_further_flows_start_as_the_narrower_network(tmp_path):
+    looks = (LookConfig(4, 4, layers=1), LookConfig(1, 4, layers=1))
+    old = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, looks=looks)
+    looks = (LookConfig(4, 8, layers=1), LookConfig(1, 6, layers=1))
+    new = dataclasses.replace(old, looks=looks, flow_pairs=3)
+    params = flavr.init(old, jax.random.key(1))
+    for look in params["head"]["looks"].values():  # corrections of some pixels
+        look["correct"]["kernel"] *= 30
+    checkpoint.save(tmp_path / "old", old, params)
+    found = warm_start(flavr.init(new, jax.random.key(2)), tmp_path / "old")
+    assert not found.left
+    # Smooth frames, because new flows are small random numbers of pixels.
+    rows, columns = jnp.arange(32)[:, None] / 12, jnp.arange(32) / 10
+    places = rows + columns + jnp.arange(4)[:, None, None]
+    windows = jnp.broadcast_to(0.5 + 0.4 * jnp.sin(places)[None, ..., None], (1, 4, 32, 32, 3))
+    before = flavr.apply(old, params, windows)
+    blended = flavr.apply(old, flavr.init(old, jax.random.key(1)), windows)
+    grown = jax.tree.map(jnp.asarray, found.params)
+    assert np.abs(before - blended).max() > 0.1
+    assert np.abs(flavr.apply(new, grown, windows) - before).max() < 0.02
+
+    def loss(head):
+        return jnp.square(flavr.apply(new, {**grown, "head": head}, windows)).mean()
+
+    gradient = jax.grad(loss)(grown["head"])["looks"]
+    assert np.abs(gradient["0"]["hidden"]["0"]["kernel"][..., 4:, :4]).max() > 0
+    assert np.abs(gradient["1"]["correct"]["kernel"]).reshape(-1, 4, 20).max((0, 1)).min() > 0
 
 
 def test_a_narrower_decoder_starts_afresh(saved):
