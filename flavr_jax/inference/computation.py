@@ -8,6 +8,7 @@ it runs on the device, in the same program as the network, and returns one bool 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.picture import Picture, Planar, Resident
 
-__all__ = ["Computation", "Made", "NonFiniteError", "cause_of"]
+__all__ = ["Computation", "Made", "NonFiniteError", "Pending", "cause_of"]
 
 _CAUSES: dict[Precision, str] = {
     "fp16": "numbers in fp16 end at 65504. Use `precision` bf16 or fp32.",
@@ -47,8 +48,29 @@ class NonFiniteError(ValueError):
         self.interval = interval
 
 
+class Pending(abc.ABC):
+    """A computation that may still have to be started."""
+
+    @abc.abstractmethod
+    def send(self, conversion: Conversion | None) -> None:
+        """Start copying the frames to the host when they are computed; returns at once.
+
+        Args:
+            conversion: to planes, made on the device before the copy; None copies RGB.
+        """
+
+    @abc.abstractmethod
+    def settled(self) -> Computation:
+        """Wait until the frames are computed, again if the device ran out of memory.
+
+        Raises:
+            NonFiniteError: the network predicted NaN or infinity in some interval.
+            MemoryError: the device has too little memory.
+        """
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Computation:
+class Computation(Pending):
     """The frames inside consecutive intervals, which a device may still be computing.
 
     Attributes:
@@ -69,12 +91,7 @@ class Computation:
     again: Callable[[Exception], Computation] | None = None
 
     def settled(self) -> Computation:
-        """Wait until the frames are computed, again if the device ran out of memory.
-
-        Raises:
-            NonFiniteError: the network predicted NaN or infinity in some interval.
-            MemoryError: the device has too little memory.
-        """
+        """Wait until the frames are computed; see :meth:`Pending.settled`."""
         try:
             self.wait()
         except jax.errors.JaxRuntimeError as error:
@@ -85,11 +102,7 @@ class Computation:
         return self
 
     def send(self, conversion: Conversion | None) -> None:
-        """Start copying the frames to the host; returns at once.
-
-        Args:
-            conversion: to planes, made on the device before the copy; None copies RGB.
-        """
+        """Start copying the frames to the host; see :meth:`Pending.send`."""
         made = self.frames if conversion is None else conversion.encode(self.frames)
         self._sent[conversion] = downloads.started(made)
 
@@ -151,13 +164,18 @@ class Made(Picture):
 
     def upload(self) -> Resident:
         """Return the frame where it is, on the device."""
-        return Resident(self._computation.frames[self._place], self._computation.opaque)
+        return Resident(_frame(self._computation.frames, *self._place), self._computation.opaque)
 
     def fetched(self, conversion: Conversion | None) -> Frame | Planar:
         """Return the frame on the host, independent of the computation: RGB, or planes."""
         values = self._computation.fetched(conversion)[self._place]
         # The samples of all planes are one flat array, which does not tell the size of the frame.
         return values if conversion is None else Planar(values, conversion, self.shape[:2])
+
+
+@jax.jit  # indexing outside of a program takes ten times longer
+def _frame(frames: Array, interval: int | Array, part: int | Array) -> Array:
+    return frames[interval, part]
 
 
 def cause_of(precision: Precision) -> str:

@@ -58,15 +58,28 @@ class Replicas:
         """The parameters on the first device."""
         return self._params[0]
 
-    def here(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which JAX puts new arrays on the device whose turn it is."""
+    def here(self, number: int | None = None) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which JAX puts new arrays on a device.
+
+        Args:
+            number: of the device; None for the one whose turn it is.
+        """
         if not self.devices:
             return contextlib.nullcontext()
-        return jax.default_device(self.devices[self._turn])
+        return jax.default_device(self.devices[self._turn if number is None else number])
 
-    def take(self, arrays: tuple[Array, ...]) -> tuple[Parameters, tuple[Array, ...]]:
-        """Return parameters and arrays on the device whose turn it is; the next one is up then."""
-        turn, self._turn = self._turn, (self._turn + 1) % len(self)
+    def take(
+        self, arrays: tuple[Array, ...], number: int | None = None
+    ) -> tuple[Parameters, tuple[Array, ...]]:
+        """Return parameters and arrays on a device.
+
+        Args:
+            arrays: on any devices.
+            number: of the device; None for the one whose turn it is, and it is the next one's then.
+        """
+        turn = self._turn if number is None else number
+        if number is None:
+            self._turn = (turn + 1) % len(self)
         # Frames were uploaded to, or made on, the device of the group that read them first.
         if self.devices:
             arrays = jax.device_put(arrays, self.devices[turn])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -80,6 +81,7 @@ class Interpolator:
         self.runs_on = str(prepared)
         self.tiling = tiles.WHOLE
         self.on_compile: Callable[[int, int, float | None], None] | None = None
+        self._remedy = threading.Lock()  # a lack of memory may show in the threads of all devices
         self._most: int | None = None  # intervals at a time, once the device ran out of memory
         self._replicas = Replicas(prepared.params)
         self._programs = Programs(config, keep_programs, self._tell)
@@ -207,13 +209,17 @@ class Interpolator:
         rows = jnp.pad(rows, ((0, programs.bucket(batch) - batch), *((0, 0),) * 4))
         return programs.predict(self.config, self._params, rows)[:batch]
 
-    def upload(self, picture: Frame | Picture) -> Resident:
-        """Put a frame on the next device, as :meth:`between` takes it."""
-        with self._replicas.here():
+    def upload(self, picture: Frame | Picture, device: int | None = None) -> Resident:
+        """Put a frame on a device, by default the next one, as :meth:`between` takes it."""
+        with self._replicas.here(device):
             return resident(picture)
 
     def between(
-        self, frames: Frames | Sequence[Resident], factor: int, batch: int = 1
+        self,
+        frames: Frames | Sequence[Resident],
+        factor: int,
+        batch: int = 1,
+        device: int | None = None,
     ) -> Computation:
         """Compute the frames inside every interval of ``frames`` that has its full context.
 
@@ -227,6 +233,7 @@ class Interpolator:
             factor: one of :meth:`passes`; ``factor − 1`` frames are made per interval.
             batch: number of intervals at a time that a program is compiled for in any case. It
                 computes fewer as well, so that no other has to be compiled for them.
+            device: number of the device that computes; None to take turns.
 
         Returns:
             The frames, possibly still being computed: ``numpy.asarray`` waits for them, and raises
@@ -237,16 +244,16 @@ class Interpolator:
             MemoryError: a window does not fit into the device's memory, however it is divided.
         """
         if isinstance(frames, np.ndarray):
-            frames = [self.upload(frame) for frame in frames]
+            frames = [self.upload(frame, device) for frame in frames]
         used = self._most, self.tiling
         try:
-            made = self._start(frames, factor, batch)
+            made = self._start(frames, factor, batch, device)
             # Sent ahead of any frames, behind which a later request would have to wait.
             made.finite.copy_to_host_async()
         except jax.errors.JaxRuntimeError as error:
-            return self._again(frames, factor, batch, used, error)
+            return self._again(frames, factor, batch, device, used, error)
         # A program is only queued here, so a lack of memory may show when its frames are fetched.
-        again = functools.partial(self._again, frames, factor, batch, used)
+        again = functools.partial(self._again, frames, factor, batch, device, used)
         return dataclasses.replace(made, again=again)
 
     def _again(
@@ -254,6 +261,7 @@ class Interpolator:
         frames: Sequence[Resident],
         factor: int,
         batch: int,
+        device: int | None,
         used: tuple[int | None, Tiling],
         error: Exception,
     ) -> Computation:
@@ -261,10 +269,11 @@ class Interpolator:
         if not planner.is_out_of_memory(error):
             raise error
         # Other computations that were on their way fail as well; the first one has the remedy.
-        if used == (self._most, self.tiling):
-            intervals = max(batch, len(frames) - self.config.n_inputs + 1)
-            self._use_less_memory(intervals, frames[0], factor)
-        return self.between(frames, factor, batch)
+        with self._remedy:
+            if used == (self._most, self.tiling):
+                intervals = max(batch, len(frames) - self.config.n_inputs + 1)
+                self._use_less_memory(intervals, frames[0], factor)
+        return self.between(frames, factor, batch, device)
 
     def _use_less_memory(self, intervals: int, frame: Resident, factor: int) -> None:
         """Halve the batch; if it is 1, divide windows further."""
@@ -281,14 +290,16 @@ class Interpolator:
             remedy = str(less)
         logger.warning("The device ran out of memory; going on with %s.", remedy)
 
-    def _start(self, frames: Sequence[Resident], factor: int, batch: int) -> Computation:
+    def _start(
+        self, frames: Sequence[Resident], factor: int, batch: int, device: int | None
+    ) -> Computation:
         """Start a computation, in several parts if it has more intervals than fit at a time."""
         intervals = len(frames) - self.config.n_inputs + 1
         most = self._most
         if most is not None and intervals > most:
             last = self.config.n_inputs - 1
             parts = [
-                self._start(frames[start : start + most + last], factor, most)
+                self._start(frames[start : start + most + last], factor, most, device)
                 for start in range(0, intervals, most)
             ]
             # Parts are computed on different devices in turn, and JAX concatenates only on one.
@@ -305,7 +316,7 @@ class Interpolator:
         opaque = all(frame.opaque for frame in frames)
         # Copies of the last frame fill the batch up; their intervals are cut off at the end.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
-        params, rows = self._replicas.take(rows)
+        params, rows = self._replicas.take(rows, device)
         made, finite = self._programs(params, rows, factor, self.tiling)
         if rows[0].shape[-1] == 4:
             # Alpha that is opaque throughout would stay so: save the second pass.

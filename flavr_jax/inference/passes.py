@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference.computation import Computation, Made, NonFiniteError
+from flavr_jax.inference.computation import Made, NonFiniteError, Pending
 from flavr_jax.inference.windows import Boundary, Located, extend
 from flavr_jax.timeline.schedule import Request
 from flavr_jax.typing import Frame
@@ -27,6 +27,8 @@ from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.picture import Resident
 
 __all__ = ["AtOnce", "Network", "Node", "fill"]
+
+_ZERO = Fraction(0)
 
 _MOST_WAITING = 8
 """Largest number of groups that may be queued behind a computation.
@@ -61,7 +63,7 @@ class Network(Protocol):
         """Put a frame where ``between`` reads it; called once for each frame of a pass."""
         ...
 
-    def between(self, frames: Sequence[Resident], factor: int, batch: int = 1) -> Computation:
+    def between(self, frames: Sequence[Resident], factor: int, batch: int = 1) -> Pending:
         """Start computing the frames inside every interval that has its full context.
 
         Args:
@@ -163,7 +165,7 @@ def fill(
         NonFiniteError: the network predicted NaN or infinity; the message names the output frame.
     """
     nodes = iter(nodes)
-    started: deque[tuple[_Group, Computation | None]] = deque()
+    started: deque[tuple[_Group, Pending | None]] = deque()
     computing = 0
     for first in nodes:
         # One shot at a time, so that no window crosses a cut.
@@ -185,9 +187,7 @@ def fill(
         yield from _finish(group, made, factor)
 
 
-def _start(
-    group: _Group, network: Network, factor: int, conversion: Conversion | None
-) -> Computation:
+def _start(group: _Group, network: Network, factor: int, conversion: Conversion | None) -> Pending:
     """Start computing a group's frames, and copying them to the host if any is to be shown."""
     # Frames that are only context of later passes stay on the device.
     made = network.between([frame.resident for frame in group.frames], factor, group.batch)
@@ -263,7 +263,7 @@ def _needs(wish: Request, ahead: int, factor: int, reach: Fraction) -> bool:
     A request inside the interval needs it. So does a nearby request whose time is not on this
     pass's grid: the later passes that make it read this interval's frames as context.
     """
-    if ahead == 0 and wish.position > 0:
+    if ahead == 0 and wish.position.numerator:
         return True
     between = (wish.position * factor).denominator > 1
     return between and -reach < wish.position - ahead < 1 + reach
@@ -293,28 +293,28 @@ def _group_of(intervals: list[_Interval], batch: int) -> _Group:
     return _Group([each.node for each in intervals], frames, due, batch)
 
 
-def _finish(group: _Group, made: Computation | None, factor: int) -> Iterator[Node]:
+def _finish(group: _Group, started: Pending | None, factor: int) -> Iterator[Node]:
     """Wait for a group's computation, and yield its nodes with those inside their intervals."""
     if not group.frames:
         yield from group.nodes
         return
     try:
-        if made is not None:
-            made = made.settled()
+        made = None if started is None else started.settled()
     except NonFiniteError as error:
         raise NonFiniteError(_name_of_frame(group, error.interval), error.cause) from None
     for interval, node in enumerate(group.nodes):
         wanted: list[list[Request]] = [[] for _ in range(factor)]
         for wish in node.wanted:
             # Split the position in the interval into the part's number and the position in it.
-            part, position = divmod(wish.position * factor, 1)
-            wanted[part].append(dataclasses.replace(wish, position=position))
+            parts, whole = wish.position.numerator * factor, wish.position.denominator
+            part, rest = divmod(parts, whole)
+            wanted[part].append(wish._replace(position=Fraction(rest, whole) if rest else _ZERO))
         # Uploaded already: later passes read the same copy on the device.
         yield Node(node.frame, wanted[0], located=node.located)
         for part, wishes in enumerate(wanted[1:]):
             # A made frame has no times of its own; the requests carry them.
             picture = node.frame.picture if made is None else Made(made, interval, part)
-            yield Node(TimedFrame(picture, Fraction(0), Fraction(0)), wishes)
+            yield Node(TimedFrame(picture, _ZERO, _ZERO), wishes)
 
 
 def _name_of_frame(group: _Group, interval: int) -> str:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Pipeline", "Times"]
+__all__ = ["Pipeline", "Times", "Worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Pipeline:
         """Begin a pipeline whose last stage, ``consumer``, runs in the calling thread."""
         self._consumer = consumer
         self._stages: list[_Stage] = []
+        self._workers: list[Worker] = []
         self._began = time.monotonic()
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -90,10 +93,20 @@ class Pipeline:
         self._stages.append(stage)
         return stage.read()
 
+    def worker(self, name: str) -> Worker:
+        """Return a thread that makes calls for the stages until the pipeline is closed."""
+        worker = Worker(name)
+        self._workers.append(worker)
+        return worker
+
     @property
     def times(self) -> list[Times]:
-        """Time that each stage has spent so far; the consumer comes last."""
-        total, starved, found = time.monotonic() - self._began, 0.0, []
+        """Time that each worker and each stage has spent so far; the consumer comes last."""
+        total, starved = time.monotonic() - self._began, 0.0
+        found = [
+            Times(each.name, each.made, each.working, total - each.working, 0.0)
+            for each in self._workers
+        ]
         for stage in self._stages:
             # `producing` includes the wait for the stage before. Both are read without a lock while
             # threads run, so the difference can be slightly negative.
@@ -116,10 +129,12 @@ class Pipeline:
     ) -> None:
         self._closed.set()
         # All are told before one is waited for: a stage may be waiting for the one before it.
+        for worker in self._workers:
+            worker.close()
         for stage in self._stages:
             stage.close(_Cancelled())
-        for stage in self._stages:
-            stage.join()
+        for each in (*self._stages, *self._workers):
+            each.join()
         self._watchdog.join()
 
     def _watch(self) -> None:
@@ -144,6 +159,58 @@ class Pipeline:
 # Not an Exception: a stage's own `except Exception` must not take it for an error of a frame.
 class _Cancelled(BaseException):
     """The pipeline was closed while a stage waited; ends the stage's generators."""
+
+
+class Worker:
+    """A thread that makes calls one after another.
+
+    Attributes:
+        name: of the thread.
+        made: number of calls that it has made.
+        working: seconds that they took.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.made, self.working = name, 0, 0.0
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._calls = queue.SimpleQueue()
+        self._closed = threading.Event()
+        # As for a stage: the context's settings hold here too, and a call that hangs does not keep
+        # the process from ending.
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], Item]) -> Future[Item]:
+        """Make a call after those before it; the future has its result, or its exception."""
+        future: Future[Item] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """Cancel the calls that have not begun, and end the thread."""
+        self._closed.set()
+        self._calls.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join(_JOIN)
+
+    def _run(self) -> None:
+        while (task := self._calls.get()) is not None:
+            future, call = task
+            if self._closed.is_set():
+                future.cancel()
+                continue
+            began = time.monotonic()
+            try:
+                future.set_result(call())
+            # Whoever waits for the result gets the error.
+            except BaseException as error:
+                future.set_exception(error)
+            self.made += 1
+            self.working += time.monotonic() - began
+            del task, future, call  # they hold frames
 
 
 class _Stage(Generic[Item]):

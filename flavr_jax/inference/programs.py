@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,7 @@ class Programs:
                 and, if known, the usual number of seconds.
         """
         self._config, self._keep, self._on_compile = config, keep, on_compile
+        self._compiling = threading.Lock()
         self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
         self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
 
@@ -119,18 +121,20 @@ class Programs:
         device = next(iter(rows[0].devices()))
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
         leaves, tree = jax.tree.flatten(params)
-        if (kind, device) not in self._programs:
-            height, width = rows[0].shape[:2]
+        height, width = rows[0].shape[:2]
 
-            def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
-                return how(jax.tree.unflatten(tree, leaves), rows)
+        def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
+            return how(jax.tree.unflatten(tree, leaves), rows)
 
-            self._programs[kind, device] = program_cache.compiled(
-                # JAX traces and lowers one function once for all devices.
-                self._functions.setdefault(kind, flat),
-                (leaves, rows),
-                name=f"between {self._config} {factor} {tiling} {alpha} {tree}",
-                sources=SOURCES,
-                on_compile=functools.partial(self._on_compile, width, height),
-            )
+        # Threads of several devices would trace the network at the same time.
+        with self._compiling:
+            if (kind, device) not in self._programs:
+                self._programs[kind, device] = program_cache.compiled(
+                    # JAX traces and lowers one function once for all devices.
+                    self._functions.setdefault(kind, flat),
+                    (leaves, rows),
+                    name=f"between {self._config} {factor} {tiling} {alpha} {tree}",
+                    sources=SOURCES,
+                    on_compile=functools.partial(self._on_compile, width, height),
+                )
         return self._programs[kind, device](leaves, rows)

@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from flavr_jax.inference.computation import Made
+from flavr_jax.inference.dispatch import Dispatched, Spread
 from flavr_jax.inference.options import Options
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline
@@ -171,9 +172,10 @@ def computed(
         last = number == len(grid.levels)
         nodes = fill(nodes, network, level, batch=batch, last=last, conversion=conversion)
     for node in nodes:
+        frame = node.frame
         for request in node.wanted:
             for wish in request.each():
-                yield dataclasses.replace(node.frame, pts=wish.pts, duration=wish.duration)
+                yield TimedFrame(frame.picture, wish.pts, wish.duration, frame.original)
 
 
 def fetched(
@@ -187,7 +189,8 @@ def fetched(
     """
     for frame in frames:
         if isinstance(frame.picture, Made):
-            frame = dataclasses.replace(frame, picture=frame.picture.fetched(conversion))
+            picture = frame.picture.fetched(conversion)
+            frame = TimedFrame(picture, frame.pts, frame.duration, frame.original)
         yield frame
 
 
@@ -220,6 +223,8 @@ def overlapped(
     # Finding cuts takes milliseconds a frame, in which the network's thread could not feed a GPU.
     found = _keys(decoded, options, functools.partial(pipeline.stage, "thumbnails"))
     found = pipeline.stage("cuts", found)
+    if isinstance(network, Spread):
+        network = Dispatched(network, pipeline)
     made = _between_keys(found, network, options, summary, conversion, done)
     # The first frame may wait for the network to be compiled.
     computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
@@ -250,13 +255,14 @@ def counted(
             summary.cut_times.append(key.time)
         summary.frames_in += len(key.shown)
         summary.repeats += len(key.shown) - 1
-        summary.largest_error = max([summary.largest_error, *(wish.error for wish in requests)])
+        errors = [wish.error for wish in requests if wish.error.numerator]
+        summary.largest_error = max([summary.largest_error, *errors])
         numbered = []
         for request in requests:
             number += request.count
             # `number` is now that of the first frame after this request.
             first = number - request.count
-            numbered.append(dataclasses.replace(request, number=first, done=number <= done + 1))
+            numbered.append(request._replace(number=first, done=number <= done + 1))
         yield key, numbered
 
 
@@ -264,7 +270,7 @@ def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
     """Yield keys as nodes; each frame that blends both sides of a cut becomes a shot of its own."""
     for (key, requests), following in _with_next(plan):
         ends_shot = following is None or following[0].link == "cut"
-        inside = [wish for wish in requests if wish.position > 0]
+        inside = [wish for wish in requests if wish.position.numerator]
         if following is None or not ends_shot:
             yield Node(key.frame, requests, ends_shot)
             continue
@@ -273,7 +279,7 @@ def _nodes(plan: Iterable[tuple[Key, list[Request]]]) -> Iterator[Node]:
         for wish in inside:
             pixels = _mix(key.frame.pixels, following[0].frame.pixels, float(wish.position))
             frame = TimedFrame(pixels, wish.pts, wish.duration)
-            yield Node(frame, [dataclasses.replace(wish, position=Fraction(0))], ends_shot)
+            yield Node(frame, [wish._replace(position=Fraction(0))], ends_shot)
 
 
 def _with_next(items: Iterable[Item]) -> Iterator[tuple[Item, Item | None]]:

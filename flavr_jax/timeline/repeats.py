@@ -7,13 +7,14 @@ showing some frames twice. A repeat is seldom an exact copy, because compression
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from flavr_jax.timeline.thumbnails import Thumbnail, square_means
+from flavr_jax.timeline.thumbnails import REACH, Thumbnail, square_means
 
 __all__ = ["CADENCE_REACH", "LONGEST_CADENCE", "LONGEST_RUN", "even_time", "is_repeat", "motion"]
 
@@ -49,6 +50,8 @@ def is_repeat(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
     return here < _UNSEEN or here < min(_NOISE, _AGAINST_MOTION * max(moved, default=0.0))
 
 
+# A boundary is compared with those around it, so each pair of frames is asked for several times.
+@functools.lru_cache(maxsize=4 * REACH)
 def motion(a: Thumbnail, b: Thumbnail) -> float:
     """Return the mean absolute difference, in levels of 255, where two frames differ most."""
     height, width = a.samples.shape[:2]

@@ -7,6 +7,10 @@ that of the output is stretched in slow motion.
 
 Moments are generated lazily and equal requests are merged, because one interval can hold millions
 of output frames: a screen recording may show one picture for hours.
+
+Every output frame passes through here, and a GPU makes over 10,000 small frames a second. An
+operation with Fractions takes about 2 µs; a few are therefore written with numerators and
+denominators, or left out where the result is known.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flavr_jax.config import Cut
 from flavr_jax.timeline.keys import Key
@@ -38,6 +42,7 @@ __all__ = [
 MOST_PARTS = 4096
 """The largest factor, and the largest number of different frames that one interval can get."""
 
+_ZERO = Fraction(0)
 _LARGEST_INT = 2**31 - 1  # FFmpeg's rationals have 32 bits
 
 
@@ -73,8 +78,7 @@ class OutputTiming:
         return self.factor if self.slow_motion else 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """A frame that the output needs, in seconds.
 
     Attributes:
@@ -133,14 +137,15 @@ class Clock:
 
     def _stretched(self, time: Fraction) -> Fraction:
         """Convert a time of the input to the output's."""
-        return time * self.timing.stretch
+        return time if self.timing.stretch == 1 else time * self.timing.stretch
 
     def _parts(self, start: Fraction, end: Fraction) -> Iterator[Moment]:
         """Yield the moments that split an interval of the input evenly."""
         step = (end - start) / self.timing.factor
-        for index in range(self.timing.factor):
-            time = start + index * step
-            yield Moment(time, self._stretched(time), step * self.timing.stretch)
+        time, duration = start, self._stretched(step)
+        for _ in range(self.timing.factor):
+            yield Moment(time, self._stretched(time), duration)
+            time += step
 
     def _ticks(self, first: Fraction, until: Fraction, step: Fraction) -> Iterator[Moment]:
         """Return the moments of a constant rate before a time of the output."""
@@ -174,11 +179,13 @@ class Grid:
             spacing: distance between requested frames, in the same unit.
             scale: length of the interval in seconds of the output.
         """
+        if position.denominator == 1:
+            return position
         parts, nearest = 1, Fraction(round(position))
         for level in self.levels:
-            if nearest == position:
-                break
             parts *= level
+            if parts % position.denominator == 0:
+                return position
             nearest = Fraction(round(position * parts), parts)
             # Stop at a grid that is close enough and no coarser than the spacing of the frames.
             close = self.bound is None or abs(position - nearest) * scale <= self.bound
@@ -187,8 +194,7 @@ class Grid:
         return nearest
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """Consecutive output frames that show the same position between two keys.
 
     Attributes:
@@ -205,15 +211,19 @@ class Request:
     position: Fraction
     pts: Fraction
     duration: Fraction
-    error: Fraction = Fraction(0)
-    count: int = 1
+    error: Fraction = _ZERO
+    # A tuple's own method of this name counts equal items.
+    count: int = 1  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     number: int = 0
     done: bool = False
 
     def each(self) -> Iterator[Request]:
         """Yield a separate request for each of the frames."""
+        if self.count == 1:
+            yield self
+            return
         for number in range(self.count):
-            yield dataclasses.replace(self, pts=self.pts + number * self.duration, count=1)
+            yield self._replace(pts=self.pts + number * self.duration, count=1)
 
 
 def schedule(
@@ -243,16 +253,14 @@ def schedule(
                 moments.add(clock.advance(*shown))
         while len(ahead) > (1 if key is None else 2):
             first, second = ahead.popleft(), ahead[0]
-            placed = (
-                _place(moment, first, second, clock, grid, cut)
-                for moment in moments.before(second.time)
-            )
+            between = _Between(first, second, clock, grid, cut)
+            placed = map(between.place, moments.before(second.time))
             # Requests that round to the second key (position 1) become its first requests.
             requests, late = _split(_merged(itertools.chain(carried, placed)))
-            carried = [dataclasses.replace(request, position=Fraction(0)) for request in late]
+            carried = [request._replace(position=_ZERO) for request in late]
             yield first, requests
     for last in ahead:
-        rest = (Request(Fraction(0), moment.pts, moment.duration) for moment in moments.before())
+        rest = (Request(_ZERO, moment.pts, moment.duration) for moment in moments.before())
         yield last, list(_merged(itertools.chain(carried, rest)))
 
 
@@ -274,7 +282,7 @@ class _Moments:
                 self._next = next(self._waiting[0], None)
                 if self._next is None:
                     self._waiting.popleft()
-            if self._next is None or (time is not None and self._next.time >= time):
+            if self._next is None or (time is not None and not _earlier(self._next.time, time)):
                 return
             moment, self._next = self._next, None
             yield moment
@@ -293,7 +301,7 @@ def _merged(requests: Iterable[Request]) -> Iterator[Request]:
         ):
             error = max(pending.error, request.error)
             count = pending.count + request.count
-            pending = dataclasses.replace(pending, error=error, count=count)
+            pending = pending._replace(error=error, count=count)
         else:
             yield pending
             pending = request
@@ -306,27 +314,59 @@ def _split(requests: Iterable[Request]) -> tuple[list[Request], list[Request]]:
     inside: list[Request] = []
     at_end: list[Request] = []
     for request in requests:
-        (inside if request.position < 1 else at_end).append(request)
+        inner = request.position.numerator < request.position.denominator
+        (inside if inner else at_end).append(request)
     return inside, at_end
 
 
-def _place(moment: Moment, key: Key, following: Key, clock: Clock, grid: Grid, cut: Cut) -> Request:
-    """Convert a moment between two keys to a position from 0 to 1, both included."""
-    length = following.time - key.time
-    # The moment may precede the key: a key moved to an even time may be due after it is shown.
-    position = max(Fraction(0), (moment.time - key.time) / length)
-    wanted, scale = position, length * clock.timing.stretch
-    spacing = moment.duration / scale
-    if following.link == "motion":
-        position = grid.nearest(wanted, spacing, scale)
-        return Request(position, moment.pts, moment.duration, abs(position - wanted) * scale)
-    if following.link == "still":
-        position = Fraction(0)  # equal pictures: the first is as good as any
-    elif cut == "hold":
-        position = Fraction(wanted > Fraction(1, 2))
-    elif spacing * MOST_PARTS < 1:
-        position = Fraction(round(wanted * MOST_PARTS), MOST_PARTS)
-    return Request(position, moment.pts, moment.duration)
+def _earlier(time: Fraction, other: Fraction) -> bool:
+    """Return ``time < other``."""
+    return time.numerator * other.denominator < other.numerator * time.denominator
+
+
+class _Between:
+    """Converts moments between two keys to positions from 0 to 1, both included."""
+
+    def __init__(self, key: Key, following: Key, clock: Clock, grid: Grid, cut: Cut) -> None:
+        self._start, self._link, self._grid, self._cut = key.time, following.link, grid, cut
+        self._length = following.time - key.time
+        self._scale = self._length * clock.timing.stretch
+        self._spacing = _ZERO, _ZERO
+
+    def place(self, moment: Moment) -> Request:
+        """Return a request for the frame nearest to a moment."""
+        wanted, spacing = self._position(moment.time), self._spacing_of(moment)
+        if self._link == "motion":
+            position = self._grid.nearest(wanted, spacing, self._scale)
+            error = _ZERO if position is wanted else abs(position - wanted) * self._scale
+            return Request(position, moment.pts, moment.duration, error)
+        position = wanted
+        if self._link == "still":
+            position = _ZERO  # equal pictures: the first is as good as any
+        elif self._cut == "hold":
+            position = Fraction(wanted > Fraction(1, 2))
+        elif spacing * MOST_PARTS < 1:
+            position = Fraction(round(wanted * MOST_PARTS), MOST_PARTS)
+        return Request(position, moment.pts, moment.duration)
+
+    def _position(self, time: Fraction) -> Fraction:
+        """Return where a time lies between the keys."""
+        start, length = self._start, self._length
+        after = time.numerator * start.denominator - start.numerator * time.denominator
+        # The moment may precede the key: a key moved to an even time may be due after it is shown.
+        if after <= 0:
+            return _ZERO
+        below = time.denominator * start.denominator
+        return Fraction(after * length.denominator, below * length.numerator)
+
+    def _spacing_of(self, moment: Moment) -> Fraction:
+        """Return the distance to the next moment, in units of the positions."""
+        duration, spacing = self._spacing
+        # All moments of an interval share one object.
+        if duration is not moment.duration:
+            spacing = moment.duration / self._scale
+            self._spacing = moment.duration, spacing
+        return spacing
 
 
 Shown = TypeVar("Shown", Request, TimedFrame)
@@ -349,7 +389,11 @@ def ending_at(clock: Clock, items: Iterable[Shown]) -> Iterator[Shown]:
     if held:
         last = held.pop()
         yield from held
-        yield dataclasses.replace(last, duration=clock.end - last.pts)
+        duration = clock.end - last.pts
+        if isinstance(last, Request):
+            yield last._replace(duration=duration)
+        else:
+            yield dataclasses.replace(last, duration=duration)
 
 
 def output_info(info: ClipInfo, timing: OutputTiming) -> ClipInfo:

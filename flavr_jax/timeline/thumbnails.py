@@ -49,12 +49,16 @@ class Thumbnail:
 
     Attributes:
         cells: mean luma and chroma of each cell, in levels of 255.
-        samples: every n-th pixel as RGB in levels of 255; these show small motion that the means of
-            cells hide.
+        few: every n-th pixel.
     """
 
     cells: Float[np.ndarray, "rows columns 3"]
-    samples: Float[np.ndarray, "_rows _columns 3"]
+    few: Frame
+
+    @functools.cached_property
+    def samples(self) -> Float[np.ndarray, "_rows _columns 3"]:
+        """``few`` as RGB in levels of 255; it shows small motion that the means of cells hide."""
+        return _levels(self.few)
 
     @property
     def luma(self) -> Float[np.ndarray, "rows columns"]:
@@ -66,12 +70,20 @@ def thumbnail(picture: Frame | Picture) -> Thumbnail:
     """Return a frame's thumbnail; transparent parts count as black."""
     step = max(1, max(picture.shape[:2]) // (_CELLS * _SAMPLES))
     few = picture[::step, ::step] if isinstance(picture, np.ndarray) else picture.sampled(step)
-    samples = few.astype(np.float32) * np.float32(255 / np.iinfo(few.dtype).max)
-    if samples.shape[-1] == 4:
-        samples = samples[..., :3] * (samples[..., 3:] / 255)
-    height, width = samples.shape[:2]
+    height, width, channels = few.shape
     side = min(-(-max(height, width) // _CELLS), height, width)
-    return Thumbnail(square_means(samples, side) @ _LUMA_CHROMA, samples)
+    # Sums of 8-bit integers are exact, and need no copy in float32.
+    exact = few.dtype == np.uint8 and channels == 3
+    means = square_means(few if exact else _levels(few), side)
+    return Thumbnail(np.ascontiguousarray(means) @ _LUMA_CHROMA, few)
+
+
+def _levels(few: Frame) -> Float[np.ndarray, "rows columns 3"]:
+    """Return pixels as RGB in levels of 255; transparent parts count as black."""
+    levels = few.astype(np.float32) * np.float32(255 / np.iinfo(few.dtype).max)
+    if levels.shape[-1] == 4:
+        levels = levels[..., :3] * (levels[..., 3:] / 255)
+    return levels
 
 
 # A boundary is compared with those around it, so each pair of frames is asked for several times.
@@ -86,9 +98,12 @@ def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
     rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
     whole = pixels[: rows * side, : columns * side]
     # Sums of slices: NumPy reduces short axes many times more slowly.
-    sums = functools.reduce(np.add, [whole[row::side] for row in range(side)])
+    kind = np.uint32 if pixels.dtype == np.uint8 else pixels.dtype
+    sums = functools.reduce(
+        np.add, [whole[row::side] for row in range(1, side)], whole[::side].astype(kind)
+    )
     sums = functools.reduce(np.add, [sums[:, column::side] for column in range(side)])
-    return sums / np.float32(side * side)
+    return sums.astype(np.float32) / np.float32(side * side)
 
 
 def reduced(

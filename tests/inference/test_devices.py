@@ -16,9 +16,10 @@ from flavr_jax.inference.options import Resources
 pytestmark = pytest.mark.usefixtures("definition")
 
 SPREAD = """
+from fractions import Fraction
 import jax, numpy as np
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference import devices, passes, stream
+from flavr_jax.inference import devices, passes, pipeline, stream
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head
 from flavr_jax.video.frames import TimedFrame
@@ -42,6 +43,13 @@ network.use(devices.choose("3"))
 assert network.concurrency == 3
 np.testing.assert_array_equal(network(clip, 4), alone)
 assert used == set(jax.devices()[:3]), used
+network.between = between
+with pipeline.Pipeline() as threads:
+    timed = [TimedFrame(one, Fraction(n), Fraction(1)) for n, one in enumerate(clip)]
+    options = stream.Options(4, cut="ignore")
+    made = stream.overlapped(threads, timed, network, options, stream.Summary(), None)
+    np.testing.assert_array_equal(np.stack([frame.pixels for frame in made]), alone)
+    assert all(each.items for each in threads.times[:3]), threads.times
 """
 
 KEPT = (

@@ -167,3 +167,18 @@ def test_frames_that_begin_a_new_shot_are_numbered():
 def test_a_single_shot_has_no_cuts():
     assert list(find_cuts(scene(0, 20))) == []
     assert list(find_cuts([])) == []
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_cells_are_exact_means_of_the_pixels_that_are_read(kind, channels):
+    most = np.iinfo(kind).max
+    pixels = np.random.default_rng(0).integers(0, most, (128, 384, channels), kind, True)
+    small = thumbnail(pixels)
+    read = pixels[::2, ::2].astype(float) / most
+    if channels == 4:
+        read = read[..., :3] * read[..., 3:]
+    np.testing.assert_allclose(small.samples, 255 * read, rtol=0, atol=1e-4)
+    means = read.reshape(16, 4, 48, 4, 3).mean(axis=(1, 3))
+    matrix = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
+    np.testing.assert_allclose(small.cells, 255 * means @ np.array(matrix), rtol=0, atol=1e-4)

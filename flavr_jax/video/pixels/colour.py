@@ -10,6 +10,7 @@ levels too high, and 4:2:0 chroma is blurred.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import av
 import numpy as np
@@ -210,6 +211,7 @@ def repacked(frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def conversion(planar: str, colour: Colour, height: int) -> Conversion:
     """Return the conversion between planes of a planar pixel format and RGB.
 

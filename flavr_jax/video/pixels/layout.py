@@ -9,6 +9,7 @@ own; nearly every format has a planar equivalent.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import av
@@ -44,6 +45,7 @@ class Layout:
     chroma: tuple[int, int] = (0, 0)
 
     @classmethod
+    @functools.cache
     def of(cls, pixel_format: str) -> Layout:
         """Return the content of the FFmpeg pixel format with this name."""
         # Subsampling is read off the chroma size of a picture of 64×64.

@@ -9,7 +9,6 @@ into what its user asks for.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -24,17 +23,31 @@ from flavr_jax.video.pixels.conversion import Conversion, Samples, on_host
 __all__ = ["Picture", "Planar", "Resident", "resident"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Resident:
-    """A frame on the device of a network.
+    """A frame on the device of a network."""
 
-    Attributes:
-        pixels: RGB or RGBA.
-        opaque: True if there is no alpha, or if it is opaque everywhere.
-    """
+    def __init__(
+        self,
+        pixels: UInt8[Array, "height width channel"] | UInt16[Array, "height width channel"],
+        opaque: bool = True,
+    ) -> None:
+        self._pixels, self._opaque = pixels, opaque
 
-    pixels: UInt8[Array, "height width channel"] | UInt16[Array, "height width channel"]
-    opaque: bool = True
+    @property
+    def pixels(
+        self,
+    ) -> UInt8[Array, "height width channel"] | UInt16[Array, "height width channel"]:
+        """RGB or RGBA."""
+        return self._pixels
+
+    @property
+    def opaque(self) -> bool:
+        """True if there is no alpha, or if it is opaque everywhere."""
+        return self._opaque
+
+    def on(self, device: int) -> Resident:
+        """Return the frame on a device of the network's, given by its number, or on any other."""
+        return self
 
 
 class Picture(abc.ABC):
@@ -115,15 +128,20 @@ class Planar(Picture):
     def sampled(self, step: int) -> Frame:
         """Return every ``step``-th pixel of every ``step``-th row, with the nearest chroma."""
         planes = self.conversion.split(self.samples, self.size)
-        rows, columns = (np.arange(0, length, step) for length in self.size)
-        # Whole rows first: NumPy picks rows and columns at once, one by one, more slowly.
-        coarse = [
-            plane[rows * plane.shape[0] // self.size[0]][
-                :, columns * plane.shape[1] // self.size[1]
-            ]
-            for plane in planes
-        ]
+        coarse = []
+        for plane in planes:
+            rows, columns = map(functools.partial(_nearest, step), self.size, plane.shape)
+            # Whole rows first: NumPy picks rows and columns at once, one by one, more slowly.
+            coarse.append(plane[rows][:, columns])
         return self.conversion.decode_few(coarse)
+
+
+def _nearest(step: int, length: int, samples: int) -> slice | np.ndarray:
+    """Return which of a plane's rows or columns are nearest to every ``step``-th of a picture."""
+    parts, rest = divmod(length, samples)
+    if rest == 0 and step % parts == 0:
+        return slice(None, None, step // parts)
+    return np.arange(0, length, step) * samples // length
 
 
 def resident(picture: Frame | Picture) -> Resident:
