@@ -14,11 +14,12 @@ import functools
 import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from flavr_jax.timeline.thumbnails import Thumbnail, difference, reduced, with_surroundings
+from flavr_jax.timeline.thumbnails import REACH, Thumbnail, difference, reduced, with_surroundings
 from flavr_jax.typing import Frame
 
 __all__ = ["find_cuts", "is_cut", "mismatch"]
@@ -57,14 +58,14 @@ def is_cut(before: Sequence[Thumbnail], after: Sequence[Thumbnail]) -> bool:
         return False
     # Repeated frames, as in animation on twos, say nothing about the usual motion.
     usual = statistics.median([other for other in changes if other > _STILL] or [0.0])
-    contrast = float(min(before[-1].luma.std(), after[0].luma.std()))
+    first, second = before[-1], after[0]
 
     def strange(mismatch: float) -> bool:
-        unlike = mismatch > _OTHER_SCENE and contrast > _LEAST_CONTRAST
-        return unlike or (mismatch > _SAME_SCENE and mismatch * change / (1 + usual) > _UNUSUAL)
+        if mismatch > _OTHER_SCENE and min(_contrast(first), _contrast(second)) > _LEAST_CONTRAST:
+            return True
+        return mismatch > _SAME_SCENE and mismatch * change / (1 + usual) > _UNUSUAL
 
     # The mismatch is the smallest of many numbers, and without any shift it is often small enough.
-    first, second = before[-1].luma, after[0].luma
     return (
         strange(_unexplained(first, second, shift=0))
         and strange(_unexplained(first, second))
@@ -80,7 +81,7 @@ def mismatch(a: Thumbnail, b: Thumbnail) -> float:
     light explain the whole difference, and about 1 if blocks of uniform colour would do as well.
     Encoders use the same criterion to decide where a new group of pictures begins.
     """
-    return min(_unexplained(a.luma, b.luma), _unexplained(b.luma, a.luma))
+    return min(_unexplained(a, b), _unexplained(b, a))
 
 
 def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: float) -> bool:
@@ -93,29 +94,61 @@ def _is_flash(before: Sequence[Thumbnail], after: Sequence[Thumbnail], change: f
     return any(difference(a, b) < change / 2 and mismatch(a, b) < _RELATED for a, b in around)
 
 
-def _unexplained(source: np.ndarray, target: np.ndarray, shift: int = _SHIFT) -> float:
-    """Return the share of ``target``'s detail that relit blocks of ``source`` lack.
+class _Blocks(NamedTuple):
+    """The brightness of a thumbnail's whole blocks.
+
+    Attributes:
+        luma: the cells, without rows and columns that fill no block.
+        side: height and width of a block in cells.
+        mean: of the cells.
+        spread: their standard deviation.
+        detail: mean absolute distance of the cells from the means of their blocks.
+    """
+
+    luma: np.ndarray
+    side: tuple[int, int]
+    mean: np.floating
+    spread: np.floating
+    detail: np.floating
+
+
+# A frame is compared with those around it, in both directions.
+@functools.lru_cache(maxsize=4 * REACH)
+def _blocks(small: Thumbnail) -> _Blocks:
+    rows, columns = (min(_BLOCK, length) for length in small.luma.shape)
+    height, width = (n // side for n, side in zip(small.luma.shape, (rows, columns)))
+    luma = small.luma[: height * rows, : width * columns]
+    blocks = luma.reshape(height, rows, width, columns)
+    flat = blocks.mean(axis=(1, 3), keepdims=True)
+    return _Blocks(luma, (rows, columns), luma.mean(), luma.std(), np.abs(blocks - flat).mean())
+
+
+@functools.lru_cache(maxsize=4 * REACH)
+def _contrast(small: Thumbnail) -> float:
+    return float(small.luma.std())
+
+
+def _unexplained(first: Thumbnail, second: Thumbnail, shift: int = _SHIFT) -> float:
+    """Return the share of the second picture's detail that relit blocks of the first lack.
 
     The blocks may move by up to ``shift`` cells in each direction.
     """
-    rows, columns = (min(_BLOCK, length) for length in target.shape)
-    whole = tuple(
-        slice(length // side * side) for length, side in zip(target.shape, (rows, columns))
-    )
-    source, target = source[whole], target[whole]
+    source, target = _blocks(first), _blocks(second)
+    rows, columns = target.side
     # A factor beyond 4 would turn the noise of a black picture into detail.
-    gain = np.clip(target.std() / max(float(source.std()), 1e-3), 0.25, 4.0)
-    relit = (source - source.mean()) * gain + target.mean()
+    gain = np.clip(target.spread / max(float(source.spread), 1e-3), 0.25, 4.0)
+    relit = (source.luma - source.mean) * gain + target.mean
     # All shifts of the source: [shift down, shift across, rows, columns].
-    moved = sliding_window_view(np.pad(relit, shift, mode="edge"), target.shape)
-    blocks = (target.shape[0] // rows, rows, target.shape[1] // columns, columns)
+    if shift:
+        moved = sliding_window_view(np.pad(relit, shift, mode="edge"), target.luma.shape)
+    else:
+        moved = relit[None, None]
     # Sums of slices: NumPy reduces short axes many times more slowly.
-    off = np.abs(moved - target)
+    off = np.abs(moved - target.luma)
     off = functools.reduce(np.add, [off[:, :, row::rows] for row in range(rows)])
     off = functools.reduce(np.add, [off[..., column::columns] for column in range(columns)])
     missing = off / (rows * columns)
-    flat = target.reshape(blocks).mean(axis=(1, 3), keepdims=True)
     # Drawings have so little detail that any edge coming into view would outweigh it.
-    detail = max(np.abs(target.reshape(blocks) - flat).mean(), _LEAST_DETAIL * target.std())
+    detail = max(target.detail, _LEAST_DETAIL * target.spread)
     # Adding one level keeps noise in flat pictures from counting as a mismatch.
     return float(missing.min(axis=(0, 1)).mean() / (1 + detail))

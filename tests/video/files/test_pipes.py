@@ -84,3 +84,23 @@ def test_raw_files_are_read_with_their_size(tmp_path):
 def test_nonsense_about_raw_pictures_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         RawVideo(**options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has pipes of several sizes")
+def test_a_pipe_is_made_large_enough_for_its_reader_to_work_in_long_turns():
+    import fcntl
+
+    ours, theirs = os.pipe()
+    try:
+        before = fcntl.fcntl(ours, fcntl.F_GETPIPE_SZ)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", COPY, "raw", "64x48", "yuv420p"]
+        pictures = bytes(64 * 48 * 3 // 2)
+        subprocess.run(
+            command, input=pictures, stdout=theirs, env=environment, timeout=120, check=True
+        )
+        assert fcntl.fcntl(ours, fcntl.F_GETPIPE_SZ) == 1 << 20 > before
+        assert os.read(ours, 1 << 20) == pictures
+    finally:
+        os.close(ours)
+        os.close(theirs)
