@@ -43,8 +43,11 @@ __all__ = [
 
 Item = TypeVar("Item")
 
-_AHEAD = 16
-"""Most made frames that wait for the next stage."""
+_READ, _AHEAD = 4, 16
+"""Most read frames, and most made frames, that wait for the next stage; those of a batch always do.
+
+The frames of a batch come all at once. If they had no room, two threads would take turns at them.
+"""
 
 _FINEST = 4096  # parts of an interval
 
@@ -219,16 +222,18 @@ def overlapped(
     Raises:
         TimeoutError: the decoder has stalled.
     """
-    decoded = pipeline.stage("decode", frames, limit=stalled)
-    # Finding cuts takes milliseconds a frame, in which the network's thread could not feed a GPU.
-    found = _keys(decoded, options, functools.partial(pipeline.stage, "thumbnails"))
-    found = pipeline.stage("cuts", found)
+    batch = options.batch or 1
+    read, ahead = max(_READ, 2 * batch), max(_AHEAD, batch * network.factor)
+    decoded = pipeline.stage("decode", frames, capacity=read, limit=stalled)
+    # The search for cuts may not keep the network's thread from feeding a GPU.
+    smaller = functools.partial(pipeline.stage, "thumbnails", capacity=read)
+    found = pipeline.stage("cuts", _keys(decoded, options, smaller), capacity=read)
     if isinstance(network, Spread):
         network = Dispatched(network, pipeline)
     made = _between_keys(found, network, options, summary, conversion, done)
     # The first frame may wait for the network to be compiled.
-    computed = pipeline.stage("network", made, capacity=_AHEAD, patience=600.0)
-    return pipeline.stage("download", fetched(computed, conversion), capacity=_AHEAD)
+    computed = pipeline.stage("network", made, capacity=ahead, patience=600.0)
+    return pipeline.stage("download", fetched(computed, conversion), capacity=ahead)
 
 
 def grid_of(network: Network, options: Options, finest: int = _FINEST) -> Grid:
