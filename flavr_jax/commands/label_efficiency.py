@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes
 from flavr_jax import program_cache
 from flavr_jax.extras import install_command
 from flavr_jax.partial import written_whole
-from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Study, StudyConfig
+from flavr_jax.training.label_efficiency import Encoder, Study, StudyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Options:
     """
 
     output: Path
-    """JSON file for all results; a plot of the same name (.png) is written beside it."""
+    """JSON file for all results, written after each. A plot of the same name (.png) is drawn."""
     encoders: tuple[Encoder, ...] = ("r3d", "r2plus1d", "mc3")
     """Kinds of encoder."""
     shares: tuple[float, ...] = (1.0, 5.0, 10.0, 100.0)
@@ -54,48 +54,43 @@ def main(options: Options) -> None:
     program_cache.enable()
     began = time.monotonic()
     study = Study(options.study)
-    print(f"clips drawn after {time.monotonic() - began:.0f} s", flush=True)
-    pretrained: dict[Encoder, Pretrained] = {}
-    results: list[Result] = []
-    for result in _measure(options, study, pretrained):
-        results.append(result)
-        print(result, flush=True)
-    values = {
+    values: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "study": dataclasses.asdict(options.study),
         "psnr of averaged frames": study.blend(),
-        "pretraining": {
-            name: {"psnr": one.psnr, "seconds": one.seconds} for name, one in pretrained.items()
-        },
-        "results": [result._asdict() for result in results],
+        "pretraining": {},
+        "results": [],
     }
-    with written_whole(options.output) as path:
-        path.write_text(json.dumps(values, indent=1) + "\n")
+    print(f"clips drawn after {time.monotonic() - began:.0f} s", flush=True)
+    for line in _measure(options, study, values):
+        print(f"{time.monotonic() - began:.0f} s: {line}", flush=True)
+        # Written each time, so that an interrupted study keeps what it has.
+        with written_whole(options.output) as path:
+            path.write_text(json.dumps(values, indent=1) + "\n")
+        if values["results"] and time.monotonic() - began > 60 * options.minutes:
+            break
     print(table(values))
     plot(values, options.output.with_suffix(".png"))
 
 
-def _measure(
-    options: Options, study: Study, pretrained: dict[Encoder, Pretrained]
-) -> Iterator[Result]:
-    """Pretrain each encoder, add it to ``pretrained``, and yield the results of its classifiers."""
-    started = time.monotonic()
+def _measure(options: Options, study: Study, values: dict[str, Any]) -> Iterator[str]:
+    """Pretrain each encoder and train its classifiers; yield a line for each value added."""
     shares = tuple(share / 100 for share in options.shares)
     compiling = study.compile(options.encoders)
     for encoder in options.encoders:
         for future in compiling[encoder]:
             future.result()
-        found = pretrained[encoder] = study.pretrain(encoder)
-        print(
-            f"{encoder}: {found.psnr:.2f} dB, {found.seconds:.1f} s, "
-            f"done after {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
-        for result in study.results(encoder, found, shares, options.seeds):
-            yield result
-            if time.monotonic() - started > 60 * options.minutes:
-                return
+        pretrained = study.pretrain(encoder)
+        psnr, seconds = pretrained.psnr, pretrained.seconds
+        values["pretraining"][encoder] = {"psnr": psnr, "seconds": seconds}
+        yield f"{encoder} interpolates at {psnr:.2f} dB after {seconds:.1f} s of training"
+        for result in study.results(encoder, pretrained, shares, options.seeds):
+            values["results"].append(result._asdict())
+            yield (
+                f"{encoder} {'pretrained' if result.pretrained else 'random'}, "
+                f"{result.labels} labels, seed {result.seed}: {100 * result.accuracy:.1f} %"
+            )
 
 
 def table(values: dict[str, Any]) -> str:

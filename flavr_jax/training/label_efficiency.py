@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import Batch
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import ActionConfig, LabelledSet
+from flavr_jax.kernel_compilation import compile_kernels
 from flavr_jax.metrics.psnr import psnr_flavr
 from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
@@ -54,6 +56,7 @@ class StudyConfig:
         finetuning: steps of training on labels.
         batch_size: clips in a step.
         learning_rate: highest learning rate of pretraining and finetuning.
+        weight_decay: decoupled weight decay of both.
         compute: dtype of the forward and backward passes; parameters are always float32.
     """
 
@@ -61,11 +64,12 @@ class StudyConfig:
     base: Literal["mean", "warp"] = "warp"
     clips: ActionConfig = dataclasses.field(default_factory=ActionConfig)
     labelled: int = 4000
-    tested: int = 1000
+    tested: int = 960
     pretraining: int = 800
     finetuning: int = 150
     batch_size: int = 64
     learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
     compute: Compute = "bfloat16"
 
     def __post_init__(self) -> None:
@@ -115,26 +119,27 @@ class Study:
 
     def __init__(self, config: StudyConfig) -> None:
         self.config = config
-        keys = jax.random.split(jax.random.key(0x5E7))
-        make = jax.jit(actions.draw_set, static_argnums=(1, 2))
-        self._train = make(keys[0], config.labelled, config.clips)
-        self._test = make(keys[1], config.tested, config.clips)
+        # Drawn together, because each number of clips would need a program of its own.
+        draw = jax.jit(actions.draw_set, static_argnums=(1, 2))
+        clips = draw(jax.random.key(0x5E7), config.labelled + config.tested, config.clips)
+        self._train = jax.tree.map(lambda leaf: leaf[: config.labelled], clips)
+        self._test = jax.tree.map(lambda leaf: leaf[config.labelled :], clips)
+        self._programs: dict[Task, Callable[..., Any]] = {}
 
     def model(self, encoder: Encoder) -> ModelConfig:
         """Return the interpolation network with an encoder."""
         return ModelConfig(width=self.config.width, encoder=encoder, base=self.config.base)
 
-    def compile(self, encoders: tuple[Encoder, ...]) -> dict[Encoder, list[Future[Any]]]:
-        """Compile the programs of each encoder in threads, by training for 0 steps.
+    def compile(self, encoders: tuple[Encoder, ...]) -> dict[Encoder, list[Future[None]]]:
+        """Compile the two programs of each encoder in threads.
 
         A study can begin with the first encoder while the programs of the others are compiled.
         """
-        brief = dataclasses.replace(self.config, pretraining=0, finetuning=0)
         pool = concurrent.futures.ThreadPoolExecutor()
-        started: dict[Encoder, list[Future[Any]]] = {
+        started: dict[Encoder, list[Future[None]]] = {
             encoder: [
-                pool.submit(self.pretrain, encoder, brief),
-                pool.submit(self.finetune, encoder, None, 20, 0, brief),
+                pool.submit(self._compile, task)
+                for task in (self._interpolation(encoder), self._classification(encoder))
             ]
             for encoder in encoders
         }
@@ -143,35 +148,21 @@ class Study:
 
     def blend(self) -> float:
         """Return the PSNR in dB of the average of the two middle inputs on test clips."""
-        windows = interpolation_batch(self._test.clips, np.arange(100))
+        windows = interpolation_batch(self._test.clips, np.arange(min(100, self.config.tested)))
         middle = windows.inputs[:, 1:3].mean(axis=1, keepdims=True)
         return float(psnr_flavr(middle, windows.targets).mean())
 
-    def pretrain(self, encoder: Encoder, config: StudyConfig | None = None) -> Pretrained:
+    def pretrain(self, encoder: Encoder) -> Pretrained:
         """Train an interpolation network on the training clips, without their labels."""
-        config = config or self.config
-        task = Interpolation(self.model(encoder), losses.parse("charbonnier"))
-        params = task.init(jax.random.key(1))
+        task = self._interpolation(encoder)
         start = time.perf_counter()
-        params = _fit(
-            task, self.config, _optimization(config), params, self._train,
-            config.pretraining, config.labelled, jax.random.key(2),
-        )  # fmt: skip
-        jax.block_until_ready(params)
-        seconds = time.perf_counter() - start
-        return Pretrained(
-            params,
-            float(_psnr(task.model, _cast(params, config.compute), self._test.clips)),
-            seconds,
+        params, psnr = self._run(
+            task, task.init(jax.random.key(1)), self.config.pretraining, self.config.labelled, 2
         )
+        return Pretrained(params, float(psnr), time.perf_counter() - start)
 
     def finetune(
-        self,
-        encoder: Encoder,
-        pretrained: Pretrained | None,
-        labels: int,
-        seed: int,
-        config: StudyConfig | None = None,
+        self, encoder: Encoder, pretrained: Pretrained | None, labels: int, seed: int
     ) -> Result:
         """Train a classifier on the first ``labels`` training clips, and test it.
 
@@ -180,23 +171,14 @@ class Study:
             pretrained: network to take the encoder from; None starts at random.
             labels: number of labelled clips.
             seed: seed of initial parameters and of the order of clips.
-            config: sizes, if they are not those of the study.
         """
-        config = config or self.config
-        task = Classification(
-            ClassifierConfig(len(actions.CLASSES), self.model(encoder), dropout=0.0),
-            actions.CLASSES,
-        )
+        task = self._classification(encoder)
         params = task.init(jax.random.key(seed))
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        params = _fit(
-            task, self.config, _optimization(config), params, self._train,
-            config.finetuning, labels, jax.random.key(seed),
-        )  # fmt: skip
-        accuracy = float(_accuracy(task.config, _cast(params, config.compute), self._test))
-        seconds = time.perf_counter() - start
+        _, accuracy = self._run(task, params, self.config.finetuning, labels, seed)
+        accuracy, seconds = float(accuracy), time.perf_counter() - start
         return Result(encoder, pretrained is not None, labels, seed, accuracy, seconds)
 
     def results(
@@ -211,6 +193,63 @@ class Study:
                 for start in (None, pretrained):
                     yield self.finetune(encoder, start, labels, seed)
 
+    def _interpolation(self, encoder: Encoder) -> Interpolation:
+        return Interpolation(self.model(encoder), losses.parse("charbonnier"))
+
+    def _classification(self, encoder: Encoder) -> Classification:
+        config = ClassifierConfig(len(actions.CLASSES), self.model(encoder), dropout=0.0)
+        return Classification(config, actions.CLASSES)
+
+    def _run(
+        self,
+        task: Interpolation | Classification,
+        params: PyTree,
+        steps: int,
+        known: int,
+        seed: int,
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        """Train and test; see :func:`_train_and_test`."""
+        if task not in self._programs:
+            self._compile(task)
+        program = self._programs[task]
+        numbers = np.int32(steps), np.int32(known)
+        return program(params, self._train, self._test, *numbers, jax.random.key(seed))
+
+    def _compile(self, task: Interpolation | Classification) -> None:
+        """Compile the program of a task."""
+        numbers = np.int32(0), np.int32(0)
+        lowered = _train_and_test.lower(
+            task, self.config, task.init(jax.random.key(0)), self._train, self._test, *numbers,
+            jax.random.key(0),
+        )  # fmt: skip
+        device = jax.devices()[0]
+        if device.platform == "gpu":
+            # XLA would compile the kernels one after the other, which takes minutes.
+            compile_kernels(lowered, device)
+        self._programs[task] = lowered.compile()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _train_and_test(
+    task: Interpolation | Classification,
+    config: StudyConfig,
+    params: PyTree,
+    clips: LabelledSet,
+    tested: LabelledSet,
+    steps: Int[Array, ""] | int,
+    known: Int[Array, ""] | int,
+    key: Key[Array, ""],
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Train on the first ``known`` clips; return the parameters and the score on other clips.
+
+    The score is the PSNR in dB of an interpolation network and the accuracy of a classifier.
+    """
+    params = _fit(task, config, params, clips, steps, known, key)
+    cast = _cast(params, config.compute)
+    if isinstance(task, Classification):
+        return params, _accuracy(task, config, cast, tested)
+    return params, _psnr(task, config, cast, tested)
+
 
 def interpolation_batch(
     clips: Array, numbers: Int[Array, " batch"] | Int[np.ndarray, " batch"]
@@ -224,15 +263,9 @@ def _cast(params: PyTree, compute: Compute) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, compute), params)
 
 
-def _optimization(config: StudyConfig) -> OptimizerConfig:
-    return OptimizerConfig(learning_rate=config.learning_rate, weight_decay=1e-2)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(
     task: Task,
     config: StudyConfig,
-    optimization: OptimizerConfig,
     params: PyTree,
     clips: LabelledSet,
     steps: Int[Array, ""] | int,
@@ -243,7 +276,7 @@ def _fit(
 
     The number of steps is an argument of the compiled program, so that one program serves all.
     """
-    rule = optimizer(optimization)
+    rule = optimizer(OptimizerConfig(weight_decay=config.weight_decay))
 
     def step(number: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, moments = state
@@ -261,7 +294,7 @@ def _fit(
         gradient = jax.grad(loss)(params)
         updates, moments = rule.update(gradient, moments, params)
         done = number / steps
-        rate = optimization.learning_rate * jnp.minimum(
+        rate = config.learning_rate * jnp.minimum(
             (number + 1) / 20.0, 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         )
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), moments
@@ -269,25 +302,39 @@ def _fit(
     return lax.fori_loop(0, steps, step, (params, rule.init(params)))[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _accuracy(config: ClassifierConfig, params: PyTree, clips: LabelledSet) -> Float[Array, ""]:
+def _accuracy(
+    task: Classification, config: StudyConfig, params: PyTree, clips: LabelledSet
+) -> Float[Array, ""]:
     def right(some: LabelledSet) -> Array:
         frames = some.clips.astype(jnp.float32) / 255.0
-        return classifier.apply(config, params, frames).argmax(axis=-1) == some.labels
+        logits = _as_in_training(lambda p: classifier.apply(task.config, p, frames), params)
+        return logits.argmax(axis=-1) == some.labels
 
-    return _in_parts(right, clips).mean()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _psnr(config: ModelConfig, params: PyTree, clips: Array) -> Float[Array, ""]:
-    def score(some: Array) -> Array:
-        batch = interpolation_batch(some, np.arange(len(some)))
-        return psnr_flavr(flavr.apply(config, params, batch.inputs), batch.targets)
-
-    return _in_parts(score, clips).mean()
+    return _in_parts(right, clips, config.batch_size).mean()
 
 
-def _in_parts(function: Callable[[Any], Array], clips: PyTree) -> Array:
-    """Apply a function to 20 clips at a time, to save memory."""
-    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, 20, *leaf.shape[1:]), clips)
+def _psnr(
+    task: Interpolation, config: StudyConfig, params: PyTree, clips: LabelledSet
+) -> Float[Array, ""]:
+    def score(some: LabelledSet) -> Array:
+        batch = interpolation_batch(some.clips, np.arange(len(some.clips)))
+        made = _as_in_training(lambda p: flavr.apply(task.model, p, batch.inputs), params)
+        return psnr_flavr(made, batch.targets)
+
+    return _in_parts(score, clips, config.batch_size).mean()
+
+
+def _as_in_training(function: Callable[[PyTree], Array], params: PyTree) -> Array:
+    """Return ``function(params)``, computed as where its gradient is taken.
+
+    A GPU runs other kernels where no gradient is taken, which would take as long to compile.
+    """
+    return jax.vjp(function, params)[0]
+
+
+def _in_parts(function: Callable[[LabelledSet], Array], clips: LabelledSet, most: int) -> Array:
+    """Apply a function to parts of equal size, of ``most`` clips or fewer, to save memory."""
+    # Parts as large as the batches of training run the same kernels.
+    size = math.gcd(len(clips.labels), most)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), clips)
     return lax.map(function, parts)

@@ -141,6 +141,22 @@ def test_a_factorised_convolution_is_space_then_relu_then_time():
     assert_close(layer(x).values, oracle_conv3d(between, time))
 
 
+def test_a_factorised_convolution_in_16_bits_computes_the_same_with_zeros_between_its_halves():
+    layer, gate = FactorisedConv3d(9, 5, 4, 3, options()), Gate(4, options(1))
+    layer.spatial.bias = nnx.Param(jnp.asarray(draw(5, seed=1), jnp.float32))
+    x, _ = feature_map(9)
+    expected = [layer(x).values, layer.gated(x, gate, activation="relu").values]
+    halve(layer)
+    half = x.map(lambda values: values.astype(jnp.bfloat16))
+    assert layer._over_space(half).values.shape[-1] == 16
+    for found, wanted in zip((layer(half), layer.gated(half, gate, activation="relu")), expected):
+        assert found.values.dtype == jnp.bfloat16
+        np.testing.assert_allclose(found.values.astype(jnp.float32), wanted, rtol=0.05, atol=0.05)
+    with watching() as calls:  # records have the shapes of the parameters
+        layer(half)
+    assert calls[0].output.values.shape[-1] == 5
+
+
 def test_a_transposed_convolution_is_that_of_pytorch_behind_its_gate():
     layer, gate = TransposedConv3d(9, 4, options(), gain=8.0), Gate(4, options(1))
     x, x64 = feature_map(9, size=(1, 4, 3, 5))

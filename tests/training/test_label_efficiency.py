@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 from flavr_jax.commands import label_efficiency as command
+from flavr_jax.config import ModelConfig
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
 from flavr_jax.training import label_efficiency
 from flavr_jax.training.label_efficiency import Pretrained, Result, Study, StudyConfig
-from flavr_jax.training.optimizers import OptimizerConfig
 from tests.training.toys import Line
 
 SIZES = StudyConfig(batch_size=8, compute="float32")
@@ -43,19 +44,18 @@ def test_windows_have_every_second_frame_and_the_one_in_the_middle():
 
 
 def test_training_uses_only_the_clips_that_are_known():
-    fit = label_efficiency._fit
-    config = OptimizerConfig(learning_rate=0.05, weight_decay=0.0)
+    config = dataclasses.replace(SIZES, learning_rate=0.05, weight_decay=0.0)
     start = {"mean": jnp.zeros(())}
     for known, mean in ((1, 3 / 255), (3, 13 / 255)):
-        found = fit(Mean(), SIZES, config, start, clips(20), 200, known, jax.random.key(0))
+        found = label_efficiency._fit(
+            Mean(), config, start, clips(20), 200, known, jax.random.key(0)
+        )
         assert float(found["mean"]) == pytest.approx(mean, abs=0.15 * mean + 2e-3)
 
 
 def test_no_steps_leave_the_parameters():
     start = {"mean": jnp.full((), 0.25)}
-    found = label_efficiency._fit(
-        Mean(), SIZES, OptimizerConfig(), start, clips(20), 0, 20, jax.random.key(0)
-    )
+    found = label_efficiency._fit(Mean(), SIZES, start, clips(20), 0, 20, jax.random.key(0))
     assert float(found["mean"]) == 0.25
 
 
@@ -127,7 +127,8 @@ TINY = StudyConfig(
     tested=20,
     pretraining=3,
     finetuning=3,
-    batch_size=2,
+    batch_size=4,
+    compute="float32",
 )
 
 
@@ -135,7 +136,7 @@ TINY = StudyConfig(
 def study():
     """A study of clips that need not be drawn."""
     study = Study.__new__(Study)
-    study.config = TINY
+    study.config, study._programs = TINY, {}
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 16, 16, 3), np.uint8)
     study._train = study._test = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
     return study
@@ -144,13 +145,11 @@ def study():
 def test_a_classifier_starts_with_the_pretrained_encoder(study, definition, monkeypatch):
     seen = []
 
-    def fit(task, config, optimization, params, *rest):
+    def run(study, task, params, *numbers):
         seen.append(params)
-        return params
+        return params, jnp.zeros(())
 
-    monkeypatch.setattr(label_efficiency, "_fit", fit)
-    monkeypatch.setattr(label_efficiency, "_psnr", lambda *arguments: 20.0)
-    monkeypatch.setattr(label_efficiency, "_accuracy", lambda *arguments: 0.5)
+    monkeypatch.setattr(Study, "_run", run)
     pretrained = study.pretrain("r3d")
     random = study.finetune("r3d", None, 20, 0)
     started = study.finetune("r3d", pretrained, 20, 0)
@@ -171,14 +170,15 @@ def test_accuracy_counts_clips_that_are_classified_correctly(study, monkeypatch)
     pixels = np.zeros((20, 8, 16, 16, 3), np.uint8)
     pixels[:, 0, 0, 0, 0] = np.arange(20)
     clips = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
-    config = label_efficiency.ClassifierConfig(20, study.model("r3d"))
-    assert float(label_efficiency._accuracy(config, {}, clips)) == 0.5
+    task = study._classification("r3d")
+    assert float(label_efficiency._accuracy(task, study.config, {}, clips)) == 0.5
 
 
 def test_the_middle_frame_is_scored_against_the_blend(study):
     still = np.broadcast_to(np.full((8, 1, 1, 1), 100, np.uint8), (100, 8, 16, 16, 3)).copy()
     still[:, 3] = 110
     blended = Study.__new__(Study)
+    blended.config = StudyConfig(tested=100)
     blended._test = LabelledSet(jnp.asarray(still), jnp.zeros(100, jnp.int32))
     assert blended.blend() == pytest.approx(20 * np.log10(255 / 10), abs=1e-2)
 
@@ -189,7 +189,7 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
             pass
 
         def compile(self, encoders):
-            return {encoder: [] for encoder in encoders}
+            return {encoder: list[Future[None]]() for encoder in encoders}
 
         def pretrain(self, encoder):
             return Pretrained({}, 25.0, 1.0)
@@ -216,3 +216,17 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
 def test_shares_that_are_none_are_explained(tmp_path):
     with pytest.raises(ValueError, match="shares"):
         command.main(command.Options(tmp_path / "none.json", shares=(0.0,)))
+
+
+def test_a_small_study_trains_and_tests(study, definition, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "Study", lambda config: study)
+    monkeypatch.setattr(ModelConfig, "blocks", (1, 1, 1, 1))  # compiles twice as fast
+    options = command.Options(tmp_path / "study.json", ("r3d",), (100.0,), seeds=1, study=TINY)
+    command.main(options)
+    written = json.loads((tmp_path / "study.json").read_text())
+    assert [(row["pretrained"], row["labels"]) for row in written["results"]] == [
+        (False, 20), (True, 20)
+    ]  # fmt: skip
+    assert all(0 <= row["accuracy"] <= 1 for row in written["results"])
+    assert 5 < written["pretraining"]["r3d"]["psnr"] < 60
+    assert "| encoder | PSNR in dB | start | 20 labels | seconds |" in capsys.readouterr().out

@@ -37,6 +37,8 @@ __all__ = [
 
 FeatureInputs: TypeAlias = Array | FeatureMap | tuple[FeatureMap, ...]
 
+_CHANNELS = 16  # the Hopper kernels take multiples of this in 16 bits
+
 
 class Call(NamedTuple):
     """Record of one convolution in a forward pass: the layer, its inputs and its output."""
@@ -155,11 +157,21 @@ class Conv3d(nnx.Module):
         self.stride = stride
         self.implementation: Implementation | None = options.implementation
 
-    def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
-        """The convolution; several inputs are treated as if concatenated along the channels."""
+    def __call__(
+        self,
+        inputs: FeatureInputs,
+        activation: Activation = None,
+        *,
+        zeros: tuple[int, int] = (0, 0),
+    ) -> FeatureMap:
+        """The convolution; several inputs are treated as if concatenated along the channels.
+
+        ``zeros`` is the number of channels of zeros that the inputs have behind those of the
+        kernel, and that the output gets behind its own.
+        """
         output = pk.conv3d(
             inputs,
-            *self.parameters,
+            *self._with_zeros(zeros),
             stride=self.stride,
             activation=activation,
             with_totals=True,  # for the gate of a convolution that reads this map
@@ -173,15 +185,21 @@ class Conv3d(nnx.Module):
         gate: Gate,
         residual: FeatureMap | None = None,
         activation: Activation = None,
+        *,
+        zeros: int = 0,
     ) -> FeatureMap:
-        """Convolution, gate, residual and activation as one operation (stride 1)."""
+        """Convolution, gate, residual and activation as one operation (stride 1).
+
+        ``zeros`` is the number of channels of zeros that the inputs have behind those of the
+        kernel.
+        """
         if _gated.get() is not None:
             return _stored(
                 self, gate(_ungated(self, pk.gated_conv3d, inputs), residual, activation)
             )
         output = pk.gated_conv3d(
             inputs,
-            *self.parameters,
+            *self._with_zeros((zeros, 0)),
             *gate.parameters,
             residual=residual,
             activation=activation,
@@ -194,6 +212,16 @@ class Conv3d(nnx.Module):
     def parameters(self) -> tuple[Array | PackedKernel | QuantizedKernel, Array | None]:
         """The kernel ``[time, height, width, in, out]`` and the bias, if any."""
         return self.kernel.get_value(), None if self.bias is None else self.bias[...]
+
+    def _with_zeros(
+        self, zeros: tuple[int, int]
+    ) -> tuple[Array | PackedKernel | QuantizedKernel, Array | None]:
+        kernel, bias = self.parameters
+        if any(zeros):
+            assert isinstance(kernel, Array)
+            kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, zeros[0]), (0, zeros[1])))
+            bias = None if bias is None else jnp.pad(bias, (0, zeros[1]))
+        return kernel, bias
 
 
 def _ungated(
@@ -251,7 +279,7 @@ class FactorisedConv3d(nnx.Module):
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
         """See :meth:`Conv3d.__call__`."""
-        return self.temporal(self._over_space(inputs), activation)
+        return self.temporal(self._over_space(inputs), activation, zeros=(self._missing, 0))
 
     def gated(
         self,
@@ -261,11 +289,26 @@ class FactorisedConv3d(nnx.Module):
         activation: Activation = None,
     ) -> FeatureMap:
         """See :meth:`Conv3d.gated`."""
-        return self.temporal.gated(self._over_space(inputs), gate, residual, activation)
+        return self.temporal.gated(
+            self._over_space(inputs), gate, residual, activation, zeros=self._missing
+        )
+
+    @property
+    def _missing(self) -> int:
+        """Channels of zeros to append between space and time, so that the Hopper kernels fit."""
+        kernels = self.spatial.kernel.get_value(), self.temporal.kernel.get_value()
+        halves = all(isinstance(kernel, Array) and kernel.dtype.itemsize == 2 for kernel in kernels)
+        # BatchNorm, and records of calls, have the channels of the parameters.
+        recorded = _calls.get() is not None or _gated.get() is not None
+        return (
+            -kernels[0].shape[-1] % _CHANNELS
+            if halves and self.norm is None and not recorded
+            else 0
+        )
 
     def _over_space(self, inputs: FeatureInputs) -> FeatureMap:
         if self.norm is None:
-            return self.spatial(inputs, "relu")
+            return self.spatial(inputs, "relu", zeros=(0, self._missing))
         return normalise(self.norm, self.spatial(inputs), "relu")
 
 
