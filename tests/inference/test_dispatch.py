@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError
 from fractions import Fraction
 
@@ -131,3 +132,16 @@ def test_frames_beyond_the_ends_can_be_synthesised_before_any_device_has_a_copy(
         assert int(frame.pixels[0, 0, 0]) == 7
     shown, _ = interpolated(network, 4)
     assert shown == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_a_whole_batch_has_room_while_its_reader_is_busy():
+    network = Spread(concurrency=1)
+    options = stream.Options(2, cut="ignore", batch=64)
+    with Pipeline() as pipeline:
+        made = stream.overlapped(pipeline, frames(200), network, options, stream.Summary(), None)
+        next(made)
+        end = time.monotonic() + WAIT
+        # 64 intervals have 128 frames.
+        while {each.name: each.items for each in pipeline.times}["network"] < 128:
+            assert time.monotonic() < end
+            time.sleep(0.01)

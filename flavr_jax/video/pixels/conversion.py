@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class Conversion:
         The result is on the device that holds ``samples``; it has the type of the samples and
         spans that type's full range.
         """
-        return _decode(samples, self._values, self.form, size)
+        return _decode(samples, self._beside(samples), self.form, size)
 
     def encode(self, pixels: Array | np.ndarray) -> Array:
         """Return the samples of RGB or RGBA pictures ``[…, height, width, channel]``.
@@ -111,7 +111,7 @@ class Conversion:
         Alpha that the planes need and the pixels lack is opaque. The result ``[…, sample]`` is on
         the device that holds ``pixels``.
         """
-        return _encode(pixels, self._values, self.form)
+        return _encode(pixels, self._beside(pixels), self.form)
 
     def decode_few(self, planes: list[np.ndarray]) -> Frame:
         """Return RGB or RGBA of a few pixels, whose planes all have the same size.
@@ -135,6 +135,21 @@ class Conversion:
         shapes = self.form.shapes(size)
         ends = np.cumsum([math.prod(shape) for shape in shapes])
         return [part.reshape(shape) for part, shape in zip(np.split(samples, ends[:-1]), shapes)]
+
+    def _beside(self, array: Array | np.ndarray) -> Array | np.ndarray:
+        """Return the numbers on the device of an array, where each call would copy them to."""
+        if isinstance(array, np.ndarray):
+            return self._values
+        (device,) = array.devices()
+        if device not in self._placed:
+            with jax.default_device(device):
+                self._placed[device] = jax.device_put(self._values)
+        return self._placed[device]
+
+    @functools.cached_property
+    def _placed(self) -> dict[Any, Array]:
+        """The numbers on each device that has converted pictures."""
+        return {}
 
     @functools.cached_property
     def _values(self) -> np.ndarray:
