@@ -63,7 +63,7 @@ class Pipeline:
         """Begin a pipeline whose last stage, ``consumer``, runs in the calling thread."""
         self._consumer = consumer
         self._stages: list[_Stage] = []
-        self._workers: list[Worker] = []
+        self._workers: list[tuple[int, Worker]] = []  # with the number of the stage after it
         self._began = time.monotonic()
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -94,20 +94,21 @@ class Pipeline:
         return stage.read()
 
     def worker(self, name: str) -> Worker:
-        """Return a thread that makes calls for the stages until the pipeline is closed."""
+        """Return a thread that makes calls for the next stage until the pipeline is closed."""
         worker = Worker(name)
-        self._workers.append(worker)
+        self._workers.append((len(self._stages), worker))
         return worker
 
     @property
     def times(self) -> list[Times]:
         """Time that each worker and each stage has spent so far; the consumer comes last."""
         total, starved = time.monotonic() - self._began, 0.0
-        found = [
-            Times(each.name, each.made, each.working, total - each.working, 0.0)
-            for each in self._workers
-        ]
-        for stage in self._stages:
+        found = []
+        for place, stage in enumerate(self._stages):
+            for number, each in self._workers:
+                if number == place:
+                    idle = total - each.working
+                    found.append(Times(each.name, each.made, each.working, idle, 0.0))
             # `producing` includes the wait for the stage before. Both are read without a lock while
             # threads run, so the difference can be slightly negative.
             working = max(0.0, stage.producing - starved)
@@ -129,11 +130,12 @@ class Pipeline:
     ) -> None:
         self._closed.set()
         # All are told before one is waited for: a stage may be waiting for the one before it.
-        for worker in self._workers:
+        workers = [worker for _, worker in self._workers]
+        for worker in workers:
             worker.close()
         for stage in self._stages:
             stage.close(_Cancelled())
-        for each in (*self._stages, *self._workers):
+        for each in (*self._stages, *workers):
             each.join()
         self._watchdog.join()
 
