@@ -56,9 +56,10 @@ class Dispatched:
         self.config, self.factor, self.passes = network.config, network.factor, network.passes
         self.boundary: Boundary = network.boundary
         self._network, self._turn = network, 0
-        self._workers = [
-            pipeline.worker(f"device {number}") for number in range(network.concurrency)
-        ]
+        numbers = range(network.concurrency)
+        self._workers = [pipeline.worker(f"device {number}") for number in numbers]
+        # A network on one device need not know numbers of devices.
+        self._devices = [None] if len(numbers) == 1 else numbers
 
     @property
     def ahead(self) -> int:
@@ -74,13 +75,15 @@ class Dispatched:
 
     def between(self, frames: Sequence[Resident], factor: int, batch: int = 1) -> Pending:
         """Let the next device compute the frames inside intervals; returns at once."""
-        number, self._turn = self._turn, (self._turn + 1) % len(self._workers)
+        worker, device = self._workers[self._turn], self._devices[self._turn]
+        self._turn = (self._turn + 1) % len(self._workers)
 
         def start() -> Computation:
-            here = [frame.on(number) for frame in frames]
-            return self._network.between(here, factor, batch, number)
+            here = [frame.on(device) for frame in frames]
+            where = () if device is None else (device,)
+            return self._network.between(here, factor, batch, *where)
 
-        return _Started(self._workers[number], start)
+        return _Started(worker, start)
 
 
 class _Awaited(Resident):
@@ -91,23 +94,24 @@ class _Awaited(Resident):
 
     def __init__(self, network: Spread, picture: Frame | Picture) -> None:
         self._network, self._picture = network, picture
-        self._copies: dict[int, Resident] = {}
+        self._copies: dict[int | None, Resident] = {}
 
-    def on(self, device: int) -> Resident:
+    def on(self, device: int | None) -> Resident:
         """Return the copy on a device; only that device's thread asks for it."""
         if device not in self._copies:
-            self._copies[device] = self._network.upload(self._picture, device)
+            where = () if device is None else (device,)
+            self._copies[device] = self._network.upload(self._picture, *where)
         return self._copies[device]
 
     @property
     def pixels(self) -> Array:
-        """The copy on the first device, for frames that are synthesised from this one."""
-        return self._network.upload(self._picture, 0).pixels
+        """A copy for frames that are synthesised from this one."""
+        return self._network.upload(self._picture).pixels
 
     @property
     def opaque(self) -> bool:
         """Whether there is no transparency."""
-        return self._network.upload(self._picture, 0).opaque
+        return self._network.upload(self._picture).opaque
 
 
 class _Started(Pending):

@@ -38,6 +38,7 @@ class RoundsByBatch(Interpolator):
 
     ahead = 1
     factor = 4
+    concurrency = 1
 
     def __init__(self):
         self.boundary, self.precision, self.runs_on = "duplicate", "fp32", "a test"

@@ -45,7 +45,7 @@ class Resident:
         """True if there is no alpha, or if it is opaque everywhere."""
         return self._opaque
 
-    def on(self, device: int) -> Resident:
+    def on(self, device: int | None) -> Resident:
         """Return the frame on a device of the network's, given by its number, or on any other."""
         return self
 
