@@ -48,6 +48,8 @@ class Options:
     """null: the frames are dropped; y4m: raw, into a pipe; h264: an MP4 file."""
     batch: int | None = None
     """Intervals computed at a time; by default as many as flavr interpolate would choose."""
+    devices: str = "1"
+    """Number of GPUs that compute, or all."""
     network: Network = dataclasses.field(default_factory=Network)
     """Network to use."""
     encoding: Encoding = dataclasses.field(default_factory=Encoding)
@@ -93,15 +95,17 @@ def _measure(
 ) -> None:
     """Measure one clip at one factor, and print a table."""
     height, width = source.info.height, source.info.width
-    plan = network.fit(height, width, factor, Resources(), options.batch)
+    plan = network.fit(height, width, factor, Resources(options.devices), options.batch)
     motion = stream.Options(factor, batch=plan.batch)
     alone = factor * video_throughput.network_rate(
         network, source, factor, plan.batch, options.seconds
     )
-    size = f"{source.info.width}×{source.info.height}"
-    console, title = Console(), f"{size}, {factor}x, {network.precision}, batch {plan.batch}"
+    console, title = Console(), f"{width}×{height}, {factor}x, {network.precision}"
+    title += f", {network.concurrency} devices" * (network.concurrency > 1)
+    title += f", batch {plan.batch}"
     console.print(f"{title}: the network alone makes {alone:.1f} frames/s")
-    short = First(source.source, network.config.n_inputs + 2 * plan.batch)
+    few = network.config.n_inputs + 2 * plan.batch * network.concurrency
+    short = First(source.source, few)
     for output in options.outputs:
         video_throughput.run(short, network, motion, output, folder, encoding=options.encoding)
         found = video_throughput.run(

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from flavr_jax.inference import stream
+from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.pipeline import Pipeline, Times
 from flavr_jax.timeline import schedule
@@ -50,7 +51,7 @@ Output: TypeAlias = Literal["null", "y4m", "h264"]
 OUTPUTS: tuple[Output, ...] = ("null", "y4m", "h264")
 """Outputs to measure: dropped frames, raw frames into a pipe, and an H.264 file."""
 
-_RUNNING = 2  # computations in flight beside the one that is waited for
+_RUNNING = 2  # computations in flight on each device beside the one that is waited for
 _TILE = 8  # side in pixels of the squares that a drawn clip consists of
 
 
@@ -125,7 +126,7 @@ def draw_clip(path: Path, size: tuple[int, int], frames: int) -> None:
 def network_rate(
     network: Interpolator, frames: Iterable[TimedFrame], factor: int, batch: int, seconds: float
 ) -> float:
-    """Return intervals per second of the network alone, on frames that stay on the device.
+    """Return intervals per second of the network alone, on frames that stay on its devices.
 
     Args:
         network: the network.
@@ -135,15 +136,22 @@ def network_rate(
         seconds: how long to measure, after a warm-up.
     """
     count = network.config.n_inputs + batch - 1
-    window = [network.upload(frame.picture) for frame in itertools.islice(frames, count)]
-    network.between(window, factor).wait()  # compiles
-    running = deque([network.between(window, factor)])
+    clip = list(itertools.islice(frames, count))
+    windows = [
+        (number, [network.upload(frame.picture, number) for frame in clip])
+        for number in range(network.concurrency)
+    ]
+    for number, window in windows:
+        network.between(window, factor, device=number).wait()  # compiles
+    running: deque[Computation] = deque()
     began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        running.append(network.between(window, factor))
-        if len(running) > _RUNNING:
+    for number, window in itertools.cycle(windows):
+        running.append(network.between(window, factor, device=number))
+        if len(running) > _RUNNING * len(windows):
             running.popleft().wait()
             done += 1
+        if time.perf_counter() - began >= seconds:
+            break
     for each in running:
         each.wait()
     return (done + len(running)) * batch / (time.perf_counter() - began)

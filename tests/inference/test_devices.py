@@ -22,6 +22,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.inference import devices, passes, pipeline, stream
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head
+from flavr_jax.profiling import video_throughput
 from flavr_jax.video.frames import TimedFrame
 
 # The blend of the middle frames stands in for the network, which would take minutes to compile
@@ -50,6 +51,10 @@ with pipeline.Pipeline() as threads:
     made = stream.overlapped(threads, timed, network, options, stream.Summary(), None)
     np.testing.assert_array_equal(np.stack([frame.pixels for frame in made]), alone)
     assert all(each.items for each in threads.times), threads.times
+taken = set()
+network.between = lambda *args, device: (taken.add(device), between(*args, device=device))[1]
+assert video_throughput.network_rate(network, timed, 2, 1, 0.1) > 0
+assert taken == {0, 1, 2}
 """
 
 KEPT = (
