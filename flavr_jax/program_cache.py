@@ -34,7 +34,7 @@ from jax.experimental import serialize_executable
 
 from flavr_jax.kernel_compilation import compile_kernels
 
-__all__ = ["compiled", "enable", "remembered", "usual_seconds"]
+__all__ = ["compile_lowered", "compiled", "enable", "remembered", "usual_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +88,19 @@ def compiled(
     began = time.monotonic()
     lowered = getattr(function, "lower", jax.jit(function).lower)(*arguments)
     with _outside_of_jax_cache() if path is not None else contextlib.nullcontext():
-        if device.platform == "gpu":
-            compile_kernels(lowered, device)
-        program = lowered.compile()
+        program = compile_lowered(lowered, device)
     if path is None:
         return program
     seconds = None if on_compile is None else time.monotonic() - began
     _write(path, program, device, seconds)
     return program
+
+
+def compile_lowered(lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled:
+    """Compile a lowered program for a device; the kernels of a GPU are compiled in parallel."""
+    if device.platform == "gpu":
+        compile_kernels(lowered, device)
+    return lowered.compile()
 
 
 def remembered(compute: Callable[[], Any], *, name: str, sources: Iterable[Path]) -> Any:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,12 @@ def test_a_value_is_computed_once_for_each_name_and_source(folder, sources):
     (sources / "code.py").write_text("a = 2")
     assert remember("b", 3) == 3
     assert computed == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize(("platform", "steps"), [("gpu", ["kernels", "whole"]), ("cpu", ["whole"])])
+def test_the_kernels_of_a_gpu_are_compiled_before_the_program(platform, steps, monkeypatch):
+    seen = []
+    monkeypatch.setattr(program_cache, "compile_kernels", lambda *_: seen.append("kernels"))
+    lowered = SimpleNamespace(compile=lambda: seen.append("whole"))
+    program_cache.compile_lowered(lowered, SimpleNamespace(platform=platform))
+    assert seen == steps

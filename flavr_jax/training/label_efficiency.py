@@ -24,12 +24,11 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, Key, PyTree
 
-from flavr_jax import losses
+from flavr_jax import losses, program_cache
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import Batch
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import ActionConfig, LabelledSet
-from flavr_jax.kernel_compilation import compile_kernels
 from flavr_jax.metrics.psnr import psnr_flavr
 from flavr_jax.models import classifier, flavr
 from flavr_jax.models.classifier import ClassifierConfig
@@ -222,11 +221,7 @@ class Study:
             task, self.config, task.init(jax.random.key(0)), self._train, self._test, *numbers,
             jax.random.key(0),
         )  # fmt: skip
-        device = jax.devices()[0]
-        if device.platform == "gpu":
-            # XLA would compile the kernels one after the other, which takes minutes.
-            compile_kernels(lowered, device)
-        self._programs[task] = lowered.compile()
+        self._programs[task] = program_cache.compile_lowered(lowered, jax.devices()[0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
