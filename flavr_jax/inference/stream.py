@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from flavr_jax.inference.computation import Made
-from flavr_jax.inference.dispatch import Dispatched, Spread
+from flavr_jax.inference.device_threads import Dispatched, Spread
 from flavr_jax.inference.options import Options
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline

@@ -15,7 +15,7 @@ import pytest
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import stream
 from flavr_jax.inference.computation import Computation, NonFiniteError
-from flavr_jax.inference.dispatch import Dispatched
+from flavr_jax.inference.device_threads import Dispatched
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.picture import resident

@@ -110,7 +110,7 @@ class _Awaited(Resident):
 
     @property
     def opaque(self) -> bool:
-        """Whether there is no transparency."""
+        """True if there is no transparency."""
         return self._network.upload(self._picture).opaque
 
 
