@@ -173,8 +173,11 @@ def test_a_value_is_computed_once_for_each_name_and_source(folder, sources):
 
 @pytest.mark.parametrize(("platform", "steps"), [("gpu", ["kernels", "whole"]), ("cpu", ["whole"])])
 def test_the_kernels_of_a_gpu_are_compiled_before_the_program(platform, steps, monkeypatch):
-    seen = []
+    seen, compiled = [], jax.jit(jnp.cos).lower(1.0).compile()
     monkeypatch.setattr(program_cache, "compile_kernels", lambda *_: seen.append("kernels"))
-    lowered = SimpleNamespace(compile=lambda: seen.append("whole"))
-    program_cache.compile_lowered(lowered, SimpleNamespace(platform=platform))
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda self: seen.append("whole") or compiled
+    )
+    lowered = jax.jit(jnp.sin).lower(1.0)
+    assert program_cache.compile_lowered(lowered, SimpleNamespace(platform=platform)) is compiled
     assert seen == steps
