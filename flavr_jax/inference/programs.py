@@ -104,6 +104,7 @@ class Programs:
         self._compiling = threading.Lock()
         self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
         self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
+        self._flattened: dict[Any, tuple[Any, list[Array], Any]] = {}
 
     def __call__(
         self,
@@ -118,23 +119,42 @@ class Programs:
         how = functools.partial(between, self._config, factor=factor, tiling=tiling, alpha=alpha)
         if not self._keep:
             return how(params, rows)
-        device = next(iter(rows[0].devices()))
+        (device,) = rows[0].devices()
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
-        leaves, tree = jax.tree.flatten(params)
-        height, width = rows[0].shape[:2]
+        # There are hundreds of parameters, which are the same for every call.
+        known, leaves, tree = self._flattened.get(device, (None, [], None))
+        if known is not params:
+            leaves, tree = jax.tree.flatten(params)
+            self._flattened[device] = params, leaves, tree
+        program = self._programs.get((kind, device))
+        if program is None:
 
-        def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
-            return how(jax.tree.unflatten(tree, leaves), rows)
+            def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
+                return how(jax.tree.unflatten(tree, leaves), rows)
 
+            name = f"between {self._config} {factor} {tiling} {alpha} {tree}"
+            program = self._compiled(kind, device, flat, name, (leaves, rows))
+        return program(leaves, rows)
+
+    def _compiled(
+        self,
+        kind: Any,
+        device: Any,
+        function: Callable[..., tuple[Array, Array]],
+        name: str,
+        arguments: tuple[list[Array], tuple[Array, ...]],
+    ) -> Callable[..., tuple[Array, Array]]:
+        """Return the program of a kind for a device; one thread compiles at a time."""
+        height, width = arguments[1][0].shape[:2]
         # Threads of several devices would trace the network at the same time.
         with self._compiling:
             if (kind, device) not in self._programs:
                 self._programs[kind, device] = program_cache.compiled(
                     # JAX traces and lowers one function once for all devices.
-                    self._functions.setdefault(kind, flat),
-                    (leaves, rows),
-                    name=f"between {self._config} {factor} {tiling} {alpha} {tree}",
+                    self._functions.setdefault(kind, function),
+                    arguments,
+                    name=name,
                     sources=SOURCES,
                     on_compile=functools.partial(self._on_compile, width, height),
                 )
-        return self._programs[kind, device](leaves, rows)
+            return self._programs[kind, device]
