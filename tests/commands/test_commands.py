@@ -17,7 +17,7 @@ from flavr_jax import commands
 
 ROOT = Path(__file__).parents[2]
 # Tools for the source tree alone, which no user of a wheel can run.
-OF_THE_TREE = {"fuzz", "compare_mitsuba", "simulate_farm"}
+OF_THE_TREE = {"fuzz", "fuzz_inputs", "compare_mitsuba", "simulate_farm"}
 
 
 def flavr(monkeypatch, *arguments):

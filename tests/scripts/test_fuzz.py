@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged files meet no crash, no hang and no traceback; and the fuzzer would notice one."""
 
-import importlib.util
+import importlib
 import os
 import random
 import subprocess
@@ -21,11 +21,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        return importlib.import_module("fuzz")
 
 
 def test_damaged_files_are_refused_or_read():

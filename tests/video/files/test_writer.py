@@ -9,7 +9,6 @@ import itertools
 import logging
 import os
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -17,11 +16,9 @@ import pytest
 
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.reader import VideoReader
-from flavr_jax.video.files.sinks import open_sink
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import RGB, Colour
-from flavr_jax.video.stills.images import ImageFolderWriter
 
 VARIABLE = [Fraction(n, 24000) for n in (0, 1000, 1001, 4000, 4500, 9000)]
 INFO = ClipInfo(64, 48, Fraction(24), Fraction(1, 24), colour=Colour(1, 1, 1, 1))
@@ -331,65 +328,6 @@ def test_quality_outside_its_range_is_an_error(tmp_path, codec, crf, most):
     with pytest.raises(ValueError, match=f"`crf` is {crf}; .*{most}"):
         VideoWriter(tmp_path / "a.mp4", INFO, encoding=Encoding(codec=codec, crf=crf))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("a.mp4", VideoWriter), ("a", ImageFolderWriter), ("v1.2/", ImageFolderWriter)],
-)
-def test_a_name_with_a_suffix_is_a_video_and_others_are_folders(tmp_path, name, kind):
-    with open_sink(f"{tmp_path}/{name}", INFO, source=Path("in.mp4")) as sink:
-        assert isinstance(sink, kind)
-        sink.write(next(frames([Fraction(0)])))
-
-
-def test_the_input_is_never_overwritten(make_clip):
-    source = make_clip()
-    with pytest.raises(ValueError, match="is the input itself"):
-        open_sink(str(source), INFO, source=source, overwrite=True)
-
-
-def test_an_input_with_a_name_such_as_a_partial_output_survives(make_clip, tmp_path):
-    source = make_clip("clip.partial.mp4")
-    before = source.read_bytes()
-    with open_sink(str(tmp_path / "clip.mp4"), INFO, source=source) as sink:
-        for frame in frames([Fraction(0), Fraction(1, 24)]):
-            sink.write(frame)
-    assert source.read_bytes() == before
-    assert {entry.name for entry in tmp_path.iterdir()} == {"clip.partial.mp4", "clip.mp4"}
-
-
-def test_a_folder_that_holds_the_input_is_never_replaced(make_clip, tmp_path):
-    (tmp_path / "out").mkdir()
-    source = make_clip("out/frame_000001.webp", codec="libwebp", pix_fmt="bgra")
-    with pytest.raises(ValueError, match="holds the input"):
-        open_sink(f"{tmp_path}/out/", INFO, source=source, overwrite=True)
-    assert source.exists()
-
-
-def test_equal_times_at_high_rates_are_told_before_the_first_frame(tmp_path, caplog):
-    info = ClipInfo(64, 48, Fraction(1920), Fraction(1, 1920))
-    for name, told in (("a.mkv", True), ("a.mp4", False), ("a.avi", False)):
-        caplog.clear()
-        with (
-            caplog.at_level(logging.WARNING),
-            open_sink(f"{tmp_path}/{name}", info, source=None) as sink,
-        ):
-            assert ("steps of 1 ms, so that several frames get equal times" in caplog.text) == told
-            sink.write(TimedFrame(np.zeros((48, 64, 3), np.uint8), Fraction(0), Fraction(1, 1920)))
-        assert caplog.text.count("equal times") == told
-
-
-def test_equal_times_of_a_variable_rate_are_told_once(tmp_path, caplog):
-    info = ClipInfo(64, 48, Fraction(24), Fraction(1, 24000))
-    with (
-        caplog.at_level(logging.WARNING),
-        open_sink(f"{tmp_path}/a.mkv", info, source=None) as sink,
-    ):
-        for time in (0, 10000, 10001, 10002, 12000):
-            pts = Fraction(time, 24000)
-            sink.write(TimedFrame(np.zeros((48, 64, 3), np.uint8), pts, Fraction(1, 24)))
-    assert caplog.text.count("equal times") == 1
 
 
 def test_a_name_that_is_taken_meanwhile_costs_nothing(tmp_path):
