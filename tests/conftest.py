@@ -8,9 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-# Tests compile much and compute little: LLVM's optimisations would cost more than they save.
+from jaxlib import version
+
+# Tests compile much and compute little: LLVM's optimisations would cost more than they save, and
+# the emitters that only older versions of XLA still have compile 3 times faster.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    + ["--xla_cpu_use_fusion_emitters=false"] * (version.__version_info__ < (0, 11))
 )
 # Compiled programs of a test run stay out of the user's cache; set before jax is imported.
 os.environ.setdefault(
@@ -24,6 +28,17 @@ import pytest
 from tests import type_checks
 
 type_checks.install()  # before anything that is checked is imported
+
+# Durations of compilations since compiled programs were forgotten.
+_compiled: list[float] = []
+
+
+def _count(event: str, seconds: float, **_: object) -> None:
+    if event.endswith("/backend_compile_duration"):
+        _compiled.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 # JAX keeps programs that were traced under different values of this context apart.
 _by_definition = jax.make_user_context(default_value=False)
@@ -117,6 +132,18 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 def tiny_2x(untrained: Callable[[int], Path]) -> Path:
     """A checkpoint of a network that is small and untrained, for programs that need one."""
     return untrained(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forget compiled programs before they need more memory maps than Linux gives a process.
+
+    Each takes a dozen of 65,530. Without any left, the compiler would crash.
+    """
+    yield
+    if len(_compiled) > 3000:
+        _compiled.clear()
+        jax.clear_caches()
 
 
 @pytest.hookimpl(trylast=True)
