@@ -3,9 +3,9 @@
 
 import importlib.util
 import sys
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,6 +23,9 @@ needs_flatbuffers = pytest.mark.skipif(
     importlib.util.find_spec("flatbuffers") is None,
     reason="the extra export installs it",
 )
+
+
+defined = jax.jit(partial(flavr.apply, implementation="reference"), static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_a_program_computes_what_the_network_computes(config):
     params = flavr.init(config, jax.random.key(0))
     program = export.stablehlo(config, params, (2, 32, 48))
     windows = np.random.default_rng(1).random((2, 4, 32, 48, 3), np.float32)
-    expected = flavr.apply(config, params, jnp.asarray(windows), implementation="reference")
+    expected = defined(config, params, windows)
     np.testing.assert_allclose(export.run(program, windows), expected, atol=1e-5)
 
 
@@ -117,7 +120,7 @@ def test_an_onnx_model_computes_what_the_network_computes(config):
     params = flavr.init(config, jax.random.key(0))
     model = export.onnx(config, params, (2, 32, 48))
     windows = np.random.default_rng(1).random((2, config.n_inputs, 32, 48, 3), np.float32)
-    expected = flavr.apply(config, params, jnp.asarray(windows), implementation="reference")
+    expected = defined(config, params, windows)
     np.testing.assert_allclose(export.run_onnx(model, windows), expected, atol=1e-5)
 
 
