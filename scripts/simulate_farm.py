@@ -33,7 +33,7 @@ class Times:
     """Seconds for preparing a clip by a worker that has loaded the network."""
     scanned: float = 200.0
     """Input frames per second that one core decodes and searches for cuts."""
-    rendered: float = 175.0
+    rendered: float = 193.0
     """Output frames per second of a worker, with encoding."""
     joined: float = 20000.0
     """Output frames per second that one core joins if the storage is fast."""
