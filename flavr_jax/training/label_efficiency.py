@@ -64,8 +64,8 @@ class StudyConfig:
     clips: ActionConfig = dataclasses.field(default_factory=ActionConfig)
     labelled: int = 4000
     tested: int = 960
-    pretraining: int = 800
-    finetuning: int = 150
+    pretraining: int = 4000
+    finetuning: int = 1000
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2

@@ -134,8 +134,11 @@ def draw(
     acts = jnp.arange(layers) == layers - 1
     reach = jnp.where(acts, 0.2, 0.45) * config.size * (jnp.arange(layers) > 0)
     place = (reach * (2.0 * u[:2] - 1.0)).T
-    log_scale = jnp.log(log_between(u[2], 0.4, 0.8))
-    drift = config.drift * (2.0 * u[3:5, :1] - 1.0)  # the same for all but the one that moves
+    pixel = config.size / 64  # smaller frames show the same, smaller
+    log_scale = jnp.log(pixel * log_between(u[2], 0.4, 0.8))
+    drift = (
+        pixel * config.drift * (2.0 * u[3:5, :1] - 1.0)
+    )  # the same for all but the one that moves
     time = jnp.arange(frames, dtype=jnp.float32) - (frames - 1) / 2
     drifts = time[:, None, None] * (drift.T * ~acts[:, None])
     waves = jax.vmap(lambda key: collage.random_wave(key, 1.0))(jax.random.split(key_wave, layers))
@@ -144,7 +147,7 @@ def draw(
     bend = jnp.clip(bend, -0.5 / waves[:, 1], 0.5 / waves[:, 1])
     still = jnp.broadcast_to(waves, (frames, *waves.shape))
     poses = collage.Poses(
-        position=place + drifts + acts[:, None] * course.shift[:, None],
+        position=place + drifts + pixel * acts[:, None] * course.shift[:, None],
         angle=2 * math.pi * u[5] + acts * course.angle[:, None],
         log_scale=log_scale + acts * course.log_scale[:, None],
         wave=jnp.concatenate([bend[:, :, None], still[:, :, 1:]], axis=2),

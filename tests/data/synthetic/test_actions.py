@@ -90,6 +90,16 @@ def test_the_background_does_not_depend_on_the_class():
     assert not same.all()
 
 
+def test_smaller_frames_show_the_same_clip_smaller():
+    def clip(size):
+        config = ActionConfig(size=size, texture_size=32, n_others=0, noise=0.0)
+        return np.asarray(jax.jit(actions.draw, static_argnums=2)(jax.random.key(5), 3, config))
+
+    large, small = clip(64), clip(32)
+    halved = large.reshape(8, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    assert np.abs(halved - small).mean() < 0.3 * np.abs(halved[7] - halved[0]).mean()
+
+
 def test_a_set_has_classes_in_turn_and_8_bits():
     make = jax.jit(lambda key: actions.draw_set(key, 20, TINY))
     found = make(jax.random.key(0))
