@@ -132,9 +132,12 @@ class Conversion:
 
     def split(self, samples: Samples, size: tuple[int, int]) -> list[np.ndarray]:
         """Return a view of each plane, ``[height, width]``."""
-        shapes = self.form.shapes(size)
-        ends = np.cumsum([math.prod(shape) for shape in shapes])
-        return [part.reshape(shape) for part, shape in zip(np.split(samples, ends[:-1]), shapes)]
+        start, planes = 0, []
+        for shape in self.form.shapes(size):
+            end = start + math.prod(shape)
+            planes.append(samples[start:end].reshape(shape))
+            start = end
+        return planes
 
     def _beside(self, array: Array | np.ndarray) -> Array | np.ndarray:
         """Return the numbers on the device of an array, where each call would copy them to."""
