@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from flavr_jax.typing import Frame
-from flavr_jax.video.frames import Picture
+from flavr_jax.video.frames import Picture, sampled
 
 __all__ = [
     "REACH",
@@ -26,6 +27,7 @@ __all__ = [
     "reduced",
     "square_means",
     "thumbnail",
+    "thumbnails",
     "with_surroundings",
 ]
 
@@ -33,6 +35,7 @@ REACH = 4
 """Frames compared on either side of a boundary."""
 
 _CELLS = 48  # along the longer side
+_TOGETHER = 4  # frames reduced at a time
 _SAMPLES = 4  # pixels read per cell in each direction; reading all of a 4K frame is slow
 
 # RGB → luma and two colour differences by BT.601; detection is not sensitive to the matrix.
@@ -68,17 +71,23 @@ class Thumbnail:
 
 def thumbnail(picture: Frame | Picture) -> Thumbnail:
     """Return a frame's thumbnail; transparent parts count as black."""
-    step = max(1, max(picture.shape[:2]) // (_CELLS * _SAMPLES))
-    few = picture[::step, ::step] if isinstance(picture, np.ndarray) else picture.sampled(step)
-    height, width, channels = few.shape
+    return thumbnails([picture])[0]
+
+
+def thumbnails(pictures: Sequence[Frame | Picture]) -> list[Thumbnail]:
+    """Return the thumbnails of frames of one size and type; transparent parts count as black."""
+    step = max(1, max(pictures[0].shape[:2]) // (_CELLS * _SAMPLES))
+    few = sampled(pictures, step)
+    height, width, channels = few.shape[1:]
     side = min(-(-max(height, width) // _CELLS), height, width)
     # Sums of 8-bit integers are exact, and need no copy in float32.
     exact = few.dtype == np.uint8 and channels == 3
     means = square_means(few if exact else _levels(few), side)
-    return Thumbnail(np.ascontiguousarray(means) @ _LUMA_CHROMA, few)
+    cells = np.ascontiguousarray(means) @ _LUMA_CHROMA
+    return [Thumbnail(*each) for each in zip(cells, few)]
 
 
-def _levels(few: Frame) -> Float[np.ndarray, "rows columns 3"]:
+def _levels(few: np.ndarray) -> Float[np.ndarray, "... rows columns 3"]:
     """Return pixels as RGB in levels of 255; transparent parts count as black."""
     levels = few.astype(np.float32) * np.float32(255 / np.iinfo(few.dtype).max)
     if levels.shape[-1] == 4:
@@ -94,28 +103,30 @@ def difference(a: Thumbnail, b: Thumbnail) -> float:
 
 
 def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Return means over squares of pixels [height, width, channel]; incomplete squares are cut."""
-    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
-    whole = pixels[: rows * side, : columns * side]
+    """Return means over squares of ``[…, height, width, channel]``; incomplete ones are cut."""
+    rows, columns = pixels.shape[-3] // side, pixels.shape[-2] // side
+    whole = pixels[..., : rows * side, : columns * side, :]
     # Sums of slices: NumPy reduces short axes many times more slowly.
     kind = np.uint32 if pixels.dtype == np.uint8 else pixels.dtype
-    sums = functools.reduce(
-        np.add, [whole[row::side] for row in range(1, side)], whole[::side].astype(kind)
-    )
-    sums = functools.reduce(np.add, [sums[:, column::side] for column in range(side)])
+    sums = whole[..., ::side, :, :].astype(kind)
+    for row in range(1, side):
+        sums += whole[..., row::side, :, :]
+    sums = functools.reduce(np.add, [sums[..., column::side, :] for column in range(side)])
     return sums.astype(np.float32) / np.float32(side * side)
 
 
 def reduced(
     items: Iterable[Item], picture: Callable[[Item], Frame | Picture]
 ) -> Iterator[tuple[Item, Thumbnail]]:
-    """Yield each item with its thumbnail, lazily.
+    """Yield each item with its thumbnail, lazily; a few are read ahead.
 
     Args:
-        items: frames, or objects that hold one.
+        items: frames of one size and type, or objects that hold one.
         picture: returns an item's picture.
     """
-    return ((item, thumbnail(picture(item))) for item in items)
+    items = iter(items)
+    while several := list(itertools.islice(items, _TOGETHER)):
+        yield from zip(several, thumbnails([picture(item) for item in several]))
 
 
 def with_surroundings(

@@ -22,7 +22,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.colour import Colour
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.hdr import StaticHDR
-from flavr_jax.video.pixels.picture import Picture
+from flavr_jax.video.pixels.picture import Picture, sampled
 
 __all__ = [
     "ClipInfo",
@@ -34,6 +34,7 @@ __all__ = [
     "TimedFrame",
     "check_rate",
     "parse_rate",
+    "sampled",
 ]
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from flavr_jax.timeline.cuts import find_cuts, is_cut, mismatch
 from flavr_jax.timeline.repeats import is_repeat, motion
-from flavr_jax.timeline.thumbnails import REACH, difference, thumbnail
+from flavr_jax.timeline.thumbnails import REACH, difference, reduced, thumbnail
+from flavr_jax.video.pixels.colour import Colour, from_rgb
+from flavr_jax.video.pixels.colour import picture as to_picture
 
 SIZE = (72, 128)
 
@@ -182,3 +184,16 @@ def test_cells_are_exact_means_of_the_pixels_that_are_read(kind, channels):
     means = read.reshape(16, 4, 48, 4, 3).mean(axis=(1, 3))
     matrix = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
     np.testing.assert_allclose(small.cells, 255 * means @ np.array(matrix), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("pixel_format", [None, "yuv420p", "yuv422p10le", "yuva420p"])
+def test_frames_that_are_reduced_together_do_not_influence_each_other(pixel_format):
+    frames = [np.clip(one, 0, 255).astype(np.uint8) for one in pan(0, 7, 3)]
+    if pixel_format is not None:
+        frames = [to_picture(from_rgb(one, pixel_format, Colour()), Colour()) for one in frames]
+    together = [small for _, small in reduced(frames, lambda frame: frame)]
+    assert len(together) == 7
+    for frame, small in zip(frames, together, strict=True):
+        alone = thumbnail(frame)
+        np.testing.assert_array_equal(small.cells, alone.cells)
+        np.testing.assert_array_equal(small.samples, alone.samples)

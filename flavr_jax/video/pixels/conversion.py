@@ -24,7 +24,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import UInt8, UInt16
 
-from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.layout import Layout
 
 __all__ = ["Conversion", "Form", "Numbers", "Samples", "on_host"]
@@ -113,8 +112,10 @@ class Conversion:
         """
         return _encode(pixels, self._beside(pixels), self.form)
 
-    def decode_few(self, planes: list[np.ndarray]) -> Frame:
-        """Return RGB or RGBA of a few pixels, whose planes all have the same size.
+    def decode_few(
+        self, planes: list[np.ndarray]
+    ) -> UInt8[np.ndarray, "*shape channel"] | UInt16[np.ndarray, "*shape channel"]:
+        """Return RGB or RGBA of a few pixels, whose planes all have the same shape.
 
         NumPy computes it, because a call of a program takes longer than so few pixels.
         """

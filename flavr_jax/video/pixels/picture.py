@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -20,7 +21,12 @@ from jaxtyping import UInt8, UInt16
 from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.conversion import Conversion, Samples, on_host
 
-__all__ = ["Picture", "Planar", "Resident", "resident"]
+__all__ = ["Picture", "Planar", "Resident", "resident", "sampled"]
+
+Sampled: TypeAlias = (
+    UInt8[np.ndarray, "time _rows _columns channel"]
+    | UInt16[np.ndarray, "time _rows _columns channel"]
+)
 
 
 class Resident:
@@ -127,13 +133,36 @@ class Planar(Picture):
 
     def sampled(self, step: int) -> Frame:
         """Return every ``step``-th pixel of every ``step``-th row, with the nearest chroma."""
-        planes = self.conversion.split(self.samples, self.size)
+        return self.conversion.decode_few(self._coarse(step))
+
+    def _coarse(self, step: int) -> list[np.ndarray]:
+        """Return the samples of each plane that are nearest to the pixels of ``sampled``."""
         coarse = []
-        for plane in planes:
+        for plane in self.conversion.split(self.samples, self.size):
             rows, columns = map(functools.partial(_nearest, step), self.size, plane.shape)
             # Whole rows first: NumPy picks rows and columns at once, one by one, more slowly.
             coarse.append(plane[rows][:, columns])
-        return self.conversion.decode_few(coarse)
+        return coarse
+
+
+def sampled(pictures: Sequence[Frame | Picture], step: int) -> Sampled:
+    """Return every ``step``-th pixel of every ``step``-th row of pictures of one size and type.
+
+    Planes are converted together: every operation of NumPy gives Python's lock away, and has to
+    wait for it if other threads are busy.
+    """
+    first = pictures[0]
+    if isinstance(first, Planar):
+        planar = [one for one in pictures if isinstance(one, Planar)]
+        if all((one.conversion, one.size) == (first.conversion, first.size) for one in planar):
+            planes = zip(*(one._coarse(step) for one in planar), strict=True)
+            return first.conversion.decode_few([np.stack(each) for each in planes])
+    return np.stack(
+        [
+            one[::step, ::step] if isinstance(one, np.ndarray) else one.sampled(step)
+            for one in pictures
+        ]
+    )
 
 
 def _nearest(step: int, length: int, samples: int) -> slice | np.ndarray:
