@@ -21,7 +21,7 @@ from tests.pallas_kernels.oracles import draw, needs_interpreter, oracle_geometr
 
 
 def half(*shape, seed=0, by=1.0):
-    return jnp.asarray(draw(*shape, seed=seed) / by, jnp.float16)
+    return jnp.asarray((draw(*shape, seed=seed) / by).astype(np.float16))
 
 
 def assert_gradients_agree(operation, arguments):
