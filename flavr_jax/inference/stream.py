@@ -10,9 +10,8 @@ than one pass can make take further passes over the result. Last, the requested 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ from flavr_jax.inference.options import Options
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import keys, schedule
-from flavr_jax.timeline.keys import Key, Small
+from flavr_jax.timeline.keys import Key
 from flavr_jax.timeline.schedule import Clock, Grid, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
@@ -125,14 +124,9 @@ def interpolate(
     return _between_keys(found, network, options, summary, conversion, done, finest)
 
 
-def _keys(
-    frames: Iterable[TimedFrame],
-    options: Options,
-    ahead: Callable[[Iterator[Small]], Iterator[Small]] = iter,
-) -> Iterator[Key]:
+def _keys(frames: Iterable[TimedFrame], options: Options) -> Iterator[Key]:
     """Yield the keys of a clip, lazily; see :func:`flavr_jax.timeline.keys.find_keys`."""
-    cuts = options.cut != "ignore"
-    return keys.find_keys(frames, cuts=cuts, repeats=options.dedup, ahead=ahead)
+    return keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
 
 
 def _between_keys(
@@ -225,9 +219,9 @@ def overlapped(
     batch = options.batch or 1
     read, ahead = max(_READ, 2 * batch), max(_AHEAD, batch * network.factor)
     decoded = pipeline.stage("decode", frames, capacity=read, limit=stalled)
-    # The search for cuts may not keep the network's thread from feeding a GPU.
-    smaller = functools.partial(pipeline.stage, "thumbnails", capacity=read)
-    found = pipeline.stage("cuts", _keys(decoded, options, smaller), capacity=read)
+    # The search for cuts may not keep the network's thread from feeding a GPU. Thumbnails belong to
+    # it: with a thread of their own, both wait for Python's lock more often.
+    found = pipeline.stage("cuts", _keys(decoded, options), capacity=read)
     if isinstance(network, Spread):
         network = Dispatched(network, pipeline)
     made = _between_keys(found, network, options, summary, conversion, done)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
@@ -20,14 +20,10 @@ from flavr_jax.timeline.repeats import CADENCE_REACH, LONGEST_RUN, even_time, is
 from flavr_jax.timeline.thumbnails import Thumbnail, reduced, with_surroundings
 from flavr_jax.video.frames import TimedFrame
 
-__all__ = ["Key", "Link", "Small", "find_keys"]
+__all__ = ["Key", "Link", "find_keys"]
 
 Link: TypeAlias = Literal["motion", "still", "cut"]
 """Relation of a key to the one before it; the first key of a clip counts as a cut."""
-
-
-Small: TypeAlias = tuple[TimedFrame, Thumbnail]
-"""A frame and its thumbnail."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +48,6 @@ def find_keys(
     *,
     cuts: bool,
     repeats: bool,
-    ahead: Callable[[Iterator[Small]], Iterator[Small]] = iter,
 ) -> Iterator[Key]:
     """Yield the keys of a clip, lazily; every input frame is in the ``shown`` of exactly one.
 
@@ -62,19 +57,17 @@ def find_keys(
         frames: with increasing pts.
         cuts: whether to look for cuts; otherwise the clip counts as one shot.
         repeats: whether to drop frames that repeat the one before them.
-        ahead: takes an iterator of frames with their thumbnails and returns one of the same items,
-            which may be made in another thread.
     """
     if not (cuts or repeats):
         return (_key([frame], "motion" if n else "cut") for n, frame in enumerate(frames))
-    linked = _linked(ahead(reduced(frames, lambda frame: frame.picture)), cuts, repeats)
+    linked = _linked(reduced(frames, lambda frame: frame.picture), cuts, repeats)
     if not repeats:
         return (_key([frame], link) for frame, link in linked)
     return _at_even_times(_without_repeats(linked))
 
 
 def _linked(
-    frames: Iterable[Small], cuts: bool, repeats: bool
+    frames: Iterable[tuple[TimedFrame, Thumbnail]], cuts: bool, repeats: bool
 ) -> Iterator[tuple[TimedFrame, Link]]:
     """Yield each frame with its link to the one before."""
     for frame, before, after in with_surroundings(frames):
