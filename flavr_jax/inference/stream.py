@@ -28,6 +28,7 @@ from flavr_jax.timeline.schedule import Clock, Grid, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
+from flavr_jax.video.pixels.picture import Planar
 
 __all__ = [
     "Options",
@@ -218,7 +219,7 @@ def overlapped(
     """
     batch = options.batch or 1
     read, ahead = max(_READ, 2 * batch), max(_AHEAD, batch * network.factor)
-    decoded = pipeline.stage("decode", frames, capacity=read, limit=stalled)
+    decoded = pipeline.stage("decode", _gathered(frames), capacity=read, limit=stalled)
     # The search for cuts may not keep the network's thread from feeding a GPU. Thumbnails belong to
     # it: with a thread of their own, both wait for Python's lock more often.
     found = pipeline.stage("cuts", _keys(decoded, options), capacity=read)
@@ -228,6 +229,14 @@ def overlapped(
     # The first frame may wait for the network to be compiled.
     computed = pipeline.stage("network", made, capacity=ahead, patience=600.0)
     return pipeline.stage("download", fetched(computed, conversion), capacity=ahead)
+
+
+def _gathered(frames: Iterable[TimedFrame]) -> Iterator[TimedFrame]:
+    """Yield frames whose planes are in one array each, which the search for cuts would wait for."""
+    for frame in frames:
+        if isinstance(frame.picture, Planar):
+            frame.picture.samples  # noqa: B018 - it is kept
+        yield frame
 
 
 def grid_of(network: Network, options: Options, finest: int = _FINEST) -> Grid:

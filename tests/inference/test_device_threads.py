@@ -18,7 +18,8 @@ from flavr_jax.inference.computation import Computation, NonFiniteError
 from flavr_jax.inference.device_threads import Dispatched
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.video.frames import TimedFrame
-from flavr_jax.video.pixels.picture import resident
+from flavr_jax.video.pixels.colour import Colour, conversion
+from flavr_jax.video.pixels.picture import Planar, resident
 
 pytestmark = pytest.mark.usefixtures("definition")
 
@@ -145,3 +146,21 @@ def test_a_whole_batch_has_room_while_its_reader_is_busy():
         while {each.name: each.items for each in pipeline.times}["network"] < 128:
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_planes_are_gathered_by_the_thread_that_decodes():
+    threads = []
+
+    def gather():
+        threads.append(threading.current_thread().name)
+        return np.full(6, 128, np.uint8)  # 4:2:0 of 2×2
+
+    how = conversion("yuv420p", Colour(), 2)
+    clip = [TimedFrame(Planar(gather, how, (2, 2)), Fraction(n), Fraction(1)) for n in range(6)]
+    network = Spread(concurrency=1)
+    network.upload = resident
+    with Pipeline() as pipeline:
+        options, summary = stream.Options(2), stream.Summary()
+        made = stream.overlapped(pipeline, clip, network, options, summary, None)
+        assert len(list(made)) == 11
+    assert threads == ["decode"] * 6
