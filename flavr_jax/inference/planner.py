@@ -38,7 +38,11 @@ _FAST_PASSES = 1
 _MOST_STRIPES = 256
 
 _FULL_DEVICE = 2 * 1280 * 720
-"""Pixels of all intervals of a batch that keep a GPU busy; more at once is hardly faster."""
+"""Pixels of all intervals of a batch that keep a GPU busy at 4x and more; 2x takes twice as many.
+
+More at once is hardly faster. On an H200, 4 instead of 2 windows of 1280×720 make 10 % more frames
+at 2x (1,505 instead of 1,364 a second), where each takes a third of the time.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +131,7 @@ def plan(
     """
     limit = available_memory() if limit is None else limit
     least: Plan | None = None
-    for number, tiling in _ways(config, height, width, tiles, batch):
+    for number, tiling in _ways(config, height, width, factor, tiles, batch):
         needed = memory(config, precision, height, width, factor, number, tiling)
         found = Plan(number, tiling, needed, limit)
         if needed <= limit:
@@ -159,7 +163,7 @@ def smaller(
     def needed(tiling: Tiling) -> int:
         return memory(config, precision, height, width, factor, 1, tiling)
 
-    ways = [way for _, way in _ways(config, height, width, "auto", 1)]
+    ways = [way for _, way in _ways(config, height, width, factor, "auto", 1)]
     least = min(ways, key=needed)
     if needed(least) >= needed(tiling):
         return None
@@ -173,13 +177,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _ways(
-    config: ModelConfig, height: int, width: int, tiles: Tiles, batch: int | None
+    config: ModelConfig, height: int, width: int, factor: int, tiles: Tiles, batch: int | None
 ) -> Iterator[tuple[int, Tiling]]:
     """Yield batches and tilings that are allowed, the fastest first."""
     if batch is None:
         batch = 1
         if jax.default_backend() != "cpu":
-            batch = min(16, max(1, _FULL_DEVICE // (height * width)))
+            full = _FULL_DEVICE * (2 if factor == 2 else 1)
+            batch = min(16, max(1, full // (height * width)))
     whole = 1 << (batch.bit_length() - 1)  # compiled programs have powers of two
     while whole:
         yield whole, WHOLE

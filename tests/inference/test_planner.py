@@ -142,6 +142,21 @@ def test_after_running_out_of_memory_frames_are_divided_further_each_time():
     assert {"fine", "all"} <= set(splits)
 
 
+@pytest.mark.parametrize(
+    ("size", "factor", "batch"),
+    [
+        ((256, 448), 8, 16), ((256, 448), 2, 16),
+        ((720, 1280), 8, 2), ((720, 1280), 4, 2), ((720, 1280), 2, 4),
+        ((1080, 1920), 2, 1), ((2160, 3840), 2, 1),
+    ],
+)  # fmt: skip
+def test_a_gpu_computes_several_small_intervals_at_a_time(size, factor, batch, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(planner, "_kind", lambda precision: "8-bit kernels")
+    found = planner.plan(BUNDLED, "fp8", *size, factor, limit=100 * GIB)
+    assert (found.batch, found.tiling) == (batch, WHOLE)
+
+
 def test_a_batch_that_the_user_names_is_tried_first():
     assert planned(256, 448, 100, batch=4).batch == 4
     assert planned(1080, 1920, 5, batch=4).batch < 4
