@@ -17,6 +17,8 @@ from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
 from pallas_kernels.sample.api import sample
+from pallas_kernels.warp.api import refine, warp, warp_and_mix
+from pallas_kernels.warp.reference import enlarge, unfolded
 
 __all__ = [
     "LARGEST",
@@ -30,6 +32,7 @@ __all__ = [
     "assume_hopper",
     "conv2d",
     "conv3d",
+    "enlarge",
     "explain",
     "gate",
     "gated_conv3d",
@@ -37,5 +40,9 @@ __all__ = [
     "interpret",
     "pack_kernel",
     "quantize_kernel",
+    "refine",
     "sample",
+    "unfolded",
+    "warp",
+    "warp_and_mix",
 ]

@@ -51,7 +51,9 @@ class _Coefficients:
 
     Attributes:
         coarse: feature maps at half the U-Net's size that exist at once.
-        fine: feature maps at the U-Net's size that exist at once.
+        striped: factor of ``coarse`` if these layers run in stripes, too.
+        last: feature maps at the U-Net's size that exist at once before frames are made.
+        fine: those that exist while frames are made.
         refine: maps of the look with the largest maps that exist at once, for each predicted frame.
         look: bytes per pixel and predicted frame for displacements, weights and looked-up pixels.
         windows: float32 copies of the input frames.
@@ -60,6 +62,8 @@ class _Coefficients:
     """
 
     coarse: float
+    striped: float
+    last: float
     fine: float
     refine: float
     look: float
@@ -71,10 +75,10 @@ class _Coefficients:
 # Fitted to the compiler's plans for a CPU and for an H200, which tests/inference/test_planner.py
 # lists.
 _COEFFICIENTS = {
-    "cpu": _Coefficients(12.0, 0.6, 0.95, 96.0, windows=1.0, table=0.1, results=3.3),
-    "gpu": _Coefficients(1.5, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
-    "16-bit kernels": _Coefficients(4.5, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
-    "8-bit kernels": _Coefficients(1.0, 0.1, 1.7, 58.0, 0.05, 0.1, 5.0),
+    "cpu": _Coefficients(8.0, 1.5, 2.05, 0.6, 0.4, 71.5, windows=1.0, table=1.0, results=3.3),
+    "gpu": _Coefficients(1.5, 1.0, 0.0, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
+    "16-bit kernels": _Coefficients(4.5, 1.0, 0.0, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
+    "8-bit kernels": _Coefficients(1.0, 1.0, 0.0, 0.1, 1.7, 58.0, 0.05, 0.1, 5.0),
 }
 
 # Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;
@@ -222,14 +226,15 @@ def memory(
     # XLA looks up rows of 4 neighbouring float32 pixels (48 bytes), in both middle frames.
     table = known.table * 96 * (1 + 1 / scale**2) if config.base == "warp" else 0
     map_bytes = config.n_inputs * config.width * value
-    coarse = known.coarse * map_bytes / 4
+    coarse = known.coarse * map_bytes / 4 * (known.striped if tiling.split == "all" else 1)
     look = known.look if config.base == "warp" else known.look / 4
     look *= 1 + 0.75 * (config.flow_pairs - 1)  # a further pair has 6 raw outputs, the first 8
     corrected = max((_widest(config, each) for each in config.looks), default=0.0) * value
     fine = known.fine * map_bytes + outputs * (known.refine * corrected + look)
     coarse_rows, fine_rows = share_of_rows(config, rows, tiling)
     # The last coarse feature map and a skip connection live on while the fine layers run.
-    layers = max(coarse * coarse_rows, fine * fine_rows + coarse_rows * 2 * map_bytes / 4)
+    later = max(known.last * map_bytes, fine) * fine_rows + coarse_rows * 2 * map_bytes / 4
+    layers = max(coarse * coarse_rows, later)
     many = batch if tiling == WHOLE else 1
     return int(rows * columns * (batch * (windows + result) + many * (table + layers)))
 

@@ -35,6 +35,7 @@ Similar heads: Jiang et al. 2018 (https://arxiv.org/abs/1712.00080), Huang et al
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TypeAlias
 
 import jax
@@ -45,7 +46,16 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from flavr_jax.config import LookConfig, ModelConfig
-from flavr_jax.models.layers import Conv2d, Implementation, LayerOptions, sample
+from flavr_jax.models.layers import (
+    Conv2d,
+    Implementation,
+    LayerOptions,
+    enlarge,
+    refine,
+    unfolded,
+    warp,
+    warp_and_mix,
+)
 from flavr_jax.typing import Images, Windows
 
 __all__ = [
@@ -68,6 +78,9 @@ _PAIR = 6
 
 _SEEN = 3 * 4 + CHANNELS  # channels of a pixel that a look reads: four images, the raw outputs
 _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
+_GREY = 0.5  # subtracted from colours, so that they are about 0, as a look's other inputs are
+# Channels of a pixel that a look reads: the two frames warped, as they are, and raw outputs.
+_MOVING, _STILL = (slice(0, 6), slice(12, _SEEN)), slice(6, 12)
 _NOTICEABLE = 4 / 255  # change of a colour that counts half
 _CELL = 8  # side of the cells, in pixels, in which changes around a pixel are averaged
 _AROUND = 3  # cells on either side of that of the pixel
@@ -147,33 +160,46 @@ class WarpHead(nnx.Module):
         trunk_scale = self.config.trunk_scale
         start = 0 if rows is None else rows.start * trunk_scale
         scale = trunk_scale  # the frames' size divided by that of `raw`
+        coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
+        correction = None  # of the last look, where the frames are made
+        refined = functools.partial(refine, implementation=self.implementation)
         for number, look in enumerate(self.looks):
             with jax.named_scope(f"look{number}"):
-                if look.scale < scale:
-                    raw, scale = enlarge(raw, scale // look.scale), look.scale
-                times_smaller = look.scale // scale
-                smaller = reduce(raw, times_smaller)
-                correction = look(smaller, features, pair, times, start)
-                further = correction.shape[-1] - CHANNELS
-                raw = jnp.pad(raw, (*((0, 0),) * 4, (0, further)))
-                raw = raw + enlarge(correction, times_smaller)
-        raw = enlarge(raw, scale)
-        if rows is not None:
-            # Only now: looks and enlargement also read rows beyond those of the output.
-            raw, start = rows.of_output(raw, trunk_scale), rows.first * trunk_scale
-        displacements, weights = _displacements_and_weights(raw, times, 1, start)
-        # Every pair of flows looks into the same two frames.
-        frames = jnp.concatenate([pair] * self.config.flow_pairs, axis=1)
-        residual = raw[..., :3]
-        if self.config.keep_still:
-            unmoved, still = (
-                lax.dynamic_slice_in_dim(maps, start, raw.shape[2], axis=2)
-                for maps in (pair, standing(lax.stop_gradient(windows)))
-            )
-            weights = weights * (1 - still[:, :, None, ..., 0])
-            residual = (1 - still) * residual + still * blend(unmoved, times)
-        return sample(
-            frames, displacements, weights, residual=residual, implementation=self.implementation
+                if not all(each > look.scale > scale for each in coarse):
+                    raw, coarse = refined(raw, *coarse.values()), {}
+                enlarged = max(1, scale // look.scale)
+                seen = raw
+                if look.scale > scale:
+                    # Corrections enlarged to the size of `raw` and reduced to that of this look are
+                    # the same as those enlarged to the latter, since both sizes are even multiples.
+                    seen = refined(_halved(raw, look.scale // scale), *coarse.values())
+                found = look.folded(seen, features, pair, times, start, enlarged)
+                if look.scale >= scale and look.predicted == CHANNELS:
+                    coarse[look.scale] = unfolded(found)
+                elif look.scale == 1 and number == len(self.looks) - 1:
+                    correction = found
+                else:
+                    raw, coarse = refined(raw, *coarse.values()), {}
+                    found = unfolded(found[..., : look.predicted])
+                    found = enlarge(found, max(1, look.scale // scale))
+                    further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
+                    raw = jnp.pad(enlarge(raw, enlarged), further) + found
+                    scale = min(scale, look.scale)
+        raw = refined(raw, *coarse.values())
+        return warp_and_mix(
+            pair,
+            raw,
+            times,
+            correction=correction,
+            pairs=self.config.flow_pairs,
+            keep=standing(lax.stop_gradient(windows)) if self.config.keep_still else None,
+            unit=_UNIT,
+            first_row=start,
+            enlarged=scale,
+            # Looks and enlargement also read rows beyond those of the output.
+            top=0 if rows is None else (rows.first - rows.start) * trunk_scale,
+            height=None if rows is None else rows.count * trunk_scale,
+            implementation=self.implementation,
         )
 
 
@@ -201,15 +227,12 @@ class Look(nnx.Module):
             options: how its layers compute.
             predicted: raw outputs per time that it corrects or, beyond ``CHANNELS``, predicts.
         """
-        self.scale = look.scale
+        self.scale, self.predicted = look.scale, predicted
         self.fold = max(1, config.trunk_scale // look.scale)
         self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
-        self.implementation: Implementation | None = options.without_kernel
+        self.implementation: Implementation | None = options.implementation
         channels, pixels = look.channels, self.fold**2
-        seen = pixels * _SEEN
-        # The GPU kernel needs a multiple of 16 input channels.
-        plain = dataclasses.replace(options, implementation=options.without_kernel)
-        self.read = Conv2d(seen, channels, 3, plain if seen % 16 else options)
+        self.read = Conv2d(pixels * _SEEN, channels, 3, options)
         self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
         self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
         # Small initial weights: at first, a look corrects next to nothing.
@@ -223,55 +246,90 @@ class Look(nnx.Module):
         times: Times,
         start: Int[Array, ""] | int,
     ) -> Fields:
-        """Corrections of the raw outputs.
+        """Corrections of the raw outputs, whose size is that of the frames divided by ``scale``.
+
+        See :meth:`folded`.
+        """
+        found = self.folded(raw, features, pair, times, start)
+        return unfolded(found[..., : self.predicted])
+
+    def folded(
+        self,
+        raw: Fields,
+        features: Images,
+        pair: Float[Array, "batch 2 full_height full_width 3"],
+        times: Times,
+        start: Int[Array, ""] | int,
+        enlarged: int = 1,
+    ) -> Float[Array, "batch output _height _width pixel _raw"]:
+        """Corrections of the raw outputs; ``fold × fold`` pixels are those of one position.
+
+        Channels of zeros may follow those of the raw outputs.
 
         Args:
-            raw: raw outputs so far, ``scale`` times smaller than the frames.
+            raw: raw outputs so far, ``scale · enlarged`` times smaller than the frames.
             features: the trunk's, at the trunk's size.
             pair: the whole middle frames.
             times: times of the outputs, inside (0, 1).
             start: the row of the frames at which ``raw`` and ``features`` begin.
+            enlarged: how many times ``raw`` is enlarged first.
         """
-        batch, outputs, height, width, _ = raw.shape
-        pair = reduce(pair, self.scale)
+        batch, outputs = raw.shape[:2]
+        dtype, pair = features.dtype, _halved(pair, self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
         first = start // self.scale
-        displacements, _ = _displacements_and_weights(raw, times, self.scale, first)
-        # Each of the two frames warped on its own, with weight 1: [b, outputs, h, w, 2, 3].
-        ones = jnp.ones((batch, outputs, 1, height, width))
-        moved = jnp.stack(
-            [
-                sample(
-                    pair[:, n : n + 1],
-                    displacements[:, :, n : n + 1],
-                    ones,
-                    implementation=self.implementation,
-                )
-                for n in range(2)
-            ],
-            axis=-2,
+        seen = warp(
+            pair,
+            raw,
+            times,
+            unit=_UNIT / self.scale,
+            first_row=first,
+            enlarged=enlarged,
+            fold=self.fold,
+            middle=_GREY,
+            dtype=dtype,
+            implementation=self.implementation,
         )
-        # The same frames unwarped, repeated for every output.
-        pair = lax.dynamic_slice_in_dim(pair, first, height, axis=2)
-        still = jnp.broadcast_to(
-            jnp.moveaxis(pair, 1, -2)[:, None], (batch, outputs, height, width, 2, 3)
+        shape = seen.shape[2:4]
+        # The frames as they are and the features are the same for all outputs, so that their
+        # convolutions run once per sample. The sum of convolutions is one over all their inputs.
+        pair = lax.dynamic_slice_in_dim(pair, first, shape[0] * self.fold, axis=2) - _GREY
+        # As for `seen`, zeros fill the chunks of channels that the GPU kernel reads.
+        count = 6 if seen.shape[5] == 6 + CHANNELS else seen.shape[5] // 2
+        still = jnp.concatenate([pair[:, 0], pair[:, 1]], axis=-1)
+        still = jnp.pad(still, (*((0, 0),) * 3, (0, count - 6)))
+        features = reduce(features[:, None], self.times_smaller)[:, 0].astype(dtype)
+        fixed = self.read(
+            _folded(still, self.fold).astype(dtype),
+            part=functools.partial(self._of_pixels, (_STILL,), count),
+            use_bias=False,
+            residual=self.context(features),
         )
-        seen = jnp.concatenate([moved, still], axis=-2).reshape(batch, outputs, height, width, 12)
-        # Colours about 0, as the other inputs are.
-        x = jnp.concatenate([seen - 0.5, raw], axis=-1)
-        x = _folded(x.reshape(batch * outputs, height, width, -1), self.fold)
-        x = self.read(x.astype(features.dtype))
-        x = x.reshape(batch, outputs, *x.shape[1:])
-        # The features are the same for all outputs, so their convolution runs once per sample.
-        features = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
-        # The sum of two convolutions is one over the concatenation of their inputs.
-        x = nnx.leaky_relu(x + self.context(features)[:, None], 0.2)
-        x = x.reshape(batch * outputs, *x.shape[2:])
+        x = self.read(
+            seen.reshape(batch * outputs, *shape, -1),
+            "leaky_relu",
+            part=functools.partial(self._of_pixels, _MOVING, seen.shape[5]),
+            residual=fixed,
+        )
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
-        correction = _unfolded(self.correct(x, out_dtype=jnp.float32), self.fold)
-        return correction.reshape(*raw.shape[:-1], -1)
+        values, spread = self.predicted, None
+        if seen.shape[5] != 6 + CHANNELS:
+            values = -(-values // 8) * 8  # the GPU kernel reads 8 values with two accesses
+            spread = self.fold**2, values
+        correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
+        return correction.reshape(batch, outputs, *shape, self.fold**2, -1)
+
+    def _of_pixels(
+        self, channels: tuple[slice, ...], count: int, kernel: Float[Array, "3 3 seen channel"]
+    ) -> Float[Array, "3 3 _seen channel"]:
+        """The kernel of ``read`` for some channels of each pixel, and zeros up to ``count``."""
+        pixels = kernel.reshape(3, 3, self.fold**2, _SEEN, -1)
+        some = jnp.concatenate([pixels[:, :, :, each] for each in channels], axis=3)
+        missing = count - some.shape[3]
+        some = jnp.pad(some, ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
+        return some.reshape(3, 3, self.fold**2 * count, -1)
 
 
 def pixels_read(channels: int) -> int:
@@ -311,52 +369,23 @@ def _folded(
     return x.swapaxes(2, 3).reshape(batch, height // fold, width // fold, -1)
 
 
-def _unfolded(
-    x: Float[Array, "batch height width channel"], fold: int
-) -> Float[Array, "batch _height _width _channel"]:
-    """Inverse of :func:`_folded`."""
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, fold, fold, -1)
-    return x.swapaxes(2, 3).reshape(batch, height * fold, width * fold, -1)
-
-
-def _displacements_and_weights(
-    raw: Fields,
-    times: Times,
-    scale: int,
-    first_row: Int[Array, ""] | int,
-) -> tuple[
-    Float[Array, "batch output source height width 2"],
-    Float[Array, "batch output source height width"],
-]:
-    """Displacements, in pixels of frames ``scale`` times smaller, and mixing weights.
-
-    Displacements count from the raw outputs' positions, whose first row is ``first_row`` of the
-    frames. The sources are the frame before and the frame after, for each pair of flows.
-    """
-    t = jnp.asarray(times, jnp.float32)[..., None, None]
-    first = raw[..., 3:7]
-    further = [raw[..., n : n + _PAIR] for n in range(CHANNELS, raw.shape[-1], _PAIR)]
-    flows = [first, *(first + each[..., :4] for each in further)]
-    flows = [flow[..., side : side + 2] for flow in flows for side in (0, 2)]
-    reach = jnp.stack([t, 1 - t] * (len(flows) // 2), axis=-3)[..., None] * (_UNIT / scale)
-    displacements = jnp.stack(flows, axis=2) * reach  # [..., t, source, 1, 1, 1]
-    displacements += jnp.stack([jnp.zeros(()), jnp.asarray(first_row, jnp.float32)])
-    logit = raw[..., 7] + jnp.log((1 - t) / t)
-    if not further:
-        mask = nnx.sigmoid(logit)
-        return displacements, jnp.stack([mask, 1 - mask], axis=2)
-    logits = [logit, jnp.zeros_like(logit)]
-    for each in further:
-        logits += [logit + each[..., 4], each[..., 5]]
-    return displacements, jax.nn.softmax(jnp.stack(logits, axis=2), axis=2)
-
-
 def blend(windows: Windows, times: Times) -> Windows:
     """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
     after = windows.shape[1] // 2
     share = jnp.asarray(times, windows.dtype)[..., None, None, None]
     return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
+
+
+def _halved(
+    maps: Float[Array, "batch output height width channel"], scale: int
+) -> Float[Array, "batch output _height _width channel"]:
+    """The same as :func:`reduce`, by halving as often as possible.
+
+    Looks of several scales then share the first steps.
+    """
+    if scale % 2:
+        return reduce(maps, scale)
+    return _halved(reduce(maps, 2), scale // 2)
 
 
 def reduce(
@@ -368,35 +397,3 @@ def reduce(
     batch, time, height, width, channels = maps.shape
     shape = (batch, time, height // scale, scale, width // scale, scale, channels)
     return maps.reshape(shape).mean(axis=(3, 5))
-
-
-def enlarge(
-    maps: Float[Array, "batch output _height _width channel"], scale: int
-) -> Float[Array, "batch output _height _width channel"]:
-    """Maps ``scale`` times larger, by bilinear interpolation between pixel centres."""
-    if scale == 1:
-        return maps
-    # As sums of shifted maps: jax.image.resize multiplies by dense matrices in float32, for which
-    # XLA compiles and times many kernels on a GPU.
-    return _longer(_longer(maps, scale, axis=2), scale, axis=3)
-
-
-def _longer(
-    maps: Float[Array, "batch output _height _width channel"], scale: int, axis: int
-) -> Float[Array, "batch output _height _width channel"]:
-    """Maps with ``scale`` times as many rows or columns, interpolated linearly."""
-    length = maps.shape[axis]
-    ends = [(int(each == axis),) * 2 for each in range(maps.ndim)]
-    beyond = jnp.pad(maps, ends, mode="edge")
-    parts = []
-    for part in range(scale):
-        # Distance of the new pixel's centre from that of the old one, in old pixels.
-        below, share = divmod((part + 0.5) / scale - 0.5, 1)
-        first = 1 + int(below)
-        one, next_one = (
-            lax.slice_in_dim(beyond, start, start + length, axis=axis)
-            for start in (first, first + 1)
-        )
-        parts.append((1 - share) * one + share * next_one)
-    shape = (*maps.shape[:axis], length * scale, *maps.shape[axis + 1 :])
-    return jnp.stack(parts, axis=axis + 1).reshape(shape)

@@ -30,11 +30,12 @@ def conv2d(
     bias: Float[Array, " channel"] | None = None,
     *,
     padding: Padding = "zeros",
+    residual: Float[Array, "samples height width channel"] | None = None,
     activation: Activation = None,
     out_dtype: DTypeLike | None = None,
     implementation: Implementation | None = None,
 ) -> Float[Array, "batch height width channel"]:
-    """``activation(conv(inputs) + bias)`` at stride 1, padded by ``kernel // 2``.
+    """``activation(conv(inputs) + bias + residual)`` at stride 1, padded by ``kernel // 2``.
 
     Args:
         inputs: ``[batch, height, width, channel]``, or a tuple of such arrays, which is convolved
@@ -42,13 +43,15 @@ def conv2d(
         kernel: odd sizes in height and width.
         bias: one value per output channel.
         padding: zeros, or the image mirrored about its border pixels, which are not repeated.
+        residual: an image for each output, or for each run of as many outputs; then it is read for
+            each of them and never repeated in memory.
         activation: applied last.
         out_dtype: dtype of the result, to which sums are rounded once; by default the inputs'.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Raises:
-        ValueError: a kernel size is even, channels do not match, or the image is too small to be
-            mirrored.
+        ValueError: a kernel size is even, channels do not match, the image is too small to be
+            mirrored, or the residual does not fit the output.
         NotImplementedError: the named implementation cannot run here.
     """
     maps = as_maps(inputs)
@@ -61,11 +64,18 @@ def conv2d(
             f"images of {maps[0].values.shape[1:3]} pixels cannot be mirrored by {reach}; "
             f"they must be larger than {reach} in height and width."
         )
+    wanted = (*maps[0].values.shape[:3], kernel.shape[-1])
+    if residual is not None and (residual.shape[1:] != wanted[1:] or wanted[0] % residual.shape[0]):
+        raise ValueError(
+            f"`residual` has the shape {residual.shape}; it must be {wanted}, or have a number of "
+            f"images that divides {wanted[0]}."
+        )
     arguments = Conv2dArguments(
         inputs=maps,
         kernel=kernel,
         bias=bias,
         padding=padding,
+        residual=residual,
         activation=activation,
         out_dtype=jnp.dtype(maps[0].values.dtype if out_dtype is None else out_dtype),
     )

@@ -49,25 +49,23 @@ def conv2d(arguments: Conv2dArguments) -> FeatureMap:
         arrays = tuple(x.values for x in given.inputs)
         if kw > 1 and channels < _FEW_CHANNELS:
             sums = _shifted_sums(arrays, given.unquantized, padding)
-            finished = finish(sums, given.bias, activation=activation)
+            added = None if given.residual is None else given.residual.values
+            finished = finish(sums, given.bias, residual=added, activation=activation)
             return FeatureMap(finished.astype(out_dtype))
         if padding == "reflect":
             arrays = tuple(reference.pad(x, given.unquantized, "reflect") for x in arrays)
-        return FeatureMap(
-            _convolve(arrays, given.unquantized, given.bias, activation, out_dtype, low=low)
-        )
+        return FeatureMap(_convolve(arrays, given, activation, out_dtype, low=low))
 
     prepare = functools.partial(_as_gemm, padding=padding)
 
     def in_training(given: Parameters) -> FeatureMap:
         # The backward pass needs the padded image in any case.
         arrays = tuple(x.values[:, 0] for x in prepare(given.inputs, given.unquantized).inputs)
-        return FeatureMap(
-            _convolve(arrays, given.unquantized, given.bias, activation, out_dtype, low=low)
-        )
+        return FeatureMap(_convolve(arrays, given, activation, out_dtype, low=low))
 
     run = differentiable(forward, prepare, activation, in_training=in_training)
-    return run(Parameters(arguments.inputs, arguments.kernel, arguments.bias))
+    residual = None if arguments.residual is None else FeatureMap(arguments.residual)
+    return run(Parameters(arguments.inputs, arguments.kernel, arguments.bias, residual=residual))
 
 
 def _as_gemm(
@@ -128,8 +126,7 @@ def _between(x: Array, axis: int, before: int, after: int) -> Array:
 
 def _convolve(
     arrays: tuple[Float[Array, "batch in_height in_width _"], ...],
-    kernel: Float[Array, "kh kw depth channel"],
-    bias: Float[Array, " channel"] | None,
+    given: Parameters,
     activation: Activation,
     out_dtype: jnp.dtype,
     *,
@@ -139,12 +136,12 @@ def _convolve(
 
     Args:
         arrays: images; already padded if ``low`` is None, else as large as the output.
-        kernel: weights of the convolution.
-        bias: bias of the convolution.
+        given: kernel, bias and residual; its inputs are not read.
         activation: applied last.
         out_dtype: dtype of the output.
         low: rows and columns of zero padding before the images, which the kernel adds.
     """
+    kernel, bias, residual = given.unquantized, given.bias, given.residual
     kh, kw, _, channels = kernel.shape
     height, width = arrays[0].shape[1:3]
     if low is None:
@@ -157,12 +154,17 @@ def _convolve(
     kernel = _between(kernel, 2, 0, more)
     if bias is not None:
         bias = jnp.pad(bias, (0, missing))
+    added = None
+    if residual is not None:
+        # The kernel adds a residual of the inputs' dtype.
+        added = _between(residual.values, 3, 0, missing).astype(arrays[0].dtype)[:, None]
     output, _ = implicit_gemm(
         tuple(x[:, None] for x in arrays),
         kernel[None],
         Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
         offset=launch.scale_and_offset(None, bias)[1],
+        residual=added,
         activation=activation,
         out_dtype=out_dtype,
     )
@@ -180,7 +182,7 @@ def _shifted_sums(
     if height < kh or width < kw:
         arrays = tuple(reference.pad(x, kernel, padding) for x in arrays)
         # In images smaller than the kernel, every output pixel needs padding.
-        return _convolve(arrays, kernel, None, None, jnp.dtype("float32"), low=None)
+        return _convolve(arrays, Parameters((), kernel), None, jnp.dtype("float32"), low=None)
     taps = _taps_together(kw, channels)
     groups = -(-kw // taps)
     # Zero taps are added before the first group, and the last tap of a group reads the pixel
@@ -191,7 +193,9 @@ def _shifted_sums(
     # The groups of a channel lie side by side, so that reading one output frame, which is made of
     # a few channels, gives long contiguous runs.
     apart = apart.reshape(kh, taps, depth, channels * groups)
-    sums = _convolve(arrays, apart, None, None, jnp.dtype("float32"), low=(kh // 2, taps - 1))
+    sums = _convolve(
+        arrays, Parameters((), apart), None, jnp.dtype("float32"), low=(kh // 2, taps - 1)
+    )
     sums = sums.reshape(*sums.shape[:3], channels, groups)
     # With one tap per group, sums over a mirrored image are the mirrored sums.
     mode = "reflect" if taps == 1 and padding == "reflect" else "constant"
@@ -229,7 +233,7 @@ def _with_borders(
         jnp.concatenate([cut(x, 0, 2 * reach), cut(x, size - 2 * reach, size)]) for x in arrays
     )
     strips = tuple(reference.pad(x, kernel, padding) for x in both_ends)
-    found = _convolve(strips, kernel, None, None, jnp.dtype("float32"), low=None)
+    found = _convolve(strips, Parameters((), kernel), None, jnp.dtype("float32"), low=None)
     before, after = jnp.split(found, 2)
     parts = cut(before, 0, reach), cut(sums, reach, size - reach), cut(after, reach, 2 * reach)
     return jnp.concatenate(parts, axis=axis)

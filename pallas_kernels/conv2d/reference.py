@@ -29,6 +29,7 @@ def conv2d(
     padding: Padding,
     activation: Activation,
     out_dtype: jnp.dtype,
+    residual: Array | None = None,
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
     # The sums have out_dtype, because a float32 output must not be rounded to 16 bits first.
@@ -40,4 +41,4 @@ def conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=out_dtype,
     )
-    return finish(sums, bias, activation=activation).astype(out_dtype)
+    return finish(sums, bias, residual=residual, activation=activation).astype(out_dtype)

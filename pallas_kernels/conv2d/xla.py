@@ -21,13 +21,14 @@ def conv2d(
     padding: Padding,
     activation: Activation,
     out_dtype: jnp.dtype,
+    residual: Array | None = None,
 ) -> Array:
     """See :func:`pallas_kernels.conv2d`."""
     kh, kw = kernel.shape[:2]
     # A 1×1 convolution is a matrix product; concatenating its inputs would copy them.
     if (kh, kw) == (1, 1):
         sums = _pointwise(inputs, kernel[0, 0], out_dtype)
-        return finish(sums, bias, activation=activation).astype(out_dtype)
+        return finish(sums, bias, residual=residual, activation=activation).astype(out_dtype)
     x = jnp.concatenate(inputs, axis=-1)
     height, width = x.shape[1:3]
     if padding == "reflect":
@@ -44,7 +45,7 @@ def conv2d(
         # Crop the zero padding around the mirrored border. It is there because on a CPU, jax 0.10
         # runs an unpadded convolution 5 times slower than a padded one.
         sums = sums[:, kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width]
-    return finish(sums, bias, activation=activation).astype(out_dtype)
+    return finish(sums, bias, residual=residual, activation=activation).astype(out_dtype)
 
 
 def _pointwise(

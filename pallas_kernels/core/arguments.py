@@ -57,10 +57,12 @@ class Conv2dArguments(ConvArguments):
     Attributes:
         padding: see :data:`Padding`.
         out_dtype: dtype of the output, to which sums are rounded once.
+        residual: added before the activation; each of its images to as many outputs.
     """
 
     padding: Padding
     out_dtype: jnp.dtype
+    residual: Float[Array, "samples height width channel"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ def finish(
         sums: ``[batch, …, channel]``.
         bias: ``[channel]``.
         scale: ``[batch, channel]``, one factor per sample and channel.
-        residual: same shape as ``sums``.
+        residual: same shape as ``sums``, or of fewer samples, each for as many of ``sums``.
         activation: applied last.
     """
     if bias is not None:
@@ -49,5 +49,6 @@ def finish(
         inner = (1,) * (sums.ndim - 2)
         sums = sums * scale.reshape(scale.shape[0], *inner, scale.shape[1])
     if residual is not None:
-        sums = sums + residual
+        shared = sums.shape[0] // residual.shape[0]
+        sums = sums + (residual if shared == 1 else jnp.repeat(residual, shared, axis=0))
     return activate(sums, activation)

@@ -118,7 +118,7 @@ def differentiable(
             # Sum in float32: a 16-bit sum would stop growing after a few hundred pixels.
             axes = tuple(range(gradient.ndim - 1))
             bias = gradient.sum(axis=axes, dtype=jnp.float32).astype(given.bias.dtype)
-        residual = None if given.residual is None else _as_cotangent(given.residual, gradient)
+        residual = None if given.residual is None else _residual_cotangent(given.residual, gradient)
         return (Parameters(inputs, kernel, bias, None, residual),)
 
     run = jax.custom_vjp(forward)
@@ -324,6 +324,15 @@ def _as_cotangent(x: FeatureMap, gradient: Array) -> FeatureMap:
     # A cotangent must have the same tree; no gradient passes through totals and scale.
     zeros = jax.tree.map(jnp.zeros_like, x)
     return zeros._replace(values=gradient.astype(x.values.dtype))
+
+
+def _residual_cotangent(residual: FeatureMap, gradient: Array) -> FeatureMap:
+    """The gradient of a residual, summed over the samples to which each of its own was added."""
+    samples = residual.values.shape[0]
+    if samples < gradient.shape[0]:
+        runs = gradient.reshape(samples, -1, *gradient.shape[1:])
+        gradient = runs.sum(axis=1, dtype=jnp.float32)
+    return _as_cotangent(residual, gradient)
 
 
 def _totals(

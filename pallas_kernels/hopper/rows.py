@@ -2,8 +2,8 @@
 """Reads and writes of one row of a matrix per thread, at row numbers known only at run time.
 
 Pallas has no gather for Mosaic GPU, so these are written with its compiler's own operations. A row
-of 2 or 4 float32 values is one access of 8 or 16 bytes. In the interpreter, which cannot run such
-operations, the same functions are indexing.
+of 2 or 4 float32 values is one access of 8 or 16 bytes, one of 8 values two of 16 bytes. In the
+interpreter, which cannot run such operations, the same functions are indexing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxtyping import Float32, Int32, Shaped
 
 from pallas_kernels.hopper.primitives import Ref, Scalar
 
-__all__ = ["per_thread", "read_rows", "write_rows"]
+__all__ = ["per_thread", "read_rows", "write_halves", "write_rows"]
 
 _ir: Any = mlir.ir
 _mosaic: Any = mosaic
@@ -104,6 +104,53 @@ def write_rows(
     write(table, shared, numbers, list(values))
 
 
+def write_halves(
+    table: Shaped[Ref, "rows columns"],
+    rows: Int32[Array, " count"],
+    values: tuple[Float32[Array, " count"], ...],
+    *,
+    interpret: bool,
+) -> None:
+    """Write ``values``, rounded to 16 bits, to the first columns of ``table[rows]``; zeros follow.
+
+    Args:
+        table: bfloat16 or float16 matrix of contiguous rows, which have multiples of 8 columns.
+        rows: numbers of rows, in the layout of :func:`per_thread`; all must be valid.
+        values: a column each, in the same layout.
+        interpret: whether the interpreter runs the kernel.
+    """
+    columns = table.shape[1]
+    if interpret:
+        zeros = [jnp.zeros_like(values[0])] * (columns - len(values))
+        written = jnp.stack([*values, *zeros], axis=-1).astype(table.dtype)
+        table[...] = table[...].at[rows].set(written)
+        return
+    layout = per_thread(rows.shape[0])
+
+    @_plgpu.inline_mgpu(arg_types=(_plgpu.RefType(), layout, [layout] * len(values)))
+    def write(_: Any, memory: Any, numbers: Any, values: list[Any]) -> None:
+        kind = _ir.MemRefType(memory.type).element_type
+        zeros = [arith.constant(_ir.F32Type.get(), 0.0)] * (columns - len(values))
+        for place, register in np.ndenumerate(numbers.registers):
+            row = [*(_number(each.registers[place]) for each in values), *zeros]
+            # As 32-bit words: a pair of 16-bit values each.
+            address = _row_address(memory, _number(register), columns // 2)
+            for start in range(0, columns, 8):
+                _store_halves(address, start // 2, row[start : start + 8], kind)
+
+    write(table, rows, list(values))
+
+
+def _store_halves(address: Any, word: int, values: list[Any], kind: Any) -> None:
+    """Round 8 values to 16 bits and store them as 4 words, ``word`` words after an address."""
+    wide = vector.from_elements(_ir.VectorType.get((8,), _ir.F32Type.get()), values)
+    halves = arith.truncf(_ir.VectorType.get((8,), kind), wide)
+    words = vector.bitcast(_ir.VectorType.get((4,), _ir.F32Type.get()), halves)
+    place = arith.constant(_ir.IntegerType.get_signless(64), word)
+    target = _mosaic.utils.getelementptr(address, [place], _ir.F32Type.get())
+    llvm.store(words, target, alignment=16)
+
+
 def _store_warp(memory: Any, shared: Any, number: Any, row: list[Any]) -> None:
     """Store the rows of the 32 threads of a warp, which are consecutive, through shared memory."""
     columns, word = len(row), _ir.IntegerType.get_signless(32)
@@ -136,8 +183,14 @@ def _sync_warp() -> None:
 
 
 def _store(address: Any, row: list[Any]) -> None:
-    kind = _ir.VectorType.get((len(row),), _ir.F32Type.get())
-    llvm.store(vector.from_elements(kind, row), address, alignment=_alignment(len(row)))
+    # No access is wider than 4 values.
+    width = len(row) if len(row) < 4 else min(len(row) & -len(row), 4)
+    kind = _ir.VectorType.get((width,), _ir.F32Type.get())
+    for start in range(0, len(row), width):
+        place = arith.constant(_ir.IntegerType.get_signless(64), start)
+        target = _mosaic.utils.getelementptr(address, [place], _ir.F32Type.get())
+        part = vector.from_elements(kind, row[start : start + width])
+        llvm.store(part, target, alignment=_alignment(width))
 
 
 def _row_address(memory: Any, row: Any, columns: int) -> Any:
@@ -152,7 +205,7 @@ def _load(address: Any, columns: int) -> list[Any]:
     """The values of a row in global memory."""
     # Written as assembly, because LLVM would move a load to its first use, behind the stores and
     # barriers before that, and would split one whose last value nobody uses.
-    value, width = _ir.F32Type.get(), columns & -columns
+    value, width = _ir.F32Type.get(), min(columns & -columns, 4)
     pointer = llvm.ptrtoint(_ir.IntegerType.get_signless(64), address)
     kind = {1: "", 2: ".v2", 4: ".v4"}[width]
     names = ", ".join(f"${index}" for index in range(width))

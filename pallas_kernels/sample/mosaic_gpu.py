@@ -15,7 +15,7 @@ from pallas_kernels.hopper.sample.kernel import differentiate, mix
 from pallas_kernels.hopper.sample.problem import CHANNELS, SampleProblem
 from pallas_kernels.sample import xla
 
-__all__ = ["sample", "why_not"]
+__all__ = ["sample", "stored", "why_not"]
 
 Images = Float32[Array, "batch source image_height image_width channel"]
 Displacements = Float32[Array, "batch output source height width 2"]
@@ -100,7 +100,7 @@ def _mix(
 ) -> Outputs:
     mixed = mix(
         problem,
-        _stored(images),
+        stored(images),
         _rows(problem, displacements, 2),
         _rows(problem, weights, 1),
         None if residual is None else _rows(problem, residual, problem.channels),
@@ -119,7 +119,7 @@ def _differentiate(
 ) -> tuple[Displacements, Weights]:
     of_displacements, of_weights = differentiate(
         problem,
-        _stored(images),
+        stored(images),
         _rows(problem, displacements, 2),
         _rows(problem, weights, 1),
         _rows(problem, gradient, problem.channels),
@@ -146,7 +146,7 @@ def _cropped(
     return x[:, : problem.height * problem.width].reshape(shape)
 
 
-def _stored(images: Images) -> Float32[Array, "images_x_pixels 4"]:
+def stored(images: Images) -> Float32[Array, "images_x_pixels 4"]:
     """Images with padded pixels; usually one pass with the operation that made them."""
     missing = CHANNELS - images.shape[-1]
     return jnp.pad(images, (*((0, 0),) * 4, (0, missing))).reshape(-1, CHANNELS)

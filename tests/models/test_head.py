@@ -148,6 +148,13 @@ def test_maps_are_enlarged_linearly_between_pixel_centres(scale):
     assert np.abs(made - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize(("scale", "smaller"), [(4, 2), (8, 2), (8, 4), (16, 2)])
+def test_maps_enlarged_and_then_reduced_are_maps_enlarged_less(scale, smaller):
+    maps = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 3, 4, 8)), jnp.float32)
+    made = head.reduce(head.enlarge(maps, scale), smaller)
+    assert np.abs(made - head.enlarge(maps, scale // smaller)).max() < 1e-5
+
+
 def test_enlarging_multiplies_by_no_matrix():
     # XLA searches for kernels of such products, which takes most of the compilation on a GPU.
     traced = jax.make_jaxpr(partial(head.enlarge, scale=2))(jnp.zeros((1, 1, 4, 4, 8)))

@@ -37,14 +37,14 @@ def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height,
     with pk.assume_hopper():
         choices = pk.explain(apply, *arguments)
         lowered = jax.jit(apply).trace(*arguments).lower(lowering_platforms=("cuda",))
-    # A look reads 20 channels, or 4 × 20 at full size.
-    plain = ("conv2d",) if config.base == "warp" else ()
-    kernels = [choice for choice in choices if choice.implementation == "mosaic_gpu"]
-    assert all(choice.operation in plain for choice in choices if choice not in kernels)
-    convolutions = 27 + sum(look.layers + 2 + (look.scale == 1) for look in config.looks)
+    assert all(choice.implementation == "mosaic_gpu" for choice in choices)
+    # A look also convolves what it sees, the frames as they are and the features, and corrects.
+    convolutions = 27 + sum(look.layers + 4 for look in config.looks)
     # Every look warps both frames, and the head mixes them.
-    look_ups = 2 * len(config.looks) + 1 if config.base == "warp" else 0
-    assert len(kernels) == convolutions + look_ups
+    warps = len(config.looks) + 1 if config.base == "warp" else 0
+    # Corrections are added for the second coarse look, and before the fine one.
+    coarse = sum(look.scale > config.trunk_scale for look in config.looks)
+    assert len(choices) == convolutions + warps + coarse
     assert "mosaic_gpu" in lowered.as_text()
 
 
@@ -75,7 +75,8 @@ def test_float32_runs_on_xla_except_for_look_ups():
         choices = pk.explain(
             partial(flavr.apply, config), *abstract(config, jnp.float32, 1, 64, 64)
         )
-    found = {(choice.operation == "sample", choice.implementation) for choice in choices}
+    look_ups = "sample", "warp_and_mix", "refine"
+    found = {(choice.operation in look_ups, choice.implementation) for choice in choices}
     assert found == {(False, "xla"), (True, "mosaic_gpu")}
 
 

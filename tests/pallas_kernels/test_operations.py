@@ -209,6 +209,21 @@ def test_conv2d_pads_with_zeros_or_a_mirror_image(size, padding, implementation)
     assert_matches(actual, leaky_relu(sums + bias), "float32")
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_conv2d_adds_each_residual_to_as_many_images(samples, implementation):
+    x, kernel = draw(4, 5, 8, 16), draw(3, 3, 16, 16, seed=1)
+    bias, residual = draw(16, seed=2), draw(samples, 5, 8, 16, seed=3)
+    actual = pk.conv2d(
+        *(as_jax(each, "float32") for each in (x, kernel, bias)),
+        residual=as_jax(residual, "float32"),
+        activation="leaky_relu",
+        implementation=implementation,
+    )
+    sums = oracle_conv3d(x[:, None], kernel[None])[:, 0] + bias
+    assert_matches(actual, leaky_relu(sums + residual.repeat(4 // samples, axis=0)), "float32")
+
+
 def test_a_gate_averages_in_float32():
     # 2¹⁶ ones: a bfloat16 sum would stop growing at 256.
     x = jnp.ones((1, 4, 128, 128, 1), jnp.bfloat16)

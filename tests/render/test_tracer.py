@@ -97,9 +97,8 @@ def test_the_error_falls_at_least_as_the_root_of_the_number_of_samples():
     renderer = Renderer(made)
 
     def parts(seed, count):
-        """Middles of pictures of 4 samples each, which continue one another."""
-        size = SIZE | {"samples": 4}
-        pictures = [renderer.render(0.0, **size, seed=seed, first=4 * i) for i in range(count)]
+        """Middles of pictures of 16 samples each, which continue one another."""
+        pictures = [renderer.render(0.0, **SIZE, seed=seed, first=16 * i) for i in range(count)]
         return np.stack([picture.light[8:16, 12:20] for picture in pictures])
 
     truth = np.mean([parts(seed, 8).mean(axis=0) for seed in (11, 12)], axis=0)

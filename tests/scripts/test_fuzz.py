@@ -27,8 +27,7 @@ def fuzz():
 
 
 def test_damaged_files_are_refused_or_read():
-    # Each of the 23 kinds of files twice.
-    command = [sys.executable, SCRIPT, "--seed", "19", "--seconds", "120", "--count", "46"]
+    command = [sys.executable, SCRIPT, "--seed", "19", "--seconds", "25"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

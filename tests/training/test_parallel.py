@@ -19,8 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(*arguments, devices=1):
     """A worker with so many simulated devices."""
-    # The same code as in this process, whose bits some tests compare.
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -24,10 +24,15 @@ from pallas_kernels import (
     Implementation,
     activate,
     assume_hopper,
+    enlarge,
     explain,
     pack_kernel,
     quantize_kernel,
+    refine,
     sample,
+    unfolded,
+    warp,
+    warp_and_mix,
 )
 
 __all__ = [
@@ -45,11 +50,16 @@ __all__ = [
     "TrilinearConv3d",
     "activate",
     "assume_hopper",
+    "enlarge",
     "explain",
     "normalise",
     "pack_kernel",
     "quantize_kernel",
+    "refine",
     "sample",
+    "unfolded",
+    "warp",
+    "warp_and_mix",
     "watching",
     "watching_gates",
 ]

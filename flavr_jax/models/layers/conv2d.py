@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 import pallas_kernels as pk
 from flavr_jax.models.layers.options import LayerOptions, zero_bias
@@ -16,6 +19,8 @@ from flavr_jax.typing import Images
 from pallas_kernels import Activation, FeatureMap, Implementation
 
 __all__ = ["Conv2d", "Fusion"]
+
+Kernel: TypeAlias = Float[Array, "kernel_height kernel_width _in_channel channel"]
 
 
 class Fusion(nnx.Module):
@@ -70,6 +75,10 @@ class Conv2d(nnx.Module):
         *,
         out_dtype: DTypeLike | None = None,
         channels: Int[np.ndarray, " some"] | None = None,
+        part: Callable[[Kernel], Kernel] | None = None,
+        use_bias: bool = True,
+        spread: tuple[int, int] | None = None,
+        residual: Float[Array, "samples _height _width _channel"] | None = None,
     ) -> Images:
         """The convolution of an image.
 
@@ -78,17 +87,39 @@ class Conv2d(nnx.Module):
             activation: applied last.
             out_dtype: dtype of the result; by default that of the image.
             channels: indices of the output channels to compute; None for all.
+            part: makes the kernel of the image's channels, if these are only some of the input's,
+                or in another order.
+            use_bias: whether to add the bias, if there is one.
+            spread: number of groups of output channels, and the channels to which zeros fill each.
+            residual: added before the activation; each of its images to as many of the result's.
         """
-        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        kernel, bias = self.kernel[...], None
+        if self.bias is not None and use_bias:
+            bias = self.bias[...]
+        if part is not None:
+            kernel = part(kernel)
         if channels is not None:
             kernel = kernel[..., channels]
             bias = None if bias is None else bias[channels]
+        if spread is not None:
+            kernel, bias = (
+                _spread(kernel, *spread),
+                None if bias is None else _spread(bias, *spread),
+            )
         return pk.conv2d(
             image,
             kernel,
             bias,
             padding=self.padding,
+            residual=residual,
             activation=activation,
             out_dtype=out_dtype,
             implementation=self.implementation,
         )
+
+
+def _spread(x: Float[Array, "*_ channel"], groups: int, count: int) -> Float[Array, "*_ _channel"]:
+    """Groups of channels with zeros behind each, so that all have ``count`` channels."""
+    apart = x.reshape(*x.shape[:-1], groups, -1)
+    zeros = (*((0, 0),) * (apart.ndim - 1), (0, count - apart.shape[-1]))
+    return jnp.pad(apart, zeros).reshape(*x.shape[:-1], groups * count)

@@ -71,7 +71,7 @@ def implicit_gemm(
     *,
     scale: Float32[Array, "samples channel"] | None = None,
     offset: Float32[Array, "samples_or_1 channel"] | None = None,
-    residual: Shaped[Array, "batch time height width channel"] | None = None,
+    residual: Shaped[Array, "samples time height width channel"] | None = None,
     residual_scale: Float[Array, ""] | None = None,
     activation: Activation = None,
     totals: bool = False,
@@ -91,7 +91,8 @@ def implicit_gemm(
             Input beyond the border counts as zero.
         scale: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
-        residual: has the output's shape and the inputs' dtype.
+        residual: has the output's shape and the inputs' dtype, or fewer samples, each of which is
+            added to as many of the output's.
         residual_scale: factor of the residual; requires ``scale`` or ``offset``.
         activation: applied last.
         totals: whether to return the totals.
@@ -112,6 +113,7 @@ def implicit_gemm(
         out_dtype=jnp.dtype(out_dtype or dtype),
         activation=activation,
         residual=residual is not None,
+        sharing=1 if residual is None else conv.batch // residual.shape[0],
         totals=totals,
         interpret=device.interpreting(),
         factors=2 if residual_scale is None else 3,

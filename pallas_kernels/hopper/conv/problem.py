@@ -28,6 +28,7 @@ class Problem:
         out_dtype: dtype of the output.
         activation: applied last.
         residual: whether a residual is added to the sums.
+        sharing: number of samples to which each of the residual's samples is added.
         totals: whether to compute channel totals of the output.
         interpret: whether the interpreter runs the kernel.
         factors: number of factors per channel in the epilogue: 2 for scale and offset, 3 with a
@@ -43,6 +44,7 @@ class Problem:
     totals: bool
     interpret: bool
     factors: int = 2
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         config = self.config

@@ -198,6 +198,7 @@ def _produce_residual(
 ) -> _Position:
     """Copy ``store_n`` channels of the residual into the next stage of the input ring."""
     assert refs.residual is not None
+    sample = tile.sample if problem.sharing == 1 else divide(tile.sample, problem.sharing)[0]
     margin = INTERPRETER_MARGIN if problem.interpret else 0
     columns = pl.ds(tile.column + margin, problem.config.tile_w)
     # Chunks and order are those of the epilogue's stores.
@@ -207,7 +208,7 @@ def _produce_residual(
     problem.input_ring.load(
         refs.residual,
         lambda frames, rows: (frames, rows, columns, channels),
-        (tile.sample * problem.conv.time + tile.frame, tile.row + margin),
+        (sample * problem.conv.time + tile.frame, tile.row + margin),
         refs.input_smem,
         stage,
         refs.input_full.at[stage],

@@ -14,28 +14,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Bool, Float32, Int32, Shaped
+from jaxtyping import Float32, Int32, Shaped
 
 from pallas_kernels.core import jax_versions
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
 from pallas_kernels.hopper.rows import per_thread, read_rows, write_rows
+from pallas_kernels.hopper.sample.bilinear import (
+    Axis,
+    Neighbours,
+    Pixel,
+    Values,
+    axis_at,
+    between,
+    neighbours,
+    rows_at,
+)
 from pallas_kernels.hopper.sample.problem import TILE, SampleProblem
 
 __all__ = ["differentiate", "mix"]
 
 _plgpu: Any = plgpu
-
-Values: TypeAlias = Float32[Array, " tile"]
-"""A number for each pixel of a tile."""
-
-Pixel: TypeAlias = tuple[Values, ...]
-"""The channels of a tile's pixels."""
 
 
 class _Tile(NamedTuple):
@@ -53,27 +57,6 @@ class _Inputs(NamedTuple):
 
     sources: tuple[tuple[Pixel, Values], ...]
     image: Pixel
-
-
-class _Axis(NamedTuple):
-    """Positions along one axis: the two neighbours, the second one's share, and the slope.
-
-    The slope is that of the clamped position in the displacement: 1 inside the image, 0 outside.
-    """
-
-    first: Int32[Array, " tile"]
-    second: Int32[Array, " tile"]
-    share: Values
-    slope: Values
-
-
-class _Neighbours(NamedTuple):
-    """The four pixels around a position."""
-
-    upper_left: Pixel
-    upper_right: Pixel
-    lower_left: Pixel
-    lower_right: Pixel
 
 
 def mix(
@@ -103,9 +86,9 @@ def mix(
             total = inputs.image or (jnp.float32(0),) * problem.channels
             for source, (displacement, weight) in enumerate(inputs.sources):
                 across, down = _axes(problem, tile, displacement)
-                around = _neighbours(problem, images, tile, source, across, down)
-                upper, lower = _rows(around, across.share)
-                found = _between(upper, lower, down.share)
+                around = _around(problem, images, tile, source, across, down)
+                upper, lower = rows_at(around, across.share)
+                found = between(upper, lower, down.share)
                 total = tuple(t + weight * f for t, f in zip(total, found))
             # Rows of 3 values cannot be stored at once.
             through = exchange if problem.channels == 3 else None
@@ -149,11 +132,11 @@ def differentiate(
             slope = inputs.image
             for source, (displacement, weight) in enumerate(inputs.sources):
                 across, down = _axes(problem, tile, displacement)
-                around = _neighbours(problem, images, tile, source, across, down)
-                upper, lower = _rows(around, across.share)
-                found = _between(upper, lower, down.share)
+                around = _around(problem, images, tile, source, across, down)
+                upper, lower = rows_at(around, across.share)
+                found = between(upper, lower, down.share)
                 # The derivative in x interpolates the horizontal differences of both rows.
-                wide = _between(
+                wide = between(
                     _minus(around.upper_right, around.upper_left),
                     _minus(around.lower_right, around.lower_left),
                     down.share,
@@ -261,61 +244,32 @@ def _source_place(problem: SampleProblem, tile: _Tile, source: int) -> Scalar:
     return image * problem.pixels + tile.start
 
 
-def _axes(problem: SampleProblem, tile: _Tile, displacement: Pixel) -> tuple[_Axis, _Axis]:
+def _axes(problem: SampleProblem, tile: _Tile, displacement: Pixel) -> tuple[Axis, Axis]:
     x, y = displacement
     return (
-        _axis(tile.column.astype(jnp.float32) + x, problem.image_width),
-        _axis(tile.row.astype(jnp.float32) + y, problem.image_height),
+        axis_at(tile.column.astype(jnp.float32) + x, problem.image_width),
+        axis_at(tile.row.astype(jnp.float32) + y, problem.image_height),
     )
 
 
-def _axis(position: Values, size: int) -> _Axis:
-    last = size - 1
-    inside = jnp.maximum(position, 0.0)
-    clamped = jnp.minimum(inside, float(last))
-    # Truncation rounds down, because positions are not negative. NaN becomes some integer: clamp
-    # again, so that no address is outside the image; the share stays NaN.
-    first = jnp.minimum(jnp.maximum(clamped.astype(jnp.int32), 0), last)
-    share = clamped - first.astype(jnp.float32)
-    # At the border itself the slope is 1/2, as that of JAX's minimum and maximum is.
-    slope = _half_steps(position > 0.0, position >= 0.0)
-    slope *= _half_steps(inside < float(last), inside <= float(last))
-    return _Axis(first, jnp.minimum(first + 1, last), share, slope)
-
-
-def _half_steps(strictly: Bool[Array, " tile"], at_least: Bool[Array, " tile"]) -> Values:
-    return 0.5 * (jnp.where(strictly, 1.0, 0.0) + jnp.where(at_least, 1.0, 0.0))
-
-
-def _neighbours(
+def _around(
     problem: SampleProblem,
     images: Shaped[Ref, "images_x_pixels 4"],
     tile: _Tile,
     source: int,
-    across: _Axis,
-    down: _Axis,
-) -> _Neighbours:
-    first_row = (tile.sample * problem.sources + source) * problem.image_height
-    pixels = []
-    for row in (down.first, down.second):
-        start = (first_row + row) * problem.image_width
-        for column in (across.first, across.second):
-            channels = read_rows(images, start + column, interpret=problem.interpret)
-            pixels.append(channels[: problem.channels])
-    return _Neighbours(*pixels)
-
-
-def _rows(around: _Neighbours, share: Values) -> tuple[Pixel, Pixel]:
-    """Both rows at the position's column."""
-    return (
-        _between(around.upper_left, around.upper_right, share),
-        _between(around.lower_left, around.lower_right, share),
+    across: Axis,
+    down: Axis,
+) -> Neighbours:
+    image = tile.sample * problem.sources + source
+    found = neighbours(
+        images,
+        image * problem.image_height,
+        problem.image_width,
+        across,
+        down,
+        interpret=problem.interpret,
     )
-
-
-def _between(first: Pixel, second: Pixel, share: Values) -> Pixel:
-    """Linear interpolation, in the form in which a share of 0 or 1 copies finite values exactly."""
-    return tuple(a * (1 - share) + b * share for a, b in zip(first, second))
+    return Neighbours(*(pixel[: problem.channels] for pixel in found))
 
 
 def _minus(first: Pixel, second: Pixel) -> Pixel:

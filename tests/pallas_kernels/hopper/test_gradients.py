@@ -21,7 +21,7 @@ from tests.pallas_kernels.oracles import draw, needs_interpreter, oracle_geometr
 
 
 def half(*shape, seed=0, by=1.0):
-    return jnp.asarray((draw(*shape, seed=seed) / by).astype(np.float16))
+    return jnp.asarray(draw(*shape, seed=seed) / by, jnp.float16)
 
 
 def assert_gradients_agree(operation, arguments):
@@ -98,6 +98,12 @@ CASES = {
     "an image": (
         functools.partial(pk.conv2d, activation="relu"),
         (X[:, 0], half(3, 3, 16, 16, by=4), BIAS),
+    ),
+    "images that share a residual": (
+        lambda x, kernel, bias, residual, **options: pk.conv2d(
+            x, kernel, bias, residual=residual, activation="leaky_relu", **options
+        ),
+        (X[:, 0], half(3, 3, 16, 16, by=4), BIAS, half(1, *X.shape[2:4], 16)),
     ),
     "an image of one and a half chunks": (pk.conv2d, (half(2, 4, 5, 48), half(3, 3, 48, 32, by=4))),
 }

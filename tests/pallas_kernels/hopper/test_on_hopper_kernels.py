@@ -143,6 +143,35 @@ def test_the_look_up_and_its_gradients(size):
         assert np.abs(mine - other).max() <= 1e-4 * max(1, np.abs(other).max())
 
 
+@pytest.mark.parametrize(("enlarged", "fold"), [(1, 1), (2, 2), (4, 2), (2, 4)])
+@pytest.mark.parametrize("size", [(8, 16), (48, 80), (216, 384)], ids=str)
+def test_warps_are_their_definition(size, enlarged, fold):
+    random, (height, width), times = np.random.default_rng(0), size, np.array([0.25, 0.5])
+    arrays = (
+        random.random((2, 2, height, width, 3)),
+        random.normal(size=(2, 2, height // enlarged, width // enlarged, 8)),
+        random.normal(size=(2, 2, height // fold, width // fold, fold * fold, 8)) / 8,
+        random.random((2, 1, height, width, 1)),
+    )
+
+    @functools.partial(jax.jit, static_argnames="implementation")
+    def both(images, fields, correction, keep, *, implementation):
+        given = {"unit": 4.0, "enlarged": enlarged, "implementation": implementation}
+        half = implementation == "mosaic_gpu"
+        dtype = jnp.float16 if half else jnp.float32
+        warped = pk.warp(images, fields, times, fold=fold, middle=0.5, dtype=dtype, **given)
+        mixed = pk.warp_and_mix(images, fields, times, correction=correction, keep=keep, **given)
+        return warped[..., :14].astype(jnp.float32), mixed
+
+    given = tuple(jnp.asarray(each, jnp.float32) for each in arrays)
+    ours, theirs = (both(*given, implementation=name) for name in ("mosaic_gpu", "reference"))
+    assert np.abs(ours[0] - theirs[0]).max() < 4e-3  # float16, of values of up to 4
+    assert np.abs(ours[1] - theirs[1]).max() < 1e-4
+    for _ in range(50):
+        again = both(*given, implementation="mosaic_gpu")
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, ours))
+
+
 def test_two_hundred_look_ups_and_gradients_are_the_same_to_the_bit():
     _, arrays = look_up(outputs=7, height=96, width=160)
 

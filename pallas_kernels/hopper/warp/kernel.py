@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two images warped by fields, for the input of a convolution or mixed to output images.
+
+A thread computes one pixel. It interpolates the fields, which may be stored several times smaller,
+adds a correction, looks up both images at the displaced positions, and writes the pixel once. No
+enlarged field, displacement, weight or warped image is stored on the way. All of these are far
+larger than the fields and the images, so that a pass for each would take longer than the look-ups.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.typing import DTypeLike
+from jaxtyping import Float32, Int32, Shaped
+
+from pallas_kernels.core import jax_versions
+from pallas_kernels.hopper.primitives import Ref, Scalar, divide
+from pallas_kernels.hopper.rows import per_thread, read_rows, write_halves, write_rows
+from pallas_kernels.hopper.sample.bilinear import (
+    Pixel,
+    Values,
+    axis_at,
+    between,
+    neighbours,
+    rows_at,
+)
+from pallas_kernels.hopper.sample.problem import TILE
+from pallas_kernels.hopper.warp.problem import FIELDS, PAIR, WarpProblem
+from pallas_kernels.hopper.warp.refine import Stored, enlarged
+
+__all__ = ["warp", "warp_and_mix"]
+
+_plgpu: Any = plgpu
+
+
+class _Tile(NamedTuple):
+    """A tile of one output image: first pixel, row and column of each pixel, and image numbers."""
+
+    start: Scalar
+    row: Int32[Array, " tile"]
+    column: Int32[Array, " tile"]
+    sample: Scalar
+    image: Scalar
+
+
+class _Settings(NamedTuple):
+    """Settings of an output image, the same for all of its pixels.
+
+    Attributes:
+        reach: factors of the displacements into the first and the second image.
+        shift: added to the logit.
+        share: weight of the second image in the blend that is kept.
+        first_row: row of the images at the fields' first row.
+        top: row of the enlarged fields at which the output begins.
+    """
+
+    reach: tuple[Values, Values]
+    shift: Values
+    share: Values
+    first_row: Values
+    top: Values
+
+
+def warp(
+    problem: WarpProblem,
+    images: Float32[Array, "images_x_pixels 4"],
+    fields: Float32[Array, "fields_x_pixels values"],
+    settings: Float32[Array, "outputs 8"],
+    columns: int,
+    dtype: DTypeLike,
+) -> Shaped[Array, "outputs_x_pixels columns"]:
+    """Both images warped, then the fields, and zeros up to ``columns`` values of 16 bits a pixel.
+
+    Rows of the result are ordered by output image, position, and place in the position, of which
+    each has ``fold × fold``.
+    """
+
+    def body(
+        images: Shaped[Ref, "images_x_pixels 4"],
+        fields: Shaped[Ref, "fields_x_pixels values"],
+        settings: Shaped[Ref, "outputs 8"],
+        output: Shaped[Ref, "outputs_x_pixels columns"],
+    ) -> None:
+        def compute(tile: _Tile) -> None:
+            given = _settings(problem, settings, tile)
+            field = _field(problem, fields, tile, given.top)
+            colours = tuple(
+                value - problem.middle
+                for source in range(2)
+                for value in _warped(problem, images, tile, source, field, given)
+            )
+            place = _folded_place(problem, tile, given.top)
+            write_halves(output, place, (*colours, *field), interpret=problem.interpret)
+
+        _each_tile(problem, compute)
+
+    rows = problem.images * problem.pixels
+    kernel = _launch(
+        problem, body, "warp", jax.ShapeDtypeStruct((rows, columns), jnp.dtype(dtype)), []
+    )
+    return kernel(images, fields, settings)
+
+
+def warp_and_mix(
+    problem: WarpProblem,
+    images: Float32[Array, "images_x_pixels 4"],
+    fields: Float32[Array, "fields_x_pixels values"],
+    settings: Float32[Array, "outputs 8"],
+    correction: Float32[Array, "corrections_x_pixels _values"] | None,
+    keep: Float32[Array, "samples_x_pixels 1"] | None,
+) -> Float32[Array, "outputs_x_pixels 3"]:
+    """Mix both warped images, add the fields' colours, and keep pixels as far as ``keep`` says."""
+
+    def body(
+        images: Shaped[Ref, "images_x_pixels 4"],
+        fields: Shaped[Ref, "fields_x_pixels values"],
+        settings: Shaped[Ref, "outputs 8"],
+        *others: Ref,
+    ) -> None:
+        *maps, output, exchange = others
+        correction = maps.pop(0) if problem.corrected else None
+        keep = maps.pop(0) if problem.kept else None
+
+        def compute(tile: _Tile) -> None:
+            given = _settings(problem, settings, tile)
+            field = _field(problem, fields, tile, given.top)
+            if correction is not None:
+                place = _folded_place(problem, tile, given.top)
+                more = read_rows(correction, place, interpret=problem.interpret)
+                # Only the correction may have further pairs of displacements.
+                added = tuple(a + b for a, b in zip(field, more))
+                field = (*added, *more[len(field) :])[: problem.values]
+            mixed = field[:3]
+            for number, weight in enumerate(_weights(field, given.shift)):
+                pair, source = divmod(number, 2)
+                found = _warped(problem, images, tile, source, _of_pair(field, pair), given)
+                mixed = tuple(total + weight * value for total, value in zip(mixed, found))
+            if keep is not None:
+                mixed = _kept(problem, images, keep, tile, given, mixed)
+            start = tile.image * problem.pixels + tile.start
+            write_rows(output, start, mixed, exchange=exchange, interpret=problem.interpret)
+
+        _each_tile(problem, compute)
+
+    rows = problem.images * problem.pixels
+    result = jax.ShapeDtypeStruct((rows, 3), jnp.float32)
+    kernel = _launch(problem, body, "warp_and_mix", result, [plgpu.SMEM((TILE * 3,), jnp.float32)])
+    return kernel(*(x for x in (images, fields, settings, correction, keep) if x is not None))
+
+
+def _launch(
+    problem: WarpProblem,
+    body: Callable[..., None],
+    name: str,
+    result: jax.ShapeDtypeStruct,
+    scratch: Sequence[Any],
+) -> Callable[..., Array]:
+    """Build a kernel whose thread blocks have one warpgroup and compute one tile."""
+    body.__name__ = problem.name(name)
+    kernel: Any = plgpu.kernel(
+        body,
+        out_type=result,
+        scratch_types=list(scratch),
+        grid=(problem.images * problem.tiles,),
+        grid_names=("block",),
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
+        ),
+        interpret=jax_versions.interpreter() if problem.interpret else None,
+    )
+    return kernel
+
+
+def _each_tile(problem: WarpProblem, compute: Callable[[_Tile], None]) -> None:
+    """Call ``compute`` for this thread block's tile.
+
+    Blocks with neighbouring numbers have the same pixels of different outputs, which read nearby
+    pixels of the images, so that these come from the L2 cache.
+    """
+    place, output = divide(lax.axis_index("block"), problem.outputs)
+    sample, number = divide(place, problem.tiles)
+    # The last tile is moved back into the image: it computes some pixels a second time, with the
+    # same result, and needs no bounds checks.
+    start = jnp.minimum(number * TILE, problem.pixels - TILE)
+    row, column = divide(start + _numbers(), problem.width)
+    compute(_Tile(start, row, column, sample, sample * problem.outputs + output))
+
+
+def _numbers() -> Int32[Array, " tile"]:
+    """0, 1, … for the pixels of a tile."""
+    return _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
+
+
+def _settings(problem: WarpProblem, settings: Shaped[Ref, "outputs 8"], tile: _Tile) -> _Settings:
+    place = tile.row * 0 + tile.image
+    first, second, *others = read_rows(settings, place, interpret=problem.interpret)
+    return _Settings((first, second), *others[:4])
+
+
+def _field(
+    problem: WarpProblem, fields: Shaped[Ref, "fields_x_pixels values"], tile: _Tile, top: Values
+) -> Pixel:
+    """The enlarged field of each pixel."""
+    row = tile.row + top.astype(jnp.int32)
+    stored = Stored(tile.image, problem.field_height, problem.field_width, problem.enlarged)
+    return enlarged(fields, stored, row, tile.column, interpret=problem.interpret)
+
+
+def _warped(
+    problem: WarpProblem,
+    images: Shaped[Ref, "images_x_pixels 4"],
+    tile: _Tile,
+    source: int,
+    field: Pixel,
+    given: _Settings,
+) -> Pixel:
+    """One of the two images at the displaced positions."""
+    x, y = (value * given.reach[source] for value in field[3 + 2 * source : 5 + 2 * source])
+    row = tile.row.astype(jnp.float32) + given.top
+    across = axis_at(tile.column.astype(jnp.float32) + x, problem.image_width)
+    down = axis_at(row + (y + given.first_row), problem.image_height)
+    first = (tile.sample * 2 + source) * problem.image_height
+    around = neighbours(
+        images, first, problem.image_width, across, down, interpret=problem.interpret
+    )
+    upper, lower = rows_at(around, across.share)
+    return between(upper, lower, down.share)[:3]
+
+
+def _weights(field: Pixel, shift: Values) -> tuple[Values, ...]:
+    """Weights of the two images, for each pair of displacements."""
+    logit = field[7] + shift
+    if len(field) == FIELDS:
+        # A sigmoid; for large arguments exp is infinite, and its reciprocal 0.
+        weight = 1.0 / (1.0 + jnp.exp(-logit))
+        return weight, 1.0 - weight
+    logits: list[Values | float] = [logit, 0.0]
+    for first in range(FIELDS, len(field), PAIR):
+        logits += [logit + field[first + 4], field[first + 5]]
+    largest = functools.reduce(jnp.maximum, logits)
+    powers = [jnp.exp(each - largest) for each in logits]
+    scale = 1.0 / functools.reduce(jnp.add, powers)
+    return tuple(each * scale for each in powers)
+
+
+def _of_pair(field: Pixel, pair: int) -> Pixel:
+    """The field with the displacements of a further pair in place of the first's."""
+    if pair == 0:
+        return field
+    start = FIELDS + PAIR * (pair - 1)
+    moved = (a + b for a, b in zip(field[3:7], field[start : start + 4]))
+    return (*field[:3], *moved)
+
+
+def _kept(
+    problem: WarpProblem,
+    images: Shaped[Ref, "images_x_pixels 4"],
+    keep: Shaped[Ref, "samples_x_pixels 1"],
+    tile: _Tile,
+    given: _Settings,
+    mixed: Pixel,
+) -> Pixel:
+    """``mixed``, replaced by the blend of both images in place as far as ``keep`` says."""
+    row = tile.row + (given.top + given.first_row).astype(jnp.int32)
+
+    def in_place(source: int) -> Pixel:
+        place = (tile.sample * 2 + source) * problem.image_height + row
+        place = place * problem.image_width + tile.column
+        return read_rows(images, place, interpret=problem.interpret)[:3]
+
+    place = (tile.sample * problem.image_height + row) * problem.image_width + tile.column
+    (share,) = read_rows(keep, place, interpret=problem.interpret)
+    blend = between(in_place(0), in_place(1), given.share)
+    return between(mixed, blend, share)
+
+
+def _folded_place(problem: WarpProblem, tile: _Tile, top: Values) -> Int32[Array, " tile"]:
+    """Row number of each pixel in an array whose positions have ``fold × fold`` pixels each."""
+    fold = problem.fold
+    height, width = (
+        size * problem.enlarged // fold for size in (problem.field_height, problem.field_width)
+    )
+    down, y = divide(tile.row + top.astype(jnp.int32), fold)
+    across, x = divide(tile.column, fold)
+    position = (tile.image * height + down) * width + across
+    return (position * fold + y) * fold + x

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile-time parameters of a warp."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax.experimental import pallas as pl
+
+from pallas_kernels.hopper.sample.problem import TILE
+
+__all__ = ["FIELDS", "PAIR", "WarpProblem"]
+
+FIELDS = 8
+"""Values of a field: 3 colours, displacements (x, y) into the first and second image, a logit."""
+
+PAIR = 6
+"""Values of each further pair of displacements: relative to the first pair (4), two logits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarpProblem:
+    """Compile-time parameters of a launch.
+
+    Attributes:
+        batch: number of samples.
+        outputs: output images of each sample.
+        image_height: height of a source image.
+        image_width: width of a source image.
+        field_height: height of a field as stored.
+        field_width: width of a field as stored.
+        enlarged: how many times the fields are enlarged.
+        height: height of an output image, in pixels of the enlarged fields.
+        width: width of an output image.
+        fold: ``fold × fold`` pixels lie next to each other in corrections, and in images for a
+            convolution.
+        middle: subtracted from the colours of images for a convolution.
+        corrected: whether a correction is added to the enlarged fields.
+        values: values of a field that count.
+        kept: whether a map of pixels to keep is given.
+        interpret: whether the interpreter runs the kernel.
+    """
+
+    batch: int
+    outputs: int
+    image_height: int
+    image_width: int
+    field_height: int
+    field_width: int
+    enlarged: int
+    height: int
+    width: int
+    fold: int
+    middle: float = 0.0
+    corrected: bool = False
+    values: int = FIELDS
+    kept: bool = False
+    interpret: bool
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an output image."""
+        return self.height * self.width
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of an image; the last may overlap the one before."""
+        return pl.cdiv(self.pixels, TILE)
+
+    @property
+    def images(self) -> int:
+        """Number of all output images."""
+        return self.batch * self.outputs
+
+    def name(self, kind: str) -> str:
+        """Name in a profiler's trace."""
+        return f"{kind}_{self.outputs}_at_{self.height}x{self.width}"

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two images warped by predicted fields, against float64 NumPy."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pallas_kernels as pk
+from tests.pallas_kernels.oracles import needs_interpreter, oracle_fields, oracle_sample
+
+# "reference" differs from "xla" only in its look-ups.
+IMPLEMENTATIONS = ["xla", pytest.param("mosaic_gpu", marks=needs_interpreter)]
+TIMES = np.array([0.25, 0.75])
+UNIT = 3.0
+
+
+def case(seed=0, batch=2, outputs=2, height=12, width=16, enlarged=1, fold=2):
+    """Images, stored fields and a correction, in float64; the fields are those of whole images."""
+    random = np.random.default_rng(seed)
+    stored = (batch, outputs, height // enlarged, width // enlarged, 8)
+    places = (batch, outputs, height // fold, width // fold, fold * fold, 8)
+    return (
+        random.random((batch, 2, height, width, 3)),
+        random.uniform(-1, 1, stored),
+        random.uniform(-1, 1, places),
+    )
+
+
+def where_it_runs(implementation):
+    return pk.interpret() if implementation == "mosaic_gpu" else contextlib.nullcontext()
+
+
+def run(operation, images, fields, *, implementation, **options):
+    """An operation, compiled as in use; arrays among the options are arguments."""
+    arrays = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+    options = {name: value for name, value in options.items() if name not in arrays}
+
+    def call(images, fields, arrays):
+        fixed = {"unit": UNIT, "implementation": implementation}
+        return operation(images, fields, TIMES, **arrays, **options, **fixed)
+
+    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (images, fields, arrays))
+    with where_it_runs(implementation):
+        return np.asarray(jax.jit(call)(*given), np.float64)
+
+
+def displaced(images, fields, first_row=0):
+    """Both images at the fields' displacements, apart: [batch, output, 2, height, width, 3]."""
+    reach = np.stack([TIMES, 1 - TIMES], axis=-1)[:, :, None, None, None] * UNIT
+    displacements = np.stack([fields[..., 3:5], fields[..., 5:7]], axis=2) * reach
+    displacements[..., 1] += first_row
+    ones = np.ones((*fields.shape[:2], 1, *fields.shape[2:4]))
+    both = [
+        oracle_sample(images[:, n : n + 1], displacements[:, :, n : n + 1], ones) for n in (0, 1)
+    ]
+    return np.stack(both, axis=2)
+
+
+def mixed(images, fields, first_row=0):
+    warped = displaced(images, fields, first_row)
+    weight = 1 / (1 + np.exp(-fields[..., 7]) * (TIMES / (1 - TIMES))[:, None, None])
+    weight = weight[..., None]
+    return weight * warped[:, :, 0] + (1 - weight) * warped[:, :, 1] + fields[..., :3]
+
+
+def unfolded(x, fold):
+    batch, outputs, height, width, _, channels = x.shape
+    x = x.reshape(batch, outputs, height, width, fold, fold, channels).swapaxes(3, 4)
+    return x.reshape(batch, outputs, height * fold, width * fold, channels)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "reference"])
+@pytest.mark.parametrize(("enlarged", "fold"), [(1, 1), (2, 2), (2, 4)])
+def test_a_convolution_sees_both_images_warped_and_the_fields(implementation, enlarged, fold):
+    images, fields, _ = case(enlarged=enlarged)
+    half = implementation == "mosaic_gpu"
+    made = run(
+        pk.warp, images, fields, implementation=implementation, enlarged=enlarged, fold=fold,
+        middle=0.5, dtype="float16" if half else "float32",
+    )  # fmt: skip
+    assert made[..., 14:].size == 0 or np.abs(made[..., 14:]).max() == 0
+    full = oracle_fields(fields, enlarged)
+    warped = displaced(images, full) - 0.5
+    expected = np.concatenate([warped[:, :, 0], warped[:, :, 1], full], axis=-1)
+    assert np.abs(unfolded(made[..., :14], fold) - expected).max() < (1e-3 if half else 1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("enlarged", "fold"), [(1, 2), (4, 1)])
+def test_images_are_mixed_by_the_corrected_fields(implementation, enlarged, fold):
+    images, fields, correction = case(enlarged=enlarged, fold=fold)
+    full = oracle_fields(fields, enlarged)
+    given = {"implementation": implementation, "enlarged": enlarged}
+    made = run(pk.warp_and_mix, images, fields, **given)
+    assert np.abs(made - mixed(images, full)).max() < 1e-5
+    made = run(pk.warp_and_mix, images, fields, correction=correction, **given)
+    assert np.abs(made - mixed(images, full + unfolded(correction, fold))).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_an_image_is_mixed_from_further_pairs_of_look_ups(implementation):
+    images, fields, correction = case(enlarged=2)
+    further = np.random.default_rng(1).uniform(-1, 1, (*correction.shape[:-1], 12))
+    correction = np.concatenate([correction, further], axis=-1)
+    made = run(
+        pk.warp_and_mix, images, fields, enlarged=2, pairs=3, implementation=implementation,
+        # Of 24 values, 20 count.
+        correction=np.pad(correction, ((0, 0),) * 5 + ((0, 4),), constant_values=9.0),
+    )  # fmt: skip
+    first = oracle_fields(fields, 2) + unfolded(correction[..., :8], 2)
+    logit = first[..., 7] + np.log((1 - TIMES) / TIMES)[:, None, None]
+    colours, logits = [displaced(images, first)], [np.stack([logit, 0 * logit], axis=2)]
+    for pair in np.split(unfolded(further, 2), 2, axis=-1):
+        moved = np.concatenate([first[..., :3], first[..., 3:7] + pair[..., :4]], axis=-1)
+        colours.append(displaced(images, moved))
+        logits.append(np.stack([logit + pair[..., 4], pair[..., 5]], axis=2))
+    powers = np.exp(np.concatenate(logits, axis=2))[..., None]
+    total = (powers * np.concatenate(colours, axis=2)).sum(axis=2) / powers.sum(axis=2)
+    assert np.abs(made - first[..., :3] - total).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_pixels_to_keep_are_the_blend_in_place(implementation):
+    images, fields, _ = case()
+    keep = np.random.default_rng(1).random((2, 1, 12, 16, 1))
+    keep[:, :, :2], keep[:, :, 2:4] = 0.0, 1.0
+    made = run(pk.warp_and_mix, images, fields, keep=keep, implementation=implementation)
+    share = TIMES[:, None, None, None]
+    blend = images[:, :1] * (1 - share) + images[:, 1:] * share
+    expected = (1 - keep) * mixed(images, fields) + keep * blend
+    assert np.abs(made - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_stripe_of_the_output_is_that_of_whole_images(implementation):
+    images, fields, correction = case(height=20, enlarged=2)
+    keep = np.random.default_rng(1).random((2, 1, 20, 16, 1))
+    given = {"keep": keep, "implementation": implementation, "enlarged": 2}
+    whole = run(pk.warp_and_mix, images, fields, correction=correction, **given)
+    part = run(
+        pk.warp_and_mix, images, fields[:, :, 2:8], correction=correction[:, :, 2:8],
+        first_row=4, top=2, height=8, **given,
+    )  # fmt: skip
+    # Rows 6 to 13; the fields' own ends are farther away than enlargement reads.
+    assert np.abs(part - whole[:, :, 6:14]).max() < 1e-5
+    seen, moved = (
+        run(pk.warp, images, x, first_row=row, enlarged=2, dtype="float16", **given_half)
+        for x, row, given_half in (
+            (fields, 0, {"implementation": implementation}),
+            (fields[:, :, 2:8], 4, {"implementation": implementation}),
+        )
+    )
+    assert np.abs(moved[:, :, 2:-2] - seen[:, :, 6:14]).max() < 2e-3
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_maps_are_refined_by_enlarged_corrections(implementation):
+    random = np.random.default_rng(0)
+    shapes = [(2, 2, height, width, 8) for height, width in ((16, 24), (4, 6), (8, 12), (16, 24))]
+    maps, *corrections = (random.normal(size=shape) for shape in shapes)
+    given = [jnp.asarray(each, jnp.float32) for each in (maps, *corrections)]
+    with where_it_runs(implementation):
+        made = jax.jit(functools.partial(pk.refine, implementation=implementation))(*given)
+    expected = maps + sum(oracle_fields(x, n) for x, n in zip(corrections, (4, 2, 1)))
+    assert np.abs(made - expected).max() < 1e-5
+
+
+@needs_interpreter
+@pytest.mark.parametrize("operation", [pk.warp, pk.warp_and_mix])
+def test_gradients_are_those_of_the_definition(operation):
+    images, fields, correction = case(enlarged=2)
+    options = {"fold": 2, "dtype": jnp.float16} if operation is pk.warp else {}
+
+    def loss(fields, correction, implementation):
+        more = {"correction": correction} if operation is pk.warp_and_mix else {}
+        made = operation(
+            jnp.asarray(images, jnp.float32), fields, TIMES, enlarged=2, unit=UNIT,
+            implementation=implementation, **more, **options,
+        )  # fmt: skip
+        weights = jnp.cos(jnp.arange(made[..., :14].size)).reshape(made[..., :14].shape)
+        return (made[..., :14].astype(jnp.float32) * weights).sum()
+
+    given = tuple(jnp.asarray(x, jnp.float32) for x in (fields, correction))
+    with pk.interpret():
+        ours = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(*given, "mosaic_gpu")
+    expected = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(*given, "reference")
+    for mine, theirs in zip(ours, expected):
+        assert np.abs(mine - theirs).max() < 0.02 * max(1.0, np.abs(theirs).max())
+
+
+def test_the_kernel_refuses_what_it_cannot_do_and_says_why():
+    images, fields, _ = (jnp.asarray(x, jnp.float32) for x in case())
+    with pk.assume_hopper(), pytest.raises(NotImplementedError, match="writes bfloat16"):
+        pk.warp(images, fields, TIMES, implementation="mosaic_gpu")
+    half = fields.astype(jnp.bfloat16)
+    with pk.assume_hopper(), pytest.raises(NotImplementedError, match="float32 throughout"):
+        pk.warp_and_mix(images, half, TIMES, implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="must divide both"):
+        pk.warp(images, fields, TIMES, fold=5)
+    with pytest.raises(ValueError, match="places must be the pixels"):
+        pk.warp_and_mix(images, fields, TIMES, correction=jnp.zeros((2, 2, 6, 8, 1, 8)))
+    with pytest.raises(ValueError, match="2 pairs need 14 values"):
+        pk.warp_and_mix(images, fields, TIMES, pairs=2)
+    with pytest.raises(ValueError, match="whole number of times larger"):
+        pk.refine(fields, fields[:, :, :5])
