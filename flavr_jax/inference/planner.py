@@ -75,7 +75,7 @@ class _Coefficients:
 # Fitted to the compiler's plans for a CPU and for an H200, which tests/inference/test_planner.py
 # lists.
 _COEFFICIENTS = {
-    "cpu": _Coefficients(8.0, 1.5, 2.05, 0.6, 0.4, 71.5, windows=1.0, table=1.0, results=3.3),
+    "cpu": _Coefficients(8.0, 1.5, 2.6, 0.6, 0.4, 79.0, windows=1.0, table=0.35, results=3.3),
     "gpu": _Coefficients(1.5, 1.0, 0.0, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
     "16-bit kernels": _Coefficients(4.5, 1.0, 0.0, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
     "8-bit kernels": _Coefficients(1.0, 1.0, 0.0, 0.1, 1.7, 58.0, 0.05, 0.1, 5.0),

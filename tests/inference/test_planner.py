@@ -42,16 +42,19 @@ def test_expected_memory_is_that_of_the_compilers_plan(config, tiling):
 
 
 # Temporary and output memory of the compiler's plans for a CPU in float32, in GiB: the larger of
-# those of jax 0.10.2 and 0.12.0, or of 0.12.0 alone for 2160 rows.
+# those of jax 0.10.2 and 0.12.0, or of 0.12.0 alone for 2160 rows. Rows of "default" with three
+# digits are the sixth version's (jax 0.12.0), the others the fifth's before its head had `warp`.
 PLANS_FOR_A_CPU = [
-    ("default", (256, 448), 4, 8, WHOLE, 0.61),
-    ("default", (720, 1280), 1, 2, WHOLE, 0.36),
-    ("default", (720, 1280), 1, 4, WHOLE, 0.59),
+    ("default", (256, 448), 4, 8, WHOLE, 0.623),
+    ("default", (720, 1280), 1, 2, WHOLE, 0.432),
+    ("default", (720, 1280), 1, 4, WHOLE, 0.598),
+    ("default", (720, 1280), 1, 8, WHOLE, 1.264),
+    ("default", (720, 1280), 1, 8, Tiling(2), 0.966),
     ("default", (1080, 1920), 1, 8, WHOLE, 2.81),
     ("default", (1080, 1920), 1, 8, Tiling(8, "all", 1), 1.08),
     ("default", (2160, 3840), 1, 8, Tiling(4), 4.66),
-    ("default", (2160, 3840), 1, 8, Tiling(8), 3.33),
-    ("default", (2160, 3840), 1, 8, Tiling(16, "all", 1), 2.34),
+    ("default", (2160, 3840), 1, 8, Tiling(8), 3.467),
+    ("default", (2160, 3840), 1, 8, Tiling(16, "all", 1), 2.547),
     ("flavr_8x", (720, 1280), 1, 8, WHOLE, 2.22),
     ("flavr_2x", (720, 1280), 1, 2, Tiling(4, "all", 1), 1.58),
 ]
@@ -68,6 +71,7 @@ def test_expected_memory_of_a_cpu_is_near_the_compilers_plan(
 
 ONE_LOOK = dataclasses.replace(BUNDLED, looks=(LookConfig(2, 64, layers=4),), flow_pairs=1)
 # Temporary and output memory of the compiler's plans for an H200, in GiB; jax 0.12.0 and 0.11.2.
+# They are those of the fifth version before its head had `warp`, which takes less.
 PLANS_FOR_AN_H200 = [
     ("default", "fp8", (256, 448), 16, 8, WHOLE, 1.35),
     ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 1.17),
@@ -116,10 +120,10 @@ def test_frames_are_divided_only_if_memory_is_short_and_into_as_few_stripes_as_f
 
 
 def test_fast_tiles_take_less_memory_than_coarse_layers_of_whole_frames():
-    fast = planned(2160, 3840, 4.0)
+    fast = planned(2160, 3840, 3.2)
     assert fast.tiling.split == "all"
     assert fast.tiling.passes == 1
-    assert planned(2160, 3840, 4.0, tiles="exact").tiling.passes is None
+    assert planned(2160, 3840, 3.2, tiles="exact").tiling.passes is None
 
 
 def test_a_limit_that_cannot_be_kept_is_explained():
