@@ -15,7 +15,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
 from flavr_jax.training import label_efficiency
-from flavr_jax.training.label_efficiency import Pretrained, Result, Study, StudyConfig
+from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Study, StudyConfig
 from tests.training.toys import Line
 
 SIZES = StudyConfig(batch_size=8, compute="float32")
@@ -189,7 +189,8 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
             pass
 
         def compile(self, encoders):
-            return {encoder: list[Future[None]]() for encoder in encoders}
+            done: dict[Encoder, list[Future[None]]] = {encoder: [] for encoder in encoders}
+            return done
 
         def pretrain(self, encoder):
             return Pretrained({}, 25.0, 1.0)
