@@ -10,7 +10,7 @@ from pathlib import Path
 
 import flavr_jax
 from flavr_jax.inference import stream
-from flavr_jax.timeline import schedule
+from flavr_jax.timeline.clock import output_info
 from flavr_jax.video.files import reader, sinks
 
 
@@ -18,7 +18,7 @@ def interpolate_file(path: Path, output: Path, factor: int = 4) -> None:
     """Write ``path`` to ``output`` with ``factor`` times its frame rate; sound is copied."""
     source = reader.open_source(path, headroom=True)  # keep values below black and above white
     options = stream.Options(factor=factor)
-    info = schedule.output_info(source.info, options.timing)  # frame rate, size, depth, colours
+    info = output_info(source.info, options.timing)  # frame rate, size, depth, colours
     with sinks.open_sink(str(output), info, source=path) as sink:
         for frame in stream.interpolate(source, flavr_jax.load(), options):
             sink.write(frame)

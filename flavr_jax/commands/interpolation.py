@@ -22,7 +22,7 @@ from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.progress import Reporter
 from flavr_jax.terminal import printable
-from flavr_jax.timeline import schedule
+from flavr_jax.timeline.clock import output_info
 from flavr_jax.video import verify
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.names import NULL, is_pipe
@@ -68,7 +68,7 @@ def interpolate(
     motion, interpolator = options.motion, load()
     interpolator.on_compile = functools.partial(tell_of_compiling, report)
     check_factor(interpolator, motion, source.info.rate)
-    info = schedule.output_info(source.info, motion.timing)
+    info = output_info(source.info, motion.timing)
     tell_of_start(report, path, output, options, interpolator, source.info.rate, info)
     check_names(path, output, options)
     motion = planned(interpolator, source.info, options, report)

@@ -18,6 +18,7 @@ from fractions import Fraction
 from flavr_jax.farm.clip import Clip, Fractions, Plan, Setup, Stretch, Times, Wishes
 from flavr_jax.inference import stream
 from flavr_jax.timeline import keys, schedule
+from flavr_jax.timeline.clock import Clock
 from flavr_jax.timeline.keys import Link
 from flavr_jax.timeline.schedule import Request
 
@@ -32,7 +33,7 @@ def scan(clip: Clip, setup: Setup) -> Plan:
     """Decode a clip, find its cuts and repeats, and list every frame of the output."""
     source, motion = clip.source.open(clip.path), clip.motion
     found = keys.find_keys(source, cuts=motion.cut != "ignore", repeats=motion.dedup)
-    clock, summary = schedule.Clock(motion.timing), stream.Summary()
+    clock, summary = Clock(motion.timing), stream.Summary()
     planned = schedule.schedule(found, clock, setup.grid, cut=motion.cut)
     links, pts, starts, requests = [], [], [0], []
     for key, wanted in stream.counted(planned, summary):

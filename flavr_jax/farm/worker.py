@@ -25,7 +25,7 @@ from flavr_jax.inference import job, stream
 from flavr_jax.inference.interpolator import Interpolator, load
 from flavr_jax.inference.options import Resources
 from flavr_jax.inference.pipeline import Pipeline
-from flavr_jax.timeline import schedule
+from flavr_jax.timeline.clock import output_info
 from flavr_jax.timeline.keys import Key
 from flavr_jax.timeline.schedule import Request
 from flavr_jax.video.files import sinks
@@ -79,7 +79,7 @@ def prepare(clip: Clip) -> Setup:
         ValueError: the clip cannot be rendered as the options ask; the message says why.
     """
     source, network = clip.source.open(clip.path), _network(clip)
-    info = schedule.output_info(source.info, clip.motion.timing)
+    info = output_info(source.info, clip.motion.timing)
     grid = stream.grid_of(network, clip.motion)
     fitted = network.fit(
         source.info.height,

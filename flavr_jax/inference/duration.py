@@ -19,7 +19,7 @@ from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.tiles import Tiling, share_of_rows
 from flavr_jax.models import head, quantized
-from flavr_jax.timeline.schedule import OutputTiming, output_info
+from flavr_jax.timeline.clock import OutputTiming, output_info
 from flavr_jax.video.frames import ClipInfo
 
 __all__ = ["forecast", "multiplications", "seconds_per_window"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from flavr_jax.config import Cut
 
 if TYPE_CHECKING:
-    from flavr_jax.timeline.schedule import OutputTiming
+    from flavr_jax.timeline.clock import OutputTiming
 
 __all__ = ["Options", "Resources", "Tiles", "bytes_of"]
 
@@ -72,7 +72,7 @@ class Options:
         Raises:
             ValueError: both ``fps`` and ``factor`` set the rate, or the rate is impossible.
         """
-        from flavr_jax.timeline.schedule import OutputTiming
+        from flavr_jax.timeline.clock import OutputTiming
 
         if None not in (self.fps, self.factor) and not self.slow_motion:
             raise ValueError(

@@ -23,8 +23,9 @@ from flavr_jax.inference.options import Options
 from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import keys, schedule
+from flavr_jax.timeline.clock import Clock
 from flavr_jax.timeline.keys import Key
-from flavr_jax.timeline.schedule import Clock, Grid, Request
+from flavr_jax.timeline.schedule import Grid, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.conversion import Conversion
@@ -141,7 +142,7 @@ def _between_keys(
 ) -> Iterator[TimedFrame]:
     """Yield the requested frames of a clip with these keys; see :func:`interpolate`."""
     grid = grid_of(network, options, finest)
-    clock = schedule.Clock(options.timing)
+    clock = Clock(options.timing)
     plan = counted(schedule.schedule(found, clock, grid, cut=options.cut), summary, done)
     frames = computed(plan, network, grid, batch=options.batch or 1, conversion=conversion)
     return _outputs(frames, clock, summary)

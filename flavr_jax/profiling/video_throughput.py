@@ -28,7 +28,7 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.pipeline import Pipeline, Times
-from flavr_jax.timeline import schedule
+from flavr_jax.timeline.clock import output_info
 from flavr_jax.video.files import sinks
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import FrameSource, TimedFrame
@@ -177,7 +177,7 @@ def run(
         encoding: its settings.
     """
     names = {"null": "null:", "y4m": "-", "h264": str(folder / "timed.mp4")}
-    info = schedule.output_info(source.info, options.timing)
+    info = output_info(source.info, options.timing)
     count, first = 0, 0.0
     with _reader_of_stdout() if output == "y4m" else contextlib.nullcontext():
         sink = sinks.open_sink(names[output], info, source=None, encoding=encoding, overwrite=True)
@@ -198,7 +198,7 @@ def write_finished(
     source: FrameSource, network: Interpolator, options: stream.Options, path: Path
 ) -> None:
     """Write the frames of a run to a Y4M file."""
-    info = schedule.output_info(source.info, options.timing)
+    info = output_info(source.info, options.timing)
     with sinks.open_sink(str(path), info, source=None, overwrite=True) as sink:
         made = stream.interpolate(source, network, options, conversion=sink.conversion)
         for frame in stream.fetched(made, sink.conversion):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from flavr_jax.timeline import schedule
+from flavr_jax.timeline.clock import Clock, OutputTiming, output_info
 from flavr_jax.timeline.keys import Key
-from flavr_jax.timeline.schedule import Clock, Grid, OutputTiming
+from flavr_jax.timeline.schedule import Grid
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 
 FILM = Fraction(1001, 24000)  # seconds a frame at 23.976 frames/s
@@ -246,10 +247,10 @@ def test_a_sliver_at_the_end_goes_to_the_frame_before():
 
 def test_facts_of_the_output():
     info = ClipInfo(64, 48, Fraction(24000, 1001), Fraction(1, 24000), frame_count=25)
-    smooth = schedule.output_info(info, OutputTiming(8))
+    smooth = output_info(info, OutputTiming(8))
     assert (smooth.rate, smooth.frame_count) == (Fraction(192000, 1001), 193)
     assert smooth.time_base == Fraction(1, 192000)
-    slow = schedule.output_info(info, OutputTiming(8, slow_motion=True))
+    slow = output_info(info, OutputTiming(8, slow_motion=True))
     assert (slow.rate, slow.frame_count) == (Fraction(24000, 1001), 193)
     assert slow.time_base == Fraction(1, 24000)
 
@@ -257,7 +258,7 @@ def test_facts_of_the_output():
 @pytest.mark.parametrize("fps", [Fraction(60), Fraction(60000, 1001), Fraction(2997, 125)])
 def test_ticks_of_a_constant_rate_hold_its_times_and_the_inputs(fps):
     info = ClipInfo(64, 48, Fraction(24), Fraction(1, 90000), frame_count=48)
-    made = schedule.output_info(info, OutputTiming(fps=fps))
+    made = output_info(info, OutputTiming(fps=fps))
     assert made.rate == fps
     assert made.frame_count == round(2 * fps)
     for time in (1 / fps, Fraction(1, 90000)):
@@ -304,8 +305,8 @@ def test_an_absurd_factor_is_refused():
 def test_an_absurd_stated_rate_is_refused():
     info = ClipInfo(64, 48, Fraction(2**31 - 1), Fraction(1, 2**31 - 1), frame_count=3)
     with pytest.raises(ValueError, match=r"output's rate is 4\.29497e\+09 frames/s; it goes from"):
-        schedule.output_info(info, OutputTiming(2))
-    assert schedule.output_info(info, OutputTiming(fps=Fraction(60))).rate == 60
+        output_info(info, OutputTiming(2))
+    assert output_info(info, OutputTiming(fps=Fraction(60))).rate == 60
 
 
 @pytest.mark.parametrize("mistake", [{"factor": 0}, {"factor": -8}, {"fps": Fraction(0)}])
