@@ -81,7 +81,7 @@ class ModelConfig:
             ``base = "warp"`` is mixed from. The last look predicts all but the first pair.
         keep_still: captions and displays over a moving background, and pictures in which nothing
             moves, are kept as they are; needs ``base = "warp"`` (see
-            :func:`flavr_jax.models.head.standing`).
+            :func:`flavr_jax.models.still.standing`).
     """
 
     width: int = 64
@@ -167,7 +167,7 @@ class ModelConfig:
 
     @property
     def encoder_bias(self) -> bool:
-        """Whether encoder convolutions have a bias, as in the official 4× and 8× models.
+        """True if encoder convolutions have a bias, as in the official 4× and 8× models.
 
         Factorised convolutions never have one, as in the official code.
         """

@@ -23,7 +23,8 @@ first, and two logits e for each; all look-ups are mixed with weights that a sof
 
 A caption or a display stands still over a background that moves, and its strokes can be one pixel
 wide. Flow cannot change that fast. With ``keep_still``, pixels that stand still are kept, as far as
-s(x) says so, which is computed from the input frames and has no parameters (:func:`standing`):
+s(x) says so, which is computed from the input frames and has no parameters
+(:func:`flavr_jax.models.still.standing`):
 
     frame(t) := (1 − s) · frame(t) + s · ((1 − t) · before(x) + t · after(x))
 
@@ -56,6 +57,8 @@ from flavr_jax.models.layers import (
     warp,
     warp_and_mix,
 )
+from flavr_jax.models.maps import folded, halved, reduce
+from flavr_jax.models.still import standing
 from flavr_jax.typing import Images, Windows
 
 __all__ = [
@@ -67,7 +70,6 @@ __all__ = [
     "enlarge",
     "pixels_read",
     "reduce",
-    "standing",
 ]
 
 CHANNELS = 8
@@ -81,9 +83,6 @@ _UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are
 _GREY = 0.5  # subtracted from colours, so that they are about 0, as a look's other inputs are
 # Channels of a pixel that a look reads: the two frames warped, as they are, and raw outputs.
 _MOVING, _STILL = (slice(0, 6), slice(12, _SEEN)), slice(6, 12)
-_NOTICEABLE = 4 / 255  # change of a colour that counts half
-_CELL = 8  # side of the cells, in pixels, in which changes around a pixel are averaged
-_AROUND = 3  # cells on either side of that of the pixel
 
 Fields: TypeAlias = Float[Array, "batch output _height _width _raw"]
 """Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames.
@@ -159,33 +158,7 @@ class WarpHead(nnx.Module):
         pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
         trunk_scale = self.config.trunk_scale
         start = 0 if rows is None else rows.start * trunk_scale
-        scale = trunk_scale  # the frames' size divided by that of `raw`
-        coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
-        correction = None  # of the last look, where the frames are made
-        refined = functools.partial(refine, implementation=self.implementation)
-        for number, look in enumerate(self.looks):
-            with jax.named_scope(f"look{number}"):
-                if not all(each > look.scale > scale for each in coarse):
-                    raw, coarse = refined(raw, *coarse.values()), {}
-                enlarged = max(1, scale // look.scale)
-                seen = raw
-                if look.scale > scale:
-                    # Corrections enlarged to the size of `raw` and reduced to that of this look are
-                    # the same as those enlarged to the latter, since both sizes are even multiples.
-                    seen = refined(_halved(raw, look.scale // scale), *coarse.values())
-                found = look.folded(seen, features, pair, times, start, enlarged)
-                if look.scale >= scale and look.predicted == CHANNELS:
-                    coarse[look.scale] = unfolded(found)
-                elif look.scale == 1 and number == len(self.looks) - 1:
-                    correction = found
-                else:
-                    raw, coarse = refined(raw, *coarse.values()), {}
-                    found = unfolded(found[..., : look.predicted])
-                    found = enlarge(found, max(1, look.scale // scale))
-                    further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
-                    raw = jnp.pad(enlarge(raw, enlarged), further) + found
-                    scale = min(scale, look.scale)
-        raw = refined(raw, *coarse.values())
+        raw, correction, scale = self._looked(raw, features, pair, times, start)
         return warp_and_mix(
             pair,
             raw,
@@ -201,6 +174,48 @@ class WarpHead(nnx.Module):
             height=None if rows is None else rows.count * trunk_scale,
             implementation=self.implementation,
         )
+
+    def _looked(
+        self,
+        raw: Fields,
+        features: Images,
+        pair: Float[Array, "batch 2 full_height full_width 3"],
+        times: Times,
+        start: Int[Array, ""] | int,
+    ) -> tuple[Fields, Float[Array, "batch output _height _width pixel _raw"] | None, int]:
+        """Let every look correct the raw outputs; for the arguments see :meth:`Look.folded`.
+
+        Returns:
+            The raw outputs, a correction for :func:`warp_and_mix` to add, or None, and how many
+            times smaller than the frames the raw outputs are.
+        """
+        scale = self.config.trunk_scale  # the frames' size divided by that of `raw`
+        coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
+        correction = None  # of the last look, where the frames are made
+        refined = functools.partial(refine, implementation=self.implementation)
+        for number, look in enumerate(self.looks):
+            with jax.named_scope(f"look{number}"):
+                if not all(each > look.scale > scale for each in coarse):
+                    raw, coarse = refined(raw, *coarse.values()), {}
+                enlarged = max(1, scale // look.scale)
+                seen = raw
+                if look.scale > scale:
+                    # Corrections enlarged to the size of `raw` and reduced to that of this look are
+                    # the same as those enlarged to the latter, since both sizes are even multiples.
+                    seen = refined(halved(raw, look.scale // scale), *coarse.values())
+                found = look.folded(seen, features, pair, times, start, enlarged)
+                if look.scale >= scale and look.predicted == CHANNELS:
+                    coarse[look.scale] = unfolded(found)
+                elif look.scale == 1 and number == len(self.looks) - 1:
+                    correction = found
+                else:
+                    raw, coarse = refined(raw, *coarse.values()), {}
+                    found = unfolded(found[..., : look.predicted])
+                    found = enlarge(found, max(1, look.scale // scale))
+                    further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
+                    raw = jnp.pad(enlarge(raw, enlarged), further) + found
+                    scale = min(scale, look.scale)
+        return refined(raw, *coarse.values()), correction, scale
 
 
 class Look(nnx.Module):
@@ -275,7 +290,7 @@ class Look(nnx.Module):
             enlarged: how many times ``raw`` is enlarged first.
         """
         batch, outputs = raw.shape[:2]
-        dtype, pair = features.dtype, _halved(pair, self.scale)
+        dtype, pair = features.dtype, halved(pair, self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
         first = start // self.scale
@@ -292,20 +307,10 @@ class Look(nnx.Module):
             implementation=self.implementation,
         )
         shape = seen.shape[2:4]
-        # The frames as they are and the features are the same for all outputs, so that their
-        # convolutions run once per sample. The sum of convolutions is one over all their inputs.
-        pair = lax.dynamic_slice_in_dim(pair, first, shape[0] * self.fold, axis=2) - _GREY
         # As for `seen`, zeros fill the chunks of channels that the GPU kernel reads.
         count = 6 if seen.shape[5] == 6 + CHANNELS else seen.shape[5] // 2
-        still = jnp.concatenate([pair[:, 0], pair[:, 1]], axis=-1)
-        still = jnp.pad(still, (*((0, 0),) * 3, (0, count - 6)))
-        features = reduce(features[:, None], self.times_smaller)[:, 0].astype(dtype)
-        fixed = self.read(
-            _folded(still, self.fold).astype(dtype),
-            part=functools.partial(self._of_pixels, (_STILL,), count),
-            use_bias=False,
-            residual=self.context(features),
-        )
+        pair = lax.dynamic_slice_in_dim(pair, first, shape[0] * self.fold, axis=2)
+        fixed = self._fixed(features, pair, count)
         x = self.read(
             seen.reshape(batch * outputs, *shape, -1),
             "leaky_relu",
@@ -320,6 +325,29 @@ class Look(nnx.Module):
             spread = self.fold**2, values
         correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
         return correction.reshape(batch, outputs, *shape, self.fold**2, -1)
+
+    def _fixed(
+        self, features: Images, pair: Float[Array, "batch 2 _rows _columns 3"], count: int
+    ) -> Images:
+        """The part of the first layer's sums that is the same for all outputs.
+
+        It comes from the frames as they are and the features, whose convolutions therefore run once
+        per sample. The sum of convolutions is one convolution over all their inputs.
+
+        Args:
+            features: the trunk's, at the trunk's size.
+            pair: the middle frames at this look's scale, as far as they are read.
+            count: channels of a pixel, of which those after the 6 colours are zeros.
+        """
+        still = jnp.concatenate([pair[:, 0], pair[:, 1]], axis=-1) - _GREY
+        still = jnp.pad(still, (*((0, 0),) * 3, (0, count - 6)))
+        seen = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
+        return self.read(
+            folded(still, self.fold).astype(features.dtype),
+            part=functools.partial(self._of_pixels, (_STILL,), count),
+            use_bias=False,
+            residual=self.context(seen),
+        )
 
     def _of_pixels(
         self, channels: tuple[slice, ...], count: int, kernel: Float[Array, "3 3 seen channel"]
@@ -337,63 +365,8 @@ def pixels_read(channels: int) -> int:
     return channels // _SEEN
 
 
-def standing(windows: Windows) -> Float[Array, "batch 1 height width 1"]:
-    """How far each pixel stands still and should be kept, from 0 to 1.
-
-    It has to have the same colour in all frames of the window, and the picture within 28 pixels of
-    it has to move: then it belongs to something that lies over the picture. Or nothing may move
-    there. In between, it may be a background that a small object passes, such as a ball, which the
-    network has to decide.
-    """
-    # Small changes count more: one of 4 levels of 255 is 0.5, one of 36 is 0.9.
-    change = (windows.max(axis=1) - windows.min(axis=1)).max(axis=-1)[:, None, ..., None]
-    change = change / (change + _NOTICEABLE)
-    around, side = reduce(change, _CELL), 2 * _AROUND + 1
-    for axis in (2, 3):
-        length, ends = around.shape[axis], [(_AROUND * (each == axis),) * 2 for each in range(5)]
-        padded = jnp.pad(around, ends, mode="edge")
-        near = (lax.slice_in_dim(padded, n, n + length, axis=axis) for n in range(side))
-        around = sum(near, jnp.zeros(())) / side
-    around = enlarge(around, _CELL)
-    moving = jnp.clip((around - 0.15) / (0.35 - 0.15), 0.0, 1.0)
-    same = (1.0 - change) * (1.0 - change)
-    return same * same * jnp.where(around < 0.002, 1.0, moving)
-
-
-def _folded(
-    x: Float[Array, "batch height width channel"], fold: int
-) -> Float[Array, "batch _height _width _channel"]:
-    """``fold × fold`` neighbouring pixels as the channels of one ("space to depth")."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // fold, fold, width // fold, fold, channels)
-    return x.swapaxes(2, 3).reshape(batch, height // fold, width // fold, -1)
-
-
 def blend(windows: Windows, times: Times) -> Windows:
     """Linear mix of the two middle frames at ``times``, from 0 (the first) to 1 (the second)."""
     after = windows.shape[1] // 2
     share = jnp.asarray(times, windows.dtype)[..., None, None, None]
     return windows[:, after - 1, None] * (1 - share) + windows[:, after, None] * share
-
-
-def _halved(
-    maps: Float[Array, "batch output height width channel"], scale: int
-) -> Float[Array, "batch output _height _width channel"]:
-    """The same as :func:`reduce`, by halving as often as possible.
-
-    Looks of several scales then share the first steps.
-    """
-    if scale % 2:
-        return reduce(maps, scale)
-    return _halved(reduce(maps, 2), scale // 2)
-
-
-def reduce(
-    maps: Float[Array, "batch output height width channel"], scale: int
-) -> Float[Array, "batch output _height _width channel"]:
-    """Maps ``scale`` times smaller; each pixel is the mean of ``scale × scale`` pixels."""
-    if scale == 1:
-        return maps
-    batch, time, height, width, channels = maps.shape
-    shape = (batch, time, height // scale, scale, width // scale, scale, channels)
-    return maps.reshape(shape).mean(axis=(3, 5))

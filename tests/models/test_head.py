@@ -13,6 +13,7 @@ from flax import nnx
 from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head, layers, quantized
+from flavr_jax.models.still import standing
 
 pytestmark = pytest.mark.usefixtures("definition")
 
@@ -107,10 +108,10 @@ def test_a_display_over_a_moving_ground_is_kept_whatever_the_flow():
 
 def test_a_picture_that_stands_still_is_kept_and_a_ball_may_pass_before_it():
     still = np.broadcast_to(moving_ground()[:1], (4, 96, 128, 3)).copy()
-    assert (np.asarray(head.standing(jnp.asarray(still)[None])) == 1.0).all()
+    assert (np.asarray(standing(jnp.asarray(still)[None])) == 1.0).all()
     for time in range(4):  # a ball of 12 pixels that jumps by 24 a frame
         still[time, 42:54, 16 + 24 * time : 28 + 24 * time] = 1.0
-    share = np.asarray(head.standing(jnp.asarray(still)[None]))[0, 0, ..., 0]
+    share = np.asarray(standing(jnp.asarray(still)[None]))[0, 0, ..., 0]
     assert share[42:54, 52:64].max() == 0.0  # the ball is here half-way between two frames
     assert share[:4, :4].min() == 1.0  # far away nothing moves
 

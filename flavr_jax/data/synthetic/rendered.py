@@ -182,13 +182,9 @@ def _expose(
     finish = world.finish
     texture, density = finish.texture[hit.surface], finish.density[hit.surface]
     u, v = (density * (hit.u, hit.v)[i] + finish.shift[:, i][hit.surface] for i in range(2))
-    # A pixel covers `texels` across, and more along a surface seen at a grazing angle. Several rays
-    # share the pixel, so that half the longer extent is the distance to resolve.
     length = jnp.sqrt(dot(ray, ray))
     facing = jnp.maximum(-dot(hit.normal, ray) / length, 0.02)
-    texels = density * pixel * hit.distance * jnp.maximum(0.5 / facing, 1.0)
-    level = jnp.floor(jnp.log2(jnp.maximum(texels, 0.1)) + 0.5 + blend).astype(jnp.int32)
-    level = jnp.clip(level, 0, mipmaps.N_LEVELS - 1)
+    level = _level(density * pixel * hit.distance, facing, blend)
     colour = mipmaps.sample(words, config.texture_size, texture, level, u, v)
 
     towards = [jnp.broadcast_to(each, size) for each in seen.direction]
@@ -209,6 +205,25 @@ def _expose(
         lit = diffuse * (seen.sky[i] * above + seen.sun[i] * slope) + seen.sun[i] * shine
         light.append(seen.fog[i] + clear * (lit - seen.fog[i]))
     return jnp.stack(light, axis=-1)
+
+
+def _level(
+    texels: Float[Array, "height width"],
+    facing: Float[Array, "height width"],
+    blend: Float[Array, ""],
+) -> Int[Array, "height width"]:
+    """Return the level of a texture's pyramid to look up.
+
+    Args:
+        texels: texture pixels that a pixel of the frame covers across.
+        facing: cosine of the angle between ray and normal.
+        blend: threshold in (0, 1) that chooses between two levels.
+    """
+    # A pixel covers more along a surface that is seen at a grazing angle. Several rays share the
+    # pixel, so that half the longer extent is the distance to resolve.
+    texels *= jnp.maximum(0.5 / facing, 1.0)
+    level = jnp.floor(jnp.log2(jnp.maximum(texels, 0.1)) + 0.5 + blend).astype(jnp.int32)
+    return jnp.clip(level, 0, mipmaps.N_LEVELS - 1)
 
 
 def _nearest(seen: View, ray: tuple[Array, ...]) -> _Hit:

@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def resumable(self) -> bool:
-        """Whether packets can be stored and written later.
+        """True if packets can be stored and written later.
 
         Some encoders return pointers to frames, or one packet at the end; and PyAV cannot set the
         second stream in which VP9 has its alpha.
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def splittable(self) -> bool:
-        """Whether segments can be encoded without the times of the frames before them."""
+        """True if segments can be encoded without the times of the frames before them."""
         return self.resumable and not self.container.one_rate
 
     @property

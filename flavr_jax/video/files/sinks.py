@@ -122,13 +122,12 @@ def open_sink(
         encoder_for(name, encoding, Layout.of("bgra"))
         sink = GifWriter(path, info, overwrite=overwrite)
     else:
-        has_others = source is not None and source.is_file() and name != "-"
-        others = source if has_others and not pictures_only else None
+        copied = source is not None and source.is_file() and name != "-" and not pictures_only
         sink = VideoWriter(
             path,
             info,
             encoding=encoding,
-            others=others,
+            others=source if copied else None,
             stretch=stretch,
             span=span,
             overwrite=overwrite,

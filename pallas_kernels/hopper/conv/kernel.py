@@ -90,9 +90,8 @@ def implicit_gemm(
         size: time, height and width of the output; for a transposed convolution, of one phase.
             Input beyond the border counts as zero.
         scale: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
-        offset: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
-        residual: has the output's shape and the inputs' dtype, or fewer samples, each of which is
-            added to as many of the output's.
+        offset: of the same shape and dtype.
+        residual: of the output's shape and the inputs' dtype; samples may be shared by several.
         residual_scale: factor of the residual; requires ``scale`` or ``offset``.
         activation: applied last.
         totals: whether to return the totals.
@@ -103,14 +102,13 @@ def implicit_gemm(
         The output, and float32 totals ``[batch, time, partial, out_channel]`` of its parts or None.
     """
     dtype = jnp.dtype(inputs[0].dtype)
-    conv = _conv_shape(
-        inputs, weights, geometry, size, jnp.dtype(out_dtype or dtype), residual is not None
-    )
+    out = jnp.dtype(out_dtype or dtype)
+    conv = _conv_shape(inputs, weights, geometry, size, out, residual is not None)
     problem = Problem(
         conv=conv,
         config=config or choose(conv, device.sm_count()),
         dtype=dtype,
-        out_dtype=jnp.dtype(out_dtype or dtype),
+        out_dtype=out,
         activation=activation,
         residual=residual is not None,
         sharing=1 if residual is None else conv.batch // residual.shape[0],
