@@ -218,7 +218,7 @@ class Cluster(Generic[Owner]):
         for reference in ended:
             if reference in self._starting:
                 self._started(self._starting.pop(reference), reference)
-            else:
+            elif reference in self._flight:  # the caller may have cancelled it since the wait
                 call, hand = self._flight.pop(reference)
                 yield call, self._result(call, hand, reference)
 

@@ -120,14 +120,18 @@ def _wider_looks(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]
     """Return the tensors of looks with narrower looks, or fewer pairs of flows, embedded."""
     found = {}
     for name, into in mine.items():
-        old, new = np.shape(theirs.get(name)), np.shape(into)
+        old, new = np.shape(theirs.get(name, 0.0)), np.shape(into)
         wider = len(old) == len(new) and old != new and all(np.array(old) <= new)
         if not (name.startswith("head/looks/") and wider):
             continue
+        read = "/".join((*name.split("/")[:3], "read", "kernel"))
+        pixels, *before = (
+            head.pixels_read(np.shape(of[read])[-2]) for of in (mine, theirs) if read in of
+        )
+        if before != [pixels]:  # its channels belong to other pixels
+            continue
         columns = np.arange(old[-1])
         if "/correct/" in name:
-            read = mine["/".join((*name.split("/")[:3], "read", "kernel"))]
-            pixels = head.pixels_read(np.shape(read)[-2])
             # Raw outputs of one pixel after another; further pairs follow the others of a pixel.
             columns = np.arange(new[-1]).reshape(pixels, -1)[:, : old[-1] // pixels].ravel()
         rows = np.arange(old[-2]) if len(old) > 1 else columns

@@ -171,7 +171,7 @@ def warp_and_mix(
     _check(images, fields, correction, keep, enlarged, pairs)
     arguments = WarpAndMixArguments(
         images=images,
-        fields=fields,
+        fields=fields[..., : FIELDS + PAIR * (pairs - 1)],
         times=_times(times, images, fields),
         unit=unit,
         first_row=first_row,

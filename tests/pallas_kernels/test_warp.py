@@ -169,6 +169,92 @@ def test_maps_are_refined_by_enlarged_corrections(implementation):
     assert np.abs(made - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "reference"])
+def test_infinite_values_are_clamped_and_a_nan_stays_where_it_is_read(implementation):
+    images, fields, _ = case(batch=1)
+    usual = run(pk.warp_and_mix, images, fields, implementation=implementation)
+    far, endless = fields.copy(), fields.copy()
+    far[:, 0, 2, 3, 3:7], endless[:, 0, 2, 3, 3:7] = 1e6, np.inf
+    far[:, 0, 2, 4, 3:7], endless[:, 0, 2, 4, 3:7] = -1e6, -np.inf
+    far[:, 1, 7, 9, 7], endless[:, 1, 7, 9, 7] = 1e4, np.inf  # the first image alone
+    made = run(pk.warp_and_mix, images, endless, implementation=implementation)
+    assert np.abs(made - mixed(images, far)).max() < 1e-5
+    # A field that is no number spoils its pixel alone.
+    spoilt = fields.copy()
+    spoilt[0, 1, 5, 6, 4] = spoilt[0, 0, 4, 4, 7] = np.nan
+    made = run(pk.warp_and_mix, images, spoilt, implementation=implementation)
+    where = np.isnan(made).any(axis=-1)
+    assert np.argwhere(where).tolist() == [[0, 0, 4, 4], [0, 1, 5, 6]]
+    assert np.abs(made - usual)[~where].max() == 0
+    # And a pixel of an image, those that read it.
+    images[0, 1, 6, 7, 0] = np.nan
+    made = run(pk.warp_and_mix, images, fields, implementation=implementation)
+    readers = np.isnan(displaced(images, fields)[:, :, 1]).any(axis=-1)
+    assert 0 < readers.sum() < readers.size / 10
+    np.testing.assert_array_equal(np.isnan(made).any(axis=-1), readers)
+    assert np.abs(made - usual)[~readers].max() == 0
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "reference"])
+def test_images_may_be_larger_than_the_fields_that_look_into_them(implementation):
+    images, _, _ = case(height=24, width=40)
+    _, fields, _ = case(seed=1)
+    fields[..., 3:7] *= 8  # beyond the fields' borders, and beyond those of the images
+    made = run(
+        pk.warp_and_mix, images, fields, first_row=5, height=10, top=1,
+        implementation=implementation,
+    )  # fmt: skip
+    # The oracle clamps to the size of its fields: as many fields, of which only ours are compared.
+    beyond = ((0, 0), (0, 0), (5, 7), (0, 24), (0, 0))
+    expected = mixed(images, np.pad(fields, beyond))[:, :, 6:16, :16]
+    assert np.abs(made - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_pairs_of_the_fields_that_are_not_asked_for_do_not_count(implementation):
+    images, fields, correction = case()
+    more = np.concatenate([fields, np.full((*fields.shape[:-1], 6), 0.5)], axis=-1)
+    for given in ({}, {"correction": correction}):
+        made = run(pk.warp_and_mix, images, more, implementation=implementation, **given)
+        full = fields + (unfolded(correction, 2) if given else 0)
+        assert np.abs(made - mixed(images, full)).max() < 1e-5
+
+
+def test_a_single_row_or_column_is_enlarged_to_equal_ones():
+    maps = np.random.default_rng(0).normal(size=(1, 1, 1, 5, 8))
+    for small in (maps, maps.swapaxes(2, 3)):
+        size = [3 * n for n in small.shape[2:4]]
+        zeros = jnp.zeros((1, 1, *size, 8))
+        made = pk.refine(zeros, jnp.asarray(small, jnp.float32), implementation="xla")
+        assert np.abs(made - oracle_fields(small, 3)).max() < 1e-6
+        axis = 2 + size.index(3)
+        assert np.ptp(made, axis=axis).max() < 1e-6
+
+
+def test_the_definitions_gradients_are_its_slopes():
+    images, fields, correction = case(batch=1, height=4, width=6, enlarged=2)
+    further = np.random.default_rng(1).uniform(-1, 1, (*correction.shape[:-1], 6))
+    correction = np.concatenate([correction, further], axis=-1)
+    keep = np.random.default_rng(2).random((1, 1, 4, 6, 1))
+    given = [images, fields, correction, keep]
+
+    def loss(images, fields, correction, keep):
+        made = pk.warp_and_mix(
+            images, fields, TIMES, correction=correction, keep=keep, pairs=2, enlarged=2,
+            unit=UNIT, implementation="reference",
+        )  # fmt: skip
+        return (made * jnp.cos(jnp.arange(made.size)).reshape(made.shape)).sum()
+
+    with jax.enable_x64(True):
+        gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*map(jnp.asarray, given))
+        value = jax.jit(loss)
+        for place, (array, gradient) in enumerate(zip(given, gradients)):
+            way = np.random.default_rng(place).normal(size=array.shape)
+            ends = [[*given[:place], array + n * way, *given[place + 1 :]] for n in (1e-6, -1e-6)]
+            slope = (value(*ends[0]) - value(*ends[1])) / 2e-6
+            assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-4)
+
+
 @needs_interpreter
 @pytest.mark.parametrize("operation", [pk.warp, pk.warp_and_mix])
 def test_gradients_are_those_of_the_definition(operation):
@@ -207,3 +293,9 @@ def test_the_kernel_refuses_what_it_cannot_do_and_says_why():
         pk.warp_and_mix(images, fields, TIMES, pairs=2)
     with pytest.raises(ValueError, match="whole number of times larger"):
         pk.refine(fields, fields[:, :, :5])
+    with pytest.raises(ValueError, match=r"have the shape .* 6 more values for each further pair"):
+        pk.warp_and_mix(images, jnp.ones((2, 2, 12, 16, 9)), TIMES)
+    with pytest.raises(ValueError, match="`keep` needs fields as wide as the images"):
+        pk.warp_and_mix(images, fields[:, :, :, :8], TIMES, keep=jnp.ones((2, 1, 12, 16, 1)))
+    with pytest.raises(ValueError, match="5×6 pixels; 16×12 must be a whole number"):
+        pk.refine(fields, fields[:, :, :6, :5])

@@ -93,6 +93,53 @@ def test_wider_looks_and_further_flows_start_as_the_narrower_network(tmp_path):
     assert np.abs(gradient["1"]["correct"]["kernel"]).reshape(-1, 4, 20).max((0, 1)).min() > 0
 
 
+def warp_network(*looks, **changes):
+    looks = tuple(LookConfig(*each, layers=1) for each in looks)
+    return ModelConfig(width=4, base="warp", **{"trunk_scale": 2, **changes}, looks=looks)
+
+
+def looks_from(old, new, folder):
+    """The start of a network from another one, and its random parameters."""
+    checkpoint.save(folder / "old", old, flavr.init(old, jax.random.key(1)))
+    own = flavr.init(new, jax.random.key(2))
+    return warm_start(own, folder / "old"), own["head"]["looks"]
+
+
+def test_looks_are_embedded_one_by_one_and_narrower_or_further_ones_stay_random(tmp_path):
+    old = warp_network((4, 6), (1, 4), flow_pairs=2)
+    found, own = looks_from(old, warp_network((4, 4), (1, 6), (1, 4), flow_pairs=2), tmp_path)
+    looks = found.params["head"]["looks"]
+    left = {name for name in found.left if "/2/" not in name}
+    # The second look was the last one, which alone predicts further pairs of flows.
+    assert {name for name in left if "/0/" not in name} == {
+        "head/looks/1/correct/bias",
+        "head/looks/1/correct/kernel",
+    }
+    assert found.left["head/looks/0/read/kernel"] == "3×3×20×6 there, 3×3×20×4 here"
+    np.testing.assert_array_equal(looks["0"]["read"]["kernel"], own["0"]["read"]["kernel"])
+    assert {"head/looks/1/read/kernel", "head/looks/1/hidden/0/kernel"} <= set(found.widened)
+    assert not np.array(looks["1"]["hidden"]["0"]["kernel"])[..., 4:, :4].any()
+    assert found.left["head/looks/2/read/kernel"] == "not there"
+    np.testing.assert_array_equal(looks["2"]["correct"]["kernel"], own["2"]["correct"]["kernel"])
+
+
+def test_fewer_looks_take_those_of_the_same_number(tmp_path):
+    found, _ = looks_from(warp_network((4, 4), (1, 4)), warp_network((4, 4)), tmp_path)
+    assert not found.left
+    assert not found.widened
+    assert found.share == 1.0
+
+
+def test_a_look_that_takes_more_pixels_as_one_position_starts_afresh(tmp_path):
+    old, new = warp_network((1, 4)), warp_network((1, 4), trunk_scale=4)
+    found, own = looks_from(old, new, tmp_path)
+    # 2 × 2 pixels there, 4 × 4 here: the outputs of one pixel are not those of another.
+    assert {"head/looks/0/read/kernel", "head/looks/0/correct/kernel"} <= set(found.left)
+    look = found.params["head"]["looks"]["0"]
+    np.testing.assert_array_equal(look["correct"]["kernel"], own["0"]["correct"]["kernel"])
+    assert not any(name.startswith("head/looks/") for name in found.widened)
+
+
 def test_a_narrower_decoder_starts_afresh(saved):
     path, _ = saved
     narrower = dataclasses.replace(EIGHT, decoder_widths=(2, 2, 1, 1, 1))
