@@ -224,6 +224,31 @@ def test_conv2d_adds_each_residual_to_as_many_images(samples, implementation):
     assert_matches(actual, leaky_relu(sums + residual.repeat(4 // samples, axis=0)), "float32")
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_gradient_of_a_shared_residual_is_the_sum_over_its_images(implementation):
+    x, kernel, residual = draw(6, 4, 5, 3), draw(3, 3, 3, 2, seed=1), draw(2, 4, 5, 2, seed=2)
+    weights = draw(6, 4, 5, 2, seed=3)
+
+    def loss(residual):
+        made = pk.conv2d(
+            *(as_jax(each, "float32") for each in (x, kernel)),
+            residual=residual,
+            activation="relu",
+            implementation=implementation,
+        )
+        return (made * weights).sum()
+
+    sums = oracle_conv3d(x[:, None], kernel[None])[:, 0] + residual.repeat(3, axis=0)
+    expected = np.where(sums > 0, weights, 0).reshape(2, 3, 4, 5, 2).sum(axis=1)
+    assert_matches(jax.grad(loss)(as_jax(residual, "float32")), expected, "float32")
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 5, 2), (12, 4, 5, 2), (2, 4, 6, 2)])
+def test_a_residual_that_does_not_fit_the_images_is_refused(shape):
+    with pytest.raises(ValueError, match=r"must be \(6, 4, 5, 2\), or have .* that divides 6"):
+        pk.conv2d(jnp.ones((6, 4, 5, 3)), jnp.ones((3, 3, 3, 2)), residual=jnp.ones(shape))
+
+
 def test_a_gate_averages_in_float32():
     # 2¹⁶ ones: a bfloat16 sum would stop growing at 256.
     x = jnp.ones((1, 4, 128, 128, 1), jnp.bfloat16)
