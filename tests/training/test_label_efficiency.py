@@ -14,6 +14,7 @@ from flavr_jax.commands import label_efficiency as command
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
+from flavr_jax.models import classifier, flavr
 from flavr_jax.training import label_efficiency
 from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Study, StudyConfig
 from tests.training.toys import Line
@@ -219,9 +220,23 @@ def test_shares_that_are_none_are_explained(tmp_path):
         command.main(command.Options(tmp_path / "none.json", shares=(0.0,)))
 
 
-def test_a_small_study_trains_and_tests(study, definition, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks with half the layers, which compile twice as fast."""
+    kept = flavr._skeleton, classifier._skeleton  # networks by config, which does not tell
+
+    def forget():
+        for each in kept:
+            each.cache_clear()
+
+    forget()
+    monkeypatch.setattr(ModelConfig, "blocks", (1, 1, 1, 1))
+    yield
+    forget()
+
+
+def test_a_small_study_trains_and_tests(study, definition, shallow, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Study", lambda config: study)
-    monkeypatch.setattr(ModelConfig, "blocks", (1, 1, 1, 1))  # compiles twice as fast
     options = command.Options(tmp_path / "study.json", ("r3d",), (100.0,), seeds=1, study=TINY)
     command.main(options)
     written = json.loads((tmp_path / "study.json").read_text())

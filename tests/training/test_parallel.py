@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 def start(*arguments, devices=1):
     """A worker with so many simulated devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    # The flags of this process, since both have to compute the same bits.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
