@@ -55,8 +55,8 @@ def test_a_wider_decoder_starts_as_the_narrower_one_and_learns_with_all_its_chan
         output = flavr.apply(wider, {**grown, "decoder": decoder}, windows)
         return jnp.square(output).mean(), output
 
-    expected = flavr.apply(EIGHT, params, windows)
-    gradient, output = jax.grad(loss_and_output, has_aux=True)(grown["decoder"])
+    expected = jax.jit(flavr.apply, static_argnums=0)(EIGHT, params, windows)
+    gradient, output = jax.jit(jax.grad(loss_and_output, has_aux=True))(grown["decoder"])
     assert np.abs(output - expected).max() < 1e-5
     for number, (new, old) in enumerate(zip(wider.decoder_widths, EIGHT.decoder_widths)):
         if new > old:  # what reads the new channels is moved off zero at once
@@ -79,16 +79,17 @@ def test_wider_looks_and_further_flows_start_as_the_narrower_network(tmp_path):
     rows, columns = jnp.arange(32)[:, None] / 12, jnp.arange(32) / 10
     places = rows + columns + jnp.arange(4)[:, None, None]
     windows = jnp.broadcast_to(0.5 + 0.4 * jnp.sin(places)[None, ..., None], (1, 4, 32, 32, 3))
-    before = flavr.apply(old, params, windows)
-    blended = flavr.apply(old, flavr.init(old, jax.random.key(1)), windows)
+    apply = jax.jit(flavr.apply, static_argnums=0)
+    before = apply(old, params, windows)
+    blended = apply(old, flavr.init(old, jax.random.key(1)), windows)
     grown = jax.tree.map(jnp.asarray, found.params)
     assert np.abs(before - blended).max() > 0.1
-    assert np.abs(flavr.apply(new, grown, windows) - before).max() < 0.02
+    assert np.abs(apply(new, grown, windows) - before).max() < 0.02
 
     def loss(head):
         return jnp.square(flavr.apply(new, {**grown, "head": head}, windows)).mean()
 
-    gradient = jax.grad(loss)(grown["head"])["looks"]
+    gradient = jax.jit(jax.grad(loss))(grown["head"])["looks"]
     assert np.abs(gradient["0"]["hidden"]["0"]["kernel"][..., 4:, :4]).max() > 0
     assert np.abs(gradient["1"]["correct"]["kernel"]).reshape(-1, 4, 20).max((0, 1)).min() > 0
 

@@ -80,7 +80,8 @@ class Journal:
     @property
     def frames(self) -> int:
         """Number of finished frames."""
-        return self.finished * self.job.segment
+        # As the next run will count them: a thread may have finished a segment this moment.
+        return self._contiguous() * self.job.segment
 
     def claim(self, partial: Path) -> None:
         """Note the name under which the output is being written, to clean it up after a crash."""

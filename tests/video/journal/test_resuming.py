@@ -16,6 +16,7 @@ from flavr_jax.video.files.encoders import Encoding, failure
 from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.journal.job import Job
+from flavr_jax.video.journal.journal import Journal
 from flavr_jax.video.pixels.colour import Colour
 
 STEADY = [Fraction(n, 25) for n in range(40)]
@@ -126,6 +127,18 @@ def test_two_runs_of_a_job_do_not_write_the_same_output(tmp_path):
         for frame in frames(STEADY[:3]):
             sink.write(frame)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_segment_is_kept_as_soon_as_its_file_is_there(tmp_path):
+    # A thread writes it; a run that is interrupted in this moment has to count it.
+    journal = Journal(tmp_path / "a.mp4", Job({"input": "a"}, segment=12))
+    assert journal.frames == 0
+    (journal.folder / "000000.segment").touch()
+    assert journal.frames == 12
+    journal.close(complete=False)
+    again = Journal(tmp_path / "a.mp4", Job({"input": "a"}, segment=12))
+    assert (again.finished, again.frames) == (1, 12)
+    again.close(complete=True)
 
 
 def test_a_damaged_segment_is_named(tmp_path):
