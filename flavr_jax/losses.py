@@ -30,6 +30,10 @@ _EPSILON = 1e-3  # difference at which the Charbonnier distance turns from squar
 _DELTA = 0.02  # difference at which the Huber distance turns linear: about 5 levels of 255
 _LEVELS = 5  # at most, in a Laplacian pyramid
 _CENSUS_RADIUS = 3  # pixels: the transform compares a pixel with its 7×7 neighbourhood
+_BANDS = 2  # frequency bands whose strength is compared
+_NEIGHBOURHOOD = 8  # pixels of a band, along each axis, over which its strength is averaged
+_FAINT = 1e-3  # strength of a band below which differences hardly count
+_PERCEPTUAL = ("lpips", "style")  # distances between features of LPIPS's network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Objective:
 
     Attributes:
         terms: name and weight of each distance.
-        perceptual: parameters of LPIPS, if it is one of the distances.
+        perceptual: parameters of LPIPS, if a distance needs its features.
     """
 
     terms: tuple[tuple[str, float], ...]
@@ -57,9 +61,9 @@ class Objective:
             prediction: predicted frames.
             target: true frames; their content is ignored where the weight is 0.
             weights: weight of each frame; 0 if its true frame is not known.
-            key: if given, LPIPS, which is a network and slow, is evaluated on one random frame per
-                window, drawn with probability proportional to its weight, which does not change the
-                expected loss. None evaluates all frames.
+            key: if given, LPIPS and style, which need a network and are slow, are evaluated on one
+                random frame per window, drawn with probability proportional to its weight, which
+                does not change the expected loss. None evaluates all frames.
         """
         known = (weights > 0)[:, :, None, None, None]
         # An unknown target may contain NaN, and 0 × NaN is NaN, so select instead of multiplying.
@@ -67,7 +71,8 @@ class Objective:
         frames = prediction, target, weights
         values = {}
         for name, _ in self.terms:
-            evaluated = frames if key is None or name != "lpips" else _one_of_each(key, *frames)
+            draw = key if name in _PERCEPTUAL else None
+            evaluated = frames if draw is None else _one_of_each(draw, *frames)
             with jax.named_scope(name):
                 values[name] = _average(self._distance(name)(*evaluated[:2]), evaluated[2])
         total = jnp.zeros(())
@@ -76,10 +81,11 @@ class Objective:
         return total, values
 
     def _distance(self, name: str) -> Distance:
-        if name == "lpips":
-            assert self.perceptual is not None, "parse() loads what its terms need"
-            return _perceptual_distance(self.perceptual)
-        return DISTANCES[name]
+        if name not in _PERCEPTUAL:
+            return DISTANCES[name]
+        assert self.perceptual is not None, "parse() loads what its terms need"
+        compare = {"lpips": lpips.lpips, "style": lpips.style}[name]
+        return _perceptual_distance(compare, self.perceptual)
 
 
 def parse(text: str) -> Objective:
@@ -87,14 +93,15 @@ def parse(text: str) -> Objective:
 
     Raises:
         ValueError: a name is unknown, or a weight is not a number above 0.
-        ModuleNotFoundError: the loss contains ``lpips``, whose parameters are not installed.
+        ModuleNotFoundError: the loss contains ``lpips`` or ``style``, whose parameters are not
+            installed.
     """
     terms: dict[str, float] = {}
     for term in text.split("+"):
         weight, star, name = term.strip().rpartition("*")
         name = name.strip()
-        if name not in (*DISTANCES, "lpips"):
-            known = ", ".join([*DISTANCES, "lpips"])
+        if name not in (*DISTANCES, *_PERCEPTUAL):
+            known = ", ".join([*DISTANCES, *_PERCEPTUAL])
             raise ValueError(f"`loss` asks for {name!r}; known distances are {known}.")
         try:
             terms[name] = float(weight) if star else 1.0
@@ -105,7 +112,8 @@ def parse(text: str) -> Objective:
                 f"`loss` has the term {term.strip()!r}; write weight*name, such as 0.1*census, "
                 "with a weight above 0."
             )
-    return Objective(tuple(terms.items()), lpips.load_weights() if "lpips" in terms else None)
+    needed = not terms.keys().isdisjoint(_PERCEPTUAL)
+    return Objective(tuple(terms.items()), lpips.load_weights() if needed else None)
 
 
 def l1(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
@@ -188,6 +196,28 @@ def census(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
     return total / len(offsets)
 
 
+def detail(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
+    """L1 between local strengths of fine detail, wherever exactly the detail is.
+
+    If the place of a detail is uncertain, L1 and L2 are least where it is blurred. This distance is
+    least where there is as much detail as in the target, so it keeps frames sharp. The strength is
+    the root mean square of a band of the Laplacian pyramid over 8×8 of its pixels. The two finest
+    bands are compared, and their distances added.
+
+    References:
+        Heeger & Bergen 1995, https://doi.org/10.1145/218380.218446 (textures with equal statistics
+        of bands look alike)
+    """
+    total = jnp.zeros(prediction.shape[:2])
+    for _ in range(_BANDS):
+        smooth = [_smooth(_smooth(frames, 2), 3) for frames in (prediction, target)]
+        ours = _strength(prediction - smooth[0])
+        theirs = _strength(target - smooth[1])
+        total += _mean(jnp.abs(ours - theirs))
+        prediction, target = (frames[:, :, ::2, ::2] for frames in smooth)
+    return total
+
+
 DISTANCES: Mapping[str, Distance] = MappingProxyType(
     {
         "l1": l1,
@@ -197,29 +227,47 @@ DISTANCES: Mapping[str, Distance] = MappingProxyType(
         "ssim": structural,
         "laplacian": laplacian,
         "census": census,
+        "detail": detail,
     }
 )
 """Distances that have no parameters, by their names in recipes."""
 
 
-def _perceptual_distance(weights: lpips.Weights) -> Distance:
-    """Return LPIPS as a distance, at the device's default matrix precision."""
+def _perceptual_distance(compare: Callable[..., Array], weights: lpips.Weights) -> Distance:
+    """Return LPIPS or style as a distance, at the device's default matrix precision."""
 
     def distance(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:
         pictures = (x.reshape(-1, *x.shape[2:]) for x in (prediction, target))
-        distances = lpips.lpips(weights, *pictures, precision=lax.Precision.DEFAULT)
+        distances = compare(weights, *pictures, precision=lax.Precision.DEFAULT)
         return distances.reshape(prediction.shape[:2])
 
     return distance
 
 
+def _strength(band: Windows) -> Float[Array, "batch time _rows _columns 3"]:
+    """Root mean square over squares of 8×8 pixels, without incomplete ones at the border."""
+    side = _NEIGHBOURHOOD
+    batch, time, height, width, colours = band.shape
+    rows, columns = max(1, height // side), max(1, width // side)
+    tall, wide = min(side, height), min(side, width)
+    cut = band[:, :, : rows * tall, : columns * wide]
+    squares = cut.reshape(batch, time, rows, tall, columns, wide, colours)
+    # Without the constant, the gradient would be infinite in flat squares.
+    return jnp.sqrt(jnp.square(squares).mean(axis=(3, 5)) + _FAINT**2)
+
+
 def _halve(x: Array, axis: int) -> Array:
-    """Blur along an axis by 1-4-6-4-1 with repeated edges, and keep every second value."""
+    """Blur along an axis by 1-4-6-4-1 and keep every second value."""
+    return _smooth(x, axis, stride=2)
+
+
+def _smooth(x: Array, axis: int, stride: int = 1) -> Array:
+    """Blur along an axis by 1-4-6-4-1 with repeated edges, and keep every ``stride``-th value."""
     widths = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
     padded, length = jnp.pad(x, widths, mode="edge"), x.shape[axis]
     total = jnp.zeros(())
     for shift, weight in enumerate((1, 4, 6, 4, 1)):
-        part = lax.slice_in_dim(padded, shift, shift + length, 2, axis)
+        part = lax.slice_in_dim(padded, shift, shift + length, stride, axis)
         total = total + weight / 16 * part
     return total
 

