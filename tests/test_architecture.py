@@ -27,7 +27,7 @@ ALLOWED = {
     "program_cache": {"kernel_compilation"},
     "models": {"config", "typing"},
     "vapoursynth": {"__init__", "inference"},
-    "web": {"inference", "terminal", "video"},
+    "web": {"inference", "reading", "terminal", "video"},
     "onnx_writer": set(),
     "export": {"onnx_writer", "models", "config", "typing"},
     "checkpoint": {"models", "config", "typing"},
@@ -37,13 +37,15 @@ ALLOWED = {
     "data": {"render", "typing", "config"},
     "video": {"terminal", "typing", "config"},
     "timeline": {"video", "typing", "config"},
+    "reading": {"timeline", "video", "terminal"},
     "render": {"typing", "config"},
     "quantization": {"models", "data", "typing", "config"},
     "inference": {
-        "bundled", "models", "timeline", "video", "data", "checkpoint", "config", "typing",
+        "bundled", "models", "reading", "timeline", "video", "data", "checkpoint", "config",
+        "typing",
     },
     "farm": {
-        "cli", "progress", "inference", "timeline", "video", "config",
+        "cli", "progress", "inference", "reading", "timeline", "video", "config",
     },
     "evaluation": {
         "data", "metrics", "inference", "timeline", "video", "typing", "config",
@@ -53,8 +55,8 @@ ALLOWED = {
         "models", "data", "losses", "metrics", "evaluation", "checkpoint", "config", "typing",
     },
     "profiling": {
-        "training", "losses", "inference", "models", "data", "timeline", "video", "typing",
-        "config",
+        "training", "losses", "inference", "models", "data", "reading", "timeline", "video",
+        "typing", "config",
     },
 }  # fmt: skip
 # Any room may write an output, keep compiled programs, and tell what to install.

@@ -81,13 +81,13 @@ def main(options: Options) -> None:
 def _sources(options: Options, folder: Path) -> Iterator[First]:
     """Yield the input, or a drawn clip of each size."""
     if options.input is not None:
-        yield First(reader.open_source(options.input, headroom=True), options.frames)
+        yield First(options.input, options.frames)
         return
     for size in options.sizes:
         width, height = map(int, reader.RawVideo(size).size.split("x"))
         path = folder / f"{size}.mp4"
         video_throughput.draw_clip(path, (width, height), options.frames)
-        yield First(reader.open_source(path, headroom=True), options.frames)
+        yield First(path, options.frames)
 
 
 def _measure(
@@ -105,7 +105,7 @@ def _measure(
     title += f", batch {plan.batch}"
     console.print(f"{title}: the network alone makes {alone:.1f} frames/s")
     few = network.config.n_inputs + 2 * plan.batch * network.concurrency
-    short = First(source.source, few)
+    short = First(source.path, few)
     for output in options.outputs:
         video_throughput.run(short, network, motion, output, folder, encoding=options.encoding)
         found = video_throughput.run(
@@ -131,7 +131,7 @@ def _others(
         rate = 8e3 / row.timing.queued
         yield f"the official 8x network alone, {row.name}: {rate:.1f} frames/s"
     if options.trace:
-        few = First(source.source, min(source.count, _TRACED))
+        few = First(source.path, min(source.count, _TRACED))
         share = video_throughput.busy_in(
             folder / "trace", lambda: video_throughput.run(few, network, motion, "null", folder)
         )
@@ -143,7 +143,7 @@ def _beside_encoder(
 ) -> str:
     """Encode the same frames with the encoder alone, and return a line about both."""
     count = min(source.count, options.finished // motion.timing.factor + 1)
-    few = First(source.source, count)
+    few = First(source.path, count)
     finished = folder / "finished.y4m"
     video_throughput.write_finished(few, network, motion, finished)
     ours = video_throughput.run(few, network, motion, "h264", folder, encoding=options.encoding)

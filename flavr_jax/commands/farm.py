@@ -19,8 +19,8 @@ from flavr_jax.farm import SEGMENT
 from flavr_jax.inference.options import Options as Motion
 from flavr_jax.inference.options import Tiles, bytes_of
 from flavr_jax.progress import Reporter
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.names import is_pipe
 
 if TYPE_CHECKING:

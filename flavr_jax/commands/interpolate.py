@@ -22,8 +22,8 @@ from flavr_jax.config import Precision
 from flavr_jax.inference.options import Options as Motion
 from flavr_jax.inference.options import Resources
 from flavr_jax.progress import Reporter
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.names import PIPE
 from flavr_jax.video.journal.job import SEGMENT
 

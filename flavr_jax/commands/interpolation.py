@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import jax
 from rich.markup import escape
 from rich.table import Table
 
@@ -65,6 +66,10 @@ def interpolate(
 ) -> Result:
     """Interpolate one clip, and report about it."""
     source = options.source.open(path)
+    frames = source
+    # On a CPU, a further process would take time from the network.
+    if jax.default_backend() != "cpu" and not options.resources.dry_run:
+        frames = options.source.in_child(path, source)
     motion, interpolator = options.motion, load()
     interpolator.on_compile = functools.partial(tell_of_compiling, report)
     check_factor(interpolator, motion, source.info.rate)
@@ -93,11 +98,11 @@ def interpolate(
     with explained_rest(sink), sink, Pipeline("encode") as pipeline:
         limit = None if is_pipe(path) else STALLED
         ready = stream.overlapped(
-            pipeline, source, interpolator, motion, summary, sink.conversion, done, limit
+            pipeline, frames, interpolator, motion, summary, sink.conversion, done, limit
         )
         tracked = report.track(ready, info.frame_count, before_first="starting")
-        with contextlib.closing(tracked) as frames:
-            for frame in verify.recorded(frames, origins):
+        with contextlib.closing(tracked) as made:
+            for frame in verify.recorded(made, origins) if options.output.verify else made:
                 sink.write(frame)
     seconds = time.monotonic() - started
     report.say(f"{summary} in {output}, {seconds:.1f} s{_losses(sink)}")
@@ -106,7 +111,7 @@ def interpolate(
         found = verify.compare(options.source.open(path), written, origins)
         report.say(f"verify: {found}")
     inspect(path, output, options, interpolator, report)
-    damage = source.damage or ""
+    damage = frames.damage or ""
     if damage:
         report.warn(f"{path} is damaged ({damage}); everything readable was processed.")
     result = Result(path, output, int(bool(damage)), damage, summary, seconds)

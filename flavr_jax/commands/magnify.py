@@ -18,8 +18,8 @@ from flavr_jax import cli, program_cache
 from flavr_jax.evaluation import magnification
 from flavr_jax.inference import magnify
 from flavr_jax.inference.magnify import Reference
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.files import encoders, sinks
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.names import PIPE
 from flavr_jax.video.frames import FrameSource, TimedFrame
 

@@ -14,10 +14,10 @@ from flavr_jax.farm import SEGMENT
 from flavr_jax.inference.options import Options, Tiles
 from flavr_jax.inference.stream import Summary
 from flavr_jax.inference.tiles import Tiling
+from flavr_jax.reading.inputs import Input
 from flavr_jax.timeline.keys import Link
 from flavr_jax.timeline.schedule import Grid
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.frames import ClipInfo
 from flavr_jax.video.journal.job import Job
 

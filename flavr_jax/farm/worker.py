@@ -138,7 +138,7 @@ def render(clip: Clip, setup: Setup, stretch: Stretch, folder: Path) -> int:
             # Frames before the first segment have no pixels; they complete the first batch.
             wanted = itertools.islice(ready, stretch.skipped, None)
             for (pts, duration), frame in zip(stretch.times, wanted, strict=False):
-                sink.write(TimedFrame(frame.picture, pts, duration, frame.original))
+                sink.write(TimedFrame(frame.picture, pts, duration, frame.stored))
     return len(stretch.times)
 
 

@@ -12,8 +12,8 @@ import jax
 import flavr_jax
 from flavr_jax.inference.interpolator import DEFAULT_CHECKPOINT, Interpolator
 from flavr_jax.inference.options import Options
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.journal.job import digest_of_folder, fingerprint
 
 __all__ = ["facts"]

@@ -24,7 +24,7 @@ from flavr_jax.inference.passes import Network, Node, fill
 from flavr_jax.inference.pipeline import Pipeline
 from flavr_jax.timeline import keys, schedule
 from flavr_jax.timeline.clock import Clock
-from flavr_jax.timeline.keys import Key
+from flavr_jax.timeline.keys import Key, LinkedFrames
 from flavr_jax.timeline.schedule import Grid, Request
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
@@ -86,7 +86,7 @@ class Summary:
 
 
 def interpolate(
-    frames: Iterable[TimedFrame],
+    frames: Iterable[TimedFrame] | LinkedFrames,
     network: Network,
     options: Options = Options(),
     *,
@@ -126,7 +126,7 @@ def interpolate(
     return _between_keys(found, network, options, summary, conversion, done, finest)
 
 
-def _keys(frames: Iterable[TimedFrame], options: Options) -> Iterator[Key]:
+def _keys(frames: Iterable[TimedFrame] | LinkedFrames, options: Options) -> Iterator[Key]:
     """Yield the keys of a clip, lazily; see :func:`flavr_jax.timeline.keys.find_keys`."""
     return keys.find_keys(frames, cuts=options.cut != "ignore", repeats=options.dedup)
 
@@ -174,7 +174,7 @@ def computed(
         frame = node.frame
         for request in node.wanted:
             for wish in request.each():
-                yield TimedFrame(frame.picture, wish.pts, wish.duration, frame.original)
+                yield TimedFrame(frame.picture, wish.pts, wish.duration, frame.stored)
 
 
 def fetched(
@@ -189,13 +189,13 @@ def fetched(
     for frame in frames:
         if isinstance(frame.picture, Made):
             picture = frame.picture.fetched(conversion)
-            frame = TimedFrame(picture, frame.pts, frame.duration, frame.original)
+            frame = TimedFrame(picture, frame.pts, frame.duration, frame.stored)
         yield frame
 
 
 def overlapped(
     pipeline: Pipeline,
-    frames: Iterable[TimedFrame],
+    frames: Iterable[TimedFrame] | LinkedFrames,
     network: Network,
     options: Options,
     summary: Summary,
@@ -220,10 +220,13 @@ def overlapped(
     """
     batch = options.batch or 1
     read, ahead = max(_READ, 2 * batch), max(_AHEAD, batch * network.factor)
-    decoded = pipeline.stage("decode", _gathered(frames), capacity=read, limit=stalled)
-    # The search for cuts may not keep the network's thread from feeding a GPU. Thumbnails belong to
-    # it: with a thread of their own, both wait for Python's lock more often.
-    found = pipeline.stage("cuts", _keys(decoded, options), capacity=read)
+    if isinstance(frames, LinkedFrames):
+        found = pipeline.stage("decode", _keys(frames, options), capacity=read, limit=stalled)
+    else:
+        decoded = pipeline.stage("decode", _gathered(frames), capacity=read, limit=stalled)
+        # The search for cuts may not keep the network's thread from feeding a GPU. Thumbnails
+        # belong to it: with a thread of their own, both wait for Python's lock more often.
+        found = pipeline.stage("cuts", _keys(decoded, options), capacity=read)
     if isinstance(network, Spread):
         network = Dispatched(network, pipeline)
     made = _between_keys(found, network, options, summary, conversion, done)

@@ -28,7 +28,10 @@ from flavr_jax.inference import stream
 from flavr_jax.inference.computation import Computation
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.pipeline import Pipeline, Times
+from flavr_jax.reading.inputs import Input
+from flavr_jax.reading.parent import ChildSource
 from flavr_jax.timeline.clock import output_info
+from flavr_jax.timeline.keys import Link
 from flavr_jax.video.files import sinks
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import FrameSource, TimedFrame
@@ -78,15 +81,36 @@ class Run:
 
 
 class First:
-    """The first frames of a source, as a source."""
+    """The first frames of a clip, as a source.
 
-    def __init__(self, source: FrameSource, count: int) -> None:
-        self.source, self.count = source, count
-        self.info = dataclasses.replace(source.info, frame_count=count)
+    Attributes:
+        path: of the clip.
+        count: number of frames.
+        info: properties of the clip, with this number of frames.
+        damage: None.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path, self.count = path, count
+        self.source = Input().open(path)
+        self.info = dataclasses.replace(self.source.info, frame_count=count)
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[TimedFrame]:
         return itertools.islice(iter(self.source), self.count)
+
+
+class _FirstDecoded(First):
+    """The same frames, decoded and linked by a child process; see :class:`ChildSource`."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        super().__init__(path, count)
+        self._child = ChildSource(path, Input(), info=self.source.info)
+        self._child.wait()
+
+    def linked(self, cuts: bool, repeats: bool) -> Iterator[tuple[TimedFrame, Link]]:
+        """Yield each frame with its link to the one before."""
+        return itertools.islice(self._child.linked(cuts, repeats), self.count)
 
 
 def draw_clip(path: Path, size: tuple[int, int], frames: int) -> None:
@@ -178,6 +202,9 @@ def run(
     """
     names = {"null": "null:", "y4m": "-", "h264": str(folder / "timed.mp4")}
     info = output_info(source.info, options.timing)
+    # As `flavr interpolate` does, whose child process starts while the network is loaded.
+    if jax.default_backend() != "cpu" and isinstance(source, First):
+        source = _FirstDecoded(source.path, source.count)
     count, first = 0, 0.0
     with _reader_of_stdout() if output == "y4m" else contextlib.nullcontext():
         sink = sinks.open_sink(names[output], info, source=None, encoding=encoding, overwrite=True)

@@ -13,17 +13,19 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from flavr_jax.timeline.cuts import is_cut
 from flavr_jax.timeline.repeats import CADENCE_REACH, LONGEST_RUN, even_time, is_repeat
-from flavr_jax.timeline.thumbnails import Thumbnail, reduced, with_surroundings
+from flavr_jax.timeline.thumbnails import reduced, with_surroundings
 from flavr_jax.video.frames import TimedFrame
 
-__all__ = ["Key", "Link", "find_keys"]
+__all__ = ["LINKS", "Key", "Link", "LinkedFrames", "find_keys", "links"]
 
 Link: TypeAlias = Literal["motion", "still", "cut"]
 """Relation of a key to the one before it; the first key of a clip counts as a cut."""
+LINKS: tuple[Link, ...] = get_args(Link)
+"""All of them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +45,17 @@ class Key:
     shown: tuple[tuple[Fraction, Fraction], ...]
 
 
+@runtime_checkable
+class LinkedFrames(Protocol):
+    """A source that can say itself what :func:`links` finds, as another process has found it."""
+
+    def linked(self, cuts: bool, repeats: bool) -> Iterator[tuple[TimedFrame, Link]]:
+        """Yield what ``links(self, cuts, repeats)`` would."""
+        ...
+
+
 def find_keys(
-    frames: Iterable[TimedFrame],
+    frames: Iterable[TimedFrame] | LinkedFrames,
     *,
     cuts: bool,
     repeats: bool,
@@ -54,23 +65,35 @@ def find_keys(
     About ``thumbnails.REACH`` frames are in memory, with ``repeats`` ``2 · CADENCE_REACH`` more.
 
     Args:
-        frames: with increasing pts.
+        frames: with increasing pts; or a source that knows their links.
         cuts: whether to look for cuts; otherwise the clip counts as one shot.
         repeats: whether to drop frames that repeat the one before them.
     """
-    if not (cuts or repeats):
-        return (_key([frame], "motion" if n else "cut") for n, frame in enumerate(frames))
-    linked = _linked(reduced(frames, lambda frame: frame.picture), cuts, repeats)
+    if isinstance(frames, LinkedFrames):
+        linked = frames.linked(cuts, repeats)
+    else:
+        linked = links(frames, cuts, repeats)
     if not repeats:
         return (_key([frame], link) for frame, link in linked)
     return _at_even_times(_without_repeats(linked))
 
 
-def _linked(
-    frames: Iterable[tuple[TimedFrame, Thumbnail]], cuts: bool, repeats: bool
+def links(
+    frames: Iterable[TimedFrame], cuts: bool, repeats: bool
 ) -> Iterator[tuple[TimedFrame, Link]]:
-    """Yield each frame with its link to the one before."""
-    for frame, before, after in with_surroundings(frames):
+    """Yield each frame with its link to the one before.
+
+    Args:
+        frames: with increasing pts.
+        cuts: whether to look for cuts; otherwise the clip counts as one shot.
+        repeats: whether to look for frames that repeat the one before them.
+    """
+    if not (cuts or repeats):
+        for number, frame in enumerate(frames):
+            yield frame, "motion" if number else "cut"
+        return
+    small = reduced(frames, lambda frame: frame.picture)
+    for frame, before, after in with_surroundings(small):
         if not before or (cuts and is_cut(before, after)):
             yield frame, "cut"
         elif repeats and is_repeat(before, after):

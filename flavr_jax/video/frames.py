@@ -9,6 +9,7 @@ never leaves a broken file that looks whole.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -135,15 +136,22 @@ class TimedFrame:
         picture: RGB or RGBA on the host, or a ``Picture`` that is converted when it is needed.
         pts: when it is shown.
         duration: for how long.
-        original: the picture as the source stores it, with its ``Origin``; None for an
-            interpolated frame. A sink that can store such a picture writes it instead of
-            ``pixels``.
+        stored: the picture as the source stores it, or a function that returns it; None for an
+            interpolated frame.
     """
 
     picture: Frame | Picture
     pts: Fraction
     duration: Fraction
-    original: av.VideoFrame | None = None
+    stored: av.VideoFrame | Callable[[], av.VideoFrame] | None = None
+
+    @functools.cached_property
+    def original(self) -> av.VideoFrame | None:
+        """The picture as the source stores it, with its ``Origin``; None if it is interpolated.
+
+        A sink that can store such a picture writes it instead of ``pixels``.
+        """
+        return self.stored() if callable(self.stored) else self.stored
 
     @property
     def pixels(self) -> Frame:

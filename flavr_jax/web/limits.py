@@ -105,16 +105,16 @@ def check_video(
         Refused: it is no video that can be read, or it exceeds a limit.
     """
     # Only now, because the page has to answer before JAX is imported.
-    from flavr_jax.video.files.inputs import Input
+    from flavr_jax.reading.inputs import Input
+    from flavr_jax.reading.parent import ChildSource
     from flavr_jax.video.pixels.layout import Layout
-    from flavr_jax.video.sandbox.parent import Sandboxed
 
     try:
         # A second beyond the limit, so that a longer clip is still told from one that fits.
         source = Input(sandbox=sandbox, range=f"0-{limits.seconds + 1:f}").open(path)
     except (ValueError, OSError) as error:
         raise Refused(str(error).replace(str(path), name)) from error
-    if isinstance(source, Sandboxed):
+    if isinstance(source, ChildSource):
         source.close()
     info = source.info
     if info.width * info.height > limits.megapixels * 1e6:

@@ -94,7 +94,7 @@ def test_the_network_alone_is_timed_in_intervals_per_second(network, clip):
 
 
 def test_the_first_frames_of_a_source_are_a_source(clip):
-    few = video_throughput.First(clip, 2)
+    few = video_throughput.First(clip.path, 2)
     assert len(list(few)) == len(list(few)) == 2
     assert few.info.frame_count == 2
 

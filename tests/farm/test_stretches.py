@@ -19,8 +19,8 @@ from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.inference.options import Options
 from flavr_jax.inference.planner import Plan
 from flavr_jax.inference.tiles import WHOLE
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.writer import VideoWriter
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.journal.journal import Journal

@@ -51,7 +51,7 @@ def test_every_interval_is_filled_and_originals_pass_through(
 
 def test_frames_of_the_input_are_given_out_whole(blending_network):
     frames = [
-        TimedFrame(drawing(n), n * FRAME, FRAME, original=av.VideoFrame(40, 24, "rgb24"))
+        TimedFrame(drawing(n), n * FRAME, FRAME, stored=av.VideoFrame(40, 24, "rgb24"))
         for n in range(3)
     ]
     result = list(stream.interpolate(frames, blending_network, Options(2)))

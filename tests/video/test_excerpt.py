@@ -11,10 +11,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from flavr_jax.reading.inputs import Input
 from flavr_jax.video.excerpt import Excerpt, Span
 from flavr_jax.video.files import sinks
 from flavr_jax.video.files.encoders import Encoding
-from flavr_jax.video.files.inputs import Input
 from flavr_jax.video.files.reader import VideoReader, open_source
 
 

@@ -139,11 +139,10 @@ def picture(frame: av.VideoFrame, colour: Colour) -> Frame | Planar:
     planar = Layout.of(frame.format.name).planar
     how = conversion(planar, colour, frame.height)
 
-    def gather() -> Samples:
-        planes = repacked(frame, planar).planes
-        return np.concatenate([samples(plane, how.form.layout).reshape(-1) for plane in planes])
+    def planes() -> list[np.ndarray]:
+        return [samples(plane, how.form.layout) for plane in repacked(frame, planar).planes]
 
-    return Planar(gather, how, (frame.height, frame.width))
+    return Planar(planes, how, (frame.height, frame.width))
 
 
 def from_rgb(pixels: Frame, pixel_format: str, colour: Colour) -> av.VideoFrame:

@@ -61,7 +61,7 @@ def upright(matrix: tuple[int, ...], frame: TimedFrame) -> TimedFrame:
     return dataclasses.replace(
         frame,
         picture=np.ascontiguousarray(turned(matrix, frame.pixels)),
-        original=original and _turned_planes(matrix, original),
+        stored=original and _turned_planes(matrix, original),
     )
 
 

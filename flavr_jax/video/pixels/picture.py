@@ -88,23 +88,35 @@ class Planar(Picture):
 
     def __init__(
         self,
-        samples: Samples | Callable[[], Samples],
+        samples: Samples | Callable[[], list[np.ndarray]],
         conversion: Conversion,
         size: tuple[int, int],
     ) -> None:
         """Hold a picture.
 
         Args:
-            samples: of the planes, or a function that gathers them when they are needed.
+            samples: of the planes, or a function that returns each plane when it is needed.
             conversion: between the planes and RGB.
             size: height and width.
         """
         self._given, self.conversion, self.size = samples, conversion, size
 
     @functools.cached_property
+    def planes(self) -> list[np.ndarray]:
+        """A view of each plane, ``[height, width]``."""
+        if isinstance(self._given, np.ndarray):
+            return self.conversion.split(self._given, self.size)
+        return self._given()
+
+    @functools.cached_property
     def samples(self) -> Samples:
         """The samples of all planes."""
-        return self._given if isinstance(self._given, np.ndarray) else self._given()
+        if isinstance(self._given, np.ndarray):
+            return self._given
+        samples = np.empty(sum(plane.size for plane in self.planes), self.planes[0].dtype)
+        for part, plane in zip(self.conversion.split(samples, self.size), self.planes, strict=True):
+            part[:] = plane
+        return samples
 
     @property
     def pixels(self) -> Frame:
@@ -126,7 +138,7 @@ class Planar(Picture):
         pixels = self.conversion.decode(jax.device_put(self.samples), self.size)
         opaque = True
         if self.conversion.form.layout.alpha:
-            alpha = self.conversion.split(self.samples, self.size)[-1]
+            alpha = self.planes[-1]
             # On the host, which has the planes: a device's answer would have to be waited for.
             opaque = bool(alpha.min() >= self.conversion.numbers.top)
         return Resident(pixels, opaque)
@@ -138,7 +150,7 @@ class Planar(Picture):
     def _coarse(self, step: int) -> list[np.ndarray]:
         """Return the samples of each plane that are nearest to the pixels of ``sampled``."""
         coarse = []
-        for plane in self.conversion.split(self.samples, self.size):
+        for plane in self.planes:
             rows, columns = map(functools.partial(_nearest, step), self.size, plane.shape)
             # Whole rows first: NumPy picks rows and columns at once, one by one, more slowly.
             coarse.append(plane[rows][:, columns])

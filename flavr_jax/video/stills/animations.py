@@ -96,7 +96,7 @@ class GifWriter:
         self._ticks.append(tick)
         picture = from_rgb(frame.pixels, "bgra", self.info.colour)
         picture.time_base, picture.pts = _TICK, tick
-        original = frame.original is not None
+        original = frame.stored is not None
         if self._dithered is None:
             self._dithered = original and is_dithered(frame.pixels)
         # Originals need their colours exactly; those of interpolated frames would take up entries.

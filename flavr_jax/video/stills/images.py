@@ -296,7 +296,7 @@ def _check_only_ours(path: Path) -> None:
 
 def displayed(frame: TimedFrame) -> TimedFrame:
     """Convert a frame of linear light to sRGB, for outputs that cannot exceed white."""
-    return dataclasses.replace(frame, picture=exr.displayed(frame.pixels), original=None)
+    return dataclasses.replace(frame, picture=exr.displayed(frame.pixels), stored=None)
 
 
 def _natural(name: str) -> list[str | int]:

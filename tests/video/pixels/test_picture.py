@@ -65,7 +65,7 @@ def test_nothing_is_converted_before_it_is_asked_for():
 
     def gather():
         gathered.append(1)
-        return expected.samples
+        return expected.planes
 
     gathered = []
     lazy = Planar(gather, expected.conversion, expected.size)

@@ -71,7 +71,7 @@ def test_made_images_are_turned_and_coloured_like_the_originals(tmp_path, kind, 
     with open_sink(f"{tmp_path}/out/", source.info, source=None, encoding=encoding) as sink:
         for read in source:
             sink.write(read)
-            sink.write(dataclasses.replace(read, original=None))  # as if made
+            sink.write(dataclasses.replace(read, stored=None))  # as if made
     original, made = (tmp_path / "out" / f"frame_00000{n}.{kind}" for n in (1, 2))
     assert original.read_bytes() == (tmp_path / "in" / f"0.{kind}").read_bytes()
     expected, _ = shown(original)

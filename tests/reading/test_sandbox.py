@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from flavr_jax.bundled import SAMPLE
-from flavr_jax.video.files.inputs import Input
+from flavr_jax.reading import parent
+from flavr_jax.reading.inputs import Input
+from flavr_jax.reading.parent import ChildSource, Limits
+from flavr_jax.reading.slots import as_json, info_of
 from flavr_jax.video.frames import ClipInfo
 from flavr_jax.video.pixels.colour import Colour
 from flavr_jax.video.pixels.hdr import StaticHDR
-from flavr_jax.video.sandbox import parent
-from flavr_jax.video.sandbox.parent import Sandboxed
-from flavr_jax.video.sandbox.slots import as_json, info_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_opened_is_explained(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises((ValueError, OSError), match=message):
-        Sandboxed(path, Input())
+        ChildSource(path, Input(), Limits())
 
 
 INFO = ClipInfo(
@@ -126,7 +126,8 @@ sys.stdin.readline()
 def send(**message):
     print(json.dumps(message), flush=True)
 def frame(n, **changes):
-    values = {{"slot": n % 4, "format": "yuv420p", "pts": f"{{n}}/25", "duration": "1/25"}}
+    values = {{"slot": n % 8, "format": "yuv420p", "pts": f"{{n}}/25", "duration": "1/25",
+              "link": "motion", "path": None}}
     send(**{{**values, **changes}})
 for n in range({frames}):
     frame(n)
@@ -137,14 +138,14 @@ for n in range({frames}):
 
 def test_a_decoder_that_crashes_ends_the_clip_there(monkeypatch, tmp_path):
     child(monkeypatch, "os.kill(os.getpid(), signal.SIGSEGV)")
-    source = Sandboxed(tmp_path, Input())
+    source = ChildSource(tmp_path, Input(), Limits())
     assert len(list(source)) == 2
     assert source.damage == "the decoder in the sandbox ended by SIGSEGV"
 
 
 def test_a_decoder_that_hangs_is_ended(monkeypatch, tmp_path):
     child(monkeypatch, "time.sleep(60)")
-    source = Sandboxed(tmp_path, Input(), patience=1.0)
+    source = ChildSource(tmp_path, Input(), Limits(patience=1.0))
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="worked on one frame for 1 s"):
         list(source)
@@ -158,18 +159,18 @@ def test_a_decoder_that_hangs_is_ended(monkeypatch, tmp_path):
         "frame(2, format='rgba')", "frame(2, format='nonsense')", "frame(1)",
         "frame(2, duration='-1')", "frame(2, pts='x')", "print('[1]', flush=True)",
         "print('no json', flush=True)", "send(slot=1)", "print('9' * 10**6, flush=True)",
-        "frame(2, pts='1/0')",
+        "frame(2, pts='1/0')", "frame(2, link='x')", "frame(2, link=[])",
     ],
 )  # fmt: skip
 def test_a_decoder_that_lies_is_not_believed(monkeypatch, tmp_path, message):
     child(monkeypatch, message)
     with pytest.raises(ValueError, match=r"breaks its rules|Expecting value|Exceeds the limit"):
-        list(Sandboxed(tmp_path, Input()))
+        list(ChildSource(tmp_path, Input(), Limits()))
 
 
 def test_messages_of_the_decoder_cannot_move_the_cursor(monkeypatch, tmp_path, caplog):
     child(monkeypatch, "send(warning='\\x1b[2J'); send(damage='\\x1b[2J')")
-    source = Sandboxed(tmp_path, Input())
+    source = ChildSource(tmp_path, Input(), Limits())
     list(source)
     assert caplog.messages == ["\\x1b[2J"]
     assert source.damage == "\\x1b[2J"
@@ -177,7 +178,7 @@ def test_messages_of_the_decoder_cannot_move_the_cursor(monkeypatch, tmp_path, c
 
 def test_the_child_ends_when_the_frames_are_no_longer_read(monkeypatch, tmp_path):
     child(monkeypatch, "time.sleep(60)")
-    source = Sandboxed(tmp_path, Input())
+    source = ChildSource(tmp_path, Input(), Limits())
     process = source._child._process
     frames = iter(source)
     next(frames)
@@ -188,7 +189,7 @@ def test_the_child_ends_when_the_frames_are_no_longer_read(monkeypatch, tmp_path
 LIMITED = """
 import json, sys
 sys.stdin.readline()
-from flavr_jax.video.sandbox.child import _give_up_rights
+from flavr_jax.reading.child import _give_up_rights
 _give_up_rights(10**9)
 try:
     {action}
@@ -208,5 +209,5 @@ def test_the_child_has_little_memory_and_writes_no_file(monkeypatch, tmp_path, a
     monkeypatch.setattr(parent, "PROGRAM", ("-c", LIMITED.format(action=action)))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=error):
-        Sandboxed(tmp_path, Input())
+        ChildSource(tmp_path, Input(), Limits())
     assert not Path("out").exists() or Path("out").read_text() == ""

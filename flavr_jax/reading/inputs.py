@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Input"]
 
+_LONG = 500  # frames; for less, starting a process takes longer than it saves
+
 
 @dataclasses.dataclass(frozen=True)
 class Input:
@@ -44,12 +46,29 @@ class Input:
         from flavr_jax.video.frames import parse_rate
 
         if self.sandbox:
-            from flavr_jax.video.sandbox.parent import Sandboxed
+            from flavr_jax.reading.parent import ChildSource, Limits
 
             plain = dataclasses.replace(self, sandbox=False)
-            return Sandboxed(path, plain, memory=self.sandbox_memory)
+            return ChildSource(path, plain, Limits(self.sandbox_memory))
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)
         source = open_source(path, rate=rate, raw=raw, headroom=True)
         return source if self.range is None else Excerpt(source, Span.parse(self.range))
+
+    def in_child(self, path: Path, source: FrameSource) -> FrameSource:
+        """Return a source that a child process decodes, if that pays; otherwise ``source``.
+
+        The child starts at once, and needs about a second before its first frame.
+
+        Args:
+            path: of the source.
+            source: what :meth:`open` has returned.
+        """
+        from flavr_jax.reading.parent import ChildSource
+
+        count = source.info.frame_count
+        short = count is not None and count < _LONG
+        if self.sandbox or short or not ChildSource.works(path):
+            return source
+        return ChildSource(path, self, info=source.info)
