@@ -55,7 +55,8 @@ def _decode(job: dict[str, Any]) -> None:
     logger = logging.getLogger("flavr_jax")
     if job["warn"]:
         logger.addHandler(warnings)
-    source = Input(**job["input"]).open(Path(job["path"]))
+    # In a sandbox, the frames that they hold would count towards the limit of memory.
+    source = Input(**job["input"]).open(Path(job["path"]), threads=job["memory"] is None)
     logger.addHandler(warnings)
     _tell(info=as_json(source.info))
     wanted = json.loads(sys.stdin.readline())

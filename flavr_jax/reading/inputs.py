@@ -39,8 +39,11 @@ class Input:
     sandbox: bool = False
     sandbox_memory: float = 4.0
 
-    def open(self, path: Path) -> FrameSource:
-        """Open a source with headroom (see ``open_source``), to write a video of its frames."""
+    def open(self, path: Path, *, threads: bool = False) -> FrameSource:
+        """Open a source with headroom (see ``open_source``), to write a video of its frames.
+
+        With ``threads``, several frames are decoded at a time if possible.
+        """
         from flavr_jax.video.excerpt import Excerpt, Span
         from flavr_jax.video.files.reader import RawVideo, open_source
         from flavr_jax.video.frames import parse_rate
@@ -53,7 +56,7 @@ class Input:
         rate, raw = parse_rate(self.input_rate), None
         if self.input_size is not None:
             raw = RawVideo(self.input_size, self.input_pixel_format, rate)
-        source = open_source(path, rate=rate, raw=raw, headroom=True)
+        source = open_source(path, rate=rate, raw=raw, headroom=True, threads=threads)
         return source if self.range is None else Excerpt(source, Span.parse(self.range))
 
     def in_child(self, path: Path, source: FrameSource) -> FrameSource:

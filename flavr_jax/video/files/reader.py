@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def open_source(
     rate: Fraction = Fraction(24),
     raw: RawVideo | None = None,
     headroom: bool = False,
+    threads: bool = False,
 ) -> FrameSource:
     """Open a video file, a folder of images, an animated WebP, or ``-`` for standard input.
 
@@ -92,12 +93,13 @@ def open_source(
         raw: format of a file or pipe of raw pictures.
         headroom: as in ``VideoReader``. Set it if the pixels will be written to a video again, so
             that interpolated frames can be as bright as originals that exceed white.
+        threads: as in ``VideoReader``.
     """
     if path.is_dir():
         return ImageFolder(path, rate=rate)
     if path.suffix.lower() == ".webp" and not is_pipe(path):
         return WebPReader(path)
-    return VideoReader(path, raw=raw, headroom=headroom)
+    return VideoReader(path, raw=raw, headroom=headroom, threads=threads)
 
 
 @contextlib.contextmanager
@@ -132,6 +134,10 @@ def open_input(path: Path, raw: RawVideo | None = None) -> Iterator[InputContain
         yield container
 
 
+class _DamagedError(Exception):
+    """A packet cannot be decoded."""
+
+
 class VideoReader:
     """The first video stream of a file; cover pictures do not count as video.
 
@@ -141,7 +147,14 @@ class VideoReader:
     returned as stored: ``info.display_matrix`` says how to show them.
     """
 
-    def __init__(self, path: Path, *, raw: RawVideo | None = None, headroom: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        raw: RawVideo | None = None,
+        headroom: bool = False,
+        threads: bool = False,
+    ) -> None:
         """Open ``path`` and decode its first frame.
 
         Args:
@@ -150,6 +163,8 @@ class VideoReader:
             raw: format of a file or pipe of raw pictures.
             headroom: whether pixels keep the values that limited range has below black and above
                 white.
+            threads: decode several frames at a time, if the codec permits it. Otherwise, threads
+                share a frame, if it consists of slices.
 
         Raises:
             OSError: the file is missing or cannot be read.
@@ -157,7 +172,7 @@ class VideoReader:
         """
         self.path = path
         self.damage: str | None = None
-        self._raw = raw
+        self._raw, self._threads = raw, threads
         self._size = 0 if is_pipe(path) else path.stat().st_size
         self._opened = contextlib.ExitStack()
         container = self._opened.enter_context(open_input(path, raw))
@@ -203,16 +218,36 @@ class VideoReader:
     def since(self, start: Fraction) -> Iterator[TimedFrame]:
         """Yield the frames from a time on, in seconds; MP4 and Matroska are not read before it."""
         if not is_pipe(self.path):
-            with open_input(self.path, self._raw) as container:
-                stream = _video_stream(container, self.path)
-                self.damage = None
-                frames = decoding.sought(container, stream, start, self._decode)
-                yield from self._timed(frames, start)
+            last: Fraction | None = None
+            if self._threads:
+                try:
+                    for frame in self._opened_since(start, self._decode_in_threads):
+                        last = frame.pts
+                        yield frame
+                    return
+                except _DamagedError:
+                    decoding.check_readable(self.path, self._size, 0)
+            # If damaged, once more without threads, which lose frames beside the damaged ones.
+            for frame in self._opened_since(start, self._decode):
+                if last is None or frame.pts > last:
+                    yield frame
             return
         if self._frames is None:
             raise ValueError(f"{self.path} is a pipe, which can be read only once; use a file.")
         frames, self._frames = self._frames, None
         with self._opened:
+            yield from self._timed(frames, start)
+
+    def _opened_since(
+        self,
+        start: Fraction,
+        decode: Callable[[InputContainer, VideoStream], Iterator[av.VideoFrame]],
+    ) -> Iterator[TimedFrame]:
+        """Open the file and yield the frames from a time on, in seconds."""
+        with open_input(self.path, self._raw) as container:
+            stream = _video_stream(container, self.path)
+            self.damage = None
+            frames = decoding.sought(container, stream, start, decode)
             yield from self._timed(frames, start)
 
     def _timed(
@@ -247,8 +282,25 @@ class VideoReader:
             frame.opaque = Origin(index)
             yield TimedFrame(picture(frame, self.info.colour), pts, duration, frame)
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete."""
+    def _decode_in_threads(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[av.VideoFrame]:
+        """Yield the stream's frames, several of which are decoded at a time.
+
+        Raises:
+            _DamagedError: some packet cannot be decoded. FFmpeg says so after later packets, and
+                PyAV drops the frames between.
+        """
+        stream.thread_type = "AUTO"
+        return self._decode(container, stream, strict=True)
+
+    def _decode(
+        self, container: InputContainer, stream: VideoStream, *, strict: bool = False
+    ) -> Iterator[av.VideoFrame]:
+        """Yield the stream's frames, and set ``damage`` if the file is broken or incomplete.
+
+        With ``strict``, raise an error at the first packet that cannot be decoded.
+        """
         end, position = Fraction(0), 0
         # Packets of all streams are read, because the stated end is that of the whole file.
         packets = container.demux()
@@ -266,6 +318,8 @@ class VideoReader:
                     end = max(end, (packet.pts + (packet.duration or 0)) * base)
                 if packet.is_corrupt:
                     self.damage = "a packet is incomplete"
+                    if strict:
+                        raise _DamagedError
                 # In MPEG-TS, packets are marked where the continuity counter jumps. In joined files
                 # it jumps between complete packets, so these are decoded. In other formats the mark
                 # means that part of the packet is missing.
@@ -274,6 +328,8 @@ class VideoReader:
                 if packet.stream.index == stream.index:
                     yield from decode(packet)
             except FFmpegError as error:
+                if strict:
+                    raise _DamagedError from error
                 self.damage = str(error.strerror)
         missing = _stated_end(container) - end
         # Rounding in headers and padding of audio codecs are smaller than this.

@@ -15,6 +15,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from flavr_jax.video.files import decoding
 from flavr_jax.video.files.reader import VideoReader, open_source
 
 VARIABLE = [Fraction(n, 24000) for n in (0, 1000, 1001, 4000, 4500, 9000)]
@@ -234,11 +235,59 @@ def test_a_truncated_clip_gives_what_decodes_and_says_so(make_clip, name, share)
         np.testing.assert_array_equal(frame.pixels, whole[frame.pts])
 
 
+@pytest.mark.parametrize("name", ["whole.mp4", "cut.ts", "cut.mkv", "broken.mkv"])
+def test_frames_decoded_in_threads_are_the_same(make_clip, name):
+    times = [Fraction(i, 24) for i in range(48)]
+    # Of the codecs with threads for frames, this one checks what it decodes.
+    codec, options = (
+        ("ffv1", {"slicecrc": "1"}) if name == "broken.mkv" else ("libx264", {"bf": "2"})
+    )
+    path = make_clip(name, pts=times, codec=codec, options=options)
+    content = bytearray(path.read_bytes())
+    if name.startswith("broken"):
+        content[len(content) // 2] ^= 255
+    path.write_bytes(content[: int(len(content) * 0.7)] if name.startswith("cut") else content)
+    sources = VideoReader(path), VideoReader(path, threads=True)
+    one_by_one, several = (list(source) for source in sources)
+    assert sources[0].damage == sources[1].damage
+    for one, other in zip(one_by_one, several, strict=True):
+        assert (one.pts, one.duration) == (other.pts, other.duration)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert [frame.pts for frame in sources[1].since(Fraction(1, 2))] == [
+        frame.pts for frame in one_by_one if frame.pts >= Fraction(1, 2)
+    ]
+
+
+def test_frames_around_a_damaged_one_are_decoded_in_threads_too(make_clip, monkeypatch):
+    path = make_clip("a.mkv", pts=[Fraction(i, 24) for i in range(30)], options={"g": "1"})
+    usual = decoding.decoder
+
+    def failing(stream):
+        count = 0
+
+        def decode(packet):
+            nonlocal count
+            count += 1
+            if count == 15:
+                raise av.error.InvalidDataError(1094995529, "damaged")
+            return usual(stream)(packet)
+
+        return decode
+
+    monkeypatch.setattr(decoding, "decoder", failing)
+    sources = VideoReader(path), VideoReader(path, threads=True)
+    one_by_one, several = ([frame.pts for frame in source] for source in sources)
+    assert len(one_by_one) == 29
+    assert several == one_by_one
+    assert sources[0].damage == sources[1].damage is not None
+
+
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize(("codec", "options"), [("libx264", {"bf": "3"}), ("mpeg4", {"bf": "2"})])
-def test_frames_of_an_avi_with_b_frames_are_evenly_spaced(make_clip, codec, options):
+def test_frames_of_an_avi_with_b_frames_are_evenly_spaced(make_clip, codec, options, threads):
     times = [Fraction(index, 24) for index in range(24)]
     path = make_clip("b.avi", pts=times, codec=codec, options=options, tick=Fraction(1, 24))
-    source = VideoReader(path)
+    source = VideoReader(path, threads=threads)
     assert [frame.pts for frame in source] == times
     assert source.damage is None
 
@@ -275,15 +324,16 @@ def test_what_precedes_a_change_of_size_or_depth_is_kept(make_clip, tmp_path, ch
     assert re.match(r"it changes from .* to .* at frame 6; a clip has one size", source.damage)
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("gone", ["shorter", "unreadable", "removed"])
-def test_a_file_that_vanishes_while_it_is_read_is_no_damaged_clip(tmp_path, gone):
+def test_a_file_that_vanishes_while_it_is_read_is_no_damaged_clip(tmp_path, gone, threads):
     path = tmp_path / "a.avi"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("rawvideo", rate=25)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         for _ in range(20):
             container.mux(stream.encode(av.VideoFrame(320, 240, "yuv420p")))
-    frames = iter(VideoReader(path))
+    frames = iter(VideoReader(path, threads=threads))
     next(frames)
     os.truncate(path, 400_000)
     if gone != "shorter":
