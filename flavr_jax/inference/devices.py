@@ -82,5 +82,9 @@ class Replicas:
             self._turn = (turn + 1) % len(self)
         # Frames were uploaded to, or made on, the device of the group that read them first.
         if self.devices:
-            arrays = jax.device_put(arrays, self.devices[turn])
+            device = self.devices[turn]
+            # Most are there already, and a copy to where they are takes Python longer than this.
+            arrays = tuple(
+                one if one.devices() == {device} else jax.device_put(one, device) for one in arrays
+            )
         return self._params[turn], arrays

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+import types
 
 import av
 import jax
@@ -58,6 +59,19 @@ def test_a_run_counts_its_frames_and_the_time_of_every_stage(network, clip, tmp_
     assert [stage.items for stage in found.times] == [6, 6, 10, 21, 21, 21]
     for stage in found.times:
         assert stage.working + stage.starved + stage.blocked <= found.seconds + 0.1
+
+
+def test_with_a_gpu_a_child_process_decodes_and_searches(network, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        video_throughput, "jax", types.SimpleNamespace(default_backend=lambda: "gpu")
+    )
+    first = video_throughput.First(clip.path, 4)
+    found = video_throughput.run(first, network, stream.Options(4, batch=1), "null", tmp_path)
+    assert [stage.name for stage in found.times] == [
+        "decode", "device 0", "network", "download", "encode",
+    ]  # fmt: skip
+    assert found.times[0].items == 4
+    assert found.frames == 13
 
 
 def test_finished_frames_are_the_frames_of_the_run(network, clip, tmp_path):
