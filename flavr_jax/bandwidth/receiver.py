@@ -21,6 +21,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from flavr_jax.bandwidth.rtp import PAYLOAD, RtpReader
 from flavr_jax.bandwidth.sender import is_url
 from flavr_jax.config import Cut
 from flavr_jax.inference import stream
@@ -76,7 +77,7 @@ class Receiver:
         """Open a stream, and wait for its first frame.
 
         Args:
-            source: a file, or a URL such as udp://host:port.
+            source: a file, or a URL such as rtp://host:port or udp://host:port.
             timeout: seconds without data after which the stream has ended.
 
         Raises:
@@ -84,25 +85,11 @@ class Receiver:
             ValueError: nothing that can be shown arrived.
         """
         self._source, self.reception = source, Reception()
-        url, options = source, {}
-        if is_url(source):
-            if source.startswith("udp:"):
-                url += f"{'&' if '?' in source else '?'}{_QUEUE}&timeout={round(timeout * 1e6)}"
-            wait = str(round(timeout * 1e6))
-            options = {
-                # By default, FFmpeg reads up to 5 MB or 5 s before the first frame. The codec
-                # states the rate, so that no frames are needed to guess it.
-                "probesize": "200000",
-                "analyzeduration": "500000",
-                "rw_timeout": wait,
-                "fpsprobesize": "0",
-            }
+        self._rtp: RtpReader | None = None
         try:
-            # PyAV's own timeout for reading would count from the first packet on.
-            self._container: InputContainer = av.open(
-                url, options=options, timeout=(4 * timeout, None)
-            )
-        except FFmpegError as error:
+            self._container = self._opened(timeout)
+        except (FFmpegError, OSError) as error:
+            self._closed()
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"{source} cannot be received: {reason}.") from error
         self._stream: VideoStream = self._container.streams.video[0]
@@ -139,6 +126,7 @@ class Receiver:
     def close(self) -> None:
         """Close the connection."""
         self._container.close()
+        self._closed()
 
     def shown(self, frame: TimedFrame, buffer: float) -> TimedFrame:
         """Note that a frame is ready, and wait until it is due.
@@ -156,6 +144,32 @@ class Receiver:
         else:
             time.sleep(buffer - ready)
         return frame
+
+    def _opened(self, timeout: float) -> InputContainer:
+        """Open the source; wait for the first packets of a stream four times the timeout."""
+        source, wait = self._source, str(round(timeout * 1e6))
+        if not is_url(source):
+            return av.open(source)
+        options = {
+            # By default, FFmpeg reads up to 5 MB or 5 s before the first frame. The codec states
+            # the rate, so that no frames are needed to guess it.
+            "probesize": "200000",
+            "analyzeduration": "500000",
+            "rw_timeout": wait,
+            "fpsprobesize": "0",
+        }
+        if source.startswith("rtp:"):
+            self._rtp = RtpReader(source, patience=4 * timeout, timeout=timeout)
+            return av.open(self._rtp, "r", format="mpegts", options=options, buffer_size=PAYLOAD)
+        url = source
+        if source.startswith("udp:"):
+            url += f"{'&' if '?' in source else '?'}{_QUEUE}&timeout={wait}"
+        # PyAV's own timeout for reading would count from the first packet on.
+        return av.open(url, options=options, timeout=(4 * timeout, None))
+
+    def _closed(self) -> None:
+        if self._rtp is not None:
+            self._rtp.close()
 
     def _rate(self) -> Fraction:
         """Return the rate that the codec states; otherwise that which the container measured."""

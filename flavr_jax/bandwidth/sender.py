@@ -18,6 +18,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from flavr_jax.bandwidth.rate_distortion import CODECS
+from flavr_jax.bandwidth.rtp import PAYLOAD, RtpWriter
 from flavr_jax.partial import written_whole
 from flavr_jax.video.files.encoders import Encoding, Preset, options_of
 from flavr_jax.video.frames import ClipInfo, TimedFrame
@@ -30,8 +31,7 @@ Codec: TypeAlias = Literal["h264", "hevc", "av1"]
 TICK = Fraction(1, 90000)
 """Unit of times in MPEG-TS, in seconds."""
 
-_SCHEMES = ("udp", "srt")
-_PACKET = 1316  # bytes of 7 MPEG-TS packets, which fit into one packet of Ethernet
+_SCHEMES = ("rtp", "udp", "srt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,8 @@ def send(
     Args:
         frames: with increasing pts.
         info: their properties; both sides have to be even.
-        target: a file (.ts, .mkv, .mp4), or a URL, udp://host:port or srt://host:port.
+        target: a file (.ts, .mkv, .mp4), or a URL, rtp://host:port, udp://host:port or
+            srt://host:port.
         sending: how.
         overwrite: whether a file may be replaced.
         sleep: waits for a number of seconds.
@@ -161,8 +162,15 @@ def _opened(target: str, overwrite: bool) -> Iterator[OutputContainer]:
         return
     scheme = target.partition("://")[0]
     if scheme not in _SCHEMES:
-        raise ValueError(f"{target} has the scheme {scheme!r}; use {' or '.join(_SCHEMES)}.")
-    url = f"{target}{'&' if '?' in target else '?'}pkt_size={_PACKET}"
+        raise ValueError(f"{target} has the scheme {scheme!r}; use {', '.join(_SCHEMES)}.")
+    if scheme == "rtp":
+        with _explained(target), contextlib.closing(RtpWriter(target)) as writer:
+            # Otherwise small frames would wait in a buffer of 32 kB.
+            at_once = {"flush_packets": "1"}
+            with av.open(writer, "w", format="mpegts", container_options=at_once) as container:
+                yield container
+        return
+    url = f"{target}{'&' if '?' in target else '?'}pkt_size={PAYLOAD}"
     with _explained(target), av.open(url, "w", format="mpegts") as container:
         yield container
 
@@ -171,8 +179,9 @@ def _opened(target: str, overwrite: bool) -> Iterator[OutputContainer]:
 def _explained(target: str) -> Iterator[None]:
     try:
         yield
-    except FFmpegError as error:
-        raise OSError(f"nothing can be sent to {target}: {error.strerror}.") from error
+    except (FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"nothing can be sent to {target}: {reason}.") from error
 
 
 def _stream(

@@ -25,11 +25,11 @@ from flavr_jax.video.files import encoders, sinks
 class Options:
     """Receive what ``flavr send`` sends, and restore the dropped frames.
 
-    The stream ends when nothing has arrived for some time.
+    The stream ends when the sender says so (RTP), or when nothing has arrived for some time.
     """
 
     source: Positional[str]
-    """URL to listen at, such as udp://0.0.0.0:5000, or a file."""
+    """URL to listen at, such as rtp://0.0.0.0:5000, or a file."""
     output: Positional[str]
     """A video, a folder of images, - for Y4M to a player through a pipe, or null: for none."""
     drop: int = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send one frame in K of a clip: ``flavr send clip.mp4 udp://192.0.2.1:5000 --drop 2``."""
+"""Send one frame in K of a clip: ``flavr send clip.mp4 rtp://192.0.2.1:5000 --drop 2``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Options:
     source: Positional[Path]
     """Video file, folder of images, or - for a pipe."""
     target: Positional[str]
-    """A file (.ts, .mkv or .mp4), or udp://HOST:PORT, or srt://HOST:PORT if FFmpeg has SRT. A
-    network gets each frame when its time has come."""
+    """A file (.ts, .mkv or .mp4), rtp://HOST:PORT, udp://HOST:PORT, or srt://HOST:PORT if FFmpeg
+    has SRT. A network gets each frame when its time has come."""
     sending: Annotated[Sending, OmitArgPrefixes] = dataclasses.field(default_factory=Sending)
     """Frames to send, and their encoding."""
     overwrite: bool = False

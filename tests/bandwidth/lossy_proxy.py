@@ -16,16 +16,34 @@ class LossyProxy:
     Attributes:
         port: where it listens.
         lost: number of packets that it dropped.
+        swapped: number of packets that it forwarded after the one that came next.
     """
 
-    def __init__(self, target: int, *, loss: float = 0.0, jitter: float = 0.0, seed: int = 0):
-        """Forward to a port; lose this part of the packets, and delay by up to ``jitter`` s."""
+    def __init__(
+        self,
+        target: int,
+        *,
+        loss: float = 0.0,
+        jitter: float = 0.0,
+        swap: float = 0.0,
+        seed: int = 0,
+    ):
+        """Forward to a port.
+
+        Args:
+            target: the port.
+            loss: part of the packets that is lost.
+            jitter: longest delay in seconds.
+            swap: part of the packets that the next one overtakes, if it comes within 50 ms.
+            seed: of random numbers.
+        """
         self._target, self._loss, self._jitter = ("127.0.0.1", target), loss, jitter
+        self._swap = swap
         self._random = np.random.default_rng(seed)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.settimeout(0.05)
-        self.port, self.lost = self._socket.getsockname()[1], 0
+        self.port, self.lost, self.swapped = self._socket.getsockname()[1], 0, 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -39,11 +57,14 @@ class LossyProxy:
         self._socket.close()
 
     def _run(self):
-        count = 0
+        count, held = 0, b""
         while not self._closed.is_set():
             try:
                 data = self._socket.recv(65536)
             except TimeoutError:
+                if held:
+                    self._socket.sendto(held, self._target)
+                held = b""
                 continue
             count += 1
             # Like a router's queue: packets keep their order, and one delays all that follow.
@@ -51,7 +72,13 @@ class LossyProxy:
             if count > 4 and self._random.random() < self._loss:
                 self.lost += 1
                 continue
+            if not held and count > 4 and self._random.random() < self._swap:
+                held = data
+                continue
             self._socket.sendto(data, self._target)
+            if held:
+                self._socket.sendto(held, self._target)
+                held, self.swapped = b"", self.swapped + 1
 
 
 def free_port() -> int:

@@ -62,20 +62,20 @@ def clip(count=COUNT):
 
 
 @contextlib.contextmanager
-def sending(port, **settings):
+def sending(port, scheme, **settings):
     """Send the clip to a port, in a thread."""
-    target = f"udp://127.0.0.1:{port}"
+    target = f"{scheme}://127.0.0.1:{port}"
     thread = threading.Thread(target=send, args=(clip(), INFO, target, Sending(**settings)))
     thread.start()
     yield
     thread.join()
 
 
-def received(*, drop=2, **network):
+def received(scheme, *, drop=2, **network):
     """Send the clip through a network, restore it, and return receiver, proxy and frames."""
     port = free_port()
-    with LossyProxy(port, **network) as proxy, sending(proxy.port, drop=drop, key=0.3):
-        receiver = Receiver(f"udp://127.0.0.1:{port}", timeout=0.8)
+    with LossyProxy(port, **network) as proxy, sending(proxy.port, scheme, drop=drop, key=0.3):
+        receiver = Receiver(f"{scheme}://127.0.0.1:{port}", timeout=0.8)
         with Pipeline("show") as pipeline, contextlib.closing(receiver):
             made = restored(receiver, Blend(), drop, pipeline)
             frames = [receiver.shown(frame, 0.0) for frame in made]
@@ -91,8 +91,9 @@ def errors(frames):
     ]
 
 
-def test_dropped_frames_come_back_at_their_exact_times_despite_jitter():
-    receiver, proxy, frames = received(jitter=0.01)
+@pytest.mark.parametrize("scheme", ["rtp", "udp"])
+def test_dropped_frames_come_back_at_their_exact_times_despite_jitter(scheme):
+    receiver, proxy, frames = received(scheme, jitter=0.01)
     assert receiver.info.rate == RATE / 2
     assert receiver.reception.frames == (COUNT + 1) / 2
     assert [frame.pts for frame in frames][:COUNT] == [index / RATE for index in range(COUNT)]
@@ -118,8 +119,15 @@ def test_a_buffer_shows_frames_at_an_even_pace_and_counts_late_ones(tmp_path, mo
     assert receiver.reception.late == 1
 
 
-def test_after_losses_no_damage_is_shown_and_times_stay_regular():
-    receiver, proxy, frames = received(loss=0.2)
+def test_packets_that_overtake_others_are_put_in_order_over_rtp():
+    receiver, proxy, _ = received("rtp", drop=1, swap=0.3)  # sent every 33 ms
+    assert proxy.swapped > 0
+    assert (receiver.reception.frames, receiver.reception.gaps) == (COUNT, 0)
+
+
+@pytest.mark.parametrize("scheme", ["rtp", "udp"])
+def test_after_losses_no_damage_is_shown_and_times_stay_regular(scheme):
+    receiver, proxy, frames = received(scheme, loss=0.2)
     assert proxy.lost > 0
     assert receiver.reception.gaps > 0
     assert "lost" in str(receiver.reception)
@@ -140,16 +148,23 @@ def test_a_file_holds_one_frame_in_k_with_exact_times(tmp_path, suffix, codec):
     np.testing.assert_allclose([float(time) for time in times], [0, 4, 8, 12], atol=tolerance)
 
 
-def test_a_stream_that_does_not_come_ends_the_wait():
+@pytest.mark.parametrize("scheme", ["rtp", "udp"])
+def test_a_stream_that_does_not_come_ends_the_wait(scheme):
     with pytest.raises(OSError, match="cannot be received"):
-        Receiver(f"udp://127.0.0.1:{free_port()}", timeout=0.2)
+        Receiver(f"{scheme}://127.0.0.1:{free_port()}", timeout=0.2)
+
+
+def test_a_port_in_use_is_explained():
+    with LossyProxy(1) as proxy, pytest.raises(OSError, match=r"received: Address already in use"):
+        Receiver(f"rtp://127.0.0.1:{proxy.port}", timeout=0.2)
 
 
 @pytest.mark.parametrize(
     ("target", "more", "words"),
     [
         ("udp://127.0.0.1:9", {"codec": "av1"}, "`codec` is av1"),
-        ("http://127.0.0.1:9", {}, "scheme 'http'; use udp or srt"),
+        ("http://127.0.0.1:9", {}, "scheme 'http'; use rtp, udp, srt"),
+        ("rtp://127.0.0.1", {}, "write rtp://HOST:PORT"),
         ("clip.ts", {"drop": 0}, "`drop` is 0"),
         ("clip.ts", {"key": 0.0}, "`key` is 0.0"),
     ],
