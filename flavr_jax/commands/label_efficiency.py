@@ -19,7 +19,13 @@ from tyro.conf import OmitArgPrefixes
 from flavr_jax import program_cache
 from flavr_jax.extras import install_command
 from flavr_jax.partial import written_whole
-from flavr_jax.training.label_efficiency import Encoder, Study, StudyConfig
+from flavr_jax.training.label_efficiency import (
+    Encoder,
+    Pretrained,
+    Programs,
+    Study,
+    StudyConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,7 @@ def main(options: Options) -> None:
     program_cache.enable()
     began = time.monotonic()
     study = Study(options.study)
+    compiling = {encoder: study.compile(encoder) for encoder in options.encoders}
     values: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -63,7 +70,7 @@ def main(options: Options) -> None:
         "results": [],
     }
     print(f"clips drawn after {time.monotonic() - began:.0f} s", flush=True)
-    for line in _measure(options, study, values):
+    for line in _measure(options, study, compiling, values):
         print(f"{time.monotonic() - began:.0f} s: {line}", flush=True)
         # Written each time, so that an interrupted study keeps what it has.
         with written_whole(options.output) as path:
@@ -74,22 +81,26 @@ def main(options: Options) -> None:
     plot(values, options.output.with_suffix(".png"))
 
 
-def _measure(options: Options, study: Study, values: dict[str, Any]) -> Iterator[str]:
+def _measure(
+    options: Options,
+    study: Study,
+    compiling: dict[Encoder, Programs],
+    values: dict[str, Any],
+) -> Iterator[str]:
     """Pretrain each encoder and train its classifiers; yield a line for each value added."""
     shares = tuple(share / 100 for share in options.shares)
-    compiling = study.compile(options.encoders)
-    for encoder in options.encoders:
-        for future in compiling[encoder]:
-            future.result()
-        pretrained = study.pretrain(encoder)
-        psnr, seconds = pretrained.psnr, pretrained.seconds
-        values["pretraining"][encoder] = {"psnr": psnr, "seconds": seconds}
-        yield f"{encoder} interpolates at {psnr:.2f} dB after {seconds:.1f} s of training"
-        for result in study.results(encoder, pretrained, shares, options.seeds):
+    for encoder, programs in compiling.items():
+        for result in study.results(encoder, programs, shares, options.seeds):
+            if isinstance(result, Pretrained):
+                psnr, seconds = result.psnr, result.seconds
+                values["pretraining"][encoder] = {"psnr": psnr, "seconds": seconds}
+                yield f"{encoder} interpolates at {psnr:.2f} dB after {seconds:.1f} s of training"
+                continue
             values["results"].append(result._asdict())
             yield (
                 f"{encoder} {'pretrained' if result.pretrained else 'random'}, "
-                f"{result.labels} labels, seed {result.seed}: {100 * result.accuracy:.1f} %"
+                f"{result.labels} labels, seed {result.seed}, "
+                f"learning rate {result.learning_rate:g}: {100 * result.accuracy:.1f} %"
             )
 
 
@@ -105,13 +116,15 @@ def table(values: dict[str, Any]) -> str:
         + " | seconds |",
         "| --- " * (4 + len(counts)) + "|",
     ]
-    for encoder, pretraining in values["pretraining"].items():
+    for encoder in _encoders(values):
+        found = values["pretraining"].get(encoder)
+        psnr = f"{found['psnr']:.2f}" if found else "—"
         for start in (False, True):
             rows = [groups.get((encoder, start, count), []) for count in counts]
             cells = [_mean_and_spread([row["accuracy"] for row in some]) for some in rows]
             seconds = [row["seconds"] for some in rows for row in some]
             lines.append(
-                f"| {encoder} | {pretraining['psnr']:.2f} | "
+                f"| {encoder} | {psnr} | "
                 f"{'pretrained' if start else 'random'} | " + " | ".join(cells) + " | "
                 f"{np.median(seconds) if seconds else float('nan'):.2f} |"
             )
@@ -128,7 +141,7 @@ def plot(values: dict[str, Any], path: Path) -> None:
         raise ModuleNotFoundError(f"{path} needs matplotlib: {install_command('train')}.")
     from matplotlib.figure import Figure
 
-    groups, encoders = _groups(values), list(values["pretraining"])
+    groups, encoders = _groups(values), _encoders(values)
     figure = Figure(figsize=(3.2 * len(encoders), 3.2), layout="constrained")
     panels = figure.subplots(1, len(encoders), squeeze=False, sharey=True)[0]
     for axes, encoder in zip(panels, encoders):
@@ -146,6 +159,12 @@ def plot(values: dict[str, Any], path: Path) -> None:
     panels[0].legend()
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
+
+
+def _encoders(values: dict[str, Any]) -> list[Encoder]:
+    """Return the encoders that have results, in the order of their first one."""
+    measured = [row["encoder"] for row in values["results"]]
+    return list(dict.fromkeys([*values["pretraining"], *measured]))
 
 
 def _groups(values: dict[str, Any]) -> dict[tuple[str, bool, int], list[dict[str, Any]]]:

@@ -36,7 +36,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, optimizer
 from flavr_jax.training.step import Compute
 from flavr_jax.training.tasks import Classification, Interpolation, LabelledBatch, Task
 
-__all__ = ["Encoder", "Pretrained", "Result", "Study", "StudyConfig"]
+__all__ = ["Encoder", "Pretrained", "Programs", "Result", "Study", "StudyConfig"]
 
 Encoder: TypeAlias = Literal["r3d", "r2plus1d", "mc3"]
 
@@ -50,11 +50,15 @@ class StudyConfig:
         base: head of the interpolation network; see :class:`flavr_jax.config.ModelConfig`.
         clips: the synthetic clips.
         labelled: number of training clips.
+        validated: number of clips by whose classification the learning rate is chosen.
         tested: number of test clips.
         pretraining: steps of training on interpolation.
         finetuning: steps of training on labels.
         batch_size: clips in a step.
-        learning_rate: highest learning rate of pretraining and finetuning.
+        optimizer: update rule of pretraining and finetuning.
+        learning_rate: highest learning rate of pretraining.
+        learning_rates: those of finetuning that are tried, once for either start, with the most
+            labels; the best is used with fewer labels and other seeds.
         weight_decay: decoupled weight decay of both.
         compute: dtype of the forward and backward passes; parameters are always float32.
     """
@@ -63,22 +67,27 @@ class StudyConfig:
     base: Literal["mean", "warp"] = "warp"
     clips: ActionConfig = dataclasses.field(default_factory=ActionConfig)
     labelled: int = 4000
+    validated: int = 480
     tested: int = 960
     pretraining: int = 4000
     finetuning: int = 1000
     batch_size: int = 64
+    optimizer: Literal["adam", "muon"] = "muon"
     learning_rate: float = 2e-3
+    learning_rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
     weight_decay: float = 1e-2
     compute: Compute = "bfloat16"
 
     def __post_init__(self) -> None:
         classes = len(actions.CLASSES)
-        for name in ("labelled", "tested"):
+        for name in ("labelled", "validated", "tested"):
             if getattr(self, name) % classes or getattr(self, name) < classes:
                 raise ValueError(
                     f"`{name}` is {getattr(self, name)}; it is a multiple of {classes}, the number "
                     "of classes."
                 )
+        if not self.learning_rates:
+            raise ValueError("`learning_rates` is empty; give one or more, such as 2e-3.")
         if self.clips.frames < 7:
             raise ValueError(
                 f"`frames` is {self.clips.frames}; four inputs with a frame between them need 7."
@@ -101,6 +110,8 @@ class Result(NamedTuple):
         pretrained: whether it began with a pretrained encoder.
         labels: number of labelled clips.
         seed: seed of initial parameters and of the order of clips.
+        learning_rate: highest learning rate.
+        validation: accuracy on the clips by which the learning rate is chosen.
         accuracy: share of test clips classified correctly.
         seconds: seconds of training.
     """
@@ -109,41 +120,53 @@ class Result(NamedTuple):
     pretrained: bool
     labels: int
     seed: int
+    learning_rate: float
+    validation: float
     accuracy: float
     seconds: float
+
+
+class Programs(NamedTuple):
+    """Programs of an encoder, which may still be compiled."""
+
+    classification: Future[None]
+    interpolation: Future[None]
 
 
 class Study:
     """Clips on the device, and programs that train on them."""
 
     def __init__(self, config: StudyConfig) -> None:
+        """Begin to draw the clips; compilation can go on at the same time."""
         self.config = config
+        self._pool = concurrent.futures.ThreadPoolExecutor()
+        self._drawn = self._pool.submit(self._draw)
+        self._programs: dict[Task, Callable[..., Any]] = {}
+
+    @functools.cached_property
+    def _train(self) -> LabelledSet:
+        return jax.tree.map(lambda leaf: leaf[: self.config.labelled], self._drawn.result())
+
+    @functools.cached_property
+    def _test(self) -> LabelledSet:
+        return jax.tree.map(lambda leaf: leaf[self.config.labelled :], self._drawn.result())
+
+    def _draw(self) -> LabelledSet:
         # Drawn together, because each number of clips would need a program of its own.
         draw = jax.jit(actions.draw_set, static_argnums=(1, 2))
-        clips = draw(jax.random.key(0x5E7), config.labelled + config.tested, config.clips)
-        self._train = jax.tree.map(lambda leaf: leaf[: config.labelled], clips)
-        self._test = jax.tree.map(lambda leaf: leaf[config.labelled :], clips)
-        self._programs: dict[Task, Callable[..., Any]] = {}
+        config = self.config
+        count = config.labelled + config.validated + config.tested
+        clips = draw(jax.random.key(0x5E7), count, config.clips)
+        return jax.block_until_ready(clips)
 
     def model(self, encoder: Encoder) -> ModelConfig:
         """Return the interpolation network with an encoder."""
         return ModelConfig(width=self.config.width, encoder=encoder, base=self.config.base)
 
-    def compile(self, encoders: tuple[Encoder, ...]) -> dict[Encoder, list[Future[None]]]:
-        """Compile the two programs of each encoder in threads.
-
-        A study can begin with the first encoder while the programs of the others are compiled.
-        """
-        pool = concurrent.futures.ThreadPoolExecutor()
-        started: dict[Encoder, list[Future[None]]] = {
-            encoder: [
-                pool.submit(self._compile, task)
-                for task in (self._interpolation(encoder), self._classification(encoder))
-            ]
-            for encoder in encoders
-        }
-        pool.shutdown(wait=False)  # it goes on with what was submitted
-        return started
+    def compile(self, encoder: Encoder) -> Programs:
+        """Compile the programs of an encoder in threads."""
+        tasks = self._classification(encoder), self._interpolation(encoder)
+        return Programs(*(self._pool.submit(self._compile, task) for task in tasks))
 
     def blend(self) -> float:
         """Return the PSNR in dB of the average of the two middle inputs on test clips."""
@@ -155,13 +178,18 @@ class Study:
         """Train an interpolation network on the training clips, without their labels."""
         task = self._interpolation(encoder)
         start = time.perf_counter()
-        params, psnr = self._run(
-            task, task.init(jax.random.key(1)), self.config.pretraining, self.config.labelled, 2
-        )
+        config, params = self.config, task.init(jax.random.key(1))
+        numbers = config.pretraining, config.labelled, config.learning_rate
+        params, psnr = self._run(task, params, *numbers, seed=2)
         return Pretrained(params, float(psnr), time.perf_counter() - start)
 
     def finetune(
-        self, encoder: Encoder, pretrained: Pretrained | None, labels: int, seed: int
+        self,
+        encoder: Encoder,
+        pretrained: Pretrained | None,
+        labels: int,
+        seed: int,
+        learning_rate: float,
     ) -> Result:
         """Train a classifier on the first ``labels`` training clips, and test it.
 
@@ -170,27 +198,56 @@ class Study:
             pretrained: network to take the encoder from; None starts at random.
             labels: number of labelled clips.
             seed: seed of initial parameters and of the order of clips.
+            learning_rate: highest learning rate.
         """
         task = self._classification(encoder)
         params = task.init(jax.random.key(seed))
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        _, accuracy = self._run(task, params, self.config.finetuning, labels, seed)
-        accuracy, seconds = float(accuracy), time.perf_counter() - start
-        return Result(encoder, pretrained is not None, labels, seed, accuracy, seconds)
+        _, scores = self._run(
+            task, params, self.config.finetuning, labels, learning_rate, seed=seed
+        )
+        validation, accuracy = np.asarray(scores).tolist()
+        return Result(
+            encoder, pretrained is not None, labels, seed,
+            learning_rate, validation, accuracy, time.perf_counter() - start,
+        )  # fmt: skip
 
     def results(
-        self, encoder: Encoder, pretrained: Pretrained, shares: tuple[float, ...], seeds: int
-    ) -> Iterator[Result]:
-        """Yield the results for both starts and every share of labels, seed by seed."""
-        classes = len(actions.CLASSES)
-        for seed in range(seeds):
-            for share in shares:
-                # Every class has the same number of labels.
-                labels = max(1, round(share * self.config.labelled / classes)) * classes
-                for start in (None, pretrained):
-                    yield self.finetune(encoder, start, labels, seed)
+        self, encoder: Encoder, programs: Programs, shares: tuple[float, ...], seeds: int
+    ) -> Iterator[Pretrained | Result]:
+        """Yield the pretrained network, and the results for both starts, shares and seeds.
+
+        Random starts are trained while the interpolation network is still compiled. Afterwards the
+        two starts take turns, seed by seed, so that an interrupted study can compare them.
+        """
+        classes, labelled = len(actions.CLASSES), self.config.labelled
+        # Every class has the same number of labels.
+        counts = {max(1, round(share * labelled / classes)) * classes for share in shares}
+        random = [(labels, seed) for seed in range(seeds) for labels in sorted(counts)[::-1]]
+        waiting, pretrained = list(random), None
+        rates = dict.fromkeys((False, True), self.config.learning_rates)
+
+        def best(start: Pretrained | None, labels: int, seed: int) -> Result:
+            tried = [
+                self.finetune(encoder, start, labels, seed, rate)
+                for rate in rates[start is not None]
+            ]
+            found = max(tried, key=lambda result: result.validation)
+            rates[start is not None] = (found.learning_rate,)
+            return found
+
+        programs.classification.result()
+        while random or waiting:
+            if pretrained is None and (programs.interpolation.done() or not random):
+                programs.interpolation.result()
+                pretrained = self.pretrain(encoder)
+                yield pretrained
+            if pretrained is not None and len(waiting) > len(random):
+                yield best(pretrained, *waiting.pop(0))
+            else:
+                yield best(None, *random.pop(0))
 
     def _interpolation(self, encoder: Encoder) -> Interpolation:
         return Interpolation(self.model(encoder), losses.parse("charbonnier"))
@@ -205,23 +262,32 @@ class Study:
         params: PyTree,
         steps: int,
         known: int,
+        learning_rate: float,
+        *,
         seed: int,
-    ) -> tuple[PyTree, Float[Array, ""]]:
+    ) -> tuple[PyTree, Float[Array, "*part"]]:
         """Train and test; see :func:`_train_and_test`."""
         if task not in self._programs:
             self._compile(task)
         program = self._programs[task]
-        numbers = np.int32(steps), np.int32(known)
+        numbers = np.int32(steps), np.int32(known), np.float32(learning_rate)
         return program(params, self._train, self._test, *numbers, jax.random.key(seed))
 
     def _compile(self, task: Interpolation | Classification) -> None:
         """Compile the program of a task."""
-        numbers = np.int32(0), np.int32(0)
+        config = self.config
+        train, test = map(self._shapes, (config.labelled, config.validated + config.tested))
+        count, rate = (jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        params = task.init(jax.random.key(0))
         lowered = _train_and_test.lower(
-            task, self.config, task.init(jax.random.key(0)), self._train, self._test, *numbers,
-            jax.random.key(0),
-        )  # fmt: skip
+            task, self.config, params, train, test, count, count, rate, key
+        )
         self._programs[task] = program_cache.compile_lowered(lowered, jax.devices()[0])
+
+    def _shapes(self, count: int) -> LabelledSet:
+        draw = functools.partial(actions.draw_set, count=count, config=self.config.clips)
+        return jax.eval_shape(draw, jax.random.key(0))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -233,13 +299,15 @@ def _train_and_test(
     tested: LabelledSet,
     steps: Int[Array, ""] | int,
     known: Int[Array, ""] | int,
+    learning_rate: Float[Array, ""] | float,
     key: Key[Array, ""],
-) -> tuple[PyTree, Float[Array, ""]]:
+) -> tuple[PyTree, Float[Array, "*part"]]:
     """Train on the first ``known`` clips; return the parameters and the score on other clips.
 
-    The score is the PSNR in dB of an interpolation network and the accuracy of a classifier.
+    The score is the PSNR in dB of an interpolation network. A classifier has two, its accuracies on
+    the clips for validation and on those for testing.
     """
-    params = _fit(task, config, params, clips, steps, known, key)
+    params = _fit(task, config, params, clips, steps, known, learning_rate, key)
     cast = _cast(params, config.compute)
     if isinstance(task, Classification):
         return params, _accuracy(task, config, cast, tested)
@@ -265,13 +333,14 @@ def _fit(
     clips: LabelledSet,
     steps: Int[Array, ""] | int,
     known: Int[Array, ""] | int,
+    learning_rate: Float[Array, ""] | float,
     key: Key[Array, ""],
 ) -> PyTree:
     """Train on random batches of the first ``known`` clips, with a cosine schedule.
 
-    The number of steps is an argument of the compiled program, so that one program serves all.
+    Numbers of steps and learning rates are arguments of the compiled program, which serves all.
     """
-    rule = optimizer(OptimizerConfig(weight_decay=config.weight_decay))
+    rule = optimizer(OptimizerConfig(config.optimizer, weight_decay=config.weight_decay))
 
     def step(number: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, moments = state
@@ -289,7 +358,7 @@ def _fit(
         gradient = jax.grad(loss)(params)
         updates, moments = rule.update(gradient, moments, params)
         done = number / steps
-        rate = config.learning_rate * jnp.minimum(
+        rate = learning_rate * jnp.minimum(
             (number + 1) / 20.0, 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         )
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), moments
@@ -299,13 +368,15 @@ def _fit(
 
 def _accuracy(
     task: Classification, config: StudyConfig, params: PyTree, clips: LabelledSet
-) -> Float[Array, ""]:
+) -> Float[Array, "2"]:
     def right(some: LabelledSet) -> Array:
         frames = some.clips.astype(jnp.float32) / 255.0
         logits = _as_in_training(lambda p: classifier.apply(task.config, p, frames), params)
         return logits.argmax(axis=-1) == some.labels
 
-    return _in_parts(right, clips, config.batch_size).mean()
+    found = _in_parts(right, clips, config.batch_size).reshape(-1)
+    parts = jnp.split(found, [config.validated])  # of classes that alternate, both balanced
+    return jnp.stack([part.mean() for part in parts])
 
 
 def _psnr(

@@ -3,7 +3,8 @@
 
 import dataclasses
 import json
-from concurrent.futures import Future
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
 from flavr_jax.models import classifier, flavr
 from flavr_jax.training import label_efficiency
-from flavr_jax.training.label_efficiency import Encoder, Pretrained, Result, Study, StudyConfig
+from flavr_jax.training.label_efficiency import Pretrained, Programs, Result, Study, StudyConfig
 from tests.training.toys import Line
 
 SIZES = StudyConfig(batch_size=8, compute="float32")
@@ -45,44 +46,69 @@ def test_windows_have_every_second_frame_and_the_one_in_the_middle():
 
 
 def test_training_uses_only_the_clips_that_are_known():
-    config = dataclasses.replace(SIZES, learning_rate=0.05, weight_decay=0.0)
+    config = dataclasses.replace(SIZES, optimizer="adam", weight_decay=0.0)
     start = {"mean": jnp.zeros(())}
     for known, mean in ((1, 3 / 255), (3, 13 / 255)):
         found = label_efficiency._fit(
-            Mean(), config, start, clips(20), 200, known, jax.random.key(0)
+            Mean(), config, start, clips(20), 200, known, 0.05, jax.random.key(0)
         )
         assert float(found["mean"]) == pytest.approx(mean, abs=0.15 * mean + 2e-3)
 
 
 def test_no_steps_leave_the_parameters():
     start = {"mean": jnp.full((), 0.25)}
-    found = label_efficiency._fit(Mean(), SIZES, start, clips(20), 0, 20, jax.random.key(0))
+    found = label_efficiency._fit(Mean(), SIZES, start, clips(20), 0, 20, 0.1, jax.random.key(0))
     assert float(found["mean"]) == 0.25
 
 
-def test_every_start_and_share_is_measured_with_balanced_labels():
-    study = Study.__new__(Study)
-    study.config = StudyConfig(labelled=4000)
-    calls = []
+class Counted(Study):
+    """A study that only notes what it was asked for; pretraining is compiled after ``ready``."""
 
-    def finetune(encoder, pretrained, labels, seed):
-        calls.append((encoder, pretrained is not None, labels, seed))
-        return Result(encoder, pretrained is not None, labels, seed, 0.5, 1.0)
+    def __init__(self, ready):
+        self.config = StudyConfig(labelled=4000, learning_rates=(1.0, 2.0))
+        self.calls, self.ready = [], ready
+        self.programs = Programs(Future(), Future())
+        self.programs.classification.set_result(None)
 
-    study.finetune = finetune
-    found = list(study.results("r3d", Pretrained({}, 30.0, 1.0), (0.01, 1.0), 2))
-    assert len(found) == len(calls) == 8
-    assert calls[:5] == [
-        ("r3d", False, 40, 0), ("r3d", True, 40, 0), ("r3d", False, 4000, 0),
-        ("r3d", True, 4000, 0), ("r3d", False, 40, 1),
+    def pretrain(self, encoder):
+        self.calls.append("pretraining")
+        return Pretrained({}, 30.0, 1.0)
+
+    def finetune(self, encoder, pretrained, labels, seed, rate):
+        self.calls.append((pretrained is not None, labels, seed, rate))
+        if len(self.calls) == self.ready:
+            self.programs.interpolation.set_result(None)
+        # A random start learns best at 2, a pretrained one at 1.
+        validation = 0.5 - abs(rate - (2 - (pretrained is not None)))
+        return Result(encoder, pretrained is not None, labels, seed, rate, validation, 0.5, 1.0)
+
+
+def test_random_starts_are_trained_while_the_other_program_is_compiled():
+    study = Counted(ready=4)
+    found = list(study.results("r3d", study.programs, (0.01, 1.0), 2))
+    assert study.calls == [
+        (False, 4000, 0, 1.0), (False, 4000, 0, 2.0), (False, 40, 0, 2.0), (False, 4000, 1, 2.0),
+        "pretraining", (True, 4000, 0, 1.0), (True, 4000, 0, 2.0), (True, 40, 0, 1.0),
+        (True, 4000, 1, 1.0), (False, 40, 1, 2.0), (True, 40, 1, 1.0),
     ]  # fmt: skip
-    assert all(labels % len(actions.CLASSES) == 0 for _, _, labels, _ in calls)
+    assert [type(each) for each in found].index(Pretrained) == 3
+    # Only the better of two learning rates counts, where both were tried.
+    assert [each.learning_rate for each in found if isinstance(each, Result)] == [
+        2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 1.0
+    ]  # fmt: skip
+
+
+def test_a_study_waits_for_the_program_of_pretraining_when_nothing_else_is_left():
+    study = Counted(ready=3)
+    calls = list(study.results("r3d", study.programs, (0.05, 0.1), 1))
+    assert [isinstance(each, Pretrained) for each in calls] == [False, False, True, False, False]
+    assert all(each[1] % len(actions.CLASSES) == 0 for each in study.calls[:2])
 
 
 @pytest.fixture
 def values():
     rows = [
-        Result("r3d", pretrained, labels, seed, accuracy + 0.02 * seed, 1.5)._asdict()
+        Result("r3d", pretrained, labels, seed, 2e-3, 0.0, accuracy + 0.02 * seed, 1.5)._asdict()
         for pretrained, labels, accuracy in (
             (False, 40, 0.1), (False, 400, 0.3), (True, 40, 0.2), (True, 400, 0.6)
         )
@@ -101,6 +127,28 @@ def test_the_table_has_means_and_deviations_over_seeds(values):
     assert "| mc3 | 24.00 | random | — | — |" in lines[6]  # not reached in time
 
 
+def test_an_encoder_that_is_not_pretrained_yet_has_a_row(values):
+    del values["pretraining"]["r3d"]
+    assert "| r3d | — | random | 11.0 ± 1.0 |" in command.table(values)
+
+
+def test_clips_are_drawn_while_programs_are_compiled(monkeypatch):
+    drawn = threading.Event()
+
+    def draw(key, count, config):
+        assert drawn.wait(20.0)
+        shape = (count, 8, 16, 16, 3)
+        return LabelledSet(np.zeros(shape, np.uint8), np.arange(count) % 20)
+
+    monkeypatch.setattr(label_efficiency.jax, "jit", lambda function, **_: draw)
+    study = Study(dataclasses.replace(TINY, labelled=40))
+    monkeypatch.undo()
+    drawn.set()
+    assert study._train.clips.shape == (40, 8, 16, 16, 3)
+    assert study._shapes(40).clips.shape == study._train.clips.shape
+    assert len(study._test.labels) == 40
+
+
 def test_the_plot_is_written(values, tmp_path):
     pytest.importorskip("matplotlib")
     command.plot(values, tmp_path / "plot.png")
@@ -108,7 +156,12 @@ def test_the_plot_is_written(values, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"labelled": 30}, "labelled"), ({"tested": 0}, "tested")]
+    ("change", "message"),
+    [
+        ({"labelled": 30}, "labelled"),
+        ({"tested": 0}, "tested"),
+        ({"learning_rates": ()}, "learning_rates"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_explained(change, message):
     with pytest.raises(ValueError, match=message):
@@ -125,6 +178,7 @@ TINY = StudyConfig(
     base="mean",
     clips=actions.ActionConfig(size=16, texture_size=32),
     labelled=20,
+    validated=20,
     tested=20,
     pretraining=3,
     finetuning=3,
@@ -138,22 +192,24 @@ def study():
     """A study of clips that need not be drawn."""
     study = Study.__new__(Study)
     study.config, study._programs = TINY, {}
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 16, 16, 3), np.uint8)
-    study._train = study._test = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
+    study._pool = ThreadPoolExecutor()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 16, 16, 3), np.uint8)
+    study._test = LabelledSet(jnp.asarray(pixels), jnp.arange(40) % 20)
+    study._train = jax.tree.map(lambda leaf: leaf[:20], study._test)
     return study
 
 
 def test_a_classifier_starts_with_the_pretrained_encoder(study, definition, monkeypatch):
     seen = []
 
-    def run(study, task, params, *numbers):
+    def run(study, task, params, *numbers, seed):
         seen.append(params)
-        return params, jnp.zeros(())
+        return params, jnp.zeros(() if seed == 2 else 2)
 
     monkeypatch.setattr(Study, "_run", run)
     pretrained = study.pretrain("r3d")
-    random = study.finetune("r3d", None, 20, 0)
-    started = study.finetune("r3d", pretrained, 20, 0)
+    random = study.finetune("r3d", None, 20, 0, 1e-3)
+    started = study.finetune("r3d", pretrained, 20, 0, 1e-3)
     assert (random.pretrained, started.pretrained) == (False, True)
     jax.tree.map(np.testing.assert_array_equal, seen[2]["encoder"], seen[0]["encoder"])
     jax.tree.map(np.testing.assert_array_equal, seen[2]["head"], seen[1]["head"])
@@ -168,11 +224,12 @@ def test_accuracy_counts_clips_that_are_classified_correctly(study, monkeypatch)
         return jax.nn.one_hot(wanted // 2 * 2, 20)
 
     monkeypatch.setattr(label_efficiency.classifier, "apply", classify)
-    pixels = np.zeros((20, 8, 16, 16, 3), np.uint8)
-    pixels[:, 0, 0, 0, 0] = np.arange(20)
-    clips = LabelledSet(jnp.asarray(pixels), jnp.arange(20))
+    pixels = np.zeros((40, 8, 16, 16, 3), np.uint8)
+    pixels[:, 0, 0, 0, 0] = [*range(20), *range(0, 20, 2), *range(0, 20, 2)]
+    clips = LabelledSet(jnp.asarray(pixels), jnp.asarray(pixels[:, 0, 0, 0, 0], jnp.int32))
     task = study._classification("r3d")
-    assert float(label_efficiency._accuracy(task, study.config, {}, clips)) == 0.5
+    found = label_efficiency._accuracy(task, study.config, {}, clips)
+    np.testing.assert_allclose(found, [0.5, 1.0])  # the clips for validation come first
 
 
 def test_the_middle_frame_is_scored_against_the_blend(study):
@@ -189,17 +246,14 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
         def __init__(self, config):
             pass
 
-        def compile(self, encoders):
-            done: dict[Encoder, list[Future[None]]] = {encoder: [] for encoder in encoders}
-            return done
+        def compile(self, encoder):
+            return Programs(Future(), Future())
 
-        def pretrain(self, encoder):
-            return Pretrained({}, 25.0, 1.0)
-
-        def results(self, encoder, pretrained, shares, seeds):
+        def results(self, encoder, programs, shares, seeds):
             assert shares == (0.01, 1.0)
+            yield Pretrained({}, 25.0, 1.0)
             for labels in (40, 4000):
-                yield Result(encoder, True, labels, 0, 0.25, 2.0)
+                yield Result(encoder, True, labels, 0, 2e-3, 0.0, 0.25, 2.0)
 
         def blend(self):
             return 21.0
