@@ -60,7 +60,9 @@ def main(options: Options) -> None:
     program_cache.enable()
     began = time.monotonic()
     study = Study(options.study)
-    compiling = {encoder: study.compile(encoder) for encoder in options.encoders}
+    compiling: dict[Encoder, Programs] = {
+        encoder: study.compile(encoder) for encoder in options.encoders
+    }
     values: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
