@@ -13,11 +13,17 @@ import resource
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flavr_jax.terminal import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flavr_jax.video.frames import FrameSource, TimedFrame
 
 __all__ = ["main"]
 
@@ -25,7 +31,7 @@ Item = TypeVar("Item")
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # of Linux's prctl
 _THREADS = "1"  # of NumPy's libraries, which have nothing to do here
-_DECODED = 8  # frames that wait until they are compared with those around them
+_DECODED = 4  # frames that wait until they are compared with those around them
 
 
 def main() -> None:
@@ -46,10 +52,8 @@ def _decode(job: dict[str, Any]) -> None:
     import numpy as np
 
     from flavr_jax.reading.inputs import Input
-    from flavr_jax.reading.slots import SLOTS, as_json, put
+    from flavr_jax.reading.slots import SLOTS, as_json
     from flavr_jax.timeline import keys
-    from flavr_jax.video.pixels.colour import repacked
-    from flavr_jax.video.pixels.layout import Layout
 
     warnings = _Warnings()
     logger = logging.getLogger("flavr_jax")
@@ -60,26 +64,40 @@ def _decode(job: dict[str, Any]) -> None:
     logger.addHandler(warnings)
     _tell(info=as_json(source.info))
     wanted = json.loads(sys.stdin.readline())
-    size = wanted["slot"]
-    memory = np.frombuffer(mmap.mmap(job["descriptor"], SLOTS * size), np.uint8)
-    # FFmpeg decodes the next frames while NumPy compares those before them.
-    frames = keys.links(_ahead(source), wanted["cuts"], wanted["repeats"])
-    for number, (frame, link) in enumerate(frames):
+    memory = np.frombuffer(mmap.mmap(job["descriptor"], SLOTS * wanted["slot"]), np.uint8)
+    # One thread decodes while the other compares what is in the shared memory already.
+    facts: deque[dict[str, Any]] = deque()
+    placed = _ahead(_placed(source, memory.reshape(SLOTS, -1), facts))
+    for frame, link in keys.links(placed, wanted["cuts"], wanted["repeats"]):
+        _tell(**facts.popleft(), pts=str(frame.pts), duration=str(frame.duration), link=link)
+    _tell(damage=source.damage)
+
+
+def _placed(
+    source: FrameSource, slots: np.ndarray, facts: deque[dict[str, Any]]
+) -> Iterator[TimedFrame]:
+    """Put the frames of a source into slots in turn, and yield them from there.
+
+    What the parent has to know about each goes into ``facts``.
+    """
+    from flavr_jax.reading.slots import put, timed
+    from flavr_jax.video.frames import Origin
+    from flavr_jax.video.pixels.colour import repacked
+    from flavr_jax.video.pixels.layout import Layout
+
+    for number, frame in enumerate(source):
         # The first frames have slots of their own; each later one waits until the parent frees one.
-        if number >= SLOTS and not sys.stdin.readline():
-            return  # the parent needs no more
-        picture = frame.original
+        if number >= len(slots) and not sys.stdin.readline():
+            os._exit(0)  # the parent needs no more
+        picture, slot = frame.original, number % len(slots)
         assert picture is not None
         path = getattr(picture.opaque, "path", None)
         if picture.format.name == "pal8":
             picture = repacked(picture, Layout.of("pal8").planar)
-        slot = number % SLOTS
-        put(memory, slot * size, picture)
-        _tell(
-            slot=slot, format=picture.format.name, pts=str(frame.pts), duration=str(frame.duration),
-            link=link, path=None if path is None else str(path),
-        )  # fmt: skip
-    _tell(damage=source.damage)
+        name, times = picture.format.name, (frame.pts, frame.duration)
+        used = put(slots[slot], picture)
+        facts.append({"slot": slot, "format": name, "path": None if path is None else str(path)})
+        yield timed(used, name, source.info, times, Origin(number))
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:

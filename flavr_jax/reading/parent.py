@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from flavr_jax.reading.inputs import Input
-from flavr_jax.reading.slots import SLOTS, info_of, size_of, timed
+from flavr_jax.reading.slots import SLOTS, info_of, size_of, size_of_slot, timed
 from flavr_jax.terminal import printable
 from flavr_jax.timeline.keys import LINKS, Link
 from flavr_jax.video.files.names import is_pipe
@@ -223,7 +223,7 @@ class _Child:
         """Let the child send frames with their links; ``info`` is what the source was before."""
         if self.info != info:
             raise ValueError(f"{self._path} has changed since it was opened. Run this again.")
-        self._slot = size_of(info.pixel_format, info.width, info.height)
+        self._slot = size_of_slot(info)
         os.ftruncate(self._file, self._slot * SLOTS)
         self._memory = np.frombuffer(mmap.mmap(self._file, self._slot * SLOTS), np.uint8)
         self._send({"slot": self._slot, "cuts": cuts, "repeats": repeats})

@@ -20,10 +20,10 @@ from flavr_jax.video.pixels.hdr import StaticHDR
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.picture import Planar
 
-__all__ = ["SLOTS", "as_json", "info_of", "put", "size_of", "timed"]
+__all__ = ["SLOTS", "as_json", "info_of", "put", "size_of", "size_of_slot", "timed"]
 
-SLOTS = 8
-"""Frames that fit into the shared memory."""
+SLOTS = 16
+"""Frames that fit into the shared memory; 12 are decoded before the link of the first is known."""
 
 _RATIONALS = ("rate", "time_base", "pixel_aspect")
 
@@ -33,16 +33,30 @@ def size_of(pixel_format: str, width: int, height: int) -> int:
     return sum(rows * length for rows, length in _shapes(pixel_format, width, height))
 
 
-def put(memory: UInt8[np.ndarray, " bytes"], offset: int, frame: av.VideoFrame) -> None:
-    """Copy a frame's planes into shared memory."""
-    shapes = _shapes(frame.format.name, frame.width, frame.height)
+def size_of_slot(info: ClipInfo) -> int:
+    """Return the bytes that any frame of a clip takes, since chroma may change within a clip.
+
+    The system finds memory only for the part that is used.
+    """
+    depth = Layout.of(info.pixel_format).pixel_bits // 8
+    return max(
+        size_of(info.pixel_format, info.width, info.height), 4 * depth * info.width * info.height
+    )
+
+
+def put(
+    slot: UInt8[np.ndarray, " bytes"], frame: av.VideoFrame
+) -> UInt8[np.ndarray, " used_bytes"]:
+    """Copy a frame's planes into a part of the shared memory; return the bytes that they take."""
+    shapes, used = _shapes(frame.format.name, frame.width, frame.height), 0
     for (rows, length), plane in zip(shapes, frame.planes, strict=True):
-        room = memory[offset : offset + rows * length].reshape(rows, length)
+        room = slot[used : used + rows * length].reshape(rows, length)
         # A decoder may pad rows by more than a new frame has.
         source = _rows(plane)
         common = min(length, source.shape[1])
         room[:, :common] = source[:, :common]
-        offset += rows * length
+        used += rows * length
+    return slot[:used]
 
 
 def timed(

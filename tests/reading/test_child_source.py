@@ -65,6 +65,20 @@ def test_frames_and_originals_are_those_of_the_plain_source(tmp_path, pixel_form
             np.testing.assert_array_equal(*rows)
 
 
+def test_chroma_may_change_within_a_clip(tmp_path):
+    parts = [
+        two_shots(tmp_path / f"{form}.ts", form, codec="libx264", options={"bf": "0"}).read_bytes()
+        for form in ("yuv420p", "yuv444p")
+    ]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(parts))
+    frames, plain = list(in_child(path)), list(Input().open(path))
+    formats = [frame.original.format.name for frame in plain]
+    assert set(formats) == {"yuv420p", "yuv444p"}
+    assert [frame.original.format.name for frame in frames] == formats
+    np.testing.assert_array_equal(frames[-1].pixels, plain[-1].pixels)
+
+
 @pytest.mark.parametrize("repeats", [False, True])
 def test_keys_are_those_of_the_plain_source(tmp_path, repeats):
     path = two_shots(tmp_path / "a.mkv")

@@ -126,7 +126,7 @@ sys.stdin.readline()
 def send(**message):
     print(json.dumps(message), flush=True)
 def frame(n, **changes):
-    values = {{"slot": n % 8, "format": "yuv420p", "pts": f"{{n}}/25", "duration": "1/25",
+    values = {{"slot": n % 16, "format": "yuv420p", "pts": f"{{n}}/25", "duration": "1/25",
               "link": "motion", "path": None}}
     send(**{{**values, **changes}})
 for n in range({frames}):
