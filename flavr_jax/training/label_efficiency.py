@@ -154,10 +154,8 @@ class Study:
     def _draw(self) -> LabelledSet:
         # Drawn together, because each number of clips would need a program of its own.
         draw = jax.jit(actions.draw_set, static_argnums=(1, 2))
-        config = self.config
-        count = config.labelled + config.validated + config.tested
-        clips = draw(jax.random.key(0x5E7), count, config.clips)
-        return jax.block_until_ready(clips)
+        count = self.config.labelled + self.config.validated + self.config.tested
+        return jax.block_until_ready(draw(jax.random.key(0x5E7), count, self.config.clips))
 
     def model(self, encoder: Encoder) -> ModelConfig:
         """Return the interpolation network with an encoder."""
@@ -176,11 +174,10 @@ class Study:
 
     def pretrain(self, encoder: Encoder) -> Pretrained:
         """Train an interpolation network on the training clips, without their labels."""
-        task = self._interpolation(encoder)
+        task, config = self._interpolation(encoder), self.config
         start = time.perf_counter()
-        config, params = self.config, task.init(jax.random.key(1))
         numbers = config.pretraining, config.labelled, config.learning_rate
-        params, psnr = self._run(task, params, *numbers, seed=2)
+        params, psnr = self._run(task, task.init(jax.random.key(1)), *numbers, seed=2)
         return Pretrained(params, float(psnr), time.perf_counter() - start)
 
     def finetune(
@@ -205,9 +202,8 @@ class Study:
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        _, scores = self._run(
-            task, params, self.config.finetuning, labels, learning_rate, seed=seed
-        )
+        steps = self.config.finetuning
+        _, scores = self._run(task, params, steps, labels, learning_rate, seed=seed)
         validation, accuracy = np.asarray(scores).tolist()
         return Result(
             encoder, pretrained is not None, labels, seed,
@@ -230,12 +226,10 @@ class Study:
         rates = dict.fromkeys((False, True), self.config.learning_rates)
 
         def best(start: Pretrained | None, labels: int, seed: int) -> Result:
-            tried = [
-                self.finetune(encoder, start, labels, seed, rate)
-                for rate in rates[start is not None]
-            ]
+            kind = start is not None
+            tried = [self.finetune(encoder, start, labels, seed, rate) for rate in rates[kind]]
             found = max(tried, key=lambda result: result.validation)
-            rates[start is not None] = (found.learning_rate,)
+            rates[kind] = (found.learning_rate,)
             return found
 
         programs.classification.result()
