@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that travel with the package: the default checkpoint, the sample clip and the recipes."""
+"""Files that travel with the package: checkpoints, the sample clip and the recipes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DEFAULT_CHECKPOINT", "SAMPLE", "bundled", "existing"]
+__all__ = ["DEFAULT_CHECKPOINT", "MAGNIFY_CHECKPOINT", "SAMPLE", "bundled", "existing"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _IN_WHEEL = _PACKAGE / "_bundled"  # pyproject.toml copies the files there; a source tree has none
@@ -24,4 +24,5 @@ def existing(recipe: Path) -> Path:
 
 
 DEFAULT_CHECKPOINT = bundled("checkpoints/default")
+MAGNIFY_CHECKPOINT = bundled("checkpoints/magnify")
 SAMPLE = bundled("docs/media/sample.mp4")

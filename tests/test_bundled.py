@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flavr_jax import bundled
-from flavr_jax.bundled import DEFAULT_CHECKPOINT, SAMPLE
+from flavr_jax.bundled import DEFAULT_CHECKPOINT, MAGNIFY_CHECKPOINT, SAMPLE
 
 ROOT = Path(__file__).parents[1].resolve()
 WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
@@ -25,7 +25,7 @@ def test_a_wheel_has_the_files_inside_the_package(monkeypatch, tmp_path):
     assert bundled.bundled("configs/default.toml") == tmp_path / "configs/default.toml"
 
 
-@pytest.mark.parametrize("path", [DEFAULT_CHECKPOINT, SAMPLE, ROOT / "configs"])
+@pytest.mark.parametrize("path", [DEFAULT_CHECKPOINT, MAGNIFY_CHECKPOINT, SAMPLE, ROOT / "configs"])
 def test_the_wheel_gets_every_bundled_file_where_it_is_looked_for(path):
     name = str(path.relative_to(ROOT))
     assert name in WHEEL["only-include"]

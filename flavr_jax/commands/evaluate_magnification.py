@@ -12,6 +12,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from flavr_jax import program_cache
+from flavr_jax.bundled import MAGNIFY_CHECKPOINT
 from flavr_jax.evaluation import magnification
 from flavr_jax.evaluation.magnification import Band, Clip, Method
 from flavr_jax.inference import magnify
@@ -24,7 +25,7 @@ class Options:
     The clips show vibrating, textured objects; see flavr_jax/evaluation/magnification.py.
     """
 
-    checkpoint: Positional[Path]
+    checkpoint: Positional[Path] = MAGNIFY_CHECKPOINT
     """Checkpoint directory of a network that magnifies motion."""
     factors: tuple[float, ...] = (5.0, 10.0, 20.0)
     """Factors by which motion is magnified."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Magnify the small motion in a clip: ``flavr magnify clip.mp4 --factor 20 --checkpoint RUN``."""
+"""Magnify the small motion in a clip: ``flavr magnify clip.mp4 --factor 20``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
 
 from flavr_jax import cli, program_cache
+from flavr_jax.bundled import MAGNIFY_CHECKPOINT
 from flavr_jax.evaluation import magnification
 from flavr_jax.inference import magnify
 from flavr_jax.inference.magnify import Reference
@@ -43,7 +44,8 @@ class Options:
     """The network, or a method without training: phase-based (needs the package pyrtools) or linear
     Eulerian."""
     checkpoint: Path | None = None
-    """Checkpoint directory of the network, trained with configs/magnify.toml."""
+    """Checkpoint directory of a network that was trained with configs/magnify.toml; the bundled one
+    by default."""
     reference: Reference = "first"
     """Frame from which the network measures motion: the first frame, or the previous one for motion
     that does not return."""
@@ -64,7 +66,9 @@ def main(options: Options) -> int:
     """Magnify one clip; return 1 if the input is damaged, otherwise 0."""
     _check(options)
     program_cache.enable()
-    network = None if options.checkpoint is None else magnify.load(options.checkpoint)
+    network = None
+    if options.method == "network":
+        network = magnify.load(options.checkpoint or MAGNIFY_CHECKPOINT)
     _warn(options, network)
     source = options.span.open(options.source)
     output = options.output or default_output(options.source)
@@ -107,15 +111,9 @@ def _check(options: Options) -> None:
     """Raise a ValueError for invalid combinations of options."""
     if not 1 <= options.factor < math.inf:
         raise ValueError(f"`factor` is {options.factor}; it is 1 (no change) or more.")
-    if options.method == "network":
-        if options.checkpoint is None:
-            raise ValueError(
-                "`checkpoint` is missing; none ships, so train one with `flavr train "
-                "configs/magnify.toml` (a few minutes on an H200), or use --method phase."
-            )
-        if options.band is not None:
-            raise ValueError(f"`band` is {options.band}, but the network has none; leave it out.")
-    elif options.checkpoint is not None:
+    if options.method == "network" and options.band is not None:
+        raise ValueError(f"`band` is {options.band}, but the network has none; leave it out.")
+    if options.method != "network" and options.checkpoint is not None:
         raise ValueError(f"`checkpoint` is given with --method {options.method}; leave one out.")
     if options.band is not None and not 0 <= options.band[0] < options.band[1]:
         raise ValueError(f"`band` is {options.band}; give the lowest frequency, then the highest.")

@@ -76,7 +76,7 @@ def test_a_factor_beyond_the_training_is_told(monkeypatch, network, clip, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "configs/magnify.toml"),
+        (("--checkpoint", "x"), "x"),
         (("--factor", "0.5", "--method", "eulerian"), "`factor` is 0.5"),
         (("--band", "1", "2", "--checkpoint", "x"), "the network has none"),
         (("--method", "phase", "--checkpoint", "x"), "leave one out"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flavr_jax import checkpoint
+from flavr_jax.bundled import MAGNIFY_CHECKPOINT
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import magnify
 from flavr_jax.inference.computation import NonFiniteError
@@ -74,3 +75,22 @@ def test_values_that_overflow_are_an_error(params):
     params = {**params, "out": {**params["out"], "bias": jnp.full(15, jnp.nan)}}
     with pytest.raises(NonFiniteError):
         list(magnify.magnified(clip([0, 1]), magnify.Network(CONFIG, params, {}), 3.0))
+
+
+def drifted(shift, size=64):
+    """Return a sum of waves, moved to the right by some pixels."""
+    y, x = np.mgrid[:size, :size]
+    waves = [
+        np.sin(2 * np.pi * (across * (x - shift) + down * y) / size + phase)
+        for across, down, phase in ((5, 2, 0.0), (-3, 6, 1.0), (7, -1, 0.5))
+    ]
+    return np.repeat((0.5 + 0.15 * sum(waves))[..., None], 3, axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("shift", "factor"), [(0.5, 5.0), (0.4, 5.0), (0.2, 10.0)])
+def test_the_bundled_network_moves_a_picture_as_far_as_asked(shift, factor):
+    frames = [drifted(0.0), *map(drifted, (shift - 0.1, shift, shift + 0.1))]
+    found = magnify.load(MAGNIFY_CHECKPOINT)(jnp.stack(frames)[None], factor)[0]
+    candidates = np.arange(0.0, 4.0, 0.125)
+    errors = [np.abs(found - drifted(candidate)).mean() for candidate in candidates]
+    assert candidates[np.argmin(errors)] == pytest.approx(shift * factor, abs=0.26)
