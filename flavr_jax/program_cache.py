@@ -24,6 +24,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 _TIMES = "seconds.json"
 _REMEMBERED = 5  # times of compilation, for the estimate of the next
+_changing = threading.Lock()
+_outside, _least_seconds = 0, 0.0  # threads outside of JAX's cache, and its setting before
 
 
 def enable() -> None:
@@ -66,6 +69,7 @@ def compiled(
     name: str,
     sources: Iterable[Path],
     on_compile: Callable[[float | None], None] | None = None,
+    lowering: contextlib.AbstractContextManager[Any] | None = None,
 ) -> Callable[..., Any]:
     """Return a function compiled for arguments like these: kept from an earlier run, or now.
 
@@ -78,6 +82,8 @@ def compiled(
         sources: folders of source code and data that the program is made from.
         on_compile: called before it is compiled, with the usual number of seconds if that is known.
             Programs without it are small, and do not count for the usual number.
+        lowering: entered while the function is traced and lowered, which takes all of Python's
+            time; such as a lock that threads for several devices share. They compile in parallel.
     """
     device = next(iter(jax.tree.leaves(arguments)[0].devices()))
     path = _path(name, arguments, device, tuple(sources))
@@ -86,7 +92,8 @@ def compiled(
     if on_compile is not None:
         on_compile(usual_seconds(device))
     began = time.monotonic()
-    lowered = getattr(function, "lower", jax.jit(function).lower)(*arguments)
+    with lowering or contextlib.nullcontext():
+        lowered = getattr(function, "lower", jax.jit(function).lower)(*arguments)
     with _outside_of_jax_cache() if path is not None else contextlib.nullcontext():
         program = compile_lowered(lowered, device)
     if path is None:
@@ -132,13 +139,21 @@ def _outside_of_jax_cache() -> Iterator[None]:
     XLA cannot store a program for the CPU a second time once it comes from a cache: functions are
     missing when it is run (jax 0.12).
     """
+    global _outside, _least_seconds
     setting = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, setting)
-    jax.config.update(setting, math.inf)
+    # Other threads may compile, too; the setting holds for all.
+    with _changing:
+        if not _outside:
+            _least_seconds = getattr(jax.config, setting)
+            jax.config.update(setting, math.inf)
+        _outside += 1
     try:
         yield
     finally:
-        jax.config.update(setting, before)
+        with _changing:
+            _outside -= 1
+            if not _outside:
+                jax.config.update(setting, _least_seconds)
 
 
 def usual_seconds(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,3 +184,30 @@ def test_the_kernels_of_a_gpu_are_compiled_before_the_program(platform, steps, m
     lowered = jax.jit(jnp.sin).lower(1.0)
     assert program_cache.compile_lowered(lowered, SimpleNamespace(platform=platform)) is compiled
     assert seen == steps
+
+
+def test_threads_that_compile_at_once_leave_the_setting_of_jaxs_cache(folder, sources, monkeypatch):
+    setting = "jax_persistent_cache_min_compile_time_secs"
+    before, inside, meeting = getattr(jax.config, setting), [], threading.Barrier(2, timeout=30)
+    real = program_cache.compile_lowered
+
+    def together(lowered, device):
+        # Neither thread compiles before both have lowered.
+        meeting.wait()
+        inside.append(getattr(jax.config, setting))
+        meeting.wait()
+        return real(lowered, device)
+
+    monkeypatch.setattr(program_cache, "compile_lowered", together)
+    lock = threading.Lock()
+
+    def compiled(length):
+        program = program_cache.compiled(
+            jnp.sin, (jnp.zeros(length),), name="sine", sources=[sources], lowering=lock
+        )
+        return program(jnp.zeros(length)).shape
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(compiled, (3, 4))) == [(3,), (4,)]
+    assert inside == [math.inf] * 2
+    assert getattr(jax.config, setting) == before

@@ -101,7 +101,7 @@ class Programs:
                 and, if known, the usual number of seconds.
         """
         self._config, self._keep, self._on_compile = config, keep, on_compile
-        self._compiling = threading.Lock()
+        self._lowering = threading.Lock()
         self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
         self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
         self._flattened: dict[Any, tuple[Any, list[Array], Any]] = {}
@@ -144,17 +144,18 @@ class Programs:
         name: str,
         arguments: tuple[list[Array], tuple[Array, ...]],
     ) -> Callable[..., tuple[Array, Array]]:
-        """Return the program of a kind for a device; one thread compiles at a time."""
+        """Return the program of a kind for a device.
+
+        Threads of several devices compile in parallel. They lower one after the other: JAX traces
+        and lowers one function once for all devices.
+        """
         height, width = arguments[1][0].shape[:2]
-        # Threads of several devices would trace the network at the same time.
-        with self._compiling:
-            if (kind, device) not in self._programs:
-                self._programs[kind, device] = program_cache.compiled(
-                    # JAX traces and lowers one function once for all devices.
-                    self._functions.setdefault(kind, function),
-                    arguments,
-                    name=name,
-                    sources=SOURCES,
-                    on_compile=functools.partial(self._on_compile, width, height),
-                )
-            return self._programs[kind, device]
+        program = program_cache.compiled(
+            self._functions.setdefault(kind, function),
+            arguments,
+            name=name,
+            sources=SOURCES,
+            on_compile=functools.partial(self._on_compile, width, height),
+            lowering=self._lowering,
+        )
+        return self._programs.setdefault((kind, device), program)
