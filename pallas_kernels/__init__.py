@@ -17,13 +17,14 @@ from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
 from pallas_kernels.sample.api import sample
-from pallas_kernels.warp.api import refine, warp, warp_and_mix
+from pallas_kernels.warp.api import Convolved, refine, warp, warp_and_mix
 from pallas_kernels.warp.reference import enlarge, unfolded
 
 __all__ = [
     "LARGEST",
     "Activation",
     "Choice",
+    "Convolved",
     "FeatureMap",
     "Implementation",
     "PackedKernel",

@@ -49,6 +49,7 @@ from jaxtyping import Float, Int
 from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models.layers import (
     Conv2d,
+    Convolved,
     Implementation,
     LayerOptions,
     enlarge,
@@ -182,12 +183,12 @@ class WarpHead(nnx.Module):
         pair: Float[Array, "batch 2 full_height full_width 3"],
         times: Times,
         start: Int[Array, ""] | int,
-    ) -> tuple[Fields, Float[Array, "batch output _height _width pixel _raw"] | None, int]:
+    ) -> tuple[Fields, Convolved | None, int]:
         """Let every look correct the raw outputs; for the arguments see :meth:`Look.folded`.
 
         Returns:
-            The raw outputs, a correction for :func:`warp_and_mix` to add, or None, and how many
-            times smaller than the frames the raw outputs are.
+            The raw outputs, a correction for :func:`warp_and_mix` to compute and add, or None, and
+            how many times smaller than the frames the raw outputs are.
         """
         scale = self.config.trunk_scale  # the frames' size divided by that of `raw`
         coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
@@ -203,13 +204,14 @@ class WarpHead(nnx.Module):
                     # Corrections enlarged to the size of `raw` and reduced to that of this look are
                     # the same as those enlarged to the latter, since both sizes are even multiples.
                     seen = refined(halved(raw, look.scale // scale), *coarse.values())
-                found = look.folded(seen, features, pair, times, start, enlarged)
+                given = seen, features, pair, times, start, enlarged
                 if look.scale >= scale and look.predicted == CHANNELS:
-                    coarse[look.scale] = unfolded(found)
+                    coarse[look.scale] = unfolded(look.folded(*given))
                 elif look.scale == 1 and number == len(self.looks) - 1:
-                    correction = found
+                    correction = look.last(*given)
                 else:
                     raw, coarse = refined(raw, *coarse.values()), {}
+                    found = look.folded(*given)
                     found = unfolded(found[..., : look.predicted])
                     found = enlarge(found, max(1, look.scale // scale))
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
@@ -290,6 +292,34 @@ class Look(nnx.Module):
             enlarged: how many times ``raw`` is enlarged first.
         """
         batch, outputs = raw.shape[:2]
+        x, spread = self._hidden(raw, features, pair, times, start, enlarged)
+        correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
+        return correction.reshape(batch, outputs, *x.shape[1:3], self.fold**2, -1)
+
+    def last(
+        self,
+        raw: Fields,
+        features: Images,
+        pair: Float[Array, "batch 2 full_height full_width 3"],
+        times: Times,
+        start: Int[Array, ""] | int,
+        enlarged: int = 1,
+    ) -> Convolved:
+        """What :meth:`folded` returns, as the convolution that computes it."""
+        x, spread = self._hidden(raw, features, pair, times, start, enlarged)
+        return Convolved(x, *self.correct.parameters(spread))
+
+    def _hidden(
+        self,
+        raw: Fields,
+        features: Images,
+        pair: Float[Array, "batch 2 full_height full_width 3"],
+        times: Times,
+        start: Int[Array, ""] | int,
+        enlarged: int,
+    ) -> tuple[Float[Array, "images _height _width _hidden"], tuple[int, int] | None]:
+        """All but the last convolution, and how that one spreads its channels (:class:`Conv2d`)."""
+        batch, outputs = raw.shape[:2]
         dtype, pair = features.dtype, halved(pair, self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
@@ -319,12 +349,11 @@ class Look(nnx.Module):
         )
         for layer in self.hidden:
             x = layer(x, "leaky_relu")
-        values, spread = self.predicted, None
+        spread = None
         if seen.shape[5] != 6 + CHANNELS:
-            values = -(-values // 8) * 8  # the GPU kernel reads 8 values with two accesses
-            spread = self.fold**2, values
-        correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
-        return correction.reshape(batch, outputs, *shape, self.fold**2, -1)
+            # The GPU kernel reads 8 values at a time.
+            spread = self.fold**2, -(-self.predicted // 8) * 8
+        return x, spread
 
     def _fixed(
         self, features: Images, pair: Float[Array, "batch 2 _rows _columns 3"], count: int

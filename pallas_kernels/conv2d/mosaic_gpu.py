@@ -22,6 +22,8 @@ from pallas_kernels.hopper import launch
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
 from pallas_kernels.hopper.geometry import Geometry
 from pallas_kernels.hopper.gradients import Gemm, Parameters, differentiable
+from pallas_kernels.hopper.resident.kernel import convolve as convolve_resident
+from pallas_kernels.hopper.resident.kernel import plan_for as plan_resident
 
 __all__ = ["conv2d", "why_not"]
 
@@ -158,12 +160,23 @@ def _convolve(
     if residual is not None:
         # The kernel adds a residual of the inputs' dtype.
         added = _between(residual.values, 3, 0, missing).astype(arrays[0].dtype)[:, None]
+    offset = launch.scale_and_offset(None, bias)[1]
+    resident = None
+    if len(arrays) == 1:
+        resident = plan_resident(
+            arrays[0], kernel, (height, width), low, added, activation, out_dtype
+        )
+    if resident is not None:
+        start = jnp.zeros(kernel.shape[-1]) if offset is None else offset[0]
+        added = None if added is None else added[:, 0]
+        output = convolve_resident(resident, arrays[0], kernel, start, added)
+        return output[..., :channels]
     output, _ = implicit_gemm(
         tuple(x[:, None] for x in arrays),
         kernel[None],
         Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
-        offset=launch.scale_and_offset(None, bias)[1],
+        offset=offset,
         residual=added,
         activation=activation,
         out_dtype=out_dtype,

@@ -37,16 +37,16 @@ def per_thread(count: int) -> Any:
 def read_rows(
     table: Shaped[Ref, "rows columns"], rows: Int32[Array, " count"], *, interpret: bool
 ) -> tuple[Float32[Array, " count"], ...]:
-    """Columns of ``table[rows]``; every thread reads its rows from global memory.
+    """Columns of ``table[rows]`` in float32; every thread reads its rows from global memory.
 
     Args:
-        table: float32 matrix of contiguous rows.
+        table: matrix of contiguous rows, of float32 or 16 bits; then of multiples of 8 columns.
         rows: numbers of rows, in the layout of :func:`per_thread`; all must be valid.
         interpret: whether the interpreter runs the kernel.
     """
     columns = table.shape[1]
     if interpret:
-        values = table[...][rows]
+        values = table[...][rows].astype(jnp.float32)
         return tuple(values[:, column] for column in range(columns))
     layout = per_thread(rows.shape[0])
     result = _plgpu.ShapeDtypeStruct(rows.shape, jnp.float32, layout=layout)
@@ -55,8 +55,9 @@ def read_rows(
     def read(_: Any, memory: Any, numbers: Any) -> list[Any]:
         found = [np.empty_like(numbers.registers) for _ in range(columns)]
         single = _ir.VectorType.get((1,), _ir.F32Type.get())
+        kind = _ir.MemRefType(memory.type).element_type
         for place, register in np.ndenumerate(numbers.registers):
-            row = _load(_row_address(memory, _number(register), columns), columns)
+            row = _read_row(memory, _number(register), columns, kind)
             for column, value in enumerate(row):
                 found[column][place] = vector.broadcast(single, value)
         return [_like(numbers, registers) for registers in found]
@@ -199,6 +200,21 @@ def _row_address(memory: Any, row: Any, columns: int) -> Any:
     offset = arith.muli(arith.extsi(wide, row), arith.constant(wide, columns))
     pointer = _mosaic.utils.memref_ptr(memory)
     return _mosaic.utils.getelementptr(pointer, [offset], _ir.F32Type.get())
+
+
+def _read_row(memory: Any, number: Any, columns: int, kind: Any) -> list[Any]:
+    """The values of a row, as float32."""
+    if kind == _ir.F32Type.get():
+        return _load(_row_address(memory, number, columns), columns)
+    # As 32-bit words: a pair of 16-bit values each.
+    words = _load(_row_address(memory, number, columns // 2), columns // 2)
+    values = []
+    for word in words:
+        single = vector.broadcast(_ir.VectorType.get((1,), _ir.F32Type.get()), word)
+        pair = vector.bitcast(_ir.VectorType.get((2,), kind), single)
+        wide = arith.extf(_ir.VectorType.get((2,), _ir.F32Type.get()), pair)
+        values += [vector.extract(wide, [], [place]) for place in range(2)]
+    return values
 
 
 def _load(address: Any, columns: int) -> list[Any]:

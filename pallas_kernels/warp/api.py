@@ -20,9 +20,14 @@ from pallas_kernels.core import device, dispatch
 from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
 from pallas_kernels.warp import mosaic_gpu, reference
-from pallas_kernels.warp.arguments import RefineArguments, WarpAndMixArguments, WarpArguments
+from pallas_kernels.warp.arguments import (
+    Convolved,
+    RefineArguments,
+    WarpAndMixArguments,
+    WarpArguments,
+)
 
-__all__ = ["refine", "warp", "warp_and_mix"]
+__all__ = ["Convolved", "refine", "warp", "warp_and_mix"]
 
 WARP: dict[Implementation, Candidate[WarpArguments, Array]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.warp, mosaic_gpu.why_not_in_16_bits, device.untried),
@@ -76,7 +81,7 @@ def refine(
 
 def warp(
     images: Float[Array, "batch 2 image_height image_width 3"],
-    fields: Float[Array, "batch output field_height field_width 8"],
+    fields: Float[Array, "batch output field_height field_width values"],
     times: Float[np.ndarray, " output"] | Float[Array, "batch output"],
     *,
     unit: float = 1.0,
@@ -91,7 +96,7 @@ def warp(
 
     Args:
         images: the two images.
-        fields: fields of each output.
+        fields: fields of each output, of 8 values.
         times: times of the outputs, from 0 (the first image) to 1 (the second). The first image is
             looked up at the displacement times ``t``, the second one at that times ``1 - t``.
         unit: factor of all displacements, which are then in pixels of the images.
@@ -114,6 +119,11 @@ def warp(
     height, width = (size * enlarged for size in fields.shape[2:4])
     if height % fold or width % fold:
         raise ValueError(f"fields have {width}×{height} pixels; `fold` = {fold} must divide both.")
+    if fields.shape[-1] != FIELDS:
+        raise ValueError(
+            f"fields have {fields.shape[-1]} values; `warp` looks up one pair of displacements, so "
+            f"give it the first {FIELDS}."
+        )
     arguments = WarpArguments(
         images=images,
         fields=fields,
@@ -134,7 +144,7 @@ def warp_and_mix(
     fields: Float[Array, "batch output field_height field_width values"],
     times: Float[np.ndarray, " output"] | Float[Array, "batch output"],
     *,
-    correction: Float[Array, "batch output _height _width place _values"] | None = None,
+    correction: Float[Array, "batch output _height _width place _values"] | Convolved | None = None,
     keep: Float[Array, "batch 1 image_height image_width 1"] | None = None,
     pairs: int = 1,
     unit: float = 1.0,
@@ -154,7 +164,9 @@ def warp_and_mix(
         fields: fields of each output.
         times: see :func:`warp`; inside (0, 1).
         correction: added to the enlarged fields; the pixels of a position are its places. It alone
-            may have the values of further pairs, and more, which do not count.
+            may have the values of further pairs, and more, which do not count. A
+            :class:`Convolved` is computed here; of images of 16 bits the kernel stores it in
+            float16.
         keep: from 0 to 1, how far a pixel is the linear blend of both images without displacement.
         pairs: number of pairs of displacements.
         unit: see :func:`warp`.
@@ -190,21 +202,32 @@ def warp_and_mix(
 def _check(
     images: Array,
     fields: Array,
-    correction: Array | None,
+    correction: Array | Convolved | None,
     keep: Array | None,
     enlarged: int,
     pairs: int,
 ) -> None:
     """Refuse shapes that do not match."""
     whole, width = (size * enlarged for size in fields.shape[2:4])
-    if correction is not None:
-        *size, places, _ = correction.shape[2:]
+    known = fields.shape[-1]
+    if isinstance(correction, Convolved):
+        pixels = correction.images.shape[1] * correction.images.shape[2]
+        places, rest = divmod(whole * width, pixels)
+        known, more = divmod(correction.kernel.shape[-1], max(1, places))
+        count = fields.shape[0] * fields.shape[1]
+        if rest or more or correction.images.shape[0] != count:
+            raise ValueError(
+                f"`correction` convolves images of the shape {correction.images.shape} to "
+                f"{correction.kernel.shape[-1]} channels; there must be {count} images, and the "
+                f"channels must be the values of whole pixels of {width}×{whole} fields."
+            )
+    elif correction is not None:
+        *size, places, known = correction.shape[2:]
         if size[0] * size[1] * places != whole * width:
             raise ValueError(
                 f"`correction` has the shape {correction.shape}; its places must be the pixels of "
                 f"{width}×{whole} fields."
             )
-    known = (fields if correction is None else correction).shape[-1]
     if known < FIELDS + PAIR * (pairs - 1):
         raise ValueError(f"{pairs} pairs need {FIELDS + PAIR * (pairs - 1)} values, not {known}.")
     if width != images.shape[3] and keep is not None:

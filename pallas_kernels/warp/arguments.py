@@ -4,15 +4,32 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.core.dispatch import Implementation
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
 
-__all__ = ["RefineArguments", "WarpAndMixArguments", "WarpArguments"]
+__all__ = ["Convolved", "RefineArguments", "WarpAndMixArguments", "WarpArguments"]
+
+
+class Convolved(NamedTuple):
+    """A correction as the convolution that computes it.
+
+    Attributes:
+        images: an image for each output of each sample.
+        kernel: odd sizes in height and width; its output channels are places × values.
+        bias: one value per output channel.
+    """
+
+    images: Float[Array, "images _height _width in_channel"]
+    kernel: Float[Array, "kh kw in_channel channel"]
+    bias: Float[Array, " channel"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +85,7 @@ class WarpArguments:
 class WarpAndMixArguments(WarpArguments):
     """Arguments of :func:`pallas_kernels.warp_and_mix`."""
 
-    correction: Float[Array, "batch output _height _width place _values"] | None
+    correction: Float[Array, "batch output _height _width place _values"] | Convolved | None
     keep: Float[Array, "batch 1 image_height image_width 1"] | None
     top: Int[Array, ""] | int
     height: int
@@ -78,3 +95,14 @@ class WarpAndMixArguments(WarpArguments):
     def values(self) -> int:
         """Values of a field that count."""
         return FIELDS + PAIR * (self.pairs - 1)
+
+    def with_correction(self, dtype: DTypeLike) -> WarpAndMixArguments:
+        """The arguments with the correction's values, in ``dtype`` if they are computed here."""
+        given = self.correction
+        if not isinstance(given, Convolved):
+            return self
+        values = conv2d(*given, out_dtype=dtype, implementation=self.implementation)
+        batch, outputs, height, width = (*self.fields.shape[:2], *values.shape[1:3])
+        places = self.fields.shape[2] * self.fields.shape[3] * self.enlarged**2 // (height * width)
+        values = values.reshape(batch, outputs, height, width, places, -1)
+        return dataclasses.replace(self, correction=values)

@@ -23,7 +23,12 @@ from pallas_kernels.hopper.warp.refine import RefineProblem
 from pallas_kernels.hopper.warp.refine import refine as kernel_of_refine
 from pallas_kernels.sample import mosaic_gpu as look_up
 from pallas_kernels.warp import reference
-from pallas_kernels.warp.arguments import RefineArguments, WarpAndMixArguments, WarpArguments
+from pallas_kernels.warp.arguments import (
+    Convolved,
+    RefineArguments,
+    WarpAndMixArguments,
+    WarpArguments,
+)
 
 __all__ = ["refine", "warp", "warp_and_mix", "why_not", "why_not_in_16_bits", "why_not_to_refine"]
 
@@ -146,7 +151,13 @@ def _columns(arguments: WarpArguments) -> int:
 
 
 def _warp_and_mix(arguments: WarpAndMixArguments) -> Array:
+    # As a rule the largest array of all. 16 bits change a displacement by at most 1/2048 of its
+    # correction, and gradients, which float16 could not hold, are those of the definition.
+    given = arguments.correction
+    half = isinstance(given, Convolved) and given.images.dtype.itemsize == 2
+    arguments = arguments.with_correction(jnp.float16 if half else jnp.float32)
     correction, keep = arguments.correction, arguments.keep
+    assert not isinstance(correction, Convolved)
     problem = dataclasses.replace(
         _problem(arguments, arguments.height),
         fold=1 if correction is None else round(correction.shape[4] ** 0.5),
@@ -200,5 +211,5 @@ def _settings(arguments: WarpArguments, top: Array | int = 0) -> Float32[Array, 
     return _rows(jnp.broadcast_to(jnp.stack(rows, axis=-1), shape))
 
 
-def _rows(x: Float32[Array, "*places values"]) -> Float32[Array, "rows values"]:
+def _rows(x: Float[Array, "*places values"]) -> Float[Array, "rows values"]:
     return x.reshape(-1, x.shape[-1])

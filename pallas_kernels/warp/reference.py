@@ -44,9 +44,11 @@ def warp(arguments: WarpArguments) -> Float[Array, "batch output _height _width 
 
 def warp_and_mix(arguments: WarpAndMixArguments) -> Float[Array, "batch output height width 3"]:
     """See :func:`pallas_kernels.warp_and_mix`."""
+    arguments = arguments.with_correction(arguments.dtype)
     images, top, height = arguments.images, arguments.top, arguments.height
     fields = enlarge(arguments.fields, arguments.enlarged)
     if arguments.correction is not None:
+        assert isinstance(arguments.correction, Array)
         correction = unfolded(arguments.correction[..., : arguments.values])
         more = correction.shape[-1] - fields.shape[-1]
         fields = jnp.pad(fields, (*((0, 0),) * 4, (0, more))) + correction

@@ -220,6 +220,42 @@ def test_pairs_of_the_fields_that_are_not_asked_for_do_not_count(implementation)
         assert np.abs(made - mixed(images, full)).max() < 1e-5
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_correction_may_be_the_convolution_that_computes_it(implementation):
+    images, fields, _ = case()
+    random = np.random.default_rng(4)
+    dtype = "bfloat16" if implementation == "mosaic_gpu" else "float32"
+    looked = pk.Convolved(
+        *(
+            jnp.asarray(random.normal(size=shape) / 4, dtype)
+            for shape in ((4, 6, 8, 16), (3, 3, 16, 4 * 8), (4 * 8,))
+        )
+    )
+
+    def loss(fields, looked, implementation):
+        made = pk.warp_and_mix(
+            jnp.asarray(images, jnp.float32), fields, TIMES, correction=looked, unit=UNIT,
+            implementation=implementation,
+        )  # fmt: skip
+        return (made * jnp.cos(jnp.arange(made.size)).reshape(made.shape)).sum(), made
+
+    both = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    made = jax.jit(lambda *given: loss(*given, implementation)[1])
+    given = jnp.asarray(fields, jnp.float32), looked
+    with where_it_runs(implementation):
+        mine, (ours, _) = made(*given), both(*given, implementation)
+    convolved = pk.conv2d(*(x.astype(jnp.float32) for x in looked), implementation="reference")
+    correction = unfolded(np.asarray(convolved, np.float64).reshape(2, 2, 6, 8, 4, 8), 2)
+    # In float16 the correction is off by 1/2048 of its values, which are below 4.
+    assert np.abs(mine - mixed(images, fields + correction)).max() < (
+        8e-3 if implementation == "mosaic_gpu" else 1e-5
+    )
+    wide = given[0], jax.tree.map(lambda x: x.astype(jnp.float32), looked)
+    theirs, _ = both(*wide, "reference")
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+        assert np.abs(np.asarray(one, np.float64) - other).max() < 0.02 * np.abs(other).max()
+
+
 def test_a_single_row_or_column_is_enlarged_to_equal_ones():
     maps = np.random.default_rng(0).normal(size=(1, 1, 1, 5, 8))
     for small in (maps, maps.swapaxes(2, 3)):
@@ -285,6 +321,11 @@ def test_the_kernel_refuses_what_it_cannot_do_and_says_why():
     half = fields.astype(jnp.bfloat16)
     with pk.assume_hopper(), pytest.raises(NotImplementedError, match="float32 throughout"):
         pk.warp_and_mix(images, half, TIMES, implementation="mosaic_gpu")
+    with pytest.raises(ValueError, match="fields have 14 values; `warp` looks up one pair"):
+        pk.warp(images, jnp.ones((2, 2, 12, 16, 14)), TIMES)
+    looked = pk.Convolved(jnp.ones((4, 6, 8, 16)), jnp.ones((3, 3, 16, 30)), None)
+    with pytest.raises(ValueError, match="channels must be the values of whole pixels"):
+        pk.warp_and_mix(images, fields, TIMES, correction=looked)
     with pytest.raises(ValueError, match="must divide both"):
         pk.warp(images, fields, TIMES, fold=5)
     with pytest.raises(ValueError, match="places must be the pixels"):

@@ -20,6 +20,7 @@ from flavr_jax.models.layers.conv3d import (
 from flavr_jax.models.layers.options import LayerOptions, normalise
 from pallas_kernels import (
     LARGEST,
+    Convolved,
     FeatureMap,
     Implementation,
     activate,
@@ -40,6 +41,7 @@ __all__ = [
     "Call",
     "Conv2d",
     "Conv3d",
+    "Convolved",
     "FactorisedConv3d",
     "FeatureMap",
     "Fusion",

@@ -93,19 +93,14 @@ class Conv2d(nnx.Module):
             spread: number of groups of output channels, and the channels to which zeros fill each.
             residual: added before the activation; each of its images to as many of the result's.
         """
-        kernel, bias = self.kernel[...], None
-        if self.bias is not None and use_bias:
-            bias = self.bias[...]
+        kernel, bias = self.parameters(spread)
+        if not use_bias:
+            bias = None
         if part is not None:
             kernel = part(kernel)
         if channels is not None:
             kernel = kernel[..., channels]
             bias = None if bias is None else bias[channels]
-        if spread is not None:
-            kernel, bias = (
-                _spread(kernel, *spread),
-                None if bias is None else _spread(bias, *spread),
-            )
         return pk.conv2d(
             image,
             kernel,
@@ -116,6 +111,16 @@ class Conv2d(nnx.Module):
             out_dtype=out_dtype,
             implementation=self.implementation,
         )
+
+    def parameters(
+        self, spread: tuple[int, int] | None = None
+    ) -> tuple[Kernel, Float[Array, " channel"] | None]:
+        """The kernel and the bias, if any; for ``spread`` see :meth:`__call__`."""
+        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        if spread is not None:
+            kernel = _spread(kernel, *spread)
+            bias = None if bias is None else _spread(bias, *spread)
+        return kernel, bias
 
 
 def _spread(x: Float[Array, "*_ channel"], groups: int, count: int) -> Float[Array, "*_ _channel"]:

@@ -31,7 +31,7 @@ from pallas_kernels.hopper.primitives import (
     wait_for_stores,
 )
 
-__all__ = ["finish_tile"]
+__all__ = ["activate", "finish_tile"]
 
 
 class _Block(NamedTuple):
@@ -136,7 +136,7 @@ def _finish_block(
     if refs.residual is not None:
         residual = _residual(problem, refs, block, input_stage)
         values = values + (residual * factor(2) if problem.factors == 3 else residual)
-    values = _activate(values, problem.activation)
+    values = activate(values, problem.activation)
     if problem.conv.out_bytes == 1:
         # e4m3 has no infinity: a value beyond its range would become NaN.
         values = jnp.clip(values, -LARGEST, LARGEST)
@@ -172,9 +172,10 @@ def _residual(
     return jax_versions.as_float32(jax_versions.load(residual, plgpu.Layout.WGMMA))
 
 
-def _activate(
+def activate(
     values: Float32[Array, "rows columns"], activation: Activation
 ) -> Float32[Array, "rows columns"]:
+    """The activation of values in registers."""
     if activation == "relu":
         return jnp.maximum(values, 0.0)
     # Leaky ReLU with a slope between 0 and 1 is max(x, slope · x), which needs no select.

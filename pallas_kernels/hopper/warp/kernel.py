@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
-from jaxtyping import Float32, Int32, Shaped
+from jaxtyping import Float, Float32, Int32, Shaped
 
 from pallas_kernels.core import jax_versions
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
@@ -113,7 +113,7 @@ def warp_and_mix(
     images: Float32[Array, "images_x_pixels 4"],
     fields: Float32[Array, "fields_x_pixels values"],
     settings: Float32[Array, "outputs 8"],
-    correction: Float32[Array, "corrections_x_pixels _values"] | None,
+    correction: Float[Array, "corrections_x_pixels _values"] | None,
     keep: Float32[Array, "samples_x_pixels 1"] | None,
 ) -> Float32[Array, "outputs_x_pixels 3"]:
     """Mix both warped images, add the fields' colours, and keep pixels as far as ``keep`` says."""

@@ -172,6 +172,41 @@ def test_warps_are_their_definition(size, enlarged, fold):
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, ours))
 
 
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("samples", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("pixels", "depth", "channels", "taps"),
+    [
+        ((37, 640), 64, 32, (3, 3)),
+        ((90, 160), 32, 64, (3, 3)),
+        ((45, 125), 64, 64, (3, 3)),
+        ((23, 160), 96, 96, (3, 3)),
+        ((8, 64), 16, 16, (1, 3)),
+        ((31, 190), 48, 48, (5, 5)),
+        ((40, 100), 32, 16, (7, 7)),
+    ],
+)
+def test_convolutions_with_resident_weights(pixels, depth, channels, taps, samples, out_dtype):
+    # Every tap of every tile is compared: the taps begin anywhere in a swizzle's pattern.
+    x, x64 = rounded(draw(7, *pixels, depth))
+    kernel, kernel64 = rounded(draw(*taps, depth, channels, seed=1) / 16)
+    bias, bias64 = rounded(draw(channels, seed=2))
+    sums = oracle_conv3d(x64[:, None], kernel64[None])[:, 0] + bias64
+    residual = None
+    if samples:
+        residual, residual64 = rounded(draw(samples, *sums.shape[1:], seed=3))
+        sums = sums + np.repeat(residual64, 7 // samples, axis=0)
+    run = jax.jit(
+        functools.partial(
+            pk.conv2d, residual=residual, activation="leaky_relu", out_dtype=out_dtype, **mosaic
+        )
+    )
+    actual = run(x, kernel, bias)
+    assert_close(actual, leaky_relu(sums), float32=1e-5)
+    for _ in range(20):
+        assert bool((run(x, kernel, bias) == actual).all())
+
+
 def test_two_hundred_look_ups_and_gradients_are_the_same_to_the_bit():
     _, arrays = look_up(outputs=7, height=96, width=160)
 
