@@ -12,6 +12,7 @@ import functools
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float, Float32
 
 from pallas_kernels.conv2d import reference
@@ -30,6 +31,7 @@ __all__ = ["conv2d", "why_not"]
 _FEW_CHANNELS = 32
 _MAX_GROUPED = 64  # most output channels of all groups: more would cost too much memory traffic
 _CHUNK = 32  # input channels; with chunks of 16 the kernel takes more than twice as long
+_MOST_TAPS_TOGETHER = 5  # in height or width; with more, groups of taps take fewer products
 _MULTIPLE = 16  # the kernel needs a multiple of this many output channels; zeros are added
 
 
@@ -49,7 +51,12 @@ def conv2d(arguments: Conv2dArguments) -> FeatureMap:
 
     def forward(given: Parameters) -> FeatureMap:
         arrays = tuple(x.values for x in given.inputs)
-        if kw > 1 and channels < _FEW_CHANNELS:
+        apart = padding == "reflect" or max(kh, kw) > _MOST_TAPS_TOGETHER
+        if (
+            kw > 1
+            and channels < _FEW_CHANNELS
+            and (apart or not _takes_few(arrays, kh, kw, channels, out_dtype))
+        ):
             sums = _shifted_sums(arrays, given.unquantized, padding)
             added = None if given.residual is None else given.residual.values
             finished = finish(sums, given.bias, residual=added, activation=activation)
@@ -148,27 +155,28 @@ def _convolve(
     height, width = arrays[0].shape[1:3]
     if low is None:
         height, width, low = height - kh + 1, width - kw + 1, (0, 0)
-    # The kernel stores multiples of 16 channels; the added ones are cut off below.
-    missing = -channels % _MULTIPLE
-    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, missing)))
     # In training the image may have more channels, which are zero; see `_in_whole_chunks`.
     more = sum(x.shape[3] for x in arrays) - kernel.shape[2]
     kernel = _between(kernel, 2, 0, more)
+    resident = None
+    if len(arrays) == 1:
+        resident = plan_resident(
+            arrays[0], (kh, kw), _stored(channels, out_dtype), (height, width), low,
+            samples=0 if residual is None else residual.values.shape[0],
+            activation=activation, out_dtype=out_dtype,
+        )  # fmt: skip
+    # The kernels store multiples of 8 or 16 channels; the added ones are cut off below.
+    missing = (-channels % _MULTIPLE) if resident is None else resident.channels - channels
+    kernel = _between(kernel, 3, 0, missing)
     if bias is not None:
         bias = jnp.pad(bias, (0, missing))
     added = None
     if residual is not None:
         # The kernel adds a residual of the inputs' dtype.
-        added = _between(residual.values, 3, 0, missing).astype(arrays[0].dtype)[:, None]
+        added = _between(residual.values, 3, 0, missing).astype(arrays[0].dtype)
     offset = launch.scale_and_offset(None, bias)[1]
-    resident = None
-    if len(arrays) == 1:
-        resident = plan_resident(
-            arrays[0], kernel, (height, width), low, added, activation, out_dtype
-        )
     if resident is not None:
         start = jnp.zeros(kernel.shape[-1]) if offset is None else offset[0]
-        added = None if added is None else added[:, 0]
         output = convolve_resident(resident, arrays[0], kernel, start, added)
         return output[..., :channels]
     output, _ = implicit_gemm(
@@ -177,11 +185,30 @@ def _convolve(
         Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
         offset=offset,
-        residual=added,
+        residual=None if added is None else added[:, None],
         activation=activation,
         out_dtype=out_dtype,
     )
     return output[:, 0, :, :, :channels]
+
+
+def _stored(channels: int, out_dtype: DTypeLike) -> int:
+    """Channels that the kernel with resident weights stores: rows of at least 32 bytes."""
+    return channels + -channels % (32 // jnp.dtype(out_dtype).itemsize)
+
+
+def _takes_few(
+    arrays: tuple[Float[Array, "batch height width _"], ...],
+    kh: int,
+    kw: int,
+    channels: int,
+    out_dtype: jnp.dtype,
+) -> bool:
+    """Whether the kernel with resident weights computes few channels without groups of taps."""
+    low, stored = (kh // 2, kw // 2), _stored(channels, out_dtype)
+    size = arrays[0].shape[1], arrays[0].shape[2]
+    found = plan_resident(arrays[0], (kh, kw), stored, size, low, out_dtype=out_dtype)
+    return len(arrays) == 1 and found is not None
 
 
 def _shifted_sums(

@@ -59,6 +59,8 @@ __all__ = ["convolve", "plan_for"]
 
 _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 40, 232  # per thread; an SM has 65,536
 
+_COPIED = 32  # float32 values: copies are of whole multiples of 128 bytes
+
 _ir: Any = mlir.ir
 _mosaic: Any = mosaic
 _plgpu: Any = plgpu
@@ -69,7 +71,7 @@ class _Operands(NamedTuple):
 
     images: Shaped[Array, "images height width in_channels"]
     weights: Shaped[Array, "chunks_x_taps channels chunk"]
-    offset: Float32[Array, " channels"]
+    offset: Float32[Array, " padded_channels"]
     residual: Shaped[Array, "samples height width channels"] | None
 
 
@@ -78,12 +80,12 @@ class _Refs(NamedTuple):
 
     images: Shaped[Ref, "images height width in_channels"]
     weights: Shaped[Ref, "chunks_x_taps channels chunk"]
-    offset: Shaped[Ref, " channels"]
+    offset: Shaped[Ref, " padded_channels"]
     residual: Shaped[Ref, "samples height width channels"] | None
     output: Shaped[Ref, "images height width channels"]
     halo_smem: Shaped[Ref, "stages rows columns chunk"]
     weight_smem: Shaped[Ref, "chunks_x_taps channels chunk"]
-    offset_smem: Shaped[Ref, " channels"]
+    offset_smem: Shaped[Ref, " padded_channels"]
     store_smem: Views
     residual_smem: Views | None
     halo_full: Shaped[Barrier, " stages"]
@@ -102,21 +104,24 @@ class _Tile(NamedTuple):
 
 def plan_for(
     images: Shaped[Array, "images in_height in_width in_channels"],
-    kernel: Shaped[Array, "kh kw in_channels channels"],
+    taps: tuple[int, int],
+    channels: int,
     size: tuple[int, int],
     low: tuple[int, int],
-    residual: Shaped[Array, "samples *size channels"] | None,
-    activation: Activation,
+    *,
+    samples: int = 0,
+    activation: Activation = None,
     out_dtype: DTypeLike,
 ) -> ResidentProblem | None:
     """The launch of a convolution, or None if ``hopper/conv`` has to run it.
 
     Args:
         images: bfloat16 or float16.
-        kernel: of the same dtype.
+        taps: height and width of the kernel.
+        channels: channels of the output.
         size: height and width of the output.
         low: rows and columns of zero padding before the images.
-        residual: see :func:`pallas_kernels.conv2d`.
+        samples: images of the residual; 0 without one.
         activation: applied last.
         out_dtype: dtype of the output.
     """
@@ -127,13 +132,13 @@ def plan_for(
         height=size[0],
         width=size[1],
         in_channels=images.shape[3],
-        channels=kernel.shape[3],
-        taps=(kernel.shape[0], kernel.shape[1]),
+        channels=channels,
+        taps=taps,
         low=low,
         dtype=jnp.dtype(images.dtype),
         out_dtype=jnp.dtype(out_dtype),
         activation=activation,
-        sharing=0 if residual is None else images.shape[0] // residual.shape[0],
+        sharing=images.shape[0] // samples if samples else 0,
         interpret=device.interpreting(),
     )
     return plan(problem, device.sm_count())
@@ -151,6 +156,7 @@ def convolve(
     # A swizzled row has the input channels of one chunk: WGMMA then takes any number of outputs.
     weights = kernel.reshape(kh * kw, problem.chunks, problem.chunk, channels)
     weights = weights.transpose(1, 0, 3, 2).reshape(-1, channels, problem.chunk)
+    offset = jnp.pad(offset, (0, -channels % _COPIED))
     if problem.interpret:
         images, residual = _margin(problem, images), _margin(problem, residual)
     output = _launch(problem, _Operands(images, weights, offset, residual))
@@ -226,7 +232,7 @@ def _scratch(problem: ResidentProblem) -> list[Any]:
     return [
         halo,
         weights,
-        plgpu.SMEM((problem.channels,), jnp.float32),
+        plgpu.SMEM((pl.cdiv(problem.channels, _COPIED) * _COPIED,), jnp.float32),
         problem.store_ring.smem,
         *([problem.residual_ring.smem] if problem.sharing else []),
         plgpu.Barrier(num_arrivals=1, num_barriers=stages),
@@ -323,7 +329,7 @@ def _consume_tiles(
         if problem.sharing:
             _copy_residual(problem, refs, tile, consumer)
         layout: Any = plgpu.Layout.WGMMA.reduce(0)
-        offset = jax_versions.load(refs.offset_smem, layout)
+        offset = jax_versions.load(refs.offset_smem.at[pl.ds(0, problem.channels)], layout)
         start = lax.broadcast_in_dim(offset, (COLUMNS, problem.channels), (1,))
         sums = (start,) * problem.rows  # one array per row of the tile
         for chunk in range(problem.chunks):

@@ -184,7 +184,8 @@ def test_warps_are_their_definition(size, enlarged, fold):
         ((23, 160), 96, 96, (3, 3)),
         ((8, 64), 16, 16, (1, 3)),
         ((31, 190), 48, 48, (5, 5)),
-        ((40, 100), 32, 16, (7, 7)),
+        ((40, 100), 32, 24, (7, 7)),
+        ((30, 64), 64, 8, (3, 3)),
     ],
 )
 def test_convolutions_with_resident_weights(pixels, depth, channels, taps, samples, out_dtype):

@@ -2,6 +2,7 @@
 """The convolution with weights in shared memory: values, choice of tiles, what it leaves alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def changed(**values):
         ((2, 7, 61, 32), 32, (3, 3), 1, "bfloat16", "bfloat16"),  # partial tiles, a shared residual
         ((1, 5, 100, 48), 16, (3, 3), 0, "float16", "float32"),  # three chunks, two tiles across
         ((2, 4, 64, 16), 64, (1, 5), 2, "bfloat16", "float16"),
+        ((1, 5, 62, 32), 14, (3, 3), 1, "bfloat16", "float32"),  # 2 of 16 channels are cut off
         ((5, 3, 50, 64), 48, (3, 3), 5, "float16", "float16"),  # more tiles than blocks
     ],
 )
@@ -87,6 +89,26 @@ def test_the_bundled_networks_looks_take_it():
     assert "resident_96_to_96" in name(7, 90, 160, 96, 96, samples=0)
     # Half of each tile would lie outside.
     assert "stride1_64_to_32" in name(7, 36, 32, 64, 32, samples=1)
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels", "taps", "out_dtype"),
+    [
+        (16, 8, 3, "float32"),
+        (64, 48, 5, "bfloat16"),
+        (96, 16, 3, "float16"),
+        (32, 16, 7, "float32"),
+    ],
+)
+def test_every_number_of_channels_lowers_for_a_gpu(depth, channels, taps, out_dtype):
+    arrays = [
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+        for shape in ((2, 40, 125, depth), (taps, taps, depth, channels), (channels,))
+    ]
+    run = functools.partial(pk.conv2d, out_dtype=out_dtype, implementation="mosaic_gpu")
+    with pk.assume_hopper():
+        text = jax.jit(run).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    assert "resident" in text
 
 
 def test_tiles_fit_and_fill_registers_and_shared_memory():
