@@ -174,17 +174,15 @@ def _convolve(
     if residual is not None:
         # The kernel adds a residual of the inputs' dtype.
         added = _between(residual.values, 3, 0, missing).astype(arrays[0].dtype)
-    offset = launch.scale_and_offset(None, bias)[1]
     if resident is not None:
-        start = jnp.zeros(kernel.shape[-1]) if offset is None else offset[0]
-        output = convolve_resident(resident, arrays[0], kernel, start, added)
+        output = convolve_resident(resident, arrays[0], kernel, bias, added)
         return output[..., :channels]
     output, _ = implicit_gemm(
         tuple(x[:, None] for x in arrays),
         kernel[None],
         Geometry((1, kh, kw), (0, *low)),
         (1, height, width),
-        offset=offset,
+        offset=launch.scale_and_offset(None, bias)[1],
         residual=None if added is None else added[:, None],
         activation=activation,
         out_dtype=out_dtype,

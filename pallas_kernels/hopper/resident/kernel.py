@@ -29,7 +29,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.interpreters import mlir
 from jax.typing import DTypeLike
 from jaxlib.mlir.dialects import llvm
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from pallas_kernels.core import device, jax_versions
 from pallas_kernels.core.epilogue import Activation
@@ -59,8 +59,6 @@ __all__ = ["convolve", "plan_for"]
 
 _PRODUCER_REGISTERS, _CONSUMER_REGISTERS = 40, 232  # per thread; an SM has 65,536
 
-_COPIED = 32  # float32 values: copies are of whole multiples of 128 bytes
-
 _ir: Any = mlir.ir
 _mosaic: Any = mosaic
 _plgpu: Any = plgpu
@@ -71,7 +69,7 @@ class _Operands(NamedTuple):
 
     images: Shaped[Array, "images height width in_channels"]
     weights: Shaped[Array, "chunks_x_taps channels chunk"]
-    offset: Float32[Array, " padded_channels"]
+    offset: Float[Array, " channels"] | None
     residual: Shaped[Array, "samples height width channels"] | None
 
 
@@ -80,12 +78,11 @@ class _Refs(NamedTuple):
 
     images: Shaped[Ref, "images height width in_channels"]
     weights: Shaped[Ref, "chunks_x_taps channels chunk"]
-    offset: Shaped[Ref, " padded_channels"]
+    offset: Shaped[Ref, " channels"] | None
     residual: Shaped[Ref, "samples height width channels"] | None
     output: Shaped[Ref, "images height width channels"]
     halo_smem: Shaped[Ref, "stages rows columns chunk"]
     weight_smem: Shaped[Ref, "chunks_x_taps channels chunk"]
-    offset_smem: Shaped[Ref, " padded_channels"]
     store_smem: Views
     residual_smem: Views | None
     halo_full: Shaped[Barrier, " stages"]
@@ -148,7 +145,7 @@ def convolve(
     problem: ResidentProblem,
     images: Shaped[Array, "images in_height in_width in_channels"],
     kernel: Shaped[Array, "kh kw in_channels channels"],
-    offset: Float32[Array, " channels"],
+    offset: Float[Array, " channels"] | None,
     residual: Shaped[Array, "samples height width channels"] | None,
 ) -> Shaped[Array, "images height width channels"]:
     """``activation(conv(images) + offset + residual)``; see :class:`ResidentProblem`."""
@@ -156,7 +153,6 @@ def convolve(
     # A swizzled row has the input channels of one chunk: WGMMA then takes any number of outputs.
     weights = kernel.reshape(kh * kw, problem.chunks, problem.chunk, channels)
     weights = weights.transpose(1, 0, 3, 2).reshape(-1, channels, problem.chunk)
-    offset = jnp.pad(offset, (0, -channels % _COPIED))
     if problem.interpret:
         images, residual = _margin(problem, images), _margin(problem, residual)
     output = _launch(problem, _Operands(images, weights, offset, residual))
@@ -232,12 +228,11 @@ def _scratch(problem: ResidentProblem) -> list[Any]:
     return [
         halo,
         weights,
-        plgpu.SMEM((pl.cdiv(problem.channels, _COPIED) * _COPIED,), jnp.float32),
         problem.store_ring.smem,
         *([problem.residual_ring.smem] if problem.sharing else []),
         plgpu.Barrier(num_arrivals=1, num_barriers=stages),
         plgpu.Barrier(num_arrivals=1, num_barriers=stages),
-        plgpu.Barrier(num_arrivals=2),  # weights and offset
+        plgpu.Barrier(num_arrivals=1),
         plgpu.Barrier(num_arrivals=_residual_copies(problem), num_barriers=CONSUMERS),
     ]
 
@@ -247,12 +242,12 @@ def _residual_copies(problem: ResidentProblem) -> int:
 
 
 def _as_refs(problem: ResidentProblem, operands: Any, others: tuple[Any, ...]) -> _Refs:
-    output, halo, weights, offset, stores, *rest = others
+    output, halo, weights, stores, *rest = others
     residual = Views(*rest.pop(0)) if problem.sharing else None
     images, kernel, start, added = operands
     full, empty, weights_full, residual_full = rest
     return _Refs(
-        images, kernel, start, added, output, halo, weights, offset, Views(*stores), residual,
+        images, kernel, start, added, output, halo, weights, Views(*stores), residual,
         full, empty, weights_full, residual_full,
     )  # fmt: skip
 
@@ -273,7 +268,6 @@ def _produce_tiles(
 ) -> None:
     """Copy the weights, then the halo tiles of both consumers in turn."""
     copy_in(refs.weights, refs.weight_smem, refs.weights_full)
-    copy_in(refs.offset, refs.offset_smem, refs.weights_full)
     stages = problem.stages
 
     def produce(turn: Scalar, _: None) -> None:
@@ -328,10 +322,7 @@ def _consume_tiles(
         tile = _tile_at(problem, number_of(turn, consumer))
         if problem.sharing:
             _copy_residual(problem, refs, tile, consumer)
-        layout: Any = plgpu.Layout.WGMMA.reduce(0)
-        offset = jax_versions.load(refs.offset_smem.at[pl.ds(0, problem.channels)], layout)
-        start = lax.broadcast_in_dim(offset, (COLUMNS, problem.channels), (1,))
-        sums = (start,) * problem.rows  # one array per row of the tile
+        sums = (_offsets(problem, refs),) * problem.rows  # one array per row of the tile
         for chunk in range(problem.chunks):
             filled = turn * problem.chunks + chunk
             stage = consumer * problem.stages + divide(filled, problem.stages)[1]
@@ -344,6 +335,15 @@ def _consume_tiles(
 
     lax.fori_loop(0, turns_of(consumer), consume, None)
     wait_for_stores(0)  # stores read shared memory, which is freed when the block ends
+
+
+def _offsets(problem: ResidentProblem, refs: _Refs) -> Float32[Array, "columns channels"]:
+    """What the sums of one row begin with."""
+    shape, layout = (COLUMNS, problem.channels), plgpu.Layout.WGMMA
+    if refs.offset is None:
+        return plgpu.layout_cast(jnp.zeros(shape), layout)
+    offset: Any = jax_versions.load(refs.offset, layout.reduce(0))
+    return lax.broadcast_in_dim(offset.astype(jnp.float32), shape, (1,))
 
 
 def _copy_residual(problem: ResidentProblem, refs: _Refs, tile: _Tile, consumer: Scalar) -> None:

@@ -95,7 +95,7 @@ def test_the_bundled_networks_looks_take_it():
     ("depth", "channels", "taps", "out_dtype"),
     [
         (16, 8, 3, "float32"),
-        (64, 48, 5, "bfloat16"),
+        (48, 48, 5, "bfloat16"),
         (96, 16, 3, "float16"),
         (32, 16, 7, "float32"),
     ],
