@@ -211,8 +211,7 @@ class WarpHead(nnx.Module):
                     correction = look.last(*given)
                 else:
                     raw, coarse = refined(raw, *coarse.values()), {}
-                    found = look.folded(*given)
-                    found = unfolded(found[..., : look.predicted])
+                    found = unfolded(look.folded(*given)[..., : look.predicted])
                     found = enlarge(found, max(1, look.scale // scale))
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
                     raw = jnp.pad(enlarge(raw, enlarged), further) + found
@@ -305,7 +304,7 @@ class Look(nnx.Module):
         start: Int[Array, ""] | int,
         enlarged: int = 1,
     ) -> Convolved:
-        """What :meth:`folded` returns, as the convolution that computes it."""
+        """The same as :meth:`folded`, given as the convolution that computes it."""
         x, spread = self._hidden(raw, features, pair, times, start, enlarged)
         return Convolved(x, *self.correct.parameters(spread))
 

@@ -202,7 +202,7 @@ def _takes_few(
     channels: int,
     out_dtype: jnp.dtype,
 ) -> bool:
-    """Whether the kernel with resident weights computes few channels without groups of taps."""
+    """True if the kernel with resident weights computes so few channels without groups of taps."""
     low, stored = (kh // 2, kw // 2), _stored(channels, out_dtype)
     size = arrays[0].shape[1], arrays[0].shape[2]
     found = plan_resident(arrays[0], (kh, kw), stored, size, low, out_dtype=out_dtype)
