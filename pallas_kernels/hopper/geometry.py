@@ -109,7 +109,8 @@ class ConvShape:
         channels: channels of the output.
         out_bytes: bytes per output value.
         in_bytes: bytes per value of inputs and weights.
-        residual: whether an 8-bit residual is added, which passes through the input ring.
+        residual: whether a residual is added that passes through the input ring in chunks that
+            also have to fit the output: one in 8 bits, or to an output of other bits.
     """
 
     geometry: Geometry

@@ -163,8 +163,9 @@ def _conv_shape(
         channels=weights.shape[-2 if k_major else -1],
         out_bytes=out_dtype.itemsize,
         in_bytes=in_bytes,
-        # A 16-bit residual has the same chunks of channels as inputs and output in any case.
-        residual=residual and k_major,
+        # A residual of the output's size has the same chunks of channels as inputs and output in
+        # any case, but 8-bit weights and float32 outputs have chunks of their own.
+        residual=residual and (k_major or out_dtype.itemsize != in_bytes),
     )
 
 

@@ -218,14 +218,18 @@ def test_conv2d_of_few_channels_pads_and_returns_float32(channels, padding, widt
 
 
 @needs_interpreter
-def test_images_that_share_a_residual_read_it_in_place():
-    x, x64 = rounded(draw(4, 5, 9, 32), "bfloat16")
-    kernel, kernel64 = rounded(draw(3, 3, 32, 48, seed=1) / 8, "bfloat16")
-    residual, residual64 = rounded(draw(2, 5, 9, 48, seed=2), "bfloat16")
+@pytest.mark.parametrize(
+    ("depth", "channels", "out_dtype"), [(32, 48, "bfloat16"), (64, 64, "float32")]
+)
+def test_images_that_share_a_residual_read_it_in_place(depth, channels, out_dtype):
+    x, x64 = rounded(draw(4, 5, 9, depth), "bfloat16")
+    kernel, kernel64 = rounded(draw(3, 3, depth, channels, seed=1) / 8, "bfloat16")
+    residual, residual64 = rounded(draw(2, 5, 9, channels, seed=2), "bfloat16")
     with pk.interpret():
         actual = pk.conv2d(
-            x, kernel, residual=residual, activation="leaky_relu", implementation="mosaic_gpu"
-        )
+            x, kernel, residual=residual, activation="leaky_relu", out_dtype=out_dtype,
+            implementation="mosaic_gpu",
+        )  # fmt: skip
     sums = oracle_conv3d(x64[:, None], kernel64[None])[:, 0]
     assert_close(actual, leaky_relu(sums + residual64.repeat(2, axis=0)))
 
