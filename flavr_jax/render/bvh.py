@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 __all__ = ["Bvh", "build", "normals_at", "traverse"]
 
 _LEAF = 4  # triangles in a leaf, at most
+_BOXES = 6  # boxes visited before the triangles of a leaf are
 
 
 class Bvh(NamedTuple):
@@ -103,26 +104,33 @@ def traverse(
     start = jnp.zeros(limit.shape, jnp.int32)
     state = (start, limit, jnp.full(limit.shape, -1, jnp.int32))
 
-    def visit(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        node, best, triangle = state
-        done = node >= n_nodes
+    def descend(node: Array, best: Array) -> tuple[Array, Array]:
+        """Go to the next node, or stay at a leaf whose box is met; return whether it is one."""
         at = jnp.minimum(node, n_nodes - 1)
         near = (bvh.lower[at].T - origin) * inverse
         far = (bvh.upper[at].T - origin) * inverse
         entry = jnp.minimum(near, far).max(axis=0)
         leave = jnp.maximum(near, far).min(axis=0)
-        inside = (entry <= leave) & (leave > 0) & (entry < best) & ~done
+        inside = (entry <= leave) & (leave > 0) & (entry < best) & (node < n_nodes)
+        is_leaf = inside & (bvh.size[at] > 0)
+        following = jnp.where(inside, at + 1, bvh.skip[at])
+        return jnp.where(is_leaf | (node >= n_nodes), node, following), is_leaf
+
+    def visit(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        node, best, triangle = state
+        # All rays take the same steps, and triangles need more memory traffic than boxes.
+        for _ in range(_BOXES):
+            node, is_leaf = descend(node, best)
+        at = jnp.minimum(node, n_nodes - 1)
         first, count = bvh.first[at], bvh.size[at]
-        # A fixed number of triangles, because all rays take the same steps.
         for offset in range(_LEAF):
             number = jnp.minimum(first + offset, len(bvh.corner) - 1)
             distance = _triangle(bvh, number, origin, direction)
-            closer = inside & (offset < count) & (distance < best)
+            closer = is_leaf & (offset < count) & (distance < best)
             best = jnp.where(closer, distance, best)
             triangle = jnp.where(closer, number, triangle)
-        node = jnp.where(inside, at + 1, bvh.skip[at])
-        finished = done if nearest else done | (triangle >= 0)
-        return jnp.where(finished, n_nodes, node), best, triangle
+        node = jnp.where(is_leaf, bvh.skip[at], node)
+        return node if nearest else jnp.where(triangle >= 0, n_nodes, node), best, triangle
 
     _, best, triangle = lax.while_loop(lambda state: (state[0] < n_nodes).any(), visit, state)
     return best, triangle
