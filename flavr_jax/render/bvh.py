@@ -119,7 +119,8 @@ def traverse(
     def visit(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         node, best, triangle = state
         # All rays take the same steps, and triangles need more memory traffic than boxes.
-        for _ in range(_BOXES):
+        node, is_leaf = descend(node, best)
+        for _ in range(_BOXES - 1):
             node, is_leaf = descend(node, best)
         at = jnp.minimum(node, n_nodes - 1)
         first, count = bvh.first[at], bvh.size[at]
