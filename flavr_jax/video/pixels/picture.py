@@ -135,13 +135,11 @@ class Planar(Picture):
 
     def upload(self) -> Resident:
         """Return the picture on JAX's default device; its planes are converted there."""
-        pixels = self.conversion.decode(jax.device_put(self.samples), self.size)
         opaque = True
         if self.conversion.form.layout.alpha:
-            alpha = self.planes[-1]
             # On the host, which has the planes: a device's answer would have to be waited for.
-            opaque = bool(alpha.min() >= self.conversion.numbers.top)
-        return Resident(pixels, opaque)
+            opaque = bool(self.planes[-1].min() >= self.conversion.numbers.top)
+        return _Sent(jax.device_put(self.samples), self.conversion, self.size, opaque)
 
     def sampled(self, step: int) -> Frame:
         """Return every ``step``-th pixel of every ``step``-th row, with the nearest chroma."""
@@ -155,6 +153,30 @@ class Planar(Picture):
             # Whole rows first: NumPy picks rows and columns at once, one by one, more slowly.
             coarse.append(plane[rows][:, columns])
         return coarse
+
+
+class _Sent(Resident):
+    """A picture whose planes are on their way to a device.
+
+    They are converted when the pixels are first needed: the start of a program waits until the
+    copies of its arguments have begun, so that several copies should begin before the first waits.
+    """
+
+    def __init__(
+        self, samples: Array, conversion: Conversion, size: tuple[int, int], opaque: bool
+    ) -> None:
+        self._samples: Array | None = samples
+        self._conversion, self._size, self._opaque = conversion, size, opaque
+
+    @property
+    def pixels(
+        self,
+    ) -> UInt8[Array, "height width channel"] | UInt16[Array, "height width channel"]:
+        """RGB or RGBA."""
+        if self._samples is not None:
+            self._pixels = self._conversion.decode(self._samples, self._size)
+            self._samples = None
+        return self._pixels
 
 
 def sampled(pictures: Sequence[Frame | Picture], step: int) -> Sampled:

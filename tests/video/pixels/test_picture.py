@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from flavr_jax.video.pixels.colour import (
     samples,
     to_rgb,
 )
+from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.picture import Planar, resident
 
@@ -74,6 +76,26 @@ def test_nothing_is_converted_before_it_is_asked_for():
     np.testing.assert_array_equal(lazy.pixels, to_rgb(frame, Colour(1, 1)))
     assert lazy.pixels is lazy.pixels
     assert len(gathered) == 1
+
+
+def test_several_pictures_are_on_their_way_before_one_is_converted(monkeypatch):
+    # The conversion of the first would wait for its copy, and the others for that.
+    converted, decode = [], Conversion.decode
+
+    def counted(self, samples, size):
+        converted.append(samples)
+        return decode(self, samples, size)
+
+    found = picture(stored("yuv420p"), Colour(1, 1))
+    expected = found.pixels
+    monkeypatch.setattr(Conversion, "decode", counted)
+    residents = [found.upload() for _ in range(3)]
+    assert not converted
+    for sent in residents:
+        np.testing.assert_array_equal(np.asarray(sent.pixels), expected)
+        assert sent.pixels is sent.pixels
+    assert len(converted) == 3
+    assert all(isinstance(samples, jax.Array) for samples in converted)
 
 
 @pytest.mark.parametrize("pixel_format", FORMATS)
