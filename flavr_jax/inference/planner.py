@@ -75,10 +75,10 @@ class _Coefficients:
 # Fitted to the compiler's plans for a CPU and for an H200, which tests/inference/test_planner.py
 # lists.
 _COEFFICIENTS = {
-    "cpu": _Coefficients(8.0, 1.5, 2.6, 0.6, 0.4, 79.0, windows=1.0, table=0.35, results=3.3),
-    "gpu": _Coefficients(1.5, 1.0, 0.0, 1.0, 1.05, 47.0, 0.05, 1.95, 5.0),
-    "16-bit kernels": _Coefficients(4.5, 1.0, 0.0, 0.75, 1.85, 52.0, 0.05, 0.5, 5.0),
-    "8-bit kernels": _Coefficients(1.0, 1.0, 0.0, 0.1, 1.7, 58.0, 0.05, 0.1, 5.0),
+    "cpu": _Coefficients(8.0, 1.5, 2.6, 0.6, 0.5, 79.0, windows=1.0, table=0.35, results=3.3),
+    "gpu": _Coefficients(1.5, 1.0, 0.0, 1.0, 1.31, 47.0, 0.05, 1.95, 5.0),
+    "16-bit kernels": _Coefficients(5.7, 1.0, 0.0, 0.1, 1.7, 8.4, 0.05, 0.05, 5.0),
+    "8-bit kernels": _Coefficients(0.81, 0.7, 0.0, 0.41, 1.9, 0.1, 0.05, 0.03, 5.0),
 }
 
 # Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;
@@ -243,7 +243,8 @@ def _widest(config: ModelConfig, look: LookConfig) -> float:
     """Channels of the widest map of a look, for each pixel of the U-Net's frames."""
     fold = max(1, config.trunk_scale // look.scale)
     smaller = look.scale * fold / config.trunk_scale
-    return max(look.channels, fold**2 * (12 + head.CHANNELS)) / smaller**2
+    # Two warped images and the raw outputs; the GPU kernels add 2 channels of zeros.
+    return max(look.channels, fold**2 * (6 + head.CHANNELS + 2)) / smaller**2
 
 
 def _kind(precision: Precision) -> str:

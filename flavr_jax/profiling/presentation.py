@@ -135,6 +135,7 @@ def plot(rows: list[Row], path: Path, title: str) -> None:
     axes = figure.add_subplot()
     bars = axes.barh([row.name for row in rows], [row.timing.median for row in rows])
     axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.margins(x=0.12)  # for the label of the longest bar
     axes.set_xlabel("milliseconds a call (median)")
     axes.set_title(title)
     with written_whole(path) as partial:

@@ -70,29 +70,33 @@ def test_expected_memory_of_a_cpu_is_near_the_compilers_plan(
 
 
 ONE_LOOK = dataclasses.replace(BUNDLED, looks=(LookConfig(2, 64, layers=4),), flow_pairs=1)
-# Temporary and output memory of the compiler's plans for an H200, in GiB; jax 0.12.0 and 0.11.2.
-# They are those of the fifth version before its head had `warp`, which takes less.
+# Temporary and output memory of the compiler's plans for an H200, in GiB, with the head's kernels
+# (jax 0.12.0). Other GPUs run XLA's operations in their place, which take more in float32.
 PLANS_FOR_AN_H200 = [
-    ("default", "fp8", (256, 448), 16, 8, WHOLE, 1.35),
-    ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 1.17),
-    ("default", "fp8", (2160, 3840), 1, 8, WHOLE, 6.09),
-    ("default", "fp8", (2160, 3840), 1, 8, Tiling(2), 4.29),
-    ("default", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.86),
-    ("default", "bf16", (1080, 1920), 1, 8, WHOLE, 1.58),
-    ("default", "fp32", (1080, 1920), 1, 8, WHOLE, 2.50),
-    ("one look", "fp8", (720, 1280), 2, 8, WHOLE, 1.04),
-    ("one look", "fp8", (256, 448), 16, 8, WHOLE, 0.97),
-    ("one look", "fp8", (2160, 3840), 1, 2, WHOLE, 1.01),
-    ("one look", "fp8", (2160, 3840), 1, 8, WHOLE, 5.85),
-    ("one look", "fp8", (2160, 3840), 1, 8, Tiling(2), 3.84),
-    ("one look", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.51),
-    ("one look", "fp8", (4320, 7680), 1, 8, WHOLE, 21.91),
-    ("one look", "bf16", (1080, 1920), 1, 8, WHOLE, 1.43),
-    ("flavr_8x", "bf16", (1080, 1920), 1, 8, WHOLE, 1.52),
-    ("flavr_8x", "bf16", (1080, 1920), 1, 8, Tiling(4), 1.10),
-    ("one look", "fp32", (1080, 1920), 1, 8, WHOLE, 2.26),
-    ("one look", "fp32", (1080, 1920), 1, 8, Tiling(4), 0.91),
-    ("one look", "fp32", (1080, 1920), 1, 8, Tiling(4, "all", 1), 1.08),
+    ("default", "fp8", (720, 1280), 1, 8, WHOLE, 0.396),
+    ("default", "fp8", (720, 1280), 2, 8, WHOLE, 0.791),
+    ("default", "fp8", (256, 448), 16, 8, WHOLE, 0.794),
+    ("default", "fp8", (2160, 3840), 1, 2, WHOLE, 0.950),
+    ("default", "fp8", (2160, 3840), 1, 8, WHOLE, 3.561),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(2), 2.760),
+    ("default", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.550),
+    ("default", "bf16", (720, 1280), 1, 2, WHOLE, 0.106),
+    ("default", "bf16", (720, 1280), 2, 8, WHOLE, 0.791),
+    ("default", "bf16", (1080, 1920), 1, 8, WHOLE, 0.904),
+    ("default", "fp32", (1080, 1920), 1, 8, WHOLE, 2.002),
+    ("one look", "fp8", (720, 1280), 2, 8, WHOLE, 0.942),
+    ("one look", "fp8", (256, 448), 16, 8, WHOLE, 0.944),
+    ("one look", "fp8", (2160, 3840), 1, 2, WHOLE, 1.012),
+    ("one look", "fp8", (2160, 3840), 1, 8, WHOLE, 4.241),
+    ("one look", "fp8", (2160, 3840), 1, 8, Tiling(2), 2.705),
+    ("one look", "fp8", (2160, 3840), 1, 8, Tiling(8, "all", 1), 1.232),
+    ("one look", "fp8", (4320, 7680), 1, 8, WHOLE, 16.964),
+    ("one look", "bf16", (1080, 1920), 1, 8, WHOLE, 1.091),
+    ("flavr_8x", "bf16", (1080, 1920), 1, 8, WHOLE, 1.524),
+    ("flavr_8x", "bf16", (1080, 1920), 1, 8, Tiling(4), 1.102),
+    ("one look", "fp32", (1080, 1920), 1, 8, WHOLE, 2.153),
+    ("one look", "fp32", (1080, 1920), 1, 8, Tiling(4), 0.892),
+    ("one look", "fp32", (1080, 1920), 1, 8, Tiling(4, "all", 1), 1.016),
 ]
 
 
@@ -106,7 +110,7 @@ def test_expected_memory_of_a_gpu_covers_the_compilers_plan(
     config = ONE_LOOK if preset == "one look" else PRESETS[preset]
     expected = planner.memory(config, precision, *size, factor, batch, tiling)
     # Above it are the results of computations in the queue, which are no part of a plan.
-    assert actual < expected / GIB < 1.75 * actual
+    assert actual < expected / GIB < (1.75 if precision == "fp32" else 1.5) * actual
 
 
 def test_frames_are_divided_only_if_memory_is_short_and_into_as_few_stripes_as_fit():

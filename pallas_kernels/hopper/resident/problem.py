@@ -18,7 +18,7 @@ __all__ = ["COLUMNS", "CONSUMERS", "ResidentProblem", "plan"]
 CONSUMERS = 2
 """Number of warpgroups that multiply, each in tiles of its own; one more copies the inputs.
 
-While one of them finishes a tile, the other keeps the tensor cores busy.
+While one of them finishes a tile, the other can use the tensor cores.
 """
 
 COLUMNS = 64
