@@ -17,13 +17,14 @@ pytestmark = pytest.mark.usefixtures("definition")
 
 SPREAD = """
 from fractions import Fraction
-import jax, numpy as np
+import av, jax, numpy as np
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import devices, passes, pipeline, stream
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head
 from flavr_jax.profiling import video_throughput
 from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.pixels.colour import Colour, picture
 
 # The blend of the middle frames stands in for the network, which would take minutes to compile
 # for every device.
@@ -55,6 +56,15 @@ taken = set()
 network.between = lambda *args, device: (taken.add(device), between(*args, device=device))[1]
 assert video_throughput.network_rate(network, timed, 2, 1, 0.1) > 0
 assert taken == {0, 1, 2}
+
+# Planes are converted where they are, though another thread's default device is another.
+for device in range(3):
+    frame = av.VideoFrame.from_ndarray(clip[0], "rgb24").reformat(format="yuv420p")
+    planar = picture(frame, Colour(1, 1))
+    sent = network.upload(planar, device)
+    assert sent.pixels.devices() == {jax.devices()[device]}, device
+    planes = planar.conversion.encode(sent.pixels)
+    assert planes.devices() == {jax.devices()[device]}, device
 """
 
 KEPT = (

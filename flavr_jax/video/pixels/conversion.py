@@ -102,7 +102,8 @@ class Conversion:
         The result is on the device that holds ``samples``; it has the type of the samples and
         spans that type's full range.
         """
-        return _decode(samples, self._beside(samples), self.form, size)
+        with _where(samples):
+            return _decode(samples, self._beside(samples), self.form, size)
 
     def encode(self, pixels: Array | np.ndarray) -> Array:
         """Return the samples of RGB or RGBA pictures ``[…, height, width, channel]``.
@@ -110,7 +111,8 @@ class Conversion:
         Alpha that the planes need and the pixels lack is opaque. The result ``[…, sample]`` is on
         the device that holds ``pixels``.
         """
-        return _encode(pixels, self._beside(pixels), self.form)
+        with _where(pixels):
+            return _encode(pixels, self._beside(pixels), self.form)
 
     def decode_few(
         self, planes: list[np.ndarray]
@@ -146,7 +148,7 @@ class Conversion:
             return self._values
         (device,) = array.devices()
         if device not in self._placed:
-            with jax.default_device(device):
+            with _where(array):
                 self._placed[device] = jax.device_put(self._values)
         return self._placed[device]
 
@@ -166,6 +168,17 @@ def on_host() -> contextlib.AbstractContextManager:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # a JAX_PLATFORMS without cpu
         return contextlib.nullcontext()
+
+
+def _where(array: Array | np.ndarray) -> contextlib.AbstractContextManager:
+    """Return a context in which programs run where an array is.
+
+    Arrays that were put on the default device of that moment do not tie a program to it.
+    """
+    if isinstance(array, np.ndarray):
+        return contextlib.nullcontext()
+    (device,) = array.devices()
+    return jax.default_device(device)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
