@@ -19,7 +19,7 @@ __all__ = ["Cut", "LookConfig", "ModelConfig", "Precision", "build", "read_toml"
 
 Settings = TypeVar("Settings")
 
-Precision: TypeAlias = Literal["auto", "fp8", "bf16", "fp16", "fp32"]
+Precision: TypeAlias = Literal["auto", "fp8", "int8", "bf16", "fp16", "fp32"]
 """Number format of the computation; ``auto`` is the fastest that device and checkpoint support."""
 
 Cut: TypeAlias = Literal["hold", "blend", "ignore"]

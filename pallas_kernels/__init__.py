@@ -8,11 +8,12 @@ one, or an error if it cannot run. :func:`explain` lists the choices and their r
 
 from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.conv3d.api import PackedKernel, conv3d, pack_kernel
-from pallas_kernels.core.device import assume_hopper, interpret
+from pallas_kernels.core.device import assume_hopper, interpret, why_not_int8
 from pallas_kernels.core.dispatch import Choice, Implementation, explain
 from pallas_kernels.core.epilogue import Activation, activate
 from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.core.fp8 import LARGEST, QuantizedKernel, quantize_kernel
+from pallas_kernels.core.int8 import Int8Kernel
 from pallas_kernels.gate.api import gate
 from pallas_kernels.gated_conv3d.api import gated_conv3d
 from pallas_kernels.gated_conv3d_transpose.api import gated_conv3d_transpose
@@ -27,6 +28,7 @@ __all__ = [
     "Convolved",
     "FeatureMap",
     "Implementation",
+    "Int8Kernel",
     "PackedKernel",
     "QuantizedKernel",
     "activate",
@@ -46,4 +48,5 @@ __all__ = [
     "unfolded",
     "warp",
     "warp_and_mix",
+    "why_not_int8",
 ]

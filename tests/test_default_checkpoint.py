@@ -42,6 +42,24 @@ def test_the_default_network_beats_blending_on_the_bundled_clip(default):
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_int8_is_near_float32_and_hardly_worse():
+    frames = np.stack([timed.pixels for timed in reader.open_source(SAMPLE)]).astype(np.float32)
+    starts = range(0, 16, 3)
+    windows = np.stack([frames[start : start + 7 : 2] for start in starts]) / 255
+    originals = np.stack([frames[start + 3] for start in starts])
+    made = {}
+    for precision in ("fp32", "int8"):
+        network = flavr_jax.load(precision=precision)
+        made[precision] = np.stack(
+            [255 * np.asarray(network.predict(window[None]))[0, 3] for window in windows]
+        )
+    assert np.abs(made["int8"] - made["fp32"]).mean() < 0.6
+    exact, rounded = (
+        np.mean((images - originals) ** 2, axis=(1, 2, 3)) for images in made.values()
+    )
+    assert (10 * np.log10(rounded / exact)).mean() < 0.1
+
+
 def test_what_does_not_move_stays_as_it_is(default):
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     still = np.repeat(frame, 4, axis=0)

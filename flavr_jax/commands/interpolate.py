@@ -74,7 +74,8 @@ class Network:
     Attributes:
         checkpoint: directory of the network; by default the bundled one.
         precision: number format that the network computes in; auto is the fastest that the device
-            and the checkpoint support. fp8 is fast on Hopper GPUs and very slow elsewhere.
+            and the checkpoint support. fp8 is fast on Hopper GPUs and very slow elsewhere; int8 is
+            for CPUs.
     """
 
     checkpoint: Path | None = None

@@ -30,6 +30,7 @@ _CAUSES: dict[Precision, str] = {
     "fp16": "numbers in fp16 end at 65504. Use `precision` bf16 or fp32.",
     "bf16": "the network overflows in bf16. Use `precision` fp32 or another checkpoint.",
     "fp8": "the network overflows in fp8. Use `precision` fp32 or another checkpoint.",
+    "int8": "the network overflows in int8. Use `precision` fp32 or another checkpoint.",
     "fp32": "the network overflows in fp32. Use another checkpoint.",
 }
 

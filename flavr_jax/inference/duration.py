@@ -24,11 +24,12 @@ from flavr_jax.video.frames import ClipInfo
 
 __all__ = ["forecast", "multiplications", "seconds_per_window"]
 
-_SHARES = {"cpu": 0.9, "gpu": 0.5}
+_SHARES = {"cpu": 0.9, "cpu in int8": 1.7, "gpu": 0.5}
 """Multiplications per second of the network as a share of those of a matrix product.
 
-The GPU's is that of the bundled network in fp8 on an H200, which makes 150 to 180 · 10¹² a second
-from 448×256 to 7680×4320; a product in bfloat16 is assumed to reach 350 · 10¹² there.
+In int8 on a CPU, the product is one of float32. The GPU's share is that of the bundled network in
+fp8 on an H200, which makes 150 to 180 · 10¹² a second from 448×256 to 7680×4320; a product in
+bfloat16 is assumed to reach 350 · 10¹² there.
 """
 
 
@@ -74,6 +75,7 @@ def seconds_per_window(
         passes = 4 if tiling.passes is None else tiling.passes
         count = round(count * overlapping * (1 + passes / 2))
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    kind += " in int8" * (precision == "int8")
     return count / (_SHARES[kind] * _speed(precision))
 
 
@@ -126,7 +128,7 @@ def _speed(precision: Precision) -> float:
     """Multiplications per second in a product of two square matrices."""
     small = jax.default_backend() == "cpu"
     size = 1024 if small else 8192
-    dtype = jnp.float32 if precision == "fp32" else jnp.bfloat16
+    dtype = jnp.float32 if precision in ("fp32", "int8") else jnp.bfloat16
     # Every element of a product is again 1/size, so that repeated products cannot overflow.
     a = jax.device_put(np.full((size, size), 1 / size, np.float32)).astype(dtype)
     multiply = jax.jit(jnp.matmul)

@@ -365,7 +365,8 @@ def load(path: str | Path | None = None, *, precision: Precision = "auto") -> In
     Args:
         path: a directory written by :func:`flavr_jax.checkpoint.save`.
         precision: what the network computes in. ``auto`` is fp8 on a Hopper GPU if the checkpoint
-            was calibrated for it, bf16 on any other GPU, and fp32 on a CPU.
+            was calibrated for it, bf16 on any other GPU, and on a CPU int8 where that is fast, or
+            fp32.
 
     Raises:
         FileNotFoundError: there is no such directory.

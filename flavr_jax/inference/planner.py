@@ -76,6 +76,9 @@ class _Coefficients:
 # lists.
 _COEFFICIENTS = {
     "cpu": _Coefficients(8.0, 1.5, 2.6, 0.6, 0.5, 79.0, windows=1.0, table=0.35, results=3.3),
+    "cpu in int8": _Coefficients(
+        10.0, 1.5, 2.6, 0.6, 0.5, 55.0, windows=1.0, table=0.35, results=3.3
+    ),
     "gpu": _Coefficients(1.5, 1.0, 0.0, 1.0, 1.31, 47.0, 0.05, 1.95, 5.0),
     "16-bit kernels": _Coefficients(5.7, 1.0, 0.0, 0.1, 1.7, 8.4, 0.05, 0.05, 5.0),
     "8-bit kernels": _Coefficients(0.81, 0.7, 0.0, 0.41, 1.9, 0.1, 0.05, 0.03, 5.0),
@@ -83,7 +86,7 @@ _COEFFICIENTS = {
 
 # Maps in fp8 count as 16 bits, the unit in which the coefficients of 8-bit kernels are fitted;
 # without those kernels the network computes in bfloat16.
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
+_BYTES = {"fp32": 4, "int8": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +253,7 @@ def _widest(config: ModelConfig, look: LookConfig) -> float:
 def _kind(precision: Precision) -> str:
     """The kind of device and kernels, which decides how many feature maps exist at once."""
     if jax.default_backend() == "cpu":
-        return "cpu"
+        return "cpu in int8" if precision == "int8" else "cpu"
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
     # Only Hopper (9.0) has kernels for convolutions, in 16 and in 8 bits.
     if capability != "9.0" or precision == "fp32":

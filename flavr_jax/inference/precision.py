@@ -4,6 +4,10 @@
 With ``fp8``, the feature maps that calibration chose (:mod:`flavr_jax.quantization`) are stored and
 multiplied in float8_e4m3fn; the rest of the network is bfloat16. Any device can compute this, but
 only Hopper GPUs have kernels that make it fast.
+
+With ``int8``, convolutions round their inputs and weights to 8-bit integers, with scales taken from
+the inputs themselves (:mod:`pallas_kernels.core.int8`); the rest of the network is float32. It is
+for CPUs, some of which multiply int8 about four times as fast as float32.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from jax import Array
 from flavr_jax import program_cache
 from flavr_jax.config import ModelConfig, Precision
 from flavr_jax.models import flavr, quantized
-from flavr_jax.models.layers import explain
+from flavr_jax.models.layers import explain, why_not_int8
 
 __all__ = ["SOURCES", "Prepared", "prepare"]
 
@@ -34,6 +38,7 @@ SOURCES = tuple(
 
 _TYPES = {
     "fp8": jnp.bfloat16,  # for everything that is not in 8 bits
+    "int8": jnp.float32,  # between convolutions
     "bf16": jnp.bfloat16,
     "fp16": jnp.float16,
     "fp32": jnp.float32,
@@ -81,15 +86,19 @@ def prepare(
 
     Raises:
         ValueError: the precision is unknown, is fp8 without scales, or has too small a range for
-            the weights.
+            the weights; or it is int8 and the device is not a CPU.
     """
     if precision == "auto":
         precision, reason = _fastest(config, scales, remember)
         return Prepared(_packed(config, params, precision, scales, remember), precision, reason)
     if precision not in _TYPES:
         raise ValueError(f"`precision` is {precision!r}; choose auto, {', '.join(_TYPES)}.")
+    if precision == "int8" and jax.default_backend() != "cpu":
+        raise ValueError("`precision` is int8, which is for CPUs. Use auto or bf16 on this device.")
     if precision != "fp8":
-        return Prepared(_packed(config, params, precision, None, False), precision)
+        slow = why_not_int8() if precision == "int8" else None
+        reason = f"slower here than `precision` auto: {slow}" if slow else ""
+        return Prepared(_packed(config, params, precision, None, False), precision, reason)
     if not scales:
         raise ValueError(
             "`precision` is fp8, but the checkpoint was not calibrated for it; add scales with "
@@ -106,7 +115,12 @@ def _fastest(
 ) -> tuple[Precision, str]:
     """Return the fastest precision on this device, and the reason for it."""
     if jax.default_backend() == "cpu":
-        return "fp32", "the device is a CPU"
+        # Errors of a warping head move pixels by less than can be seen. Without one, they would be
+        # errors of the colours.
+        if config.base != "warp":
+            return "fp32", "the device is a CPU"
+        refused = why_not_int8()
+        return ("int8", "its convolutions") if refused is None else ("fp32", f"not int8: {refused}")
     if not scales:
         return "bf16", "not fp8: the checkpoint has no scales, see `flavr quantize`"
     if refused := _why_slow(config, scales, remember):
@@ -126,7 +140,12 @@ def _packed(
     With ``remember``, the program that packs for 8-bit kernels is kept between runs.
     """
     cast = _cast(params, precision)
-    pack = functools.partial(quantized.pack, config, scales=scales if precision == "fp8" else None)
+    pack = functools.partial(
+        quantized.pack,
+        config,
+        scales=scales if precision == "fp8" else None,
+        with_int8=precision == "int8",
+    )
     # For other kernels, NumPy packs.
     if precision != "fp8" or not remember:
         return pack(cast)

@@ -29,7 +29,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int
 
 from flavr_jax.config import LookConfig, ModelConfig
-from flavr_jax.models import flavr, head
+from flavr_jax.models import flavr, head, quantized
 from flavr_jax.models.layers import FeatureMap, Gate, watching_gates
 from flavr_jax.typing import Windows
 
@@ -90,17 +90,23 @@ def predict(
         finish: turns predicted frames into the type to return, pixel by pixel. In stripes, float32
             frames then never exist as a whole.
         outputs: indices of the predicted frames to compute; None for all.
-        tiling: how each window is divided. Samples of a divided batch are computed in turn.
+        tiling: how each window is divided. Samples of a divided batch are computed in turn, as are
+            all in int8, whose scales would depend on the other samples.
     """
-    if tiling.stripes == 1:
+
+    def whole(windows: Windows) -> tuple[Array, Array]:
         made = flavr.apply(config, params, windows, outputs=outputs)
         # Check before `finish` turns infinity into white and NaN into black.
         return finish(made), jnp.isfinite(made).all(axis=(1, 2, 3, 4))
 
     def one(window: Float[Array, "time height width 3"]) -> tuple[Array, Array]:
-        return _in_stripes(config, params, window[None], finish, outputs, tiling)
+        if tiling.stripes > 1:
+            return _in_stripes(config, params, window[None], finish, outputs, tiling)
+        made, finite = whole(window[None])
+        return made[0], finite[0]
 
-    return lax.map(one, windows)
+    in_turn = tiling.stripes > 1 or (len(windows) > 1 and quantized.in_int8(params))
+    return lax.map(one, windows) if in_turn else whole(windows)
 
 
 def share_of_rows(config: ModelConfig, height: int, tiling: Tiling) -> tuple[float, float]:

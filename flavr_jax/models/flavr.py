@@ -130,8 +130,8 @@ class FLAVR(nnx.Module):
         Returns:
             The inputs of the last decoder stage, at half the U-Net's size.
         """
-        # The output layer is never packed or in 8 bits, so its dtype is that of the computation.
-        dtype = self.out.kernel[...].dtype
+        # The kernel of the output layer has the dtype of the computation, even if packed.
+        dtype = self.out.kernel.get_value().dtype
         with jax.named_scope("encoder"):
             features = self.encoder(colours.astype(dtype), remat=remat)
         with jax.named_scope("decoder"):
@@ -192,7 +192,7 @@ class FLAVR(nnx.Module):
         self, x: Images, wanted: Int[np.ndarray, " outputs"] | Int[Array, "batch outputs"]
     ) -> Float[Array, "batch outputs _height _width _channel"]:
         """Raw outputs of the last convolution, one image for each predicted time."""
-        each = self.out.kernel.shape[-1] // self.config.n_outputs
+        each = self.out.kernel.get_value().shape[-1] // self.config.n_outputs
         channels = None
         if isinstance(wanted, Array):
             every = self._raw(x, np.arange(self.config.n_outputs))

@@ -27,6 +27,7 @@ from flavr_jax.models.flavr import FLAVR, Parameters
 from flavr_jax.models.layers import (
     LARGEST,
     Implementation,
+    Int8Kernel,
     pack_kernel,
     quantize_kernel,
     watching,
@@ -37,6 +38,7 @@ __all__ = [
     "Convolution",
     "convolutions",
     "feature_maps",
+    "in_int8",
     "pack",
     "packed_shapes",
     "ranges",
@@ -138,6 +140,7 @@ def pack(
     params: Parameters,
     scales: Mapping[str, float] | None = None,
     *,
+    with_int8: bool = False,
     implementation: Implementation | None = None,
 ) -> Parameters:
     """Prepare ``params`` for many calls of :func:`flavr.apply` on this device.
@@ -151,6 +154,7 @@ def pack(
         scales: scale of each of the :func:`feature_maps` to store in float8_e4m3fn; a stored number
             times the scale is the value. A convolution that reads no other maps multiplies in 8
             bits.
+        with_int8: multiply in int8, which is fast on some CPUs; needs float32 parameters.
         implementation: the name that will be passed to :func:`flavr.apply`.
 
     Raises:
@@ -178,13 +182,21 @@ def pack(
 
     def visit(path: Any, leaf: Array) -> Any:
         *place, _ = (key.key for key in path)
-        if leaf.ndim != 5:  # biases, gates and the 2-D layers stay as they are
-            return leaf
+        if leaf.ndim != 5 and not (with_int8 and leaf.ndim == 4):
+            return leaf  # biases, gates, and in most precisions the 2-D layers
         if (kernel := quantised.get("/".join(place))) is not None:
             return kernel
-        return pack_kernel(leaf, config.n_inputs, implementation=implementation)
+        return pack_kernel(
+            leaf, config.n_inputs, with_int8=with_int8, implementation=implementation
+        )
 
     return jax.tree_util.tree_map_with_path(visit, params)
+
+
+def in_int8(params: Parameters) -> bool:
+    """Tell whether parameters were packed to multiply in int8."""
+    kernels = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Int8Kernel))
+    return any(isinstance(kernel, Int8Kernel) for kernel in kernels)
 
 
 def packed_shapes(config: ModelConfig, dtype: DTypeLike, scales: Mapping[str, float]) -> Parameters:

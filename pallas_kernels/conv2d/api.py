@@ -9,24 +9,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from pallas_kernels.conv2d import mosaic_gpu, reference, xla
+from pallas_kernels.conv3d.api import unless_packed
 from pallas_kernels.core import dispatch
 from pallas_kernels.core.arguments import Conv2dArguments, Padding, on_arrays
 from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.core.epilogue import Activation
 from pallas_kernels.core.feature_map import FeatureMap, Inputs, as_maps, check_channels
+from pallas_kernels.core.int8 import Int8Kernel
 
 __all__ = ["conv2d"]
 
 IMPLEMENTATIONS: dict[Implementation, Candidate[Conv2dArguments, FeatureMap]] = {
-    "mosaic_gpu": Candidate(mosaic_gpu.conv2d, mosaic_gpu.why_not),
+    "mosaic_gpu": Candidate(mosaic_gpu.conv2d, unless_packed(mosaic_gpu.why_not)),
     "xla": Candidate(on_arrays(xla.conv2d)),
-    "reference": Candidate(on_arrays(reference.conv2d)),
+    "reference": Candidate(on_arrays(reference.conv2d), unless_packed()),
 }
 
 
 def conv2d(
     inputs: Inputs,
-    kernel: Float[Array, "kh kw in_channel channel"],
+    kernel: Float[Array, "kh kw in_channel channel"] | Int8Kernel,
     bias: Float[Array, " channel"] | None = None,
     *,
     padding: Padding = "zeros",
@@ -40,7 +42,7 @@ def conv2d(
     Args:
         inputs: ``[batch, height, width, channel]``, or a tuple of such arrays, which is convolved
             as if concatenated along the channels.
-        kernel: odd sizes in height and width.
+        kernel: odd sizes in height and width; may be packed to multiply in int8.
         bias: one value per output channel.
         padding: zeros, or the image mirrored about its border pixels, which are not repeated.
         residual: an image for each output, or for each run of as many outputs; then it is read for

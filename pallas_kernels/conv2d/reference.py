@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Num
 
 from pallas_kernels.core.arguments import Padding
 from pallas_kernels.core.epilogue import Activation, finish
@@ -14,8 +14,8 @@ __all__ = ["conv2d", "pad"]
 
 
 def pad(
-    x: Float[Array, "batch height width channel"], kernel: Float[Array, "..."], padding: Padding
-) -> Float[Array, "batch padded_height padded_width channel"]:
+    x: Num[Array, "batch height width channel"], kernel: Num[Array, "..."], padding: Padding
+) -> Num[Array, "batch padded_height padded_width channel"]:
     """``x`` with ``kernel // 2`` more pixels on each side, zeros or mirrored."""
     kh, kw = kernel.shape[:2]
     mode = "reflect" if padding == "reflect" else "constant"

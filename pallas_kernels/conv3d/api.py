@@ -22,10 +22,11 @@ from pallas_kernels.core.feature_map import (
     for_kernel,
 )
 from pallas_kernels.core.fp8 import QuantizedKernel
+from pallas_kernels.core.int8 import Int8Kernel, in_int8
 
 __all__ = ["PackedKernel", "conv3d", "pack_kernel", "unless_packed"]
 
-PackedKernel: TypeAlias = xla.TapsAtPoints
+PackedKernel: TypeAlias = xla.TapsAtPoints | Int8Kernel
 """A kernel that :func:`pack_kernel` rearranged once, which saves the work in every call."""
 
 SomeArguments = TypeVar("SomeArguments", bound=ConvArguments)
@@ -37,7 +38,7 @@ def unless_packed(
     """Extend ``why_not`` of an implementation so that it refuses packed kernels."""
 
     def check(arguments: SomeArguments) -> str | None:
-        # A packed kernel holds Winograd-transformed values, which only the XLA form can use.
+        # A packed kernel holds Winograd-transformed values or int8, which only the XLA form uses.
         if isinstance(arguments.kernel, PackedKernel):
             return "the kernel was packed for XLA on a CPU"
         return why_not(arguments) if why_not else None
@@ -133,22 +134,29 @@ def _check(
 
 
 def pack_kernel(
-    kernel: Float[Array, "kt kh kw in_channel channel"],
+    kernel: Float[Array, "*size in_channel channel"],
     frames: int,
     *,
+    with_int8: bool = False,
     implementation: Implementation | None = None,
-) -> Float[Array, "kt kh kw in_channel channel"] | PackedKernel:
+) -> Float[Array, "*size in_channel channel"] | PackedKernel:
     """Rearrange a kernel for this device once, instead of in every call.
 
     Packed kernels work in :func:`conv3d` with temporal padding, ``gated_conv3d`` and
     ``gated_conv3d_transpose``. Use this for parameters that do not change, and outside ``jit``.
 
     Args:
-        kernel: kernel of any of these operations.
+        kernel: kernel of any of these operations; with ``with_int8``, also of ``conv2d``.
         frames: number of frames of the inputs in later calls.
+        with_int8: multiply in int8, which is less exact. CPUs with VNNI or AMX do so several times
+            faster than in float32. It applies to kernels that span more than one pixel.
         implementation: the name that later calls will pass.
 
     Returns:
         A packed kernel, or the kernel itself if there is nothing to rearrange.
     """
-    return xla.pack_kernel(kernel, frames) if implementation in (None, "xla") else kernel
+    if implementation not in (None, "xla"):
+        return kernel
+    if with_int8 and max(kernel.shape[-4:-2]) > 1:
+        return in_int8(kernel)
+    return xla.pack_kernel(kernel, frames) if kernel.ndim == 5 else kernel

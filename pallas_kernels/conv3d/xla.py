@@ -9,13 +9,16 @@ frames this saves the sixth of the products that would multiply zero padding.
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from pallas_kernels.conv3d import winograd
 from pallas_kernels.conv3d.winograd import TapsAtPoints
 from pallas_kernels.core.epilogue import Activation, finish
+from pallas_kernels.core.int8 import Int8Kernel, convolved, sums_of_frames
 
 __all__ = ["TapsAtPoints", "conv3d", "conv_frames", "pack_kernel", "space_to_depth"]
 
@@ -33,7 +36,7 @@ def pack_kernel(kernel: Array, frames: int) -> Array | TapsAtPoints:
 
 def conv3d(
     inputs: tuple[Array, ...],
-    kernel: Array | TapsAtPoints,
+    kernel: Array | TapsAtPoints | Int8Kernel,
     bias: Array | None = None,
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
@@ -45,6 +48,10 @@ def conv3d(
     """See :func:`pallas_kernels.conv3d`."""
     kt, kh, kw = kernel.shape[:3]
     padding = ((kh // 2, kh // 2), (kw // 2, kw // 2))
+    if isinstance(kernel, Int8Kernel):
+        convolve = functools.partial(conv3d, stride=stride, pad_time=pad_time)
+        sums = sums_of_frames(convolve, inputs, kernel)
+        return finish(sums, bias, scale, residual, activation)
     if isinstance(kernel, TapsAtPoints):
         if not pad_time:
             raise ValueError("the kernel was packed for `pad_time`; use that, or pass it unpacked.")
@@ -105,12 +112,11 @@ def _conv_run(
     stack = [x[:, first + t : first + t + count] for t in range(kt) for x in inputs]
     joined = stack[0] if len(stack) == 1 else jnp.concatenate(stack, axis=-1)
     batch, _, height, width, depth = joined.shape
-    out = lax.conv_general_dilated(
+    out = convolved(
         joined.reshape(batch * count, height, width, depth),
         jnp.moveaxis(taps, 0, 2).reshape(kh, kw, depth, channels),
         stride,
         padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return out.reshape(batch, count, *out.shape[1:])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Generator
 from typing import Literal, TypeAlias
 
@@ -16,13 +17,15 @@ import jax
 
 __all__ = [
     "SMEM_BYTES", "assume_hopper", "interpret", "interpreting", "is_cpu", "sm_count", "table_name",
-    "untried", "why_not",
+    "untried", "why_not", "why_not_int8",
 ]  # fmt: skip
 
 StandIn: TypeAlias = Literal["interpret", "assume"] | None
 
 SMEM_BYTES = 232_448
 """Largest shared memory of a thread block on Hopper: 227 KiB."""
+
+_INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 _STAND_IN_SM_COUNT = 132  # of the H100 SXM and the H200
 _STAND_IN_TABLE = "nvidia_h200"
@@ -77,6 +80,28 @@ def why_not(*, wgmma: bool = True) -> str | None:
     if major != 9 and (wgmma or major < 9):
         return f"it needs {needed} (compute capability 9.0), and {_device_name()} has {capability}"
     return None
+
+
+def why_not_int8() -> str | None:
+    """Why int8 is not faster than float32 on the default device; None if it is, on some CPUs."""
+    if jax.default_backend() != "cpu":
+        return f"{_device_name()} is not a CPU"
+    if jax.__version_info__ < (0, 11):
+        return "convolutions of int8 are hardly faster than of float32 before jax 0.11"
+    if not _INSTRUCTIONS & _processor_flags():
+        return "the CPU has no instructions for products of int8 (VNNI or AMX)"
+    return None
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """Names of the processor's instruction sets; none where Linux does not list them."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        flags = ""
+    return frozenset(flags.partition(":")[2].split())
 
 
 def untried() -> str | None:

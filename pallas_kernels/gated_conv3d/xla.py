@@ -8,6 +8,7 @@ from jax import Array
 from pallas_kernels.conv3d import xla
 from pallas_kernels.conv3d.winograd import TapsAtPoints
 from pallas_kernels.core.epilogue import Activation
+from pallas_kernels.core.int8 import Int8Kernel
 from pallas_kernels.gate.reference import gate
 
 __all__ = ["gated_conv3d"]
@@ -15,7 +16,7 @@ __all__ = ["gated_conv3d"]
 
 def gated_conv3d(
     inputs: tuple[Array, ...],
-    kernel: Array | TapsAtPoints,
+    kernel: Array | TapsAtPoints | Int8Kernel,
     bias: Array | None,
     gate_kernel: Array,
     gate_bias: Array,

@@ -7,11 +7,13 @@ neighbours, and every look-up is one row.
 
 On a CPU, XLA writes gathered rows to memory before it uses them, but fuses a gather of single
 numbers with the arithmetic around it. So all four neighbours are gathered number by number,
-interpolated and mixed in one loop over the pixels.
+interpolated and mixed in one loop over the pixels. Each channel is an image of its own (a plane),
+with such a loop: a loop over interleaved channels cannot use vector instructions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from jaxtyping import Float, Int
 
 from pallas_kernels.core import device
 
-__all__ = ["sample"]
+__all__ = ["interleaved", "look_up", "sample"]
 
 
 class _Axis(NamedTuple):
@@ -66,25 +68,46 @@ def _from_numbers(
     displacements: Float[Array, "batch output source height width 2"],
     weights: Float[Array, "batch output source height width"],
 ) -> Float[Array, "batch output height width channel"]:
-    """Four gathers per pixel and channel, in one loop with everything else."""
-    batch, sources, height, width, channels = images.shape
-    # Copying each channel to a plane of its own would take longer, and spread a pixel over memory.
-    numbers = images.reshape(-1)
-    totals = [jnp.zeros((), images.dtype)] * channels
-    # Sources are a loop here, not an axis, because XLA does not fuse a gather with a sum over it.
-    for source in range(sources):
-        across, down = _positions(displacements[:, :, source], height, width)
-        image = (jnp.arange(batch) * sources + source).reshape(batch, 1, 1, 1)
-        upper = ((image * height + down.first) * width + across.first) * channels
-        lower = upper + jnp.where(down.first < height - 1, width * channels, 0)
-        step = jnp.where(across.first < width - 1, channels, 0)
-        for channel in range(channels):
-            top, bottom = (
-                _between(numbers, row + channel, step, across.share) for row in (upper, lower)
-            )
-            pixels = top * (1 - down.share) + bottom * down.share
-            totals[channel] = totals[channel] + pixels * weights[:, :, source]
-    return jnp.stack(totals, axis=-1)
+    """Four gathers per pixel and channel, in one loop for each channel."""
+    *_, sources, height, width, _ = displacements.shape
+    columns, rows = jnp.arange(width), jnp.arange(height)[:, None]
+    planes = []
+    for channel in range(images.shape[-1]):
+        # Sources are a loop here, because XLA does not fuse a gather with a sum over an axis.
+        total = jnp.zeros((), images.dtype)
+        for source in range(sources):
+            moved = displacements[:, :, source]
+            at = columns + moved[..., 0], rows + moved[..., 1]
+            total = total + look_up(images[:, source, ..., channel], *at) * weights[:, :, source]
+        planes.append(total)
+    return interleaved(planes)
+
+
+def look_up(
+    planes: Float[Array, "batch image_height image_width"],
+    x: Float[Array, "batch output height width"],
+    y: Float[Array, "batch output height width"],
+) -> Float[Array, "batch output height width"]:
+    """One channel of each image at the positions (x, y), which are clamped to the image."""
+    batch, height, width = planes.shape
+    across, down = _axis(x, width), _axis(y, height)
+    image = jnp.arange(batch).reshape(batch, 1, 1, 1)
+    upper = (image * height + down.first) * width + across.first
+    # At the lower and right border, the second neighbour has no share: take the first.
+    lower = upper + jnp.where(down.first < height - 1, width, 0)
+    step = jnp.where(across.first < width - 1, 1, 0)
+    # In memory of its own: otherwise XLA computes it from what it is made of in every loop.
+    numbers = lax.optimization_barrier(planes.reshape(-1))
+    top, bottom = (_between(numbers, row, step, across.share) for row in (upper, lower))
+    return top * (1 - down.share) + bottom * down.share
+
+
+def interleaved(
+    planes: Sequence[Float[Array, "*image"]],
+) -> Float[Array, "*image channel"]:
+    """Planes as the channels of one image."""
+    # Without a barrier XLA would compute the planes in a loop over the interleaved channels.
+    return jnp.stack(lax.optimization_barrier(tuple(planes)), axis=-1)
 
 
 def _between(
@@ -98,17 +121,25 @@ def _between(
     return left * (1 - share) + right * share
 
 
+def _axis(positions: Float[Array, "*image"], length: int) -> _Axis:
+    """Neighbours and shares along one axis, clamped to its length."""
+    # Clamp first: neighbours and shares are then those of the clamped position.
+    within = jnp.clip(positions, 0, length - 1)
+    # floor has gradient 0; displacements get theirs through the shares.
+    first = lax.stop_gradient(jnp.floor(within))
+    return _Axis(first.astype(jnp.int32), within - first)
+
+
 def _positions(
     displacements: Float[Array, "*images height width 2"], image_height: int, image_width: int
 ) -> tuple[_Axis, _Axis]:
     """Columns and rows at which to look up, clamped to the image."""
-    # Clamp first: neighbours and shares are then those of the clamped position.
     height, width = displacements.shape[-3:-1]
-    x = jnp.clip(jnp.arange(width) + displacements[..., 0], 0, image_width - 1)
-    y = jnp.clip(jnp.arange(height)[:, None] + displacements[..., 1], 0, image_height - 1)
-    # floor has gradient 0; displacements get theirs through the shares.
-    left, top = lax.stop_gradient(jnp.floor(x)), lax.stop_gradient(jnp.floor(y))
-    return _Axis(left.astype(jnp.int32), x - left), _Axis(top.astype(jnp.int32), y - top)
+    x, y = (displacements[..., n] for n in (0, 1))
+    return (
+        _axis(jnp.arange(width) + x, image_width),
+        _axis(jnp.arange(height)[:, None] + y, image_height),
+    )
 
 
 def _neighbours(

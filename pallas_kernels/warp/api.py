@@ -10,6 +10,9 @@ all look-ups are then a softmax, in which the logit of the first look-up in the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,7 +22,7 @@ from jaxtyping import Float, Int
 from pallas_kernels.core import device, dispatch
 from pallas_kernels.core.dispatch import Candidate, Implementation
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
-from pallas_kernels.warp import mosaic_gpu, reference
+from pallas_kernels.warp import mosaic_gpu, reference, xla
 from pallas_kernels.warp.arguments import (
     Convolved,
     RefineArguments,
@@ -29,15 +32,25 @@ from pallas_kernels.warp.arguments import (
 
 __all__ = ["Convolved", "refine", "warp", "warp_and_mix"]
 
+Some = TypeVar("Some", WarpArguments, WarpAndMixArguments)
+
+
+def _xla(
+    on_cpu: Callable[[Some], Array], elsewhere: Callable[[Some], Array]
+) -> Callable[[Some], Array]:
+    """The implementation for XLA, whose form depends on the device."""
+    return lambda arguments: (on_cpu if device.is_cpu() else elsewhere)(arguments)
+
+
 WARP: dict[Implementation, Candidate[WarpArguments, Array]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.warp, mosaic_gpu.why_not_in_16_bits, device.untried),
-    "xla": Candidate(reference.warp),
+    "xla": Candidate(_xla(xla.warp, reference.warp)),
     "reference": Candidate(reference.warp),
 }
 
 WARP_AND_MIX: dict[Implementation, Candidate[WarpAndMixArguments, Array]] = {
     "mosaic_gpu": Candidate(mosaic_gpu.warp_and_mix, mosaic_gpu.why_not, device.untried),
-    "xla": Candidate(reference.warp_and_mix),
+    "xla": Candidate(_xla(xla.warp_and_mix, reference.warp_and_mix)),
     "reference": Candidate(reference.warp_and_mix),
 }
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from pallas_kernels.conv2d.api import conv2d
 from pallas_kernels.core.dispatch import Implementation
+from pallas_kernels.core.int8 import Int8Kernel
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
 
 __all__ = ["Convolved", "RefineArguments", "WarpAndMixArguments", "WarpArguments"]
@@ -28,7 +29,7 @@ class Convolved(NamedTuple):
     """
 
     images: Float[Array, "images _height _width in_channel"]
-    kernel: Float[Array, "kh kw in_channel channel"]
+    kernel: Float[Array, "kh kw in_channel channel"] | Int8Kernel
     bias: Float[Array, " channel"] | None
 
 

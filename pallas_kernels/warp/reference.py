@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TypeAlias
 
 import jax
@@ -14,7 +15,10 @@ from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
 from pallas_kernels.sample.api import sample
 from pallas_kernels.warp.arguments import RefineArguments, WarpAndMixArguments, WarpArguments
 
-__all__ = ["enlarge", "refine", "unfolded", "warp", "warp_and_mix"]
+__all__ = [
+    "corrected", "enlarge", "kept", "of_output", "refine", "unfolded", "warp", "warp_and_mix",
+    "weights",
+]  # fmt: skip
 
 Fields: TypeAlias = Float[Array, "batch output height width values"]
 
@@ -45,32 +49,52 @@ def warp(arguments: WarpArguments) -> Float[Array, "batch output _height _width 
 def warp_and_mix(arguments: WarpAndMixArguments) -> Float[Array, "batch output height width 3"]:
     """See :func:`pallas_kernels.warp_and_mix`."""
     arguments = arguments.with_correction(arguments.dtype)
-    images, top, height = arguments.images, arguments.top, arguments.height
+    fields = of_output(corrected(arguments), arguments)
+    displacements = _displacements(arguments, fields, arguments.top)
+    mixed, residual = jnp.stack(weights(arguments, fields), axis=2), fields[..., :3]
+    if arguments.keep is not None:
+        keep, blend = kept(arguments)
+        mixed = mixed * (1 - keep[:, :, None, ..., 0])
+        residual = (1 - keep) * residual + keep * blend
+    # Every pair of displacements is into the same two images.
+    images = jnp.concatenate([arguments.images] * (mixed.shape[2] // 2), axis=1)
+    return sample(
+        images, displacements, mixed, residual=residual, implementation=arguments.implementation
+    )
+
+
+def corrected(arguments: WarpAndMixArguments) -> Fields:
+    """The fields, enlarged and corrected by a correction whose values are there."""
     fields = enlarge(arguments.fields, arguments.enlarged)
     if arguments.correction is not None:
         assert isinstance(arguments.correction, Array)
         correction = unfolded(arguments.correction[..., : arguments.values])
         more = correction.shape[-1] - fields.shape[-1]
         fields = jnp.pad(fields, (*((0, 0),) * 4, (0, more))) + correction
-    if height != fields.shape[2]:
-        fields = lax.dynamic_slice_in_dim(fields, top, height, axis=2)
-    displacements = _displacements(arguments, fields, top)
-    weights, residual = _weights(arguments, fields), fields[..., :3]
-    if arguments.keep is not None:
-        first = arguments.first_row + top
-        pair, keep = (
-            lax.dynamic_slice_in_dim(maps, first, height, axis=2)
-            for maps in (images, arguments.keep)
-        )
-        share = arguments.times[..., None, None, None]
-        blend = pair[:, :1] * (1 - share) + pair[:, 1:] * share
-        weights = weights * (1 - keep[:, :, None, ..., 0])
-        residual = (1 - keep) * residual + keep * blend
-    # Every pair of displacements is into the same two images.
-    images = jnp.concatenate([images] * (weights.shape[2] // 2), axis=1)
-    return sample(
-        images, displacements, weights, residual=residual, implementation=arguments.implementation
+    return fields
+
+
+def of_output(
+    maps: Float[Array, "batch output _height width channel"], arguments: WarpAndMixArguments
+) -> Float[Array, "batch output height width channel"]:
+    """The rows that are wanted."""
+    if arguments.height == maps.shape[2]:
+        return maps
+    return lax.dynamic_slice_in_dim(maps, arguments.top, arguments.height, axis=2)
+
+
+def kept(
+    arguments: WarpAndMixArguments,
+) -> tuple[Float[Array, "batch 1 height width 1"], Float[Array, "batch output height width 3"]]:
+    """``keep``, and the linear blend that it keeps, for the rows that are wanted."""
+    assert arguments.keep is not None
+    first = arguments.first_row + arguments.top
+    pair, keep = (
+        lax.dynamic_slice_in_dim(maps, first, arguments.height, axis=2)
+        for maps in (arguments.images, arguments.keep)
     )
+    share = arguments.times[..., None, None, None]
+    return keep, pair[:, :1] * (1 - share) + pair[:, 1:] * share
 
 
 def _displacements(
@@ -86,19 +110,23 @@ def _displacements(
     return displacements + jnp.stack([jnp.zeros(()), row])
 
 
-def _weights(
+def weights(
     arguments: WarpArguments, fields: Fields
-) -> Float[Array, "batch output source height width"]:
+) -> list[Float[Array, "batch output height width"]]:
     """Weights of the two images, for each pair of displacements."""
     logit = fields[..., 7] + arguments.logits[..., None, None]
     further = _further(fields)
     if not further:
         mask = jax.nn.sigmoid(logit)
-        return jnp.stack([mask, 1 - mask], axis=2)
+        return [mask, 1 - mask]
     logits = [logit, jnp.zeros_like(logit)]
     for each in further:
         logits += [logit + each[..., 4], each[..., 5]]
-    return jax.nn.softmax(jnp.stack(logits, axis=2), axis=2)
+    # A softmax, image by image.
+    largest = functools.reduce(jnp.maximum, logits)
+    shares = [jnp.exp(each - lax.stop_gradient(largest)) for each in logits]
+    total = functools.reduce(jnp.add, shares)
+    return [each / total for each in shares]
 
 
 def _further(fields: Fields) -> list[Float[Array, "batch output height width 6"]]:

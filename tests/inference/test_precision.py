@@ -8,9 +8,11 @@ import pytest
 import flavr_jax
 from flavr_jax import checkpoint
 from flavr_jax.config import LookConfig, ModelConfig
+from flavr_jax.inference import precision as precisions
 from flavr_jax.inference.precision import prepare
 from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
+from flavr_jax.models.presets import PRESETS
 
 CONFIG = ModelConfig(width=32, n_outputs=1)
 
@@ -89,14 +91,49 @@ def test_8_bits_without_scales_name_the_script_that_makes_them(params):
 
 
 def test_an_unknown_precision_is_refused(params):
-    with pytest.raises((ValueError, TypeError), match="int8"):
-        prepare(CONFIG, params, "int8")  # pyright: ignore[reportArgumentType]
+    with pytest.raises((ValueError, TypeError), match="int4"):
+        prepare(CONFIG, params, "int4")  # pyright: ignore[reportArgumentType]
 
 
 def test_auto_is_float32_on_a_cpu_and_says_so(params):
     prepared = prepare(CONFIG, params, "auto", all_scales())
     assert (prepared.precision, dtypes(prepared)) == ("fp32", {"float32"})
     assert str(prepared) == "cpu (cpu) in fp32 (the device is a CPU)"
+
+
+WARP = ModelConfig(width=4, n_outputs=1, base="warp", trunk_scale=2, looks=(LookConfig(2, 4),))
+
+
+@pytest.mark.parametrize("why_not", [None, "the CPU is too old"])
+def test_auto_is_int8_for_a_warping_head_where_a_cpu_multiplies_it_fast(why_not, monkeypatch):
+    monkeypatch.setattr(precisions, "why_not_int8", lambda: why_not)
+    plain = flavr.init(WARP, jax.random.key(0))
+    prepared = prepare(WARP, plain, "auto")
+    if why_not is None:
+        assert prepared.precision == "int8"
+        assert dtypes(prepared) == {"float32", "int8"}
+    else:
+        assert (prepared.precision, prepared.reason) == ("fp32", "not int8: the CPU is too old")
+        assert "slower" in prepare(WARP, plain, "int8").reason
+
+
+def test_int8_is_near_float32_and_a_batch_does_not_change_it():
+    config = PRESETS["default"]
+    plain = flavr.init(config, jax.random.key(0))
+    frames = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
+    made = {}
+    for precision in ("fp32", "int8"):
+        network = flavr_jax.Interpolator(config, plain, precision=precision)
+        made[precision] = np.asarray(network.between(frames, 2)).astype(int)
+    np.testing.assert_array_equal(made["int8"][0], np.asarray(network.between(frames[:4], 2))[0])
+    difference = np.abs(made["int8"] - made["fp32"])
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 8
+
+
+def test_int8_is_refused_on_a_gpu(params, on_gpu):
+    with pytest.raises(ValueError, match="int8, which is for CPUs"):
+        prepare(CONFIG, params, "int8")
 
 
 def test_auto_is_8_bits_on_a_hopper_gpu_where_there_are_scales(params, on_gpu):

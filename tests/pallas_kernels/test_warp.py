@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
+from pallas_kernels.warp import xla as warp_xla
 from tests.pallas_kernels.oracles import needs_interpreter, oracle_fields, oracle_sample
 
 # "reference" differs from "xla" only in its look-ups.
@@ -340,3 +341,23 @@ def test_the_kernel_refuses_what_it_cannot_do_and_says_why():
         pk.warp_and_mix(images, fields[:, :, :, :8], TIMES, keep=jnp.ones((2, 1, 12, 16, 1)))
     with pytest.raises(ValueError, match="5×6 pixels; 16×12 must be a whole number"):
         pk.refine(fields, fields[:, :, :6, :5])
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5)])
+def test_enlargement_by_convolution_interpolates_between_pixel_centres(scale, size):
+    maps = np.random.default_rng(0).random((1, 2, *size, 8)).astype(np.float32)
+    large = warp_xla._pixels(jnp.asarray(maps), scale)
+    # Every position has its pixels beside each other; put them where they belong.
+    height, width = size
+    apart = np.asarray(large.fields).reshape(2, height, width, scale, scale, 8)
+    actual = apart.transpose(0, 1, 3, 2, 4, 5).reshape(2, height * scale, width * scale, 8)
+    for image, small in zip(actual, maps[0]):
+        rows = [np.clip((np.arange(n * scale) + 0.5) / scale - 0.5, 0, n - 1) for n in size]
+        for at in np.ndindex(*image.shape[:2]):
+            y, x = rows[0][at[0]], rows[1][at[1]]
+            low = int(y), int(x)
+            high = min(low[0] + 1, height - 1), min(low[1] + 1, width - 1)
+            top = small[low] * (1 - x % 1) + small[low[0], high[1]] * (x % 1)
+            bottom = small[high[0], low[1]] * (1 - x % 1) + small[high] * (x % 1)
+            np.testing.assert_allclose(image[at], top * (1 - y % 1) + bottom * (y % 1), atol=1e-6)

@@ -23,6 +23,7 @@ from pallas_kernels import (
     Convolved,
     FeatureMap,
     Implementation,
+    Int8Kernel,
     activate,
     assume_hopper,
     enlarge,
@@ -34,6 +35,7 @@ from pallas_kernels import (
     unfolded,
     warp,
     warp_and_mix,
+    why_not_int8,
 )
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Fusion",
     "Gate",
     "Implementation",
+    "Int8Kernel",
     "LayerOptions",
     "TransposedConv3d",
     "TrilinearConv3d",
@@ -64,4 +67,5 @@ __all__ = [
     "warp_and_mix",
     "watching",
     "watching_gates",
+    "why_not_int8",
 ]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 import pallas_kernels as pk
 from flavr_jax.models.layers.options import LayerOptions, zero_bias
 from flavr_jax.typing import Images
-from pallas_kernels import Activation, FeatureMap, Implementation
+from pallas_kernels import Activation, FeatureMap, Implementation, Int8Kernel
 
 __all__ = ["Conv2d", "Fusion"]
 
@@ -97,9 +97,9 @@ class Conv2d(nnx.Module):
         if not use_bias:
             bias = None
         if part is not None:
-            kernel = part(kernel)
+            kernel = _changed(kernel, part)
         if channels is not None:
-            kernel = kernel[..., channels]
+            kernel = _changed(kernel, lambda values: values[..., channels])
             bias = None if bias is None else bias[channels]
         return pk.conv2d(
             image,
@@ -114,13 +114,20 @@ class Conv2d(nnx.Module):
 
     def parameters(
         self, spread: tuple[int, int] | None = None
-    ) -> tuple[Kernel, Float[Array, " channel"] | None]:
+    ) -> tuple[Kernel | Int8Kernel, Float[Array, " channel"] | None]:
         """The kernel and the bias, if any; for ``spread`` see :meth:`__call__`."""
-        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        kernel, bias = self.kernel.get_value(), None if self.bias is None else self.bias[...]
         if spread is not None:
-            kernel = _spread(kernel, *spread)
+            kernel = _changed(kernel, lambda values: _spread(values, *spread))
             bias = None if bias is None else _spread(bias, *spread)
         return kernel, bias
+
+
+def _changed(
+    kernel: Float[Array, "..."] | Int8Kernel, change: Callable[[Array], Array]
+) -> Float[Array, "..."] | Int8Kernel:
+    """A kernel whose weights were selected or moved."""
+    return kernel.map(change) if isinstance(kernel, Int8Kernel) else change(kernel)
 
 
 def _spread(x: Float[Array, "*_ channel"], groups: int, count: int) -> Float[Array, "*_ _channel"]:
