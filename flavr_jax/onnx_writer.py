@@ -298,6 +298,7 @@ _RULES: dict[str, Callable[..., Sequence[Value]]] = {
     "concatenate": _joined,
     "stack": _stacked,
     "unstack": _unstacked,
+    "optimization_barrier": lambda graph, params, shapes, out, *values: values,
     "transpose": lambda graph, params, _, out, x: [graph.transposed(x, params["permutation"])],
     "select_n": lambda graph, _, shapes, out, which, no, yes: [graph.node("Where", which, yes, no)],
     "convert_element_type": lambda graph, params, _, out, x: [

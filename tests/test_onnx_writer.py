@@ -39,6 +39,7 @@ FUNCTIONS = {
     ),
     "transpose": lambda x: x.transpose(0, 3, 1, 2) / 3,
     "dynamic": lambda x: lax.dynamic_slice(x, (0, 9, 1, 0), (2, 4, 3, 4)),
+    "barrier": lambda x: sum(lax.optimization_barrier((x, 2 * x))),
     "constants": lambda x: x + jnp.cumsum(jnp.arange(4.0)) ** 2,
 }
 
