@@ -76,6 +76,8 @@ def _report(setup: gpu_setup.GpuSetup) -> Iterator[tuple[str, str]]:
     if devices:
         refused = device.why_not()
         yield "kernels", "Mosaic GPU kernels for Hopper" if refused is None else f"XLA: {refused}"
+        slow = device.why_not_int8()
+        yield "int8", "fast convolutions" if slow is None else f"not faster than float32: {slow}"
     works = [name for name in encoders.ENCODERS if encoders.failure(name) is None]
     yield "encoders", " ".join(works)
     cache = _cache()

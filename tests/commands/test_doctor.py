@@ -13,6 +13,7 @@ from flavr_jax import gpu_setup
 from flavr_jax.commands import doctor
 from flavr_jax.gpu_setup import GpuSetup
 from flavr_jax.video.files import encoders
+from pallas_kernels.core import device
 
 HEALTHY = GpuSetup(False, None, {}, "0.12.0", {})
 
@@ -29,10 +30,12 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_a_healthy_installation_is_described_and_exits_with_0(run):
+def test_a_healthy_installation_is_described_and_exits_with_0(run, monkeypatch):
+    monkeypatch.setattr(device, "why_not_int8", lambda: "the CPU is too old")
     code, lines = run()
     assert (code, lines[-1]) == (0, "Nothing is wrong.")
     text = "\n".join(lines)
+    assert "int8         not faster than float32: the CPU is too old" in text
     assert f"jax {jax.__version__}" in text
     assert "libx264" in text
     assert "checkpoints/default" in text
