@@ -42,14 +42,16 @@ def test_the_default_network_beats_blending_on_the_bundled_clip(default):
     assert errors[0] < 0.5 * errors[1]
 
 
-def test_int8_is_near_float32_and_hardly_worse():
-    frames = np.stack([timed.pixels for timed in reader.open_source(SAMPLE)]).astype(np.float32)
-    starts = range(0, 16, 3)
-    windows = np.stack([frames[start : start + 7 : 2] for start in starts]) / 255
-    originals = np.stack([frames[start + 3] for start in starts])
+def test_int8_is_near_float32_and_hardly_worse(default):
+    frames = [timed.pixels for timed in reader.open_source(SAMPLE)][:19]
+    crops = np.stack(frames)[:, 64:192, 96:352].astype(np.float32)
+    starts = (0, 6, 12)
+    windows = np.stack([crops[start : start + 7 : 2] for start in starts]) / 255
+    originals = np.stack([crops[start + 3] for start in starts])
     made = {}
     for precision in ("fp32", "int8"):
-        network = flavr_jax.load(precision=precision)
+        known = default.precision == precision
+        network = default if known else flavr_jax.load(precision=precision)
         made[precision] = np.stack(
             [255 * np.asarray(network.predict(window[None]))[0, 3] for window in windows]
         )
