@@ -254,21 +254,6 @@ class Look(nnx.Module):
         # Small initial weights: at first, a look corrects next to nothing.
         self.correct = Conv2d(channels, pixels * predicted, 3, options, gain=0.01)
 
-    def __call__(
-        self,
-        raw: Fields,
-        features: Images,
-        pair: Float[Array, "batch 2 full_height full_width 3"],
-        times: Times,
-        start: Int[Array, ""] | int,
-    ) -> Fields:
-        """Corrections of the raw outputs, whose size is that of the frames divided by ``scale``.
-
-        See :meth:`folded`.
-        """
-        found = self.folded(raw, features, pair, times, start)
-        return unfolded(found[..., : self.predicted])
-
     def folded(
         self,
         raw: Fields,
