@@ -23,6 +23,7 @@ from flavr_jax.training.label_efficiency import (
     Encoder,
     Pretrained,
     Programs,
+    Result,
     Study,
     StudyConfig,
 )
@@ -33,7 +34,8 @@ class Options:
     """Train classifiers of 20 classes of motion with few and with many labels.
 
     Each classifier is trained twice: from an encoder that was pretrained by interpolating the same
-    clips without labels, and from random parameters.
+    clips without labels, and from random parameters. If the output has results of the same study,
+    only the missing classifiers are trained.
     """
 
     output: Path
@@ -57,20 +59,14 @@ def main(options: Options) -> None:
             f"`seeds` is {options.seeds} and `shares` {options.shares}; use 1 or more seeds and "
             "shares above 0 and up to 100."
         )
+    values = _begun(options)
     program_cache.enable()
     began = time.monotonic()
     study = Study(options.study)
     compiling: dict[Encoder, Programs] = {
         encoder: study.compile(encoder) for encoder in options.encoders
     }
-    values: dict[str, Any] = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "study": dataclasses.asdict(options.study),
-        "psnr of averaged frames": study.blend(),
-        "pretraining": {},
-        "results": [],
-    }
+    values["psnr of averaged frames"] = study.blend()
     print(f"clips drawn after {time.monotonic() - began:.0f} s", flush=True)
     for line in _measure(options, study, compiling, values):
         print(f"{time.monotonic() - began:.0f} s: {line}", flush=True)
@@ -83,6 +79,33 @@ def main(options: Options) -> None:
     plot(values, options.output.with_suffix(".png"))
 
 
+def _begun(options: Options) -> dict[str, Any]:
+    """Return the results that the output already has; none if it does not exist.
+
+    Raises:
+        ValueError: they are those of another study.
+    """
+    facts = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "study": json.loads(json.dumps(dataclasses.asdict(options.study))),
+    }
+    values = {**facts, "pretraining": {}, "results": []}
+    try:
+        if options.output.exists():
+            values = json.loads(options.output.read_text())
+        other = [name for name, fact in facts.items() if values[name] != fact]
+        [Result(**row) for row in values["results"]]
+    except (ValueError, KeyError, TypeError):
+        other = ["format"]
+    if other:
+        raise ValueError(
+            f"{options.output} has results of another {' and '.join(other)}; a study goes on with "
+            "the same settings, device and version of jax. Use another --output."
+        )
+    return values
+
+
 def _measure(
     options: Options,
     study: Study,
@@ -92,7 +115,9 @@ def _measure(
     """Pretrain each encoder and train its classifiers; yield a line for each value added."""
     shares = tuple(share / 100 for share in options.shares)
     for encoder, programs in compiling.items():
-        for result in study.results(encoder, programs, shares, options.seeds):
+        rows = [row for row in values["results"] if row["encoder"] == encoder]
+        known = [Result(**row) for row in rows]
+        for result in study.results(encoder, programs, shares, options.seeds, known):
             if isinstance(result, Pretrained):
                 psnr, seconds = result.psnr, result.seconds
                 values["pretraining"][encoder] = {"psnr": psnr, "seconds": seconds}

@@ -19,6 +19,8 @@ __all__ = ["Bvh", "build", "normals_at", "traverse"]
 
 _LEAF = 4  # triangles in a leaf, at most
 _BOXES = 6  # boxes visited before the triangles of a leaf are
+_SLOW = 16  # one ray in this many goes on in a smaller array
+_FEWEST = 4096  # rays in an array from which the slow ones are taken, at least
 
 
 class Bvh(NamedTuple):
@@ -78,6 +80,28 @@ def build(
     )
 
 
+class _Rays(NamedTuple):
+    """Rays, and one over their direction."""
+
+    origin: Float[Array, "3 ray"]
+    direction: Float[Array, "3 ray"]
+    inverse: Float[Array, "3 ray"]
+
+
+class _State(NamedTuple):
+    """Where rays are in the hierarchy, and what they have met.
+
+    Attributes:
+        node: next node; the number of nodes at the end.
+        best: distance of the nearest triangle so far.
+        triangle: its number, or −1.
+    """
+
+    node: Int[Array, " ray"]
+    best: Float[Array, " ray"]
+    triangle: Int[Array, " ray"]
+
+
 def traverse(
     bvh: Bvh,
     origin: Float[Array, "3 ray"],
@@ -98,43 +122,74 @@ def traverse(
     Returns:
         Distance and number of the triangle; ``limit`` and −1 if there is none.
     """
-    n_nodes = len(bvh.skip)
     # Not infinite: an origin on a side of a box would make 0 · ∞, which is NaN.
     inverse = 1.0 / jnp.where(jnp.abs(direction) < 1e-12, 1e-12, direction)
     start = jnp.zeros(limit.shape, jnp.int32)
-    state = (start, limit, jnp.full(limit.shape, -1, jnp.int32))
+    state = _State(start, limit, jnp.full(limit.shape, -1, jnp.int32))
+    state = _search(bvh, _Rays(origin, direction, inverse), state, nearest=nearest)
+    return state.best, state.triangle
 
-    def descend(node: Array, best: Array) -> tuple[Array, Array]:
-        """Go to the next node, or stay at a leaf whose box is met; return whether it is one."""
-        at = jnp.minimum(node, n_nodes - 1)
-        near = (bvh.lower[at].T - origin) * inverse
-        far = (bvh.upper[at].T - origin) * inverse
-        entry = jnp.minimum(near, far).max(axis=0)
-        leave = jnp.maximum(near, far).min(axis=0)
-        inside = (entry <= leave) & (leave > 0) & (entry < best) & (node < n_nodes)
-        is_leaf = inside & (bvh.size[at] > 0)
-        following = jnp.where(inside, at + 1, bvh.skip[at])
-        return jnp.where(is_leaf | (node >= n_nodes), node, following), is_leaf
 
-    def visit(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        node, best, triangle = state
-        # All rays take the same steps, and triangles need more memory traffic than boxes.
-        node, is_leaf = descend(node, best)
-        for _ in range(_BOXES - 1):
-            node, is_leaf = descend(node, best)
-        at = jnp.minimum(node, n_nodes - 1)
-        first, count = bvh.first[at], bvh.size[at]
-        for offset in range(_LEAF):
-            number = jnp.minimum(first + offset, len(bvh.corner) - 1)
-            distance = _triangle(bvh, number, origin, direction)
-            closer = is_leaf & (offset < count) & (distance < best)
-            best = jnp.where(closer, distance, best)
-            triangle = jnp.where(closer, number, triangle)
-        node = jnp.where(is_leaf, bvh.skip[at], node)
-        return node if nearest else jnp.where(triangle >= 0, n_nodes, node), best, triangle
+def _search(bvh: Bvh, rays: _Rays, state: _State, *, nearest: bool) -> _State:
+    """Follow rays to the end of the hierarchy.
 
-    _, best, triangle = lax.while_loop(lambda state: (state[0] < n_nodes).any(), visit, state)
-    return best, triangle
+    All rays of an array take as many steps as the slowest, about ten times as many as most need.
+    Therefore, the slowest go on in a smaller array.
+    """
+    n_nodes, count = len(bvh.skip), len(state.node)
+    few = count // _SLOW if count >= _FEWEST else 0
+
+    def goes_on(state: _State) -> Bool[Array, ""]:
+        return (state.node < n_nodes).sum() > few
+
+    state = lax.while_loop(goes_on, lambda state: _visit(bvh, rays, state, nearest), state)
+    if not few:
+        return state
+    # Places that are not needed have a number beyond the last ray: they read a ray at the end, and
+    # what they write is dropped.
+    slow = jnp.nonzero(state.node < n_nodes, size=few, fill_value=count)[0]
+    found = _State(*(column.at[slow].get(mode="clip") for column in state))
+    found = found._replace(node=jnp.where(slow < count, found.node, n_nodes))
+    chosen = _Rays(*(column.at[:, slow].get(mode="clip") for column in rays))
+    found = _search(bvh, chosen, found, nearest=nearest)
+    return _State(*(all_.at[slow].set(some, mode="drop") for all_, some in zip(state, found)))
+
+
+def _visit(bvh: Bvh, rays: _Rays, state: _State, nearest: bool) -> _State:
+    """Visit several boxes, and the triangles of the leaf that is reached, if any."""
+    n_nodes = len(bvh.skip)
+    node, best, triangle = state
+    # All rays take the same steps, and triangles need more memory traffic than boxes.
+    node, is_leaf = _descend(bvh, rays, node, best)
+    for _ in range(_BOXES - 1):
+        node, is_leaf = _descend(bvh, rays, node, best)
+    at = jnp.minimum(node, n_nodes - 1)
+    first, count = bvh.first[at], bvh.size[at]
+    for offset in range(_LEAF):
+        number = jnp.minimum(first + offset, len(bvh.corner) - 1)
+        distance = _triangle(bvh, number, rays.origin, rays.direction)
+        closer = is_leaf & (offset < count) & (distance < best)
+        best = jnp.where(closer, distance, best)
+        triangle = jnp.where(closer, number, triangle)
+    node = jnp.where(is_leaf, bvh.skip[at], node)
+    node = node if nearest else jnp.where(triangle >= 0, n_nodes, node)
+    return _State(node, best, triangle)
+
+
+def _descend(
+    bvh: Bvh, rays: _Rays, node: Int[Array, " ray"], best: Float[Array, " ray"]
+) -> tuple[Int[Array, " ray"], Bool[Array, " ray"]]:
+    """Go to the next node, or stay at a leaf whose box is met; return whether it is one."""
+    n_nodes = len(bvh.skip)
+    at = jnp.minimum(node, n_nodes - 1)
+    near = (bvh.lower[at].T - rays.origin) * rays.inverse
+    far = (bvh.upper[at].T - rays.origin) * rays.inverse
+    entry = jnp.minimum(near, far).max(axis=0)
+    leave = jnp.maximum(near, far).min(axis=0)
+    inside = (entry <= leave) & (leave > 0) & (entry < best) & (node < n_nodes)
+    is_leaf = inside & (bvh.size[at] > 0)
+    following = jnp.where(inside, at + 1, bvh.skip[at])
+    return jnp.where(is_leaf | (node >= n_nodes), node, following), is_leaf
 
 
 def normals_at(

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -85,8 +85,7 @@ class StudyConfig:
         for name in ("labelled", "validated", "tested"):
             if getattr(self, name) % classes or getattr(self, name) < classes:
                 raise ValueError(
-                    f"`{name}` is {getattr(self, name)}; it is a multiple of {classes}, the number "
-                    "of classes."
+                    f"`{name}` is {getattr(self, name)}; use a multiple of {classes} (classes)."
                 )
         if not self.learning_rates:
             raise ValueError("`learning_rates` is empty; give one or more, such as 2e-3.")
@@ -204,8 +203,8 @@ class Study:
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        steps = self.config.finetuning
-        _, scores = self._run(task, params, steps, labels, learning_rate, seed=seed)
+        numbers = self.config.finetuning, labels, learning_rate
+        _, scores = self._run(task, params, *numbers, seed=seed)
         validation, accuracy = np.asarray(scores).tolist()
         return Result(
             encoder, pretrained is not None, labels, seed,
@@ -213,19 +212,28 @@ class Study:
         )  # fmt: skip
 
     def results(
-        self, encoder: Encoder, programs: Programs, shares: tuple[float, ...], seeds: int
+        self,
+        encoder: Encoder,
+        programs: Programs,
+        shares: tuple[float, ...],
+        seeds: int,
+        known: Sequence[Result] = (),
     ) -> Iterator[Pretrained | Result]:
         """Yield the pretrained network, and the results for both starts, shares and seeds.
 
         Random starts are trained while the interpolation network is still compiled. Afterwards the
-        two starts take turns, seed by seed, so that an interrupted study can compare them.
+        two starts take turns, seed by seed, so that an interrupted study can compare them. Results
+        in ``known`` are not computed again, and the others use their learning rates.
         """
         classes, labelled = len(actions.CLASSES), self.config.labelled
         # Every class has the same number of labels.
         counts = {max(1, round(share * labelled / classes)) * classes for share in shares}
-        random = [(labels, seed) for seed in range(seeds) for labels in sorted(counts)[::-1]]
-        waiting, pretrained = list(random), None
+        wanted = [(labels, seed) for seed in range(seeds) for labels in sorted(counts)[::-1]]
         rates = dict.fromkeys((False, True), self.config.learning_rates)
+        rates |= {each.pretrained: (each.learning_rate,) for each in known}
+        done = {(each.pretrained, each.labels, each.seed) for each in known}
+        random, waiting = ([c for c in wanted if (kind, *c) not in done] for kind in rates)
+        pretrained = None
 
         def best(start: Pretrained | None, labels: int, seed: int) -> Result:
             kind = start is not None
@@ -236,7 +244,7 @@ class Study:
 
         programs.classification.result()
         while random or waiting:
-            if pretrained is None and (programs.interpolation.done() or not random):
+            if waiting and pretrained is None and (programs.interpolation.done() or not random):
                 programs.interpolation.result()
                 pretrained = self.pretrain(encoder)
                 yield pretrained
@@ -253,21 +261,14 @@ class Study:
         return Classification(config, actions.CLASSES)
 
     def _run(
-        self,
-        task: Interpolation | Classification,
-        params: PyTree,
-        steps: int,
-        known: int,
-        learning_rate: float,
-        *,
-        seed: int,
+        self, task: Interpolation | Classification, params: PyTree, *numbers: float | int, seed: int
     ) -> tuple[PyTree, Float[Array, "*part"]]:
         """Train and test; see :func:`_train_and_test`."""
         if task not in self._programs:
             self._compile(task)
-        program = self._programs[task]
-        numbers = np.int32(steps), np.int32(known), np.float32(learning_rate)
-        return program(params, self._train, self._test, *numbers, jax.random.key(seed))
+        steps, known, rate = numbers
+        arguments = np.int32(steps), np.int32(known), np.float32(rate), jax.random.key(seed)
+        return self._programs[task](params, self._train, self._test, *arguments)
 
     def _compile(self, task: Interpolation | Classification) -> None:
         """Compile the program of a task."""
@@ -275,8 +276,8 @@ class Study:
         train, test = map(self._shapes, (config.labelled, config.validated + config.tested))
         count, rate = (jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32))
         key = jax.random.key(0)
-        numbers = count, count, rate, key
-        lowered = _train_and_test.lower(task, config, task.init(key), train, test, *numbers)
+        arguments = task.init(key), train, test, count, count, rate, key
+        lowered = _train_and_test.lower(task, config, *arguments)
         self._programs[task] = program_cache.compile_lowered(lowered, jax.devices()[0])
 
     def _shapes(self, count: int) -> LabelledSet:
@@ -308,9 +309,7 @@ def _train_and_test(
     return params, _psnr(task, config, cast, tested)
 
 
-def interpolation_batch(
-    clips: Array, numbers: Int[Array, " batch"] | Int[np.ndarray, " batch"]
-) -> Batch:
+def interpolation_batch(clips: Array, numbers: Int[Array | np.ndarray, " batch"]) -> Batch:
     """Cut windows out of clips: frames 0, 2, 4 and 6 are the inputs, frame 3 is the target."""
     frames = clips[numbers].astype(jnp.float32) / 255.0
     return Batch(frames[:, 0:7:2], frames[:, 3:4], jnp.ones((len(numbers), 1)))

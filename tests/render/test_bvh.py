@@ -22,6 +22,13 @@ def soup():
     return bvh.build(vertices, faces, np.ones((180, 3))), vertices[faces], origin, direction
 
 
+@pytest.fixture(params=[1000, 16])
+def fewest(request, monkeypatch):
+    """Rays in an array that is not divided: more than there are, and few."""
+    monkeypatch.setattr(bvh, "_FEWEST", request.param)
+    return request.param
+
+
 def by_hand(triangles, origin, direction):
     """Distances from solving o + t d = a + u (b − a) + v (c − a) for every triangle."""
     a, b, c = triangles.swapaxes(0, 1)
@@ -34,7 +41,15 @@ def rays(origin, direction):
     return jnp.asarray(origin.T, jnp.float32), jnp.asarray(direction.T, jnp.float32)
 
 
-def test_the_nearest_triangle_is_found(soup):
+def test_the_nearest_triangle_is_found(soup, fewest, monkeypatch):
+    arrays = set()
+    visit = bvh._visit
+
+    def noted(bvh, rays, state, nearest):
+        arrays.add(len(state.node))
+        return visit(bvh, rays, state, nearest)
+
+    monkeypatch.setattr(bvh, "_visit", noted)
     tree, triangles, origin, direction = soup
     find = jax.jit(lambda *rays: bvh.traverse(tree, *rays, nearest=True))
     distance, number = find(*rays(origin, direction), jnp.full(300, jnp.inf))
@@ -42,8 +57,11 @@ def test_the_nearest_triangle_is_found(soup):
     assert 0.3 < np.isfinite(expected).mean() < 0.99
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
     np.testing.assert_array_equal(number >= 0, np.isfinite(expected))
+    # The slowest 18 rays and the slowest of these go on in arrays of their own.
+    assert arrays == ({300} if fewest > 300 else {300, 18, 1})
 
 
+@pytest.mark.usefixtures("fewest")
 def test_any_triangle_within_the_limit_makes_a_shadow(soup):
     tree, triangles, origin, direction = soup
     find = jax.jit(lambda *rays: bvh.traverse(tree, *rays, nearest=False))

@@ -105,6 +105,27 @@ def test_a_study_waits_for_the_program_of_pretraining_when_nothing_else_is_left(
     assert all(each[1] % len(actions.CLASSES) == 0 for each in study.calls[:2])
 
 
+def known(*cells):
+    """Results of cells (pretrained, labels, seed), with the learning rate that is best for each."""
+    return [Result("r3d", start, *cell, 2.0 - start, 0.5, 0.5, 1.0) for start, *cell in cells]
+
+
+def test_only_missing_classifiers_are_trained_with_the_learning_rates_found_before():
+    study = Counted(ready=1)
+    before = known((False, 4000, 0), (False, 40, 0), (True, 4000, 0), (False, 4000, 1))
+    list(study.results("r3d", study.programs, (0.01, 1.0), 2, before))
+    assert study.calls == [
+        (False, 40, 1, 2.0), "pretraining", (True, 40, 0, 1.0), (True, 4000, 1, 1.0),
+        (True, 40, 1, 1.0),
+    ]  # fmt: skip
+
+
+def test_nothing_is_pretrained_if_no_classifier_needs_it():
+    study = Counted(ready=0)
+    list(study.results("r3d", study.programs, (0.01,), 1, known((True, 40, 0))))
+    assert study.calls == [(False, 40, 0, 1.0), (False, 40, 0, 2.0)]
+
+
 @pytest.fixture
 def values():
     rows = [
@@ -249,11 +270,13 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
         def compile(self, encoder):
             return Programs(Future(), Future())
 
-        def results(self, encoder, programs, shares, seeds):
+        def results(self, encoder, programs, shares, seeds, known=()):
             assert shares == (0.01, 1.0)
             yield Pretrained({}, 25.0, 1.0)
             for labels in (40, 4000):
-                yield Result(encoder, True, labels, 0, 2e-3, 0.0, 0.25, 2.0)
+                result = Result(encoder, True, labels, 0, 2e-3, 0.0, 0.25, 2.0)
+                if result not in known:
+                    yield result
 
         def blend(self):
             return 21.0
@@ -265,8 +288,29 @@ def test_the_command_stops_in_time_and_writes_what_it_has(tmp_path, monkeypatch,
     assert [row["labels"] for row in written["results"]] == [40]  # the others began too late
     assert (tmp_path / "study.png").exists()
     assert "| r3d | 25.00 | pretrained | 25.0 ± 0.0 | 2.00 |" in capsys.readouterr().out
-    command.main(dataclasses.replace(options, output=tmp_path / "all.json", minutes=60.0))
-    assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 4
+    command.main(dataclasses.replace(options, minutes=60.0))  # goes on
+    rows = json.loads((tmp_path / "study.json").read_text())["results"]
+    assert [(row["encoder"], row["labels"]) for row in rows] == [
+        ("r3d", 40), ("r3d", 4000), ("mc3", 40), ("mc3", 4000)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study": {"width": 1}}, "another study;"),
+        ({"device": "TPU", "jax": "0.1"}, "another device and jax;"),
+        ({"results": [{"labels": 4}]}, "another format;"),
+    ],
+)
+def test_results_of_another_study_are_not_continued(tmp_path, change, message):
+    path = tmp_path / "study.json"
+    options = command.Options(path)
+    path.write_text(json.dumps(command._begun(options)))
+    assert command._begun(options)["results"] == []
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        command.main(options)
 
 
 def test_shares_that_are_none_are_explained(tmp_path):
