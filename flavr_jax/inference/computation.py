@@ -121,11 +121,13 @@ class Computation(Pending):
 
     def fetched(self, conversion: Conversion | None) -> np.ndarray:
         """Return the frames on the host, as RGB or as the samples of their planes."""
-        if conversion not in self._sent:
-            self.send(conversion)
-        if conversion not in self._fetched:
-            self._fetched[conversion] = downloads.finished(self._sent[conversion])
-        return self._fetched[conversion]
+        # Each frame asks for it, and most of the look-up is the hash of the conversion.
+        found = self._fetched.get(conversion)
+        if found is None:
+            if conversion not in self._sent:
+                self.send(conversion)
+            found = self._fetched[conversion] = downloads.finished(self._sent[conversion])
+        return found
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         """Return the frames on the host.

@@ -92,7 +92,7 @@ def links(
         for number, frame in enumerate(frames):
             yield frame, "motion" if number else "cut"
         return
-    small = reduced(frames, lambda frame: frame.picture)
+    small = reduced(frames, lambda frame: frame.picture, few=repeats)
     for frame, before, after in with_surroundings(small):
         if not before or (cuts and is_cut(before, after)):
             yield frame, "cut"

@@ -18,12 +18,14 @@ import numpy as np
 from jaxtyping import Float
 
 from flavr_jax.typing import Frame
-from flavr_jax.video.frames import Picture, sampled
+from flavr_jax.video.frames import Picture, sampled, sampled_planes
+from flavr_jax.video.pixels.conversion import Conversion
 
 __all__ = [
     "REACH",
     "Thumbnail",
     "difference",
+    "mean",
     "reduced",
     "square_means",
     "thumbnail",
@@ -52,15 +54,16 @@ class Thumbnail:
 
     Attributes:
         cells: mean luma and chroma of each cell, in levels of 255.
-        few: every n-th pixel.
+        few: every n-th pixel; None if it was not asked for.
     """
 
     cells: Float[np.ndarray, "rows columns 3"]
-    few: Frame
+    few: Frame | None = None
 
     @functools.cached_property
     def samples(self) -> Float[np.ndarray, "_rows _columns 3"]:
         """``few`` as RGB in levels of 255; it shows small motion that the means of cells hide."""
+        assert self.few is not None
         return _levels(self.few)
 
     @property
@@ -74,17 +77,41 @@ def thumbnail(picture: Frame | Picture) -> Thumbnail:
     return thumbnails([picture])[0]
 
 
-def thumbnails(pictures: Sequence[Frame | Picture]) -> list[Thumbnail]:
-    """Return the thumbnails of frames of one size and type; transparent parts count as black."""
+def thumbnails(pictures: Sequence[Frame | Picture], *, few: bool = True) -> list[Thumbnail]:
+    """Return the thumbnails of frames of one size and type; transparent parts count as black.
+
+    Args:
+        pictures: the frames.
+        few: whether ``Thumbnail.few`` is needed. Without it, opaque planes are averaged before they
+            become RGB, which takes about a tenth of the time. Colours outside of RGB's range are
+            then clipped in the mean of a cell, not in each pixel.
+    """
     step = max(1, max(pictures[0].shape[:2]) // (_CELLS * _SAMPLES))
-    few = sampled(pictures, step)
-    height, width, channels = few.shape[1:]
-    side = min(-(-max(height, width) // _CELLS), height, width)
+    if not few and pictures[0].shape[-1] == 3:
+        planar = sampled_planes(pictures, step)
+        if planar is not None:
+            return [Thumbnail(cells) for cells in _cells_of_planes(*planar)]
+    pixels = sampled(pictures, step)
     # Sums of 8-bit integers are exact, and need no copy in float32.
-    exact = few.dtype == np.uint8 and channels == 3
-    means = square_means(few if exact else _levels(few), side)
+    exact = pixels.dtype == np.uint8 and pixels.shape[-1] == 3
+    means = square_means(pixels if exact else _levels(pixels), _side(*pixels.shape[1:3]))
     cells = np.ascontiguousarray(means) @ _LUMA_CHROMA
-    return [Thumbnail(*each) for each in zip(cells, few)]
+    return [Thumbnail(*each) for each in zip(cells, pixels)]
+
+
+def _side(height: int, width: int) -> int:
+    """Return the side of a cell in pixels that are read."""
+    return min(-(-max(height, width) // _CELLS), height, width)
+
+
+def _cells_of_planes(
+    conversion: Conversion, planes: list[np.ndarray]
+) -> Float[np.ndarray, "time rows columns 3"]:
+    """Return the cells of opaque pictures from samples ``[time, row, column]`` of their planes."""
+    side = _side(*planes[0].shape[1:])
+    means = [square_means(plane[..., None], side)[..., 0] for plane in planes]
+    colours = np.stack(conversion.decode_values(means), axis=-1)
+    return 255 * np.clip(colours, 0, 1) @ _LUMA_CHROMA
 
 
 def _levels(few: np.ndarray) -> Float[np.ndarray, "... rows columns 3"]:
@@ -102,12 +129,17 @@ def difference(a: Thumbnail, b: Thumbnail) -> float:
     return float(np.abs(a.cells - b.cells).mean(axis=(0, 1)).sum())
 
 
+def mean(values: np.ndarray) -> np.floating:
+    """Return the mean of all values, as ``values.mean()`` does, but sooner if they are few."""
+    return np.add.reduce(values, axis=None) / values.size
+
+
 def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
     """Return means over squares of ``[…, height, width, channel]``; incomplete ones are cut."""
     rows, columns = pixels.shape[-3] // side, pixels.shape[-2] // side
     whole = pixels[..., : rows * side, : columns * side, :]
     # Sums of slices: NumPy reduces short axes many times more slowly.
-    kind = np.uint32 if pixels.dtype == np.uint8 else pixels.dtype
+    kind = np.uint32 if pixels.dtype in (np.uint8, np.uint16) else pixels.dtype
     sums = whole[..., ::side, :, :].astype(kind)
     for row in range(1, side):
         sums += whole[..., row::side, :, :]
@@ -116,17 +148,18 @@ def square_means(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def reduced(
-    items: Iterable[Item], picture: Callable[[Item], Frame | Picture]
+    items: Iterable[Item], picture: Callable[[Item], Frame | Picture], *, few: bool = True
 ) -> Iterator[tuple[Item, Thumbnail]]:
     """Yield each item with its thumbnail, lazily; a few are read ahead.
 
     Args:
         items: frames of one size and type, or objects that hold one.
         picture: returns an item's picture.
+        few: see :func:`thumbnails`.
     """
     items = iter(items)
     while several := list(itertools.islice(items, _TOGETHER)):
-        yield from zip(several, thumbnails([picture(item) for item in several]))
+        yield from zip(several, thumbnails([picture(item) for item in several], few=few))
 
 
 def with_surroundings(

@@ -23,7 +23,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.colour import Colour
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.hdr import StaticHDR
-from flavr_jax.video.pixels.picture import Picture, sampled
+from flavr_jax.video.pixels.picture import Picture, sampled, sampled_planes
 
 __all__ = [
     "ClipInfo",
@@ -36,6 +36,7 @@ __all__ = [
     "check_rate",
     "parse_rate",
     "sampled",
+    "sampled_planes",
 ]
 
 

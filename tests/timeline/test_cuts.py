@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flavr_jax.timeline.cuts import find_cuts, is_cut, mismatch
+from flavr_jax.timeline.cuts import _spread, find_cuts, is_cut, mismatch
 from flavr_jax.timeline.repeats import is_repeat, motion
-from flavr_jax.timeline.thumbnails import REACH, difference, reduced, thumbnail
+from flavr_jax.timeline.thumbnails import REACH, difference, mean, reduced, thumbnail, thumbnails
 from flavr_jax.video.pixels.colour import Colour, from_rgb
 from flavr_jax.video.pixels.colour import picture as to_picture
 
@@ -197,3 +197,36 @@ def test_frames_that_are_reduced_together_do_not_influence_each_other(pixel_form
         alone = thumbnail(frame)
         np.testing.assert_array_equal(small.cells, alone.cells)
         np.testing.assert_array_equal(small.samples, alone.samples)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "gbrp", "gray"])
+def test_planes_are_averaged_before_they_become_rgb_if_pixels_are_not_needed(pixel_format):
+    # Muted colours stay inside of RGB's range, where means may be taken in any order.
+    frames = [np.rint(64 + one / 2).astype(np.uint8) for one in pan(0, 3, 3)]
+    stored = [to_picture(from_rgb(one, pixel_format, Colour()), Colour()) for one in frames]
+    found = thumbnails(stored, few=False)
+    assert [one.few for one in found] == [None] * 3
+    for one, other in zip(found, thumbnails(stored), strict=True):
+        # Pixels of RGB are rounded.
+        np.testing.assert_allclose(one.cells, other.cells, rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_frames_without_planes_have_the_same_cells_if_pixels_are_not_needed(kind, channels):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (60, 90, channels), kind)
+    (small,) = thumbnails([pixels], few=False)
+    np.testing.assert_array_equal(small.cells, thumbnail(pixels).cells)
+
+
+def test_bright_planes_of_16_bits_do_not_overflow():
+    frame = from_rgb(np.full((96, 96, 3), 65535, np.uint16), "yuv444p16le", Colour())
+    (small,) = thumbnails([to_picture(frame, Colour())], few=False)
+    np.testing.assert_allclose(small.luma, 255, atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 11), (27, 48)])
+def test_means_and_spreads_are_those_of_numpy(shape):
+    values = np.random.default_rng(0).normal(100, 30, (*shape, 3)).astype(np.float32)[..., 0]
+    assert mean(values) == values.mean()
+    assert _spread(values) == values.std()

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Float, UInt8, UInt16
 
 from flavr_jax.video.pixels.layout import Layout
 
@@ -121,10 +121,9 @@ class Conversion:
 
         NumPy computes it, because a call of a program takes longer than so few pixels.
         """
-        numbers, kind = Numbers(*self._values), planes[0].dtype
-        layout = self.form.layout
-        wide = _relative([plane.astype(np.float32) for plane in planes], numbers, layout)
-        mixed, most = _mixed(wide, numbers, layout), np.float32(np.iinfo(kind).max)
+        kind = planes[0].dtype
+        mixed = self.decode_values([plane.astype(np.float32) for plane in planes])
+        most = np.float32(np.iinfo(kind).max)
         # Channel after channel in memory: NumPy is many times slower over a short last axis.
         few = np.empty((len(mixed), *planes[0].shape), kind)
         for target, plane in zip(few, mixed):
@@ -132,6 +131,16 @@ class Conversion:
             scaled *= most
             target[...] = np.rint(scaled, out=scaled)
         return np.moveaxis(few, 0, -1)
+
+    def decode_values(
+        self, planes: list[Float[np.ndarray, "*shape"]]
+    ) -> list[Float[np.ndarray, "*shape"]]:
+        """Return red, green and blue, and alpha if there is any, of planes of float32 samples.
+
+        Values within the range of the samples are from 0 to 1; they are not clipped.
+        """
+        numbers, layout = Numbers(*self._values), self.form.layout
+        return _mixed(_relative(planes, numbers, layout), numbers, layout)
 
     def split(self, samples: Samples, size: tuple[int, int]) -> list[np.ndarray]:
         """Return a view of each plane, ``[height, width]``."""

@@ -21,7 +21,7 @@ from jaxtyping import UInt8, UInt16
 from flavr_jax.typing import Frame
 from flavr_jax.video.pixels.conversion import Conversion, Samples, on_host
 
-__all__ = ["Picture", "Planar", "Resident", "resident", "sampled"]
+__all__ = ["Picture", "Planar", "Resident", "resident", "sampled", "sampled_planes"]
 
 Sampled: TypeAlias = (
     UInt8[np.ndarray, "time _rows _columns channel"]
@@ -185,18 +185,34 @@ def sampled(pictures: Sequence[Frame | Picture], step: int) -> Sampled:
     Planes are converted together: every operation of NumPy gives Python's lock away, and has to
     wait for it if other threads are busy.
     """
-    first = pictures[0]
-    if isinstance(first, Planar):
-        planar = [one for one in pictures if isinstance(one, Planar)]
-        if all((one.conversion, one.size) == (first.conversion, first.size) for one in planar):
-            planes = zip(*(one._coarse(step) for one in planar), strict=True)
-            return first.conversion.decode_few([np.stack(each) for each in planes])
+    planar = sampled_planes(pictures, step)
+    if planar is not None:
+        return planar[0].decode_few(planar[1])
     return np.stack(
         [
             one[::step, ::step] if isinstance(one, np.ndarray) else one.sampled(step)
             for one in pictures
         ]
     )
+
+
+def sampled_planes(
+    pictures: Sequence[Frame | Picture], step: int
+) -> tuple[Conversion, list[np.ndarray]] | None:
+    """Return the samples of each plane that belong to the pixels of ``sampled``.
+
+    Returns:
+        The conversion to RGB, and arrays ``[picture, row, column]``, one for each plane; None if
+        the pictures are not held as planes, all with one conversion.
+    """
+    first = pictures[0]
+    if not isinstance(first, Planar):
+        return None
+    planar = [one for one in pictures if isinstance(one, Planar)]
+    if any((one.conversion, one.size) != (first.conversion, first.size) for one in planar):
+        return None
+    planes = zip(*(one._coarse(step) for one in planar), strict=True)
+    return first.conversion, [np.stack(each) for each in planes]
 
 
 def _nearest(step: int, length: int, samples: int) -> slice | np.ndarray:
