@@ -79,6 +79,8 @@ class Computation(Pending):
         finite: for each interval, whether every value was finite before it was rounded.
         precision: what the network computes in, for the error message.
         opaque: False if some alpha is not opaque.
+        count: number of intervals that were asked for, the first of ``frames``; None for all. The
+            others fill a batch up. A device would compile a program for each number to cut off.
         again: computes the same frames with less memory, given the error that the device raised.
     """
 
@@ -89,6 +91,7 @@ class Computation(Pending):
     finite: Bool[Array, " intervals"]
     precision: Precision
     opaque: bool = True
+    count: int | None = None
     again: Callable[[Exception], Computation] | None = None
 
     def settled(self) -> Computation:
@@ -114,13 +117,13 @@ class Computation(Pending):
             NonFiniteError: the network predicted NaN or infinity in some interval.
         """
         # A program's results are ready together, and this one is a byte for each interval.
-        finite = np.asarray(self.finite)
+        finite = np.asarray(self.finite)[: self.count]
         if not finite.all():
             interval = int(np.argmin(finite))
             raise NonFiniteError(f"interval {interval}", cause_of(self.precision), interval)
 
     def fetched(self, conversion: Conversion | None) -> np.ndarray:
-        """Return the frames on the host, as RGB or as the samples of their planes."""
+        """Return ``frames`` on the host, as RGB or as the samples of their planes."""
         # Each frame asks for it, and most of the look-up is the hash of the conversion.
         found = self._fetched.get(conversion)
         if found is None:
@@ -130,12 +133,12 @@ class Computation(Pending):
         return found
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """Return the frames on the host.
+        """Return the frames that were asked for, on the host.
 
         Raises:
             NonFiniteError: the network predicted NaN or infinity in some interval.
         """
-        return np.asarray(self.settled().fetched(None), dtype)
+        return np.asarray(self.settled().fetched(None)[: self.count], dtype)
 
     @functools.cached_property
     def _sent(self) -> dict[Conversion | None, Array]:

@@ -305,7 +305,11 @@ class Interpolator:
             # Parts are computed on different devices in turn, and JAX concatenates only on one.
             where = parts[0].finite.sharding
             made, finite = jax.device_put(
-                ([part.frames for part in parts], [part.finite for part in parts]), where
+                (
+                    [part.frames[: part.count] for part in parts],
+                    [part.finite[: part.count] for part in parts],
+                ),
+                where,
             )
             opaque = all(part.opaque for part in parts)
             return Computation(
@@ -314,7 +318,7 @@ class Interpolator:
         planned = max(intervals, batch if most is None else min(batch, most))
         missing = programs.bucket(planned) - intervals
         opaque = all(frame.opaque for frame in frames)
-        # Copies of the last frame fill the batch up; their intervals are cut off at the end.
+        # Copies of the last frame fill the batch up; nobody reads the frames of their intervals.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
         params, rows = self._replicas.take(rows, device)
         made, finite = self._programs(params, rows, factor, self.tiling)
@@ -327,9 +331,7 @@ class Interpolator:
                 # The three predicted channels of a grey clip are nearly equal; take green.
                 alpha, finite = alpha[..., 1:2], finite & alpha_finite
             made = jnp.concatenate([made, alpha], axis=-1)
-        if missing:
-            made, finite = made[:intervals], finite[:intervals]
-        return Computation(made, finite, self.precision, opaque)
+        return Computation(made, finite, self.precision, opaque, intervals)
 
     def __call__(self, frames: Frames, factor: int) -> Frames:
         """Interpolate n frames to ``(n − 1) · factor + 1``; the originals are kept unchanged.

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,10 @@ from flavr_jax import checkpoint
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference import interpolator as interpolators
 from flavr_jax.inference import programs, tiles
-from flavr_jax.inference.computation import Computation
+from flavr_jax.inference.computation import Computation, NonFiniteError
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr
+from flavr_jax.video.pixels.colour import Colour, conversion
 
 pytestmark = pytest.mark.usefixtures("definition")
 
@@ -173,6 +176,32 @@ def test_few_intervals_are_computed_with_the_program_of_a_whole_batch(network, c
     assert device.tried == [(4, tiles.WHOLE)]  # sizes are powers of two
     assert filled_up.shape == alone.shape == (1, 1, *frames.shape[1:])
     assert np.abs(filled_up - alone).max() <= 1
+
+
+def test_no_number_of_leftover_intervals_has_to_be_compiled(network, clip):
+    frames, planes = clip(7, 64, 16), conversion("yuv420p", Colour(), 64)
+    whole = network.between(frames, 2, 4)
+    expected = np.asarray(whole), whole.fetched(planes)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
+    for count in (1, 2, 3):
+        made = network.between(frames[: count + 3], 2, 4)
+        assert np.asarray(made).shape[0] == count
+        np.testing.assert_array_equal(made, expected[0][:count])
+        np.testing.assert_array_equal(made.fetched(planes)[:count], expected[1][:count])
+    assert not compiled
+    jnp.sort(jnp.arange(count + 7.0))  # a program of its own: compilations are noticed
+    assert compiled
+
+
+def test_nan_in_intervals_that_only_fill_a_batch_up_is_no_error(network, clip):
+    made = network.between(clip(5, 64, 16), 2, 4)
+    partly = dataclasses.replace(made, finite=jnp.array([True, True, False, False]))
+    partly.wait()
+    with pytest.raises(NonFiniteError, match="interval 1"):
+        dataclasses.replace(made, finite=jnp.array([True, False, True, True])).wait()
 
 
 def test_a_device_out_of_memory_gets_smaller_batches_and_then_stripes(
