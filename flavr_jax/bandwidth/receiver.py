@@ -41,6 +41,7 @@ class Reception:
     """What arrived and when frames were ready, updated while it goes on.
 
     Attributes:
+        live: whether frames come from a network; a file has no latency worth reporting.
         frames: frames decoded.
         left_out: packets left out, because they or those that they depend on are damaged.
         gaps: frames missing between decoded ones.
@@ -49,6 +50,7 @@ class Reception:
         late: frames that were ready only after their turn.
     """
 
+    live: bool = True
     frames: int = 0
     left_out: int = 0
     gaps: int = 0
@@ -59,7 +61,7 @@ class Reception:
         parts = [f"{self.frames} frames received, {len(self.latencies)} shown"]
         if self.gaps or self.left_out:
             parts.append(f"{self.gaps} lost, {self.left_out} damaged packets left out")
-        if self.latencies:
+        if self.live and self.latencies:
             usual, most = np.percentile(self.latencies, [50, 99])
             parts.append(f"latency {usual:.3f} s (99 %: {most:.3f} s), {self.late} late")
         return ", ".join(parts)
@@ -84,7 +86,7 @@ class Receiver:
             OSError: the source cannot be opened.
             ValueError: nothing that can be shown arrived.
         """
-        self._source, self.reception = source, Reception()
+        self._source, self.reception = source, Reception(live=is_url(source))
         self._rtp: RtpReader | None = None
         try:
             self._container = self._opened(timeout)

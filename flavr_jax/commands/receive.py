@@ -72,11 +72,15 @@ def main(options: Options) -> None:
         info = dataclasses.replace(sent, rate=sent.rate * options.drop)
         network.fit(info.height, info.width, network.factor, Resources())
         ahead = network.config.n_inputs // 2
-        _say(
-            f"{info.width}×{info.height}, {float(sent.rate):.5g} → {float(info.rate):.5g} "
-            f"frames/s; latency: at least {float(ahead / sent.rate):.3f} s, because "
-            f"{ahead} sent frames are read ahead; buffer: {options.buffer:.3f} s"
+        text = (
+            f"{info.width}×{info.height}, {float(sent.rate):.5g} → {float(info.rate):.5g} frames/s"
         )
+        if receiver.reception.live:
+            text += (
+                f"; latency: at least {float(ahead / sent.rate):.3f} s, because {ahead} sent "
+                f"frames are read ahead; buffer: {options.buffer:.3f} s"
+            )
+        _say(text)
         sink = sinks.open_sink(
             options.output,
             info,

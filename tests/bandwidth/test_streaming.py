@@ -117,6 +117,7 @@ def test_a_buffer_shows_frames_at_an_even_pace_and_counts_late_ones(tmp_path, mo
     assert receiver.reception.latencies == pytest.approx([0.1, 0.7, 0.2])
     assert slept == pytest.approx([0.4, 0.3])
     assert receiver.reception.late == 1
+    assert str(receiver.reception) == "3 frames received, 3 shown"  # a file has no latency
 
 
 def test_packets_that_overtake_others_are_put_in_order_over_rtp():
