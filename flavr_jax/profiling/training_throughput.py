@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import PyTree
 from PIL import Image
 
-from flavr_jax import losses
+from flavr_jax import losses, program_cache
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import mixture, pipeline
 from flavr_jax.data.sequences import Clip, ImageClip
@@ -292,7 +292,8 @@ def _compile(case: TrainingCase) -> tuple[Mapped, float]:
     started = time.perf_counter()
     compiled = loop.compiled(mapped, (current, shared, own), f"step of {case}", parallel)
     if compiled is mapped:  # the first call would compile it
-        compiled = mapped.lower(current, shared, own).compile()  # type: ignore[attr-defined]
+        lowered = mapped.lower(current, shared, own)  # type: ignore[attr-defined]
+        compiled = program_cache.compile_lowered(lowered, parallel.local[0])
     seconds = time.perf_counter() - started
     logger.info("%s ready in %.0f s", _name(case), seconds)
     return compiled, seconds
