@@ -18,7 +18,7 @@ import jax
 from jax import Array
 from jax.extend import core as jax_core
 
-__all__ = ["Halves", "Made", "joined", "split"]
+__all__ = ["Halves", "Made", "joined", "split", "unsplit"]
 
 Made: TypeAlias = dict[tuple[int, int], Array | None]
 """Arrays by their place among the arguments of the second half, and −1; None by place and index of
@@ -47,10 +47,12 @@ class Halves:
     Attributes:
         prepare: takes the weights; see :func:`joined` for what it returns.
         run: takes the list of arrays from :func:`joined`, and the other arguments.
+        compiled: whether ``prepare`` computes anything, so that it should be compiled.
     """
 
     prepare: Callable[[Any], Made]
     run: Callable[..., Any]
+    compiled: bool = True
 
 
 def split(function: Callable[..., Any], weights: Any, *others: Any) -> Halves:
@@ -75,6 +77,20 @@ def split(function: Callable[..., Any], weights: Any, *others: Any) -> Halves:
         return jax.tree.unflatten(results, found)
 
     return Halves(prepare, run)
+
+
+def unsplit(function: Callable[..., Any], weights: Any) -> Halves:
+    """The whole ``function(weights, *others)`` as the second of two halves."""
+    leaves, tree = jax.tree.flatten(weights)
+    count = len(leaves)
+
+    def prepare(_: Any) -> Made:
+        return dict.fromkeys((leaf, leaf) for leaf in range(count))
+
+    def run(leaves: list[Array], *others: Any) -> Any:
+        return function(jax.tree.unflatten(tree, leaves), *others)
+
+    return Halves(prepare, run, compiled=False)
 
 
 def joined(made: Made, weights: Any) -> list[Array]:

@@ -123,7 +123,11 @@ class Programs:
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
         program = self._programs.get((kind, device))
         if program is None:
-            halves = self._halves.setdefault(kind, precompute.split(how, params, rows))
+            # On a CPU, the second program takes longer to compile than it saves in a clip.
+            halves = precompute.unsplit(how, params)
+            if device.platform == "gpu":
+                halves = precompute.split(how, params, rows)
+            halves = self._halves.setdefault(kind, halves)
             name = f"{self._config} {factor} {tiling} {alpha} {jax.tree.structure(params)}"
             program = self._compiled(halves, name, params, rows)
             program = self._programs.setdefault((kind, device), program)
@@ -145,9 +149,11 @@ class Programs:
         compiled = functools.partial(
             program_cache.compiled, sources=SOURCES, lowering=self._lowering
         )
-        # The form of the parameters depends on the size of the frames.
-        sizes = [(row.shape, str(row.dtype)) for row in rows]
-        prepare = compiled(halves.prepare, (params,), name=f"prepare {sizes} {name}")
+        prepare = halves.prepare
+        if halves.compiled:
+            # The form of the parameters depends on the size of the frames.
+            sizes = [(row.shape, str(row.dtype)) for row in rows]
+            prepare = compiled(prepare, (params,), name=f"prepare {sizes} {name}")
         prepared = precompute.joined(prepare(params), params)
         run = compiled(
             halves.run,
