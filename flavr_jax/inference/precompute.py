@@ -29,8 +29,9 @@ core: Any = jax_core  # only parts of it have types
 _Jaxpr: TypeAlias = Any  # a closed one
 _Atom: TypeAlias = Any  # a variable or a literal of a jaxpr
 _Equation: TypeAlias = Any
-_When: TypeAlias = Literal["ahead", "anytime", "late"]
+_When: TypeAlias = Literal["ahead", "view", "anytime", "late"]
 
+_VIEWS = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim"}  # if they keep the size
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 
 # An array of more bytes, and so many times larger than what it is made of, is made in every call:
@@ -111,12 +112,14 @@ def _split(
     given, rest = whole.jaxpr.invars[:count], whole.jaxpr.invars[count:]
     steps = _Steps(given)
     outputs = steps.add(whole, {})
-    second = _needed(outputs, steps.of("anytime", "late"))
+    # Views of weights cost nothing; made ahead, they would be copies.
+    second = _needed(outputs, steps.of("view", "anytime", "late"))
     read = _variables(outputs, *(step.invars for step in second))
+    read -= _variables(*(step.outvars for step in second))
     kept = [variable for variable in steps.ahead if variable in read]
     leaves = {variable: leaf for leaf, variable in enumerate(given)}
     made = [variable for variable in kept if variable not in leaves]
-    first = _needed(made, steps.of("ahead", "anytime"))
+    first = _needed(made, steps.of("ahead", "view", "anytime"))
     return (
         [(place, leaves.get(variable, -1)) for place, variable in enumerate(kept)],
         _program(whole, steps.constants, given, made, first),
@@ -192,7 +195,7 @@ class _Steps:
     def _append(self, step: _Equation) -> None:
         when = self._when(step)
         self._all.append((when, step))
-        if when == "ahead":
+        if when in ("ahead", "view"):
             self.ahead |= dict.fromkeys(step.outvars)
         elif when == "anytime":
             self._anytime |= set(step.outvars)
@@ -203,8 +206,10 @@ class _Steps:
             return "late"
         if not any(v in self.ahead for v in read):
             return "anytime"
-        large = _bytes(step.outvars) > max(_SMALL, _GROWTH * _bytes(read))
-        return "late" if large else "ahead"
+        before, after = _bytes(read), _bytes(step.outvars)
+        if step.primitive.name in _VIEWS and after == before:
+            return "view"
+        return "late" if after > max(_SMALL, _GROWTH * before) else "ahead"
 
 
 def _needed(outputs: list[_Atom], steps: list[_Equation]) -> list[_Equation]:

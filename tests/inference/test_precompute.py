@@ -95,6 +95,17 @@ def test_weights_that_are_used_as_they_are_are_not_copied():
     assert prepared[0] is WEIGHTS["kernel"]
 
 
+def test_views_of_weights_are_not_copies():
+    def function(w, x):
+        rows = w["kernel"].reshape(2, 6)  # read as it is, and by an operation ahead
+        return x[:, :2] @ rows + jnp.exp(rows)[1]
+
+    _, _, prepared, found = halves_of(function)
+    assert prepared[0] is WEIGHTS["kernel"]
+    assert [x.size for x in prepared[1:]] == [6]
+    np.testing.assert_array_equal(found, function(WEIGHTS, INPUTS))
+
+
 def test_what_is_much_larger_than_its_weights_is_not_stored():
     def function(w, x):
         return x[0, 0] * jnp.broadcast_to(jnp.exp(w["bias"]), (100, 100, 4))
@@ -147,4 +158,4 @@ def test_kernels_get_their_weights_as_they_are():
         for step in second.jaxpr.eqns
         if given & {atom for atom in step.invars if not isinstance(atom, jax.extend.core.Literal)}
     }
-    assert readers == {"_launch"}
+    assert readers == {"_launch", "reshape", "broadcast_in_dim"}  # kernels, and views for them
