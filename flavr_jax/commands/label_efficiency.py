@@ -183,7 +183,7 @@ def plot(values: dict[str, Any], path: Path) -> None:
             axes.errorbar(counts, means, spreads, marker="o", markersize=3, capsize=2, label=label)
         axes.set(xscale="log", xlabel="labelled clips", title=encoder)
     panels[0].set_ylabel("accuracy in %")
-    panels[0].legend()
+    panels[0].legend(loc="lower right")
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
 

@@ -23,7 +23,6 @@ import numpy as np
 from jax import Array
 
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference import precompute
 from flavr_jax.models import flavr, head, quantized
 from flavr_jax.models.layers import Implementation
 from flavr_jax.profiling.timing import CallTimes, measure
@@ -177,12 +176,12 @@ class Program:
 
     Attributes:
         name: implementation and precision.
-        params: parameters in the form that the program takes, prepared before the first call.
+        params: parameters in the form that the program takes.
         compiled: the compiled program, a function of parameters and windows.
     """
 
     name: str
-    params: list[Array]
+    params: flavr.Parameters
     compiled: Any
 
 
@@ -199,10 +198,8 @@ def compile_jax(
         implementation, precision = variant
         params = case.parameters(precision, implementation)
         apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-        halves = precompute.split(apply, params, case.windows)
-        prepared = precompute.joined(jax.jit(halves.prepare)(params), params)
-        compiled = jax.jit(halves.run).lower(prepared, case.windows).compile()
-        return Program(f"{implementation or 'default'} {precision}", prepared, compiled)
+        compiled = jax.jit(apply).lower(params, case.windows).compile()
+        return Program(f"{implementation or 'default'} {precision}", params, compiled)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(prepare, variants))

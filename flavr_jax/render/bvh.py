@@ -20,7 +20,9 @@ __all__ = ["Bvh", "build", "normals_at", "traverse"]
 _LEAF = 4  # triangles in a leaf, at most
 _BOXES = 6  # boxes visited before the triangles of a leaf are
 _SLOW = 16  # one ray in this many goes on in a smaller array
-_FEWEST = 4096  # rays in an array from which the slow ones are taken, at least
+# Sizes of arrays from which the slow rays are taken. GPUs trace larger ones, where the gain has not
+# been measured.
+_DIVIDED = range(1 << 12, 1 << 16)
 
 
 class Bvh(NamedTuple):
@@ -137,7 +139,7 @@ def _search(bvh: Bvh, rays: _Rays, state: _State, *, nearest: bool) -> _State:
     Therefore, the slowest go on in a smaller array.
     """
     n_nodes, count = len(bvh.skip), len(state.node)
-    few = count // _SLOW if count >= _FEWEST else 0
+    few = count // _SLOW if count in _DIVIDED else 0
 
     def goes_on(state: _State) -> Bool[Array, ""]:
         return (state.node < n_nodes).sum() > few

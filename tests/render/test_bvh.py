@@ -22,10 +22,10 @@ def soup():
     return bvh.build(vertices, faces, np.ones((180, 3))), vertices[faces], origin, direction
 
 
-@pytest.fixture(params=[1000, 16])
-def fewest(request, monkeypatch):
-    """Rays in an array that is not divided: more than there are, and few."""
-    monkeypatch.setattr(bvh, "_FEWEST", request.param)
+@pytest.fixture(params=[False, True])
+def divided(request, monkeypatch):
+    """Whether the slow rays of an array go on in a smaller one."""
+    monkeypatch.setattr(bvh, "_DIVIDED", range(16, 1000) if request.param else range(0))
     return request.param
 
 
@@ -41,7 +41,7 @@ def rays(origin, direction):
     return jnp.asarray(origin.T, jnp.float32), jnp.asarray(direction.T, jnp.float32)
 
 
-def test_the_nearest_triangle_is_found(soup, fewest, monkeypatch):
+def test_the_nearest_triangle_is_found(soup, divided, monkeypatch):
     arrays = set()
     visit = bvh._visit
 
@@ -58,10 +58,10 @@ def test_the_nearest_triangle_is_found(soup, fewest, monkeypatch):
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
     np.testing.assert_array_equal(number >= 0, np.isfinite(expected))
     # The slowest 18 rays and the slowest of these go on in arrays of their own.
-    assert arrays == ({300} if fewest > 300 else {300, 18, 1})
+    assert arrays == ({300, 18, 1} if divided else {300})
 
 
-@pytest.mark.usefixtures("fewest")
+@pytest.mark.usefixtures("divided")
 def test_any_triangle_within_the_limit_makes_a_shadow(soup):
     tree, triangles, origin, direction = soup
     find = jax.jit(lambda *rays: bvh.traverse(tree, *rays, nearest=False))
