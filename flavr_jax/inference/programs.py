@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jax import Array
 
 from flavr_jax import program_cache
 from flavr_jax.config import ModelConfig
-from flavr_jax.inference import tiles
+from flavr_jax.inference import precompute, tiles
 from flavr_jax.inference.precision import SOURCES
 from flavr_jax.inference.tiles import Tiling
 from flavr_jax.models import flavr
@@ -102,9 +103,8 @@ class Programs:
         """
         self._config, self._keep, self._on_compile = config, keep, on_compile
         self._lowering = threading.Lock()
-        self._functions: dict[Any, Callable[..., tuple[Array, Array]]] = {}
-        self._programs: dict[Any, Callable[..., tuple[Array, Array]]] = {}
-        self._flattened: dict[Any, tuple[Any, list[Array], Any]] = {}
+        self._halves: dict[Any, precompute.Halves] = {}
+        self._programs: dict[Any, _Program] = {}
 
     def __call__(
         self,
@@ -121,41 +121,60 @@ class Programs:
             return how(params, rows)
         (device,) = rows[0].devices()
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
-        # There are hundreds of parameters, which are the same for every call.
-        known, leaves, tree = self._flattened.get(device, (None, [], None))
-        if known is not params:
-            leaves, tree = jax.tree.flatten(params)
-            self._flattened[device] = params, leaves, tree
         program = self._programs.get((kind, device))
         if program is None:
-
-            def flat(leaves: list[Array], rows: tuple[Array, ...]) -> tuple[Array, Array]:
-                return how(jax.tree.unflatten(tree, leaves), rows)
-
-            name = f"between {self._config} {factor} {tiling} {alpha} {tree}"
-            program = self._compiled(kind, device, flat, name, (leaves, rows))
-        return program(leaves, rows)
+            # On a CPU, the second program takes longer to compile than it saves in a clip.
+            halves = precompute.unsplit(how, params)
+            if device.platform == "gpu":
+                halves = precompute.split(how, params, rows)
+            halves = self._halves.setdefault(kind, halves)
+            name = f"{self._config} {factor} {tiling} {alpha} {jax.tree.structure(params)}"
+            program = self._compiled(halves, name, params, rows)
+            program = self._programs.setdefault((kind, device), program)
+        return program(params, rows)
 
     def _compiled(
         self,
-        kind: Any,
-        device: Any,
-        function: Callable[..., tuple[Array, Array]],
+        halves: precompute.Halves,
         name: str,
-        arguments: tuple[list[Array], tuple[Array, ...]],
-    ) -> Callable[..., tuple[Array, Array]]:
-        """Return the program of a kind for a device.
+        params: flavr.Parameters,
+        rows: tuple[Array, ...],
+    ) -> _Program:
+        """Compile both halves for the device that holds the arrays.
 
         Threads of several devices compile in parallel. They lower one after the other: JAX traces
         and lowers one function once for all devices.
         """
-        height, width = arguments[1][0].shape[:2]
-        program = program_cache.compiled(
-            self._functions.setdefault(kind, function),
-            arguments,
-            name=name,
-            sources=SOURCES,
-            on_compile=functools.partial(self._on_compile, width, height),
-            lowering=self._lowering,
+        height, width = rows[0].shape[:2]
+        compiled = functools.partial(
+            program_cache.compiled, sources=SOURCES, lowering=self._lowering
         )
-        return self._programs.setdefault((kind, device), program)
+        prepare = halves.prepare
+        if halves.compiled:
+            # The form of the parameters depends on the size of the frames.
+            sizes = [(row.shape, str(row.dtype)) for row in rows]
+            prepare = compiled(prepare, (params,), name=f"prepare {sizes} {name}")
+        prepared = precompute.joined(prepare(params), params)
+        run = compiled(
+            halves.run,
+            (prepared, rows),
+            name=f"between {name}",
+            on_compile=functools.partial(self._on_compile, width, height),
+        )
+        return _Program(prepare, run, params, prepared)
+
+
+@dataclasses.dataclass
+class _Program:
+    """A program on a device, with the parameters in the form that it takes."""
+
+    prepare: Callable[[flavr.Parameters], precompute.Made]
+    run: Callable[[list[Array], tuple[Array, ...]], tuple[Array, Array]]
+    params: flavr.Parameters
+    prepared: list[Array]
+
+    def __call__(self, params: flavr.Parameters, rows: tuple[Array, ...]) -> tuple[Array, Array]:
+        if params is not self.params:
+            prepared = precompute.joined(self.prepare(params), params)
+            self.params, self.prepared = params, prepared
+        return self.run(self.prepared, rows)

@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from flavr_jax.config import ModelConfig
+from flavr_jax.inference import precompute
 from flavr_jax.models import flavr, head, quantized
 from flavr_jax.models.layers import Implementation
 from flavr_jax.profiling.timing import CallTimes, measure
@@ -176,12 +177,12 @@ class Program:
 
     Attributes:
         name: implementation and precision.
-        params: parameters in the form that the program takes.
+        params: parameters in the form that the program takes, prepared before the first call.
         compiled: the compiled program, a function of parameters and windows.
     """
 
     name: str
-    params: flavr.Parameters
+    params: list[Array]
     compiled: Any
 
 
@@ -198,8 +199,10 @@ def compile_jax(
         implementation, precision = variant
         params = case.parameters(precision, implementation)
         apply = functools.partial(flavr.apply, case.config, implementation=implementation)
-        compiled = jax.jit(apply).lower(params, case.windows).compile()
-        return Program(f"{implementation or 'default'} {precision}", params, compiled)
+        halves = precompute.split(apply, params, case.windows)
+        prepared = precompute.joined(jax.jit(halves.prepare)(params), params)
+        compiled = jax.jit(halves.run).lower(prepared, case.windows).compile()
+        return Program(f"{implementation or 'default'} {precision}", prepared, compiled)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(prepare, variants))

@@ -26,11 +26,11 @@ import numpy as np
 from jaxtyping import PyTree
 from PIL import Image
 
-from flavr_jax import losses
+from flavr_jax import losses, program_cache
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import mixture, pipeline
 from flavr_jax.data.sequences import Clip, ImageClip
-from flavr_jax.training import inputs, state, step
+from flavr_jax.training import inputs, loop, state, step
 from flavr_jax.training.optimizers import OptimizerConfig
 from flavr_jax.training.parallel import Mapped, Parallel, Strategy
 from flavr_jax.training.step import DeviceInputs, SharedInputs, make_signals
@@ -290,7 +290,10 @@ def _compile(case: TrainingCase) -> tuple[Mapped, float]:
     own = DeviceInputs(parallel.distribute(_noise(case)), make_signals(parallel))
     current = parallel.replicate(_fresh(case))
     started = time.perf_counter()
-    compiled = mapped.lower(current, shared, own).compile()  # type: ignore[attr-defined]
+    compiled = loop.compiled(mapped, (current, shared, own), f"step of {case}", parallel)
+    if compiled is mapped:  # the first call would compile it
+        lowered = mapped.lower(current, shared, own)  # type: ignore[attr-defined]
+        compiled = program_cache.compile_lowered(lowered, parallel.local[0])
     seconds = time.perf_counter() - started
     logger.info("%s ready in %.0f s", _name(case), seconds)
     return compiled, seconds

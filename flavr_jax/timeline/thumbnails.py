@@ -19,7 +19,6 @@ from jaxtyping import Float
 
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import Picture, sampled, sampled_planes
-from flavr_jax.video.pixels.conversion import Conversion
 
 __all__ = [
     "REACH",
@@ -105,12 +104,17 @@ def _side(height: int, width: int) -> int:
 
 
 def _cells_of_planes(
-    conversion: Conversion, planes: list[np.ndarray]
+    decode: Callable[[list[np.ndarray]], list[np.ndarray]], planes: list[np.ndarray]
 ) -> Float[np.ndarray, "time rows columns 3"]:
-    """Return the cells of opaque pictures from samples ``[time, row, column]`` of their planes."""
+    """Return the cells of opaque pictures.
+
+    Args:
+        decode: turns float32 samples of planes into RGB from 0 to 1.
+        planes: samples ``[time, row, column]`` of each plane.
+    """
     side = _side(*planes[0].shape[1:])
     means = [square_means(plane[..., None], side)[..., 0] for plane in planes]
-    colours = np.stack(conversion.decode_values(means), axis=-1)
+    colours = np.stack(decode(means), axis=-1)
     return 255 * np.clip(colours, 0, 1) @ _LUMA_CHROMA
 
 

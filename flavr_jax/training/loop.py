@@ -38,7 +38,7 @@ from flavr_jax.training.state import TrainState
 from flavr_jax.training.step import DeviceInputs, SharedInputs
 from flavr_jax.training.tasks import Interpolation, Task
 
-__all__ = ["Leg", "train"]
+__all__ = ["Leg", "compiled", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class _Run:
         signals = step.make_signals(self._mapping, progress.seconds, stop=stopping)
         arguments = current, shared, DeviceInputs(next(self._feed), signals)
         if self._compiled is None:
-            self._compiled = _compiled(self._step, arguments, self._name, self._mapping)
+            self._compiled = compiled(self._step, arguments, self._name, self._mapping)
         current, result = self._compiled(*arguments)
         progress.add(result, rate)
         return current
@@ -197,7 +197,7 @@ def _name(recipe: Recipe, task: Task, inputs: Inputs) -> str | None:
     return f"training step {task} {inputs} {settings} {versions}"
 
 
-def _compiled(step: Mapped, arguments: tuple[Any, ...], name: str | None, to: Parallel) -> Mapped:
+def compiled(step: Mapped, arguments: tuple[Any, ...], name: str | None, to: Parallel) -> Mapped:
     """Return the step compiled for one GPU, kept from an earlier run if there is one.
 
     Tracing and lowering a step with GPU kernels takes longer than all else of a start. JAX's own

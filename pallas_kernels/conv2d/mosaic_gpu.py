@@ -62,7 +62,7 @@ def conv2d(arguments: Conv2dArguments) -> FeatureMap:
             finished = finish(sums, given.bias, residual=added, activation=activation)
             return FeatureMap(finished.astype(out_dtype))
         if padding == "reflect":
-            arrays = tuple(reference.pad(x, given.unquantized, "reflect") for x in arrays)
+            arrays = tuple(_mirrored(x, kh // 2, kw // 2) for x in arrays)
         return FeatureMap(_convolve(arrays, given, activation, out_dtype, low=low))
 
     prepare = functools.partial(_as_gemm, padding=padding)

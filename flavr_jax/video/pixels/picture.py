@@ -185,7 +185,7 @@ def sampled(pictures: Sequence[Frame | Picture], step: int) -> Sampled:
     Planes are converted together: every operation of NumPy gives Python's lock away, and has to
     wait for it if other threads are busy.
     """
-    planar = sampled_planes(pictures, step)
+    planar = _coarse_planes(pictures, step)
     if planar is not None:
         return planar[0].decode_few(planar[1])
     return np.stack(
@@ -198,13 +198,21 @@ def sampled(pictures: Sequence[Frame | Picture], step: int) -> Sampled:
 
 def sampled_planes(
     pictures: Sequence[Frame | Picture], step: int
-) -> tuple[Conversion, list[np.ndarray]] | None:
+) -> tuple[Callable[[list[np.ndarray]], list[np.ndarray]], list[np.ndarray]] | None:
     """Return the samples of each plane that belong to the pixels of ``sampled``.
 
     Returns:
-        The conversion to RGB, and arrays ``[picture, row, column]``, one for each plane; None if
-        the pictures are not held as planes, all with one conversion.
+        :meth:`Conversion.decode_values`, and arrays ``[picture, row, column]``, one for each plane;
+        None if the pictures are not held as planes, all with one conversion.
     """
+    planar = _coarse_planes(pictures, step)
+    return None if planar is None else (planar[0].decode_values, planar[1])
+
+
+def _coarse_planes(
+    pictures: Sequence[Frame | Picture], step: int
+) -> tuple[Conversion, list[np.ndarray]] | None:
+    """Return the conversion of pictures, and the arrays of :func:`sampled_planes`."""
     first = pictures[0]
     if not isinstance(first, Planar):
         return None

@@ -96,7 +96,7 @@ def gate_ahead(
     # Samples and frames become one axis, since a thread block only sums within a frame.
     frames = tuple(x.reshape(-1, *x.shape[2:]) for x in (*inputs, *totals))
     weights = kernel.reshape(kt * kh * kw, depth, channels)
-    return _launch(problem, frames, weights, bias, *gate)
+    return _launch(problem, frames, weights, None if bias is None else _padded(bias), *gate)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # layers of equal shapes are lowered once
@@ -104,40 +104,36 @@ def _launch(
     problem: GateProblem,
     frames: tuple[Float[Array, "frames ..."], ...],
     weights: Float[Array, "taps depth channels"],
-    bias: Float[Array, " channels"] | None,
+    bias: Float[Array, " padded"] | None,
     matrix: Float[Array, "channels channels"],
     shift: Float[Array, " channels"],
 ) -> Float32[Array, "batch 2 channels"]:
-    sums = add_up(problem, frames)
-    if any(size % TILE_M for size in problem.in_channels):
-        # Each input starts at a multiple of 64 channels, so that no tile straddles two of them.
-        ends = [sum(problem.in_channels[:i]) for i in range(1, len(problem.in_channels))]
-        sums = jnp.concatenate([_padded(x) for x in jnp.split(sums, ends, axis=-1)], axis=-1)
-    # Padded, because the third kernel reads means in tiles of 64 rows.
-    products = _padded(_multiply(problem, sums, weights))
-    biases = () if bias is None else (_padded(bias),)
-    return _finish(problem, products, matrix, shift, biases)
+    products = _multiply(problem, add_up(problem, frames), weights)
+    return _finish(problem, products, matrix, shift, () if bias is None else (bias,))
 
 
-def _padded(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes padded"]:
+def _padded(x: Float[Array, " channels"]) -> Float[Array, " padded"]:
     """Pad with zeros to a multiple of 64 channels."""
-    missing = -x.shape[-1] % TILE_M
-    return jnp.pad(x, (*((0, 0),) * (x.ndim - 1), (0, missing))) if missing else x
+    missing = -x.shape[0] % TILE_M
+    return jnp.pad(x, (0, missing)) if missing else x
 
 
 def _multiply(
     problem: GateProblem,
     sums: Float32[Array, "frames partials padded_depth"],
     weights: Float[Array, "taps depth channels"],
-) -> Float32[Array, "batch k_tiles_x_kt channels"]:
-    """Second kernel: each tap's sums times its weights, per 64 input channels and temporal tap."""
+) -> Float32[Array, "batch k_tiles_x_kt padded"]:
+    """Second kernel: each tap's sums times its weights, per 64 input channels and temporal tap.
+
+    The third kernel reads 64 channels at a time, so there are zeros behind the last.
+    """
     kt, kh, kw = problem.kernel
     tile_n, k_tiles = problem.tile_n, sum(problem.k_tiles)
 
     def body(
         sums: Shaped[Ref, "frames partials padded_depth"],
         weights: Shaped[Ref, "taps depth channels"],
-        products: Shaped[Ref, "batch k_tiles_x_kt channels"],
+        products: Shaped[Ref, "batch k_tiles_x_kt padded"],
         smem: Shaped[Ref, "spatial_taps k n"],
         barrier: Barrier,
     ) -> None:
@@ -159,7 +155,8 @@ def _multiply(
         store(products.at[sample, k_tile * kt + temporal, columns], jnp.sum(product, axis=0))
 
     names = ("sample", "k_tile", "tap", "column")
-    shape = (problem.batch, k_tiles * kt, problem.channels)
+    padded = pl.cdiv(problem.channels, TILE_M) * TILE_M
+    shape = (problem.batch, k_tiles * kt, padded)
     tile = (kh * kw, TILE_M, tile_n)
     kernel = warpgroup_kernel(
         problem,
@@ -170,7 +167,7 @@ def _multiply(
             plgpu.SMEM(tile, problem.dtype, transforms=tiled(tile_n, problem.dtype)),
             plgpu.Barrier(num_arrivals=kh * kw),
         ],
-        grid=(problem.batch, k_tiles, kt, problem.channels // tile_n),
+        grid=(problem.batch, k_tiles, kt, padded // tile_n),
         grid_names=names,
     )
     return kernel(sums, weights)[0]

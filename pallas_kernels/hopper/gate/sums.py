@@ -66,10 +66,14 @@ def warpgroup_kernel(
 
 def add_up(
     problem: GateProblem, frames: tuple[Float[Array, "frames ..."], ...]
-) -> Float32[Array, "frames partials depth"]:
-    """Partial sums of the totals and borders, ``[frame, partial, channel]``."""
+) -> Float32[Array, "frames partials padded_depth"]:
+    """Partial sums of the totals and borders, ``[frame, partial, channel]``.
+
+    Behind each input's channels are zeros up to a multiple of 64, so that no tile of the second
+    kernel straddles two inputs.
+    """
     inputs, sum_n, row_sums = len(problem.in_channels), problem.sum_n, problem.row_sums
-    partials, depth = problem.sum_ranges[-1].stop, sum(problem.in_channels)
+    partials, depth = problem.sum_ranges[-1].stop, sum(problem.k_tiles) * TILE_M
 
     def body(*refs: Ref) -> None:
         pictures, totals = refs[:inputs], refs[inputs : 2 * inputs]
@@ -79,20 +83,24 @@ def add_up(
         target = sums.at[frame, partial, pl.ds(chunk * sum_n, sum_n)]
         # The chunk belongs to one of the inputs, which is known only at run time.
         start = 0
-        for picture, total, size in zip(pictures, totals, problem.in_channels):
+        for picture, total, size, k_tiles in zip(
+            pictures, totals, problem.in_channels, problem.k_tiles
+        ):
             channels = pl.ds(chunk * sum_n - start, sum_n)
             sources = _sources(problem, picture.at[frame], total.at[frame], channels)
             here = (chunk * sum_n >= start) & (chunk * sum_n < start + size)
             _add_rows(problem, sources.rows, memory, (here, partial), target)
             _copy_corner(problem, sources.corners, (here, partial), target)
-            start += size
+            behind = (chunk * sum_n >= start + size) & (chunk * sum_n < start + k_tiles * TILE_M)
+            pl.when(behind)(functools.partial(_store_zeros, target, sum_n))
+            start += k_tiles * TILE_M
 
     names = ("frame", "chunk", "partial")
     pixel_tiles = max(row_sum.tiles for row_sum in row_sums[1:])
     kernel = warpgroup_kernel(
         problem,
         body,
-        f"sums_of_{depth}_at_{problem.height}x{problem.width}",
+        f"sums_of_{sum(problem.in_channels)}_at_{problem.height}x{problem.width}",
         out_type=[jax.ShapeDtypeStruct((frames[0].shape[0], partials, depth), jnp.float32)],
         scratch_types=[
             _tiles(problem, row_sums[0].tiles, jnp.float32),
@@ -186,3 +194,7 @@ def _copy_corner(
     def _() -> None:
         corner = corners(*divide(partial - first, 2))
         store(target, as_float32(load(corner, PER_COLUMN)))
+
+
+def _store_zeros(target: Shaped[Ref, " channels"], count: int) -> None:
+    store(target, plgpu.layout_cast(jnp.zeros(count), PER_COLUMN))

@@ -18,7 +18,7 @@ from pallas_kernels.hopper.geometry import INTERPRETER_MARGIN
 from pallas_kernels.hopper.primitives import Index, Scalar, arrive, divide, wait, wait_for_stores
 from pallas_kernels.hopper.resident.memory import Refs, Tile, Tiles, tile_at
 from pallas_kernels.hopper.resident.problem import COLUMNS, STORES, ResidentProblem
-from pallas_kernels.hopper.resident.products import multiply_row
+from pallas_kernels.hopper.resident.products import finish_products, multiply_row
 
 __all__ = ["consume"]
 
@@ -41,9 +41,19 @@ def consume(
             filled = turn * problem.chunks + chunk
             stage = consumer * problem.stages + divide(filled, problem.stages)[1]
             wait(refs.halo_full.at[stage])
+            if chunk == 0:
+                # The consumers multiply in turn, so that one stores meanwhile. Without order, both
+                # would multiply at half the speed, and then store at the same time.
+                first = turn + consumer == 0
+                pl.when(~first)(functools.partial(wait, refs.may_multiply.at[consumer]))
             # A loop, because products that are all unrolled take more registers than there are.
             add = functools.partial(multiply_row, problem, refs, stage, chunk)
             sums = lax.fori_loop(0, problem.taps[0], add, sums)
+            if chunk == problem.chunks - 1:
+                # The other's products queue behind those in flight; after the last tile none do.
+                follows = tiles.number(turn + consumer, 1 - consumer) < problem.tiles
+                pl.when(follows)(functools.partial(arrive, refs.may_multiply.at[1 - consumer]))
+            sums = finish_products(problem, sums)
             arrive(refs.halo_empty.at[stage])
         _finish(problem, refs, tile, consumer, sums)
 

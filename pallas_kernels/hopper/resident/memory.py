@@ -42,6 +42,7 @@ class Refs(NamedTuple):
     halo_empty: Shaped[Barrier, " stages"]
     weights_full: Shaped[Barrier, ""]
     residual_full: Shaped[Barrier, " consumers"]
+    may_multiply: Shaped[Barrier, " consumers"]
 
 
 class Tile(NamedTuple):
@@ -83,6 +84,7 @@ def scratch(problem: ResidentProblem) -> list[Any]:
         plgpu.Barrier(
             num_arrivals=problem.groups * problem.residual_ring.arrivals, num_barriers=CONSUMERS
         ),
+        plgpu.Barrier(num_arrivals=1, num_barriers=CONSUMERS),
     ]
 
 
@@ -91,10 +93,10 @@ def as_refs(problem: ResidentProblem, operands: Any, others: tuple[Any, ...]) ->
     output, halo, weights, stores, *rest = others
     residual = Views(*rest.pop(0)) if problem.sharing else None
     images, kernel, start, added = operands
-    full, empty, weights_full, residual_full = rest
+    full, empty, weights_full, residual_full, may_multiply = rest
     return Refs(
         images, kernel, start, added, output, halo, weights, Views(*stores), residual,
-        full, empty, weights_full, residual_full,
+        full, empty, weights_full, residual_full, may_multiply,
     )  # fmt: skip
 
 

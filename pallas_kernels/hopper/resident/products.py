@@ -26,7 +26,7 @@ from pallas_kernels.hopper.resident.memory import Refs
 from pallas_kernels.hopper.resident.problem import COLUMNS, ResidentProblem
 from pallas_kernels.hopper.shared_memory import swizzled, tiled
 
-__all__ = ["multiply_row"]
+__all__ = ["finish_products", "multiply_row"]
 
 _ir: Any = mlir.ir
 _mosaic: Any = mosaic
@@ -41,7 +41,7 @@ def multiply_row(
     row_tap: Scalar,
     sums: tuple[Float32[Array, "columns channels"], ...],
 ) -> tuple[Float32[Array, "columns channels"], ...]:
-    """Add the products of one vertical tap and all horizontal ones to the sums of each row."""
+    """Start to add the products of one vertical tap and all horizontal ones to each row's sums."""
     kh, kw = problem.taps
     halo = refs.halo_smem.at[stage, pl.ds(row_tap, problem.rows)]
     weights = refs.weight_smem.at[pl.ds((chunk * kh + row_tap) * kw, kw)]
@@ -70,11 +70,28 @@ def multiply_row(
             b = _mosaic.memref_transpose(b, (1, 0, 3, 2))  # [channels, chunk] read as [k, n]
             added[row] = _mosaic.wgmma(added[row], a, b, swizzle=width * dtype.itemsize)
         _assembly("wgmma.commit_group.sync.aligned;")
-        _assembly("wgmma.wait_group.sync.aligned 0;")
-        # Passing the sums through another fence keeps the compiler from reading them before.
-        return [_mosaic.WGMMAAccumulator.from_registers(each.value).value for each in added]
+        return [each.value for each in added]
 
     return tuple(multiply(halo, weights, list(sums)))
+
+
+def finish_products(
+    problem: ResidentProblem, sums: tuple[Float32[Array, "columns channels"], ...]
+) -> tuple[Float32[Array, "columns channels"], ...]:
+    """Wait for all products in flight; before that, nothing may read the sums."""
+    if problem.interpret:
+        return sums
+    layout = _plgpu.Layout.WGMMA
+    result = _plgpu.ShapeDtypeStruct(sums[0].shape, jnp.float32, layout=layout)
+    count = len(sums)
+
+    @_plgpu.inline_mgpu(arg_types=([layout] * count,), return_type=[result] * count)
+    def finish(_: Any, sums: list[Any]) -> list[Any]:
+        _assembly("wgmma.wait_group.sync.aligned 0;")
+        # Passing the sums through a fence keeps the compiler from reading them before.
+        return [_mosaic.WGMMAAccumulator.from_registers(each).value for each in sums]
+
+    return tuple(finish(list(sums)))
 
 
 def _pixels(halo: Any, first: int, chunk: int) -> Any:
