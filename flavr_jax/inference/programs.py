@@ -23,6 +23,13 @@ from flavr_jax.models import flavr
 __all__ = ["Programs", "between", "bucket", "padded", "predict"]
 
 
+_SPLIT_FOR = ("gpu",)
+"""Devices that prepare parameters in a program of its own.
+
+On a CPU, it takes longer to compile than it saves in a clip.
+"""
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def predict(
     config: ModelConfig,
@@ -123,9 +130,8 @@ class Programs:
         kind = (len(rows), rows[0].shape, rows[0].dtype, factor, tiling, alpha)
         program = self._programs.get((kind, device))
         if program is None:
-            # On a CPU, the second program takes longer to compile than it saves in a clip.
             halves = precompute.unsplit(how, params)
-            if device.platform == "gpu":
+            if device.platform in _SPLIT_FOR:
                 halves = precompute.split(how, params, rows)
             halves = self._halves.setdefault(kind, halves)
             name = f"{self._config} {factor} {tiling} {alpha} {jax.tree.structure(params)}"

@@ -126,8 +126,11 @@ def test_programs_are_kept_unless_the_user_chose_a_folder(monkeypatch, tmp_path)
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_a_loaded_network_keeps_its_programs_for_the_next_run(tmp_path, clip):
+@pytest.mark.parametrize("split", [False, True])
+def test_a_loaded_network_keeps_its_programs_for_the_next_run(tmp_path, clip, monkeypatch, split):
     before = jax.config.jax_compilation_cache_dir
+    if split:  # as on a GPU
+        monkeypatch.setattr(programs, "_SPLIT_FOR", ("cpu",))
     config = ModelConfig(width=1, n_outputs=1)
     checkpoint.save(tmp_path / "a", config, flavr.init(config, jax.random.key(0)), provenance={})
     told = []
@@ -142,6 +145,7 @@ def test_a_loaded_network_keeps_its_programs_for_the_next_run(tmp_path, clip):
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert told == [(14, 9, None)]
+    assert len(list((tmp_path / "cache" / "whole").glob("*.program"))) == 1 + split
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
