@@ -37,11 +37,12 @@ _FAST_PASSES = 1
 
 _MOST_STRIPES = 256
 
-_FULL_DEVICE = 2 * 1280 * 720
+_FULL_DEVICE = 4 * 1280 * 720
 """Pixels of all intervals of a batch that keep a GPU busy at 4x and more; 2x takes twice as many.
 
-More at once is hardly faster. On an H200, 4 instead of 2 windows of 1280×720 make 10 % more frames
-at 2x (1,505 instead of 1,364 a second), where each takes a third of the time.
+Starting a computation takes the host as long for one window as for several. On an H200, whole runs
+at 1280×720 make 8 % more frames with 4 windows at a time than with 2 at 8x (3,436 and 3,184 a
+second, both without CUDA graphs), and with 8 than with 4 at 2x (1,676 and 1,553).
 """
 
 

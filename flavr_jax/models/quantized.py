@@ -161,7 +161,8 @@ def pack(
         ValueError: a name in ``scales`` is not a feature map of this network.
     """
     scales = scales or {}
-    if unknown := sorted(set(scales) - set(feature_maps(config))):
+    # Without scales, the network need not be traced, which takes half a second.
+    if scales and (unknown := sorted(set(scales) - set(feature_maps(config)))):
         raise ValueError(
             f"`scales` names {', '.join(map(repr, unknown))}, which this network does not have; "
             "calibrate this network (`flavr quantize`)."

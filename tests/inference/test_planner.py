@@ -174,8 +174,8 @@ def test_after_running_out_of_memory_frames_are_divided_further_each_time():
     ("size", "factor", "batch"),
     [
         ((256, 448), 8, 16), ((256, 448), 2, 16),
-        ((720, 1280), 8, 2), ((720, 1280), 4, 2), ((720, 1280), 2, 4),
-        ((1080, 1920), 2, 1), ((2160, 3840), 2, 1),
+        ((720, 1280), 8, 4), ((720, 1280), 4, 4), ((720, 1280), 2, 8),
+        ((1080, 1920), 8, 1), ((1080, 1920), 2, 2), ((2160, 3840), 2, 1),
     ],
 )  # fmt: skip
 def test_a_gpu_computes_several_small_intervals_at_a_time(size, factor, batch, monkeypatch):

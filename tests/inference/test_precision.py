@@ -48,6 +48,12 @@ def test_a_precision_by_name_is_that_one_with_scales_or_without(params, precisio
         assert dtypes(prepared) == {dtype}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_network_is_not_traced_to_start_without_8_bit_maps(params, precision, monkeypatch):
+    monkeypatch.setattr(quantized, "convolutions", lambda config: pytest.fail("it was traced"))
+    assert prepare(CONFIG, params, precision).precision == precision
+
+
 def test_8_bits_are_for_kernels_and_16_for_the_rest(params):
     prepared = prepare(CONFIG, params, "fp8", all_scales())
     assert prepared.precision == "fp8"
