@@ -14,6 +14,8 @@ from flavr_jax.commands import export as command
 from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.models import flavr
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 PLAIN = ModelConfig(width=2, n_outputs=1)
 LOOK = LookConfig(2, 4, layers=2)
 WARPING = ModelConfig(

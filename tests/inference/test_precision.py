@@ -14,6 +14,8 @@ from flavr_jax.models import flavr, quantized
 from flavr_jax.models.layers import assume_hopper
 from flavr_jax.models.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 CONFIG = ModelConfig(width=32, n_outputs=1)
 
 

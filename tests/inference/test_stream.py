@@ -14,7 +14,7 @@ from flavr_jax.inference.windows import extend
 from flavr_jax.video.frames import TimedFrame
 from flavr_jax.video.pixels.colour import Colour, conversion, from_rgb, from_samples
 
-pytestmark = pytest.mark.usefixtures("definition")
+pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
 FRAME = Fraction(1, 24)
 

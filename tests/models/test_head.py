@@ -15,7 +15,7 @@ from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head, layers, quantized
 from flavr_jax.models.still import standing
 
-pytestmark = pytest.mark.usefixtures("definition")
+pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
 LOOKS = (LookConfig(8, 4, layers=1), LookConfig(2, 4, layers=1), LookConfig(1, 4, layers=1))
 CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)

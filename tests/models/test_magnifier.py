@@ -11,7 +11,7 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, magnifier
 from flavr_jax.models.magnifier import MagnifierConfig
 
-pytestmark = pytest.mark.usefixtures("definition")
+pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
 CONFIG = MagnifierConfig(model=ModelConfig(width=2))
 

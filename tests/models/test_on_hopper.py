@@ -32,11 +32,11 @@ def abstract(config, dtype, batch, height, width):
 )
 def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height, width):
     config = PRESETS[preset]
-    apply = partial(flavr.apply, config)
+    apply = jax.jit(partial(flavr.apply, config))  # traced once, by explain
     arguments = abstract(config, dtype, batch, height, width)
     with pk.assume_hopper():
         choices = pk.explain(apply, *arguments)
-        lowered = jax.jit(apply).trace(*arguments).lower(lowering_platforms=("cuda",))
+        lowered = apply.trace(*arguments).lower(lowering_platforms=("cuda",))
     assert all(choice.implementation == "mosaic_gpu" for choice in choices)
     # A look also convolves what it sees, the frames as they are and the features, and corrects.
     convolutions = 27 + sum(look.layers + 4 for look in config.looks)

@@ -8,12 +8,14 @@ import pytest
 from flavr_jax.config import ModelConfig
 from flavr_jax.profiling import comparison, presentation
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 CONFIG = ModelConfig(width=8, n_outputs=2)
 
 
 @pytest.fixture(scope="module")
 def case():
-    return comparison.NetworkCase(CONFIG, 1, 64, 64)
+    return comparison.NetworkCase(CONFIG, 1, 32, 32)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_a_named_implementation_that_cannot_run_is_an_error():
 
 
 def test_without_a_check_a_row_has_no_error(programs):
-    case = comparison.NetworkCase(CONFIG, 1, 64, 64, check=False)
+    case = comparison.NetworkCase(CONFIG, 1, 32, 32, check=False)
     assert case.expected is None
     row = comparison.run_jax(case, programs[0], 2)
     assert row.error is None

@@ -15,7 +15,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.recipe import Places, Recipe
 
-pytestmark = pytest.mark.usefixtures("definition")
+pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
 MOTIONS = {"down": (2, 0), "left": (0, -2), "right": (0, 2), "up": (-2, 0)}
 MODEL = ModelConfig(width=4, n_outputs=7)

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from flavr_jax.commands import label_efficiency as command
-from flavr_jax.config import ModelConfig
 from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
-from flavr_jax.models import classifier, flavr
 from flavr_jax.training import label_efficiency
 from flavr_jax.training.label_efficiency import Pretrained, Programs, Result, Study, StudyConfig
 from tests.training.toys import Line
@@ -316,21 +314,6 @@ def test_results_of_another_study_are_not_continued(tmp_path, change, message):
 def test_shares_that_are_none_are_explained(tmp_path):
     with pytest.raises(ValueError, match="shares"):
         command.main(command.Options(tmp_path / "none.json", shares=(0.0,)))
-
-
-@pytest.fixture
-def shallow(monkeypatch):
-    """Networks with half the layers, which compile twice as fast."""
-    kept = flavr._skeleton, classifier._skeleton  # networks by config, which does not tell
-
-    def forget():
-        for each in kept:
-            each.cache_clear()
-
-    forget()
-    monkeypatch.setattr(ModelConfig, "blocks", (1, 1, 1, 1))
-    yield
-    forget()
 
 
 def test_a_small_study_trains_and_tests(study, definition, shallow, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from flavr_jax.training.optimizers import OptimizerConfig, ScheduleConfig
 from flavr_jax.training.parallel import Parallel
 from flavr_jax.training.recipe import Places, Recipe
 
-pytestmark = pytest.mark.usefixtures("definition")
+pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
 CLIPS = MagnifiedConfig(crop=16, batch_size=4, n_objects=1, texture_size=32, noise=0.1)
 
