@@ -19,6 +19,12 @@ import numpy as np
 from PIL import Image
 
 import flavr_jax
+
+# Each case runs in a fork of this process: what a command imports when it runs is imported once.
+import flavr_jax.commands.convert
+import flavr_jax.commands.inspection
+import flavr_jax.commands.interpolate
+import flavr_jax.commands.interpolation
 from flavr_jax import checkpoint, cli, commands, torch_weights
 from flavr_jax.config import ModelConfig
 from flavr_jax.inference.computation import Computation

@@ -80,6 +80,31 @@ ONCE = (
 )
 
 
+# Longer than others, the longest first. They begin first, so that no worker waits for another.
+LONG = (
+    "tests/examples/test_notebook.py",
+    "tests/models/test_formulation.py",
+    "tests/scripts/test_fuzz.py",
+    "tests/farm/test_farm.py",
+    "tests/models/test_on_hopper.py",
+    "tests/commands/test_interpolate_runs.py",
+    "tests/render/test_tracer.py",
+    "tests/inference/test_precision.py",
+    "tests/inference/test_tiles.py",
+    "tests/test_default_checkpoint.py",
+    "tests/test_export.py",
+    "tests/models/test_head.py",
+    "tests/data/synthetic/test_rendered.py",
+    "tests/quantization/test_calibration.py",
+    "tests/profiling/test_comparison.py",
+    "tests/training/test_magnification_task.py",
+    "tests/training/test_parallel.py",
+    "tests/training/test_classification.py",
+    "tests/training/test_step_on_hopper.py",
+    "tests/commands/test_benchmark.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     listed = tomllib.loads((Path(__file__).parent / "quick.toml").read_text())
@@ -91,6 +116,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
         if not names.isdisjoint(ONCE):
             item.add_marker("once")
+    rank = {path: position for position, path in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
     if jax.default_backend() == "gpu":
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

@@ -15,7 +15,7 @@ from flavr_jax.inference.options import Resources
 
 pytestmark = pytest.mark.usefixtures("definition")
 
-SPREAD = """
+NETWORK = """
 from fractions import Fraction
 import av, jax, numpy as np
 from flavr_jax.config import ModelConfig
@@ -32,6 +32,11 @@ flavr.apply = lambda config, params, windows, outputs: head.blend(windows, np.ar
 config = ModelConfig(width=1, n_outputs=1)
 network = Interpolator(config, flavr.init(config, jax.random.key(0)))
 clip = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+"""
+
+SPREAD = (
+    NETWORK
+    + """
 alone = network(clip, 4)  # two passes: the second reads frames that lie on several devices
 used, between = set(), network.between
 
@@ -66,9 +71,10 @@ for device in range(3):
     planes = planar.conversion.encode(sent.pixels)
     assert planes.devices() == {jax.devices()[device]}, device
 """
+)
 
 KEPT = (
-    SPREAD
+    NETWORK
     + """
 import os
 jax.config.update("jax_compilation_cache_dir", os.environ["KEPT_IN"])

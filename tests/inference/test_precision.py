@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import functools
 
 import jax
@@ -126,7 +127,8 @@ def test_auto_is_int8_for_a_warping_head_where_a_cpu_multiplies_it_fast(why_not,
 
 
 def test_int8_is_near_float32_and_a_batch_does_not_change_it():
-    config = PRESETS["default"]
+    # The look at an eighth of the size is the one at a quarter with more channels.
+    config = dataclasses.replace(PRESETS["default"], looks=PRESETS["default"].looks[1:])
     plain = flavr.init(config, jax.random.key(0))
     frames = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
     made = {}

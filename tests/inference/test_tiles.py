@@ -84,7 +84,7 @@ def test_the_whole_network_in_stripes_gives_the_same_frames_after_enough_passes(
     config = ModelConfig(width=4, base="warp", looks=(LookConfig(1, 4, layers=1),))
     params = parameters(config)
     # Taller than twice the rows that a stripe reads, or every stripe would read them all.
-    smooth = jnp.cumsum(windows(height=512, width=16), axis=2) / 256 - 0.5
+    smooth = jnp.cumsum(windows(height=512, width=8), axis=2) / 256 - 0.5
     whole, _ = predict(config, params, smooth, tiles.WHOLE)
     striped, finite = predict(config, params, smooth, Tiling(4, "all"))
     assert finite.all()
