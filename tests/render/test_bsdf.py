@@ -19,7 +19,7 @@ def made_of(kind, **more):
     """Materials of all rays, as a scene's object would have them."""
     stuff = Material(kind=kind, colour=tuple(COLOUR), **more)
     _, arrays = world.compile_scene(Scene((Object(material="m"),), {"m": stuff}))
-    return world.Materials(*(jnp.stack([row[0]] * RAYS, -1) for row in arrays.materials))
+    return world.Materials(*(jnp.repeat(row[0][..., None], RAYS, -1) for row in arrays.materials))
 
 
 def directions(seed, *, above=True):
