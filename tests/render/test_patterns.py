@@ -11,7 +11,7 @@ def colours(name, points, *, scale=1.0, size=1.0):
     stuff = Material(colour=(0.0,) * 3, second=(1.0,) * 3, pattern=name, scale=scale)
     _, arrays = world.compile_scene(Scene((Object(material="m", size=(size,)),), {"m": stuff}))
     count = len(points)
-    material = world.Materials(*(jnp.stack([row[0]] * count, -1) for row in arrays.materials))
+    material = world.Materials(*(jnp.repeat(row[0][..., None], count, -1) for row in arrays.materials))
     local = jnp.asarray(np.transpose(points), jnp.float32)
     found = patterns.colour((name,), (), material, local, jnp.full((3, count), size))
     return np.asarray(found[0])
