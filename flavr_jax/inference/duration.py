@@ -111,9 +111,11 @@ def forecast(
     for level in passes:
         total += windows
         windows *= level
+    # The last frame is held as long as in the input, so the output's rate would give too little.
+    lasts = clip.frame_count / clip.rate
     return (
-        f"{clip.frame_count} frames in {float(clip.frame_count / clip.rate):.4g} s → "
-        f"{made.frame_count} frames in {float(made.frame_count / made.rate):.4g} s; the network "
+        f"{clip.frame_count} frames in {float(lasts):.4g} s → "
+        f"{made.frame_count} frames in {float(lasts * timing.stretch):.4g} s; the network "
         f"computes {total} windows in about {_rounded(total * seconds)} s on this device, if it "
         "has no other work, after compilation."
     )

@@ -99,7 +99,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(interpolate, tmp_path, cap
     assert interpolate("clip", "out.mp4", "--factor", 4, "--dry-run") == 0
     printed = capsys.readouterr().out
     assert "32×24: 1 interval at a time, whole frames" in printed
-    assert re.search(r"3 frames in \S+ s → 9 frames .* computes 2 windows in about", printed)
+    # The last frame is held, so the output lasts as long as the input.
+    assert re.search(r"3 frames in (\S+ s) → 9 frames in \1; .* computes 2 windows in", printed)
     assert not (tmp_path / "out.mp4").exists()
 
 
