@@ -20,9 +20,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Partial", "check_target", "partial_name", "written_whole"]
+__all__ = [
+    "MARK",
+    "Partial",
+    "check_target",
+    "is_partial",
+    "name_beside",
+    "partial_name",
+    "written_whole",
+]
 
 logger = logging.getLogger(__name__)
+
+MARK = ".partial-"
+"""What follows the target's name in that of a partial output."""
 
 _DRAWS = 100
 _NAME_MAX = 255  # bytes; also the limit if the system does not report one
@@ -148,16 +159,32 @@ def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]
 def partial_name(target: Path) -> str:
     """Return a random name that begins with the target's name and ends with its suffix.
 
-    FFmpeg and other writers choose the format by the suffix. The beginning is shortened if the
-    name would exceed the file system's limit.
+    FFmpeg and other writers choose the format by the suffix.
     """
-    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
-    end = f".partial-{secrets.token_hex(4)}{suffix}"
+    suffix = _suffix(target)
+    return name_beside(target, f"{MARK}{secrets.token_hex(4)}{suffix}")
+
+
+def name_beside(target: Path, end: str) -> str:
+    """Return the target's name with ``end`` in place of its suffix.
+
+    The beginning is shortened if the name would exceed the file system's limit.
+    """
     room = _longest_name(target.parent) - len(os.fsencode(end))
-    stem = target.name[: len(target.name) - len(suffix)]
+    stem = target.name.removesuffix(_suffix(target))
     while len(os.fsencode(stem)) > room:
         stem = stem[:-1]
     return stem + end
+
+
+def is_partial(path: Path, target: Path) -> bool:
+    """Return whether a path has a name that a partial output of ``target`` can have."""
+    _, mark, rest = path.name.rpartition(MARK)
+    return bool(mark) and path == target.with_name(name_beside(target, mark + rest))
+
+
+def _suffix(target: Path) -> str:
+    return target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
 
 
 def _longest_name(folder: Path) -> int:

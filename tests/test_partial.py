@@ -66,6 +66,15 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     assert target.read_text() == "whole"
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "n" * 251 + ".mp4", "a.partial-b.mp4"])
+def test_partial_outputs_are_known_by_their_names(tmp_path, name):
+    target = tmp_path / name
+    assert partial.is_partial(target.with_name(partial.partial_name(target)), target)
+    for other in ("a.mp4", "b.partial-1.mp4", "nnn.partial-1.mp4", "a.mp4.partial-1"):
+        assert not partial.is_partial(tmp_path / other, target)
+    assert not partial.is_partial(tmp_path / "x" / partial.partial_name(target), target)
+
+
 def test_of_two_runs_at_one_output_the_second_keeps_its_result_under_another_name(tmp_path):
     target = tmp_path / "a.mp4"
     first, second = Partial(target), Partial(target)

@@ -15,7 +15,7 @@ from typing import Any
 
 from av.packet import Packet
 
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import MARK, is_partial, name_beside, written_whole
 from flavr_jax.video.journal.job import Job
 from flavr_jax.video.journal.segments import SegmentWriter, read_segment, sync
 
@@ -51,7 +51,7 @@ class Journal:
             OSError: another run has it open, or the folder cannot be written.
         """
         self.job, self._target = job, target
-        self.folder = target.with_name(f"{target.stem}.partial-{job.key}")
+        self.folder = target.with_name(name_beside(target, MARK + job.key))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -148,7 +148,7 @@ class Journal:
 
     def _others(self) -> list[Path]:
         """Return journals of the same output for other jobs."""
-        start = f"{self._target.stem}.partial-"
+        start = self.folder.name.removesuffix(self.job.key)  # keys have the same length
         return [
             entry
             for entry in self._target.parent.iterdir()
@@ -244,7 +244,7 @@ def _discard(folder: Path, target: Path) -> None:
 
 def _remove_partial(partial: Path, target: Path) -> None:
     """Remove a partial output of a run that has ended; only if it has such a name."""
-    if partial.parent != target.parent or not partial.name.startswith(f"{target.stem}.partial-"):
+    if not is_partial(partial, target):
         return
     if partial.is_dir():
         shutil.rmtree(partial, ignore_errors=True)

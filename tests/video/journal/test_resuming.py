@@ -111,6 +111,20 @@ def test_another_job_does_not_go_on_with_a_journal_and_cleans_it_up(tmp_path, ca
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".mp4", "ä" * 125 + ".mp4", "n" * 255])
+def test_the_longest_names_can_be_resumed_and_cleaned_up(tmp_path, name):
+    path = tmp_path / name
+    codec = "h264" if path.suffix else "auto"
+    with pytest.raises(PowerLoss):
+        write(path, codec, STEADY, stop=30)
+    assert write(path, codec, STEADY, job=Job({"input": "b"}, segment=12)) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    with pytest.raises(PowerLoss):
+        write(tmp_path / "new" / name, codec, STEADY, stop=30)
+    assert write(tmp_path / "new" / name, codec, STEADY) == 24
+    assert [entry.name for entry in (tmp_path / "new").iterdir()] == [name]
+
+
 def test_a_job_can_start_over(tmp_path):
     path = tmp_path / "a.mp4"
     with pytest.raises(PowerLoss):
