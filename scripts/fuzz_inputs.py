@@ -20,7 +20,7 @@ from PIL import Image
 
 import flavr_jax
 
-# Each case runs in a fork of this process: what a command imports when it runs is imported once.
+# Each case runs in a fork of this process. What commands import late is imported here, once.
 import flavr_jax.commands.convert
 import flavr_jax.commands.inspection
 import flavr_jax.commands.interpolate

@@ -43,8 +43,8 @@ def _count(event: str, seconds: float, **_: object) -> None:
 
 jax.monitoring.register_event_duration_secs_listener(_count)
 
-# JAX lowers each program in a new MLIR context, which takes 3 ms to make: a fifth of the time of
-# thousands of small programs. A context keeps its constants, so it is replaced now and then.
+# JAX lowers each program in a new MLIR context. Making one takes 3 ms, a fifth of the time of a
+# small program. A context keeps its constants, so it is replaced now and then.
 _new_context = mlir.make_ir_context
 _contexts = threading.local()
 
@@ -80,7 +80,8 @@ ONCE = (
 )
 
 
-# Longer than others, the longest first. They begin first, so that no worker waits for another.
+# Files that take longer than others, the longest first. They begin first, so that no worker is busy
+# long after the others.
 LONG = (
     "tests/examples/test_notebook.py",
     "tests/models/test_formulation.py",
@@ -157,12 +158,12 @@ def definition() -> Iterator[None]:
 def shallow() -> Iterator[None]:
     """Networks with one residual block a stage, for tests that ask nothing of a network's layers.
 
-    They compile twice as fast. Processes that a test starts do not know of it.
+    They compile twice as fast. Processes that a test starts have networks of the usual depth.
     """
     from flavr_jax.config import ModelConfig
     from flavr_jax.models import classifier, flavr, magnifier, quantized
 
-    # What these keep goes by the configuration, which does not tell.
+    # The keys of these caches are configurations, which are equal in spite of the patch.
     kept = flavr._skeleton, classifier._skeleton, magnifier._skeleton, quantized.convolutions
 
     def forget() -> None:
@@ -207,7 +208,7 @@ def tiny_2x(untrained: Callable[[int], Path]) -> Path:
 def few_programs() -> Iterator[None]:
     """Forget compiled programs before they need more memory maps than Linux gives a process.
 
-    Each takes 3 to 12 of 65,530. Without any left, the compiler would crash.
+    A program takes 3 to 12 of the 65,530. If none is left, the compiler crashes.
     """
     yield
     if len(_compiled) > 300:  # counting maps takes 40 ms
@@ -247,7 +248,7 @@ def golden_shapes(golden: Path) -> Callable[[str], dict[str, tuple[int, ...]]]:
 def golden_tensor() -> Callable[[str, tuple[int, ...]], np.ndarray]:
     """The tensor that belongs to a name, by the rule of golden/README.md."""
 
-    @functools.cache  # most networks have most of them
+    @functools.cache  # networks share most tensors
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(
             shape

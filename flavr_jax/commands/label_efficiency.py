@@ -83,7 +83,7 @@ def _begun(options: Options) -> dict[str, Any]:
     """Return the results that the output already has; none if it does not exist.
 
     Raises:
-        ValueError: they are those of another study.
+        ValueError: they belong to another study.
     """
     facts = {
         "device": jax.devices()[0].device_kind,

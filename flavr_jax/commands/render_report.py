@@ -149,7 +149,7 @@ def _draw_times(axes: Any, result: Mapping[str, Any]) -> None:
     axes.axhline(result["seconds_to_interpolate_a_frame"], color="C1", label="interpolated")
     axes.axvline(same_time, color="C1", linestyle=":", label=f"equal time: {same_time:.3g}")
     axes.axvline(same_psnr, color="C2", linestyle=":", label=f"equal PSNR: {same_psnr:.3g}")
-    # Labels of a decade's parts would overlap.
+    # With base 10, labels between powers of ten would overlap.
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="samples per pixel", ylabel="seconds per frame")

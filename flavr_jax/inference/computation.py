@@ -79,8 +79,9 @@ class Computation(Pending):
         finite: for each interval, whether every value was finite before it was rounded.
         precision: what the network computes in, for the error message.
         opaque: False if some alpha is not opaque.
-        count: number of intervals that were asked for, the first of ``frames``; None for all. The
-            others fill a batch up. A device would compile a program for each number to cut off.
+        count: number of intervals that were asked for: the first ones of ``frames``; None for all.
+            The others only fill up the batch. They are not cut off on the device, because it would
+            compile a program for each number of them.
         again: computes the same frames with less memory, given the error that the device raised.
     """
 
@@ -124,7 +125,7 @@ class Computation(Pending):
 
     def fetched(self, conversion: Conversion | None) -> np.ndarray:
         """Return ``frames`` on the host, as RGB or as the samples of their planes."""
-        # Each frame asks for it, and most of the look-up is the hash of the conversion.
+        # Called for each frame. Hashing the conversion takes most of a look-up, so look up once.
         found = self._fetched.get(conversion)
         if found is None:
             if conversion not in self._sent:

@@ -318,7 +318,7 @@ class Interpolator:
         planned = max(intervals, batch if most is None else min(batch, most))
         missing = programs.bucket(planned) - intervals
         opaque = all(frame.opaque for frame in frames)
-        # Copies of the last frame fill the batch up; nobody reads the frames of their intervals.
+        # Copies of the last frame fill up the batch; the frames of their intervals are never read.
         rows = tuple(frame.pixels for frame in [*frames, *[frames[-1]] * missing])
         params, rows = self._replicas.take(rows, device)
         made, finite = self._programs(params, rows, factor, self.tiling)

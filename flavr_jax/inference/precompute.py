@@ -21,27 +21,31 @@ from jax.extend import core as jax_core
 __all__ = ["Halves", "Made", "joined", "split", "unsplit"]
 
 Made: TypeAlias = dict[tuple[int, int], Array | None]
-"""Arrays by their place among the arguments of the second half, and −1; None by place and index of
-a weight that needs no preparation. The keys are part of the tree, so a compiled program has them.
+"""The output of the first half: arrays by their place among the second half's arguments, and −1.
+
+A weight that needs no preparation has its index instead of −1, and None instead of an array. Keys
+are part of the tree's structure, so a compiled program returns them too.
 """
 
 core: Any = jax_core  # only parts of it have types
 _Jaxpr: TypeAlias = Any  # a closed one
 _Atom: TypeAlias = Any  # a variable or a literal of a jaxpr
 _Equation: TypeAlias = Any
+# Ahead: once for each set of weights. View: likewise, but at no cost. Anytime: depends on no
+# argument. Late: in every call.
 _When: TypeAlias = Literal["ahead", "view", "anytime", "late"]
 
 _VIEWS = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim"}  # if they keep the size
 _CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
 
-# An array of more bytes, and so many times larger than what it is made of, is made in every call:
-# reading it would take longer than making it.
+# An array of more than _SMALL bytes that is more than _GROWTH times as large as its inputs is made
+# in every call, because reading it from memory would take longer than making it.
 _SMALL, _GROWTH = 2**16, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Halves:
-    """A function of weights and other arguments, as two functions without a gradient.
+    """Two functions that together compute one of weights and other arguments, without a gradient.
 
     ``run(joined(prepare(weights), weights), *others)`` is what the whole function returns.
 
@@ -81,7 +85,7 @@ def split(function: Callable[..., Any], weights: Any, *others: Any) -> Halves:
 
 
 def unsplit(function: Callable[..., Any], weights: Any) -> Halves:
-    """The whole ``function(weights, *others)`` as the second of two halves."""
+    """Leave ``function(weights, *others)`` whole, as the second half; the first does nothing."""
     leaves, tree = jax.tree.flatten(weights)
     count = len(leaves)
 
@@ -95,7 +99,7 @@ def unsplit(function: Callable[..., Any], weights: Any) -> Halves:
 
 
 def joined(made: Made, weights: Any) -> list[Array]:
-    """The arrays that :attr:`Halves.run` takes, from those that ``prepare`` made of the weights.
+    """Return the arrays that :attr:`Halves.run` takes, given what ``prepare`` made of the weights.
 
     Weights that need no preparation are not copied.
     """
@@ -131,7 +135,7 @@ def _split(
 class _Steps:
     """The equations of a program, in order, and when each can be computed.
 
-    Calls are replaced by the equations inside if some of these come ahead.
+    A call is replaced by the equations inside it if some of these can be computed ahead.
 
     Attributes:
         ahead: variables that depend on the weights alone, in order.
@@ -153,8 +157,8 @@ class _Steps:
 
         Args:
             program: the program.
-            names: what its variables are called in the whole program, if otherwise.
-            stack: named scopes of the call that it is in.
+            names: variables of the whole program by those of this one, where they differ.
+            stack: named scopes of the call that the program is in.
         """
         constants = dict(zip(program.jaxpr.constvars, program.consts))
         self.constants |= constants
@@ -188,7 +192,7 @@ class _Steps:
         outputs = self.add(inner, names, step.source_info.name_stack)
         if len(self.ahead) > ahead:
             return outputs
-        # It stays one, because programs that are called twice are then compiled once.
+        # Keep the call, because a program that is called twice is then compiled once.
         del self._all[made:]
         return None
 

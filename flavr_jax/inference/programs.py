@@ -24,9 +24,9 @@ __all__ = ["Programs", "between", "bucket", "padded", "predict"]
 
 
 _SPLIT_FOR = ("gpu",)
-"""Devices that prepare parameters in a program of its own.
+"""Platforms on which a program of its own prepares the parameters.
 
-On a CPU, it takes longer to compile than it saves in a clip.
+On a CPU, that program takes longer to compile than it saves in a clip.
 """
 
 
@@ -157,7 +157,7 @@ class Programs:
         )
         prepare = halves.prepare
         if halves.compiled:
-            # The form of the parameters depends on the size of the frames.
+            # The form that kernels need the parameters in depends on the size of the frames.
             sizes = [(row.shape, str(row.dtype)) for row in rows]
             prepare = compiled(prepare, (params,), name=f"prepare {sizes} {name}")
         prepared = precompute.joined(prepare(params), params)

@@ -135,8 +135,8 @@ def traverse(
 def _search(bvh: Bvh, rays: _Rays, state: _State, *, nearest: bool) -> _State:
     """Follow rays to the end of the hierarchy.
 
-    All rays of an array take as many steps as the slowest, about ten times as many as most need.
-    Therefore, the slowest go on in a smaller array.
+    All rays of an array take as many steps as the slowest ray, about ten times as many as most rays
+    need. Therefore, the slowest rays go on in a smaller array.
     """
     n_nodes, count = len(bvh.skip), len(state.node)
     few = count // _SLOW if count in _DIVIDED else 0
@@ -147,8 +147,8 @@ def _search(bvh: Bvh, rays: _Rays, state: _State, *, nearest: bool) -> _State:
     state = lax.while_loop(goes_on, lambda state: _visit(bvh, rays, state, nearest), state)
     if not few:
         return state
-    # Places that are not needed have a number beyond the last ray: they read a ray at the end, and
-    # what they write is dropped.
+    # Unused places get a number beyond the last ray: they read the last ray, and what they write is
+    # dropped.
     slow = jnp.nonzero(state.node < n_nodes, size=few, fill_value=count)[0]
     found = _State(*(column.at[slow].get(mode="clip") for column in state))
     found = found._replace(node=jnp.where(slow < count, found.node, n_nodes))

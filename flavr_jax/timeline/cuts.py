@@ -136,7 +136,7 @@ def _contrast(small: Thumbnail) -> float:
 
 
 def _spread(values: np.ndarray) -> np.floating:
-    """Return the standard deviation of all values, as ``values.std()`` does, but sooner."""
+    """Return the standard deviation of all values, as ``values.std()`` does, but faster."""
     off = values - mean(values)
     return np.sqrt(mean(off * off))
 

@@ -82,8 +82,8 @@ def thumbnails(pictures: Sequence[Frame | Picture], *, few: bool = True) -> list
     Args:
         pictures: the frames.
         few: whether ``Thumbnail.few`` is needed. Without it, opaque planes are averaged before they
-            become RGB, which takes about a tenth of the time. Colours outside of RGB's range are
-            then clipped in the mean of a cell, not in each pixel.
+            become RGB, which takes about a tenth of the time. Colours outside RGB's range are then
+            clipped in the mean of a cell, not in each pixel.
     """
     step = max(1, max(pictures[0].shape[:2]) // (_CELLS * _SAMPLES))
     if not few and pictures[0].shape[-1] == 3:
@@ -134,7 +134,7 @@ def difference(a: Thumbnail, b: Thumbnail) -> float:
 
 
 def mean(values: np.ndarray) -> np.floating:
-    """Return the mean of all values, as ``values.mean()`` does, but sooner if they are few."""
+    """Return the mean of all values, as ``values.mean()`` does, but faster if they are few."""
     return np.add.reduce(values, axis=None) / values.size
 
 

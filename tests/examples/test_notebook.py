@@ -10,7 +10,7 @@ nbclient = pytest.importorskip("nbclient", reason="the extra test installs it on
 nbformat = pytest.importorskip("nbformat")
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
-# The step of a training compiles for long, and half as long for a network of half the layers.
+# Compiling the training step takes long; with half the layers it takes half as long.
 SHALLOW = """
 from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr

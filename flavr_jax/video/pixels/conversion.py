@@ -137,7 +137,7 @@ class Conversion:
     ) -> list[Float[np.ndarray, "*shape"]]:
         """Return red, green and blue, and alpha if there is any, of planes of float32 samples.
 
-        Values within the range of the samples are from 0 to 1; they are not clipped.
+        Values of the samples' range lie between 0 and 1. Values outside it are not clipped.
         """
         numbers, layout = Numbers(*self._values), self.form.layout
         return _mixed(_relative(planes, numbers, layout), numbers, layout)

@@ -125,7 +125,7 @@ def _multiply(
 ) -> Float32[Array, "batch k_tiles_x_kt padded"]:
     """Second kernel: each tap's sums times its weights, per 64 input channels and temporal tap.
 
-    The third kernel reads 64 channels at a time, so there are zeros behind the last.
+    The third kernel reads 64 channels at a time, so zeros follow the last channel.
     """
     kt, kh, kw = problem.kernel
     tile_n, k_tiles = problem.tile_n, sum(problem.k_tiles)

@@ -50,7 +50,8 @@ def consume(
             add = functools.partial(multiply_row, problem, refs, stage, chunk)
             sums = lax.fori_loop(0, problem.taps[0], add, sums)
             if chunk == problem.chunks - 1:
-                # The other's products queue behind those in flight; after the last tile none do.
+                # The other consumer's products queue behind those in flight. After its last tile
+                # it has none, and waits for no turn.
                 follows = tiles.number(turn + consumer, 1 - consumer) < problem.tiles
                 pl.when(follows)(functools.partial(arrive, refs.may_multiply.at[1 - consumer]))
             sums = finish_products(problem, sums)

@@ -41,7 +41,7 @@ def multiply_row(
     row_tap: Scalar,
     sums: tuple[Float32[Array, "columns channels"], ...],
 ) -> tuple[Float32[Array, "columns channels"], ...]:
-    """Start to add the products of one vertical tap and all horizontal ones to each row's sums."""
+    """Start adding the products of one vertical tap and all horizontal ones to each row's sums."""
     kh, kw = problem.taps
     halo = refs.halo_smem.at[stage, pl.ds(row_tap, problem.rows)]
     weights = refs.weight_smem.at[pl.ds((chunk * kh + row_tap) * kw, kw)]
