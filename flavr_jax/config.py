@@ -82,6 +82,8 @@ class ModelConfig:
         keep_still: captions and displays over a moving background, and pictures in which nothing
             moves, are kept as they are; needs ``base = "warp"`` (see
             :func:`flavr_jax.models.still.standing`).
+        look_up: how ``base = "warp"`` interpolates between the pixels of the frames it mixes;
+            ``cubic`` blurs less and takes longer.
     """
 
     width: int = 64
@@ -98,6 +100,7 @@ class ModelConfig:
     looks: tuple[LookConfig, ...] = ()
     flow_pairs: int = 1
     keep_still: bool = False
+    look_up: Literal["bilinear", "cubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -140,6 +143,11 @@ class ModelConfig:
             raise ValueError(
                 f"`keep_still` is true, but `base` is {self.base!r}; use `base = 'warp'`, or leave "
                 "`keep_still` out."
+            )
+        if self.look_up != "bilinear" and self.base != "warp":
+            raise ValueError(
+                f"`look_up` is {self.look_up!r}, but `base` is {self.base!r}, which looks nothing "
+                "up; use `base = 'warp'`, or leave `look_up` out."
             )
         # The trunk's frames have multiples of 8 pixels, so its maps can be reduced up to 8 times.
         known = [n for n in range(1, self.trunk_scale) if self.trunk_scale % n == 0]

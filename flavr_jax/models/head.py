@@ -10,8 +10,10 @@ With v the raw outputs and x the position of a pixel,
     frame(t) = m · before(x + 10 t v₀) + (1 − m) · after(x + 10 (1 − t) v₁) + v_colour
     m = sigmoid(v_mask + log((1 − t) / t))
 
-If v is 0, this is the linear blend of the two frames. Look-ups are bilinear and clamped to the
-border. The 3-D U-Net that computes v is called the trunk; it may run on smaller frames.
+If v is 0, this is the linear blend of the two frames. Look-ups are clamped to the border. They are
+bilinear, which blurs; with ``look_up = "cubic"`` these look-ups, though not those of the looks (see
+below), are cubic (:mod:`pallas_kernels.sample.cubic`). The 3-D U-Net that computes v is called the
+trunk; it may run on smaller frames.
 
 One look-up in each frame cannot show a pixel that two layers share, or that may have come from two
 places. With ``flow_pairs`` > 1, the last look also predicts further pairs of flows, relative to the
@@ -166,6 +168,7 @@ class WarpHead(nnx.Module):
             times,
             correction=correction,
             pairs=self.config.flow_pairs,
+            cubic=self.config.look_up == "cubic",
             keep=standing(lax.stop_gradient(windows)) if self.config.keep_still else None,
             unit=_UNIT,
             first_row=start,

@@ -160,6 +160,7 @@ def warp_and_mix(
     correction: Float[Array, "batch output _height _width place _values"] | Convolved | None = None,
     keep: Float[Array, "batch 1 image_height image_width 1"] | None = None,
     pairs: int = 1,
+    cubic: bool = False,
     unit: float = 1.0,
     first_row: Int[Array, ""] | int = 0,
     enlarged: int = 1,
@@ -182,6 +183,8 @@ def warp_and_mix(
             float16.
         keep: from 0 to 1, how far a pixel is the linear blend of both images without displacement.
         pairs: number of pairs of displacements.
+        cubic: interpolate by :mod:`pallas_kernels.sample.cubic`, which blurs less than bilinear
+            interpolation.
         unit: see :func:`warp`.
         first_row: see :func:`warp`.
         enlarged: see :func:`warp`.
@@ -206,6 +209,7 @@ def warp_and_mix(
         top=top,
         height=fields.shape[2] * enlarged if height is None else height,
         pairs=pairs,
+        cubic=cubic,
         dtype=fields.dtype,
         implementation=implementation,
     )

@@ -91,6 +91,7 @@ class WarpAndMixArguments(WarpArguments):
     top: Int[Array, ""] | int
     height: int
     pairs: int
+    cubic: bool
 
     @property
     def values(self) -> int:

@@ -165,7 +165,8 @@ def _warp_and_mix(arguments: WarpAndMixArguments) -> Array:
         values=arguments.values,
         kept=keep is not None,
     )
-    if problem.pixels < TILE:
+    # The kernel has no cubic look-ups; the definition makes them with that of `sample`.
+    if problem.pixels < TILE or arguments.cubic:
         return reference.warp_and_mix(arguments)
     mixed = kernel.warp_and_mix(
         problem,

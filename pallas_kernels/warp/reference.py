@@ -12,6 +12,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
+from pallas_kernels.sample import cubic
 from pallas_kernels.sample.api import sample
 from pallas_kernels.warp.arguments import RefineArguments, WarpAndMixArguments, WarpArguments
 
@@ -58,9 +59,10 @@ def warp_and_mix(arguments: WarpAndMixArguments) -> Float[Array, "batch output h
         residual = (1 - keep) * residual + keep * blend
     # Every pair of displacements is into the same two images.
     images = jnp.concatenate([arguments.images] * (mixed.shape[2] // 2), axis=1)
-    return sample(
-        images, displacements, mixed, residual=residual, implementation=arguments.implementation
-    )
+    given = images, displacements, mixed
+    if arguments.cubic:
+        given = cubic.sources(*given)
+    return sample(*given, residual=residual, implementation=arguments.implementation)
 
 
 def corrected(arguments: WarpAndMixArguments) -> Fields:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from pallas_kernels.conv2d.xla import unpadded
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR
+from pallas_kernels.sample import cubic
 from pallas_kernels.sample.xla import interleaved, look_up
 from pallas_kernels.warp import reference
 from pallas_kernels.warp.arguments import WarpAndMixArguments, WarpArguments
@@ -78,11 +79,16 @@ def warp_and_mix(arguments: WarpAndMixArguments) -> Float[Array, "batch output h
     pixels = pixels._replace(fields=lax.optimization_barrier(pixels.fields))
     places = _positions(arguments, pixels, arguments.first_row)
     weights = reference.weights(arguments, pixels.fields)
+    images = [arguments.images]
+    if arguments.cubic:
+        images += [cubic.second_differences(arguments.images, axis) for axis in (3, 2)]
     planes = []
     for channel in range(3):
         plane = pixels.fields[..., channel]
         for number, (place, weight) in enumerate(zip(places, weights)):
-            plane = plane + look_up(arguments.images[:, number % 2, ..., channel], *place) * weight
+            shares = [weight, *(weight * each for each in _of_differences(arguments, place))]
+            for image, share in zip(images, shares):
+                plane = plane + look_up(image[:, number % 2, ..., channel], *place) * share
         planes.append(plane)
     mixed = interleaved(planes)
     mixed = mixed.reshape(*mixed.shape[:3], -1, scale**2, 3)
@@ -91,6 +97,16 @@ def warp_and_mix(arguments: WarpAndMixArguments) -> Float[Array, "batch output h
         return mixed
     keep, blend = reference.kept(arguments)
     return mixed + keep * (blend - mixed)
+
+
+def _of_differences(
+    arguments: WarpAndMixArguments, place: tuple[Array, Array]
+) -> list[Float[Array, "batch output _height pixel"]]:
+    """Weights of the second differences across and down, if look-ups are cubic."""
+    if not arguments.cubic:
+        return []
+    height, width = arguments.images.shape[2:4]
+    return [cubic.weight(place[0], width), cubic.weight(place[1], height)]
 
 
 def _positions(

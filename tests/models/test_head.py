@@ -254,6 +254,7 @@ def test_gradients_reach_every_parameter():
         ),
         ({"base": "warp", "flow_pairs": 2}, "`flow_pairs` is 2.*only with `looks`"),
         ({"keep_still": True}, "`keep_still` is true, but `base` is 'mean'"),
+        ({"look_up": "cubic"}, "`look_up` is 'cubic', but `base` is 'mean'"),
         ({"base": "warp", "n_inputs": 3}, r"`n_inputs` is 3, but `base = 'warp'`"),
     ],
 )
