@@ -2,6 +2,7 @@
 import functools
 import gc
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -216,6 +217,19 @@ def few_programs() -> Iterator[None]:
         maps = Path("/proc/self/maps")
         if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
             jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Take away what a program that runs inside a test adds to the log, which lasts otherwise."""
+    root, package = logging.getLogger(), logging.getLogger("flavr_jax")
+    levels, before = (root.level, package.level), root.handlers[:]
+    yield
+    root.setLevel(levels[0])
+    package.setLevel(levels[1])
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:  # pytest's own stay
+            root.removeHandler(handler)
 
 
 @pytest.hookimpl(trylast=True)
