@@ -164,9 +164,9 @@ def _warp_and_mix(arguments: WarpAndMixArguments) -> Array:
         corrected=correction is not None,
         values=arguments.values,
         kept=keep is not None,
+        cubic=arguments.cubic,
     )
-    # The kernel has no cubic look-ups; the definition makes them with that of `sample`.
-    if problem.pixels < TILE or arguments.cubic:
+    if problem.pixels < TILE:
         return reference.warp_and_mix(arguments)
     mixed = kernel.warp_and_mix(
         problem,

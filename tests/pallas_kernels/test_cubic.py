@@ -102,3 +102,15 @@ def test_the_gradient_is_the_slope():
 def test_second_differences_repeat_the_edge():
     found = cubic.second_differences(jnp.array([[1.0, 2.0, 5.0]]), 1)
     np.testing.assert_array_equal(found, [[1.0, 2.0, -3.0]])
+
+
+def test_the_kernel_lowers_for_a_gpu():
+    images, fields, _ = (jnp.asarray(x, jnp.float32) for x in case(height=16))
+
+    def mix(images, fields):
+        return pk.warp_and_mix(images, fields, TIMES, unit=UNIT, cubic=True)
+
+    with pk.assume_hopper():
+        text = jax.jit(mix).trace(images, fields).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@mosaic_gpu") == 1
+    assert "gather" not in text  # the definition would look pixels up apart

@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32, Int32, Shaped
 from pallas_kernels.core import jax_versions
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
 from pallas_kernels.hopper.rows import per_thread, read_rows, write_halves, write_rows
+from pallas_kernels.hopper.sample import cubic
 from pallas_kernels.hopper.sample.bilinear import (
     Pixel,
     Values,
@@ -140,7 +141,8 @@ def warp_and_mix(
             mixed = field[:3]
             for number, weight in enumerate(_weights(field, given.shift)):
                 pair, source = divmod(number, 2)
-                found = _warped(problem, images, tile, source, _of_pair(field, pair), given)
+                moved = _of_pair(field, pair)
+                found = _warped(problem, images, tile, source, moved, given, problem.cubic)
                 mixed = tuple(total + weight * value for total, value in zip(mixed, found))
             if keep is not None:
                 mixed = _kept(problem, images, keep, tile, given, mixed)
@@ -220,6 +222,7 @@ def _warped(
     source: int,
     field: Pixel,
     given: _Settings,
+    by_cubic: bool = False,
 ) -> Pixel:
     """One of the two images at the displaced positions."""
     x, y = (value * given.reach[source] for value in field[3 + 2 * source : 5 + 2 * source])
@@ -231,7 +234,12 @@ def _warped(
         images, first, problem.image_width, across, down, interpret=problem.interpret
     )
     upper, lower = rows_at(around, across.share)
-    return between(upper, lower, down.share)[:3]
+    found = between(upper, lower, down.share)[:3]
+    if not by_cubic:
+        return found
+    size = problem.image_height, problem.image_width
+    more = cubic.added(images, first, size, across, down, around, interpret=problem.interpret)
+    return tuple(a + b for a, b in zip(found, more))
 
 
 def _weights(field: Pixel, shift: Values) -> tuple[Values, ...]:

@@ -38,6 +38,7 @@ class WarpProblem:
         corrected: whether a correction is added to the enlarged fields.
         values: values of a field that count.
         kept: whether a map of pixels to keep is given.
+        cubic: whether images are mixed from cubic look-ups instead of bilinear ones.
         interpret: whether the interpreter runs the kernel.
     """
 
@@ -55,6 +56,7 @@ class WarpProblem:
     corrected: bool = False
     values: int = FIELDS
     kept: bool = False
+    cubic: bool = False
     interpret: bool
 
     @property
