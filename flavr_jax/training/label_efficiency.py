@@ -85,7 +85,8 @@ class StudyConfig:
         for name in ("labelled", "validated", "tested"):
             if getattr(self, name) % classes or getattr(self, name) < classes:
                 raise ValueError(
-                    f"`{name}` is {getattr(self, name)}; use a multiple of {classes} (classes)."
+                    f"`{name}` is {getattr(self, name)}; use a multiple of {classes}, the number "
+                    "of classes."
                 )
         if not self.learning_rates:
             raise ValueError("`learning_rates` is empty; give one or more, such as 2e-3.")
@@ -203,8 +204,8 @@ class Study:
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        numbers = self.config.finetuning, labels, learning_rate
-        _, scores = self._run(task, params, *numbers, seed=seed)
+        steps = self.config.finetuning
+        _, scores = self._run(task, params, steps, labels, learning_rate, seed=seed)
         validation, accuracy = np.asarray(scores).tolist()
         return Result(
             encoder, pretrained is not None, labels, seed,
@@ -261,14 +262,21 @@ class Study:
         return Classification(config, actions.CLASSES)
 
     def _run(
-        self, task: Interpolation | Classification, params: PyTree, *numbers: float | int, seed: int
+        self,
+        task: Interpolation | Classification,
+        params: PyTree,
+        steps: int,
+        labels: int,
+        learning_rate: float,
+        *,
+        seed: int,
     ) -> tuple[PyTree, Float[Array, "*part"]]:
         """Train and test; see :func:`_train_and_test`."""
         if task not in self._programs:
             self._compile(task)
-        steps, known, rate = numbers
-        arguments = np.int32(steps), np.int32(known), np.float32(rate), jax.random.key(seed)
-        return self._programs[task](params, self._train, self._test, *arguments)
+        numbers = np.int32(steps), np.int32(labels), np.float32(learning_rate)
+        key = jax.random.key(seed)
+        return self._programs[task](params, self._train, self._test, *numbers, key)
 
     def _compile(self, task: Interpolation | Classification) -> None:
         """Compile the program of a task."""

@@ -87,6 +87,23 @@ def moving_ground(height=96, width=128):
     return np.stack([ground[:, 5 * time : 5 * time + width] for time in range(4)])
 
 
+def test_cubic_look_ups_blur_less_than_bilinear_ones():
+    frames = np.random.default_rng(0).random((4, 64, 64, 3)).astype(np.float32)
+    frames[1] = frames[2] = np.sin(np.arange(64))[:, None] * 0.5 + 0.5  # varies along x alone
+    config = dataclasses.replace(CONFIG, looks=())
+    params = without_output(config)
+    raw = np.zeros((3, head.CHANNELS), np.float32)
+    raw[:, 3], raw[:, 5] = 0.1, 0.1  # half a pixel to the right in both frames at half time
+    params["out"]["bias"] = jnp.asarray(raw.reshape(-1))
+    expected = np.sin(np.arange(64) + 0.5)[2:-2] * 0.5 + 0.5
+    error = {}
+    for kind in ("bilinear", "cubic"):
+        each = dataclasses.replace(config, look_up=kind)
+        made = apply(each, params, jnp.asarray(frames)[None])[0, 1, :, 2:-2, 0]
+        error[kind] = np.abs(made - expected).max()
+    assert error["cubic"] < 0.25 * error["bilinear"]
+
+
 def test_a_display_over_a_moving_ground_is_kept_whatever_the_flow():
     frames = moving_ground()
     frames[:, 40:56, 30:80] = 0.25  # a panel

@@ -3,6 +3,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,18 @@ needs_interpreter = pytest.mark.skipif(
 # Of the largest value: half a unit in the last place of the output (8 or 11 bits), and as much
 # again for what rounding a large sum costs a small one.
 TOLERANCE = {"bfloat16": 2**-8, "float16": 2**-11}
+
+
+def assert_slopes(loss, given):
+    """Compare the gradients of a sum, in all its arguments, with differences of its values."""
+    with jax.enable_x64(True):
+        gradients = jax.jit(jax.grad(loss, tuple(range(len(given)))))(*map(jnp.asarray, given))
+        value = jax.jit(loss)
+        for place, (array, gradient) in enumerate(zip(given, gradients)):
+            way = np.random.default_rng(place).normal(size=array.shape)
+            ends = [[*given[:place], array + n * way, *given[place + 1 :]] for n in (1e-6, -1e-6)]
+            slope = (value(*ends[0]) - value(*ends[1])) / 2e-6
+            assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,12 @@ import pytest
 
 import pallas_kernels as pk
 from pallas_kernels.warp import xla as warp_xla
-from tests.pallas_kernels.oracles import needs_interpreter, oracle_fields, oracle_sample
+from tests.pallas_kernels.oracles import (
+    assert_slopes,
+    needs_interpreter,
+    oracle_fields,
+    oracle_sample,
+)
 
 # "reference" differs from "xla" only in its look-ups.
 IMPLEMENTATIONS = ["xla", pytest.param("mosaic_gpu", marks=needs_interpreter)]
@@ -282,14 +287,7 @@ def test_the_definitions_gradients_are_its_slopes():
         )  # fmt: skip
         return (made * jnp.cos(jnp.arange(made.size)).reshape(made.shape)).sum()
 
-    with jax.enable_x64(True):
-        gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*map(jnp.asarray, given))
-        value = jax.jit(loss)
-        for place, (array, gradient) in enumerate(zip(given, gradients)):
-            way = np.random.default_rng(place).normal(size=array.shape)
-            ends = [[*given[:place], array + n * way, *given[place + 1 :]] for n in (1e-6, -1e-6)]
-            slope = (value(*ends[0]) - value(*ends[1])) / 2e-6
-            assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-4)
+    assert_slopes(loss, given)
 
 
 @needs_interpreter
