@@ -172,6 +172,33 @@ def test_warps_are_their_definition(size, enlarged, fold):
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, ours))
 
 
+@pytest.mark.parametrize("pairs", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "reach"), [((9, 15), 4.0), ((47, 81), 4.0), ((1, 300), 40.0), ((216, 384), 4.0)]
+)
+def test_cubic_look_ups_are_their_definition(size, reach, pairs):
+    random, times = np.random.default_rng(0), np.array([0.25, 0.5])
+    arrays = (
+        random.random((2, 2, *size, 3)),
+        random.normal(size=(2, 2, *size, 8)),
+        random.normal(size=(2, 2, *size, 1, 2 + 6 * pairs)) / 8,
+        random.random((2, 1, *size, 1)),
+    )
+
+    @functools.partial(jax.jit, static_argnames="implementation")
+    def mix(images, fields, correction, keep, *, implementation):
+        return pk.warp_and_mix(
+            images, fields, times, correction=correction, keep=keep, pairs=pairs, cubic=True,
+            unit=reach, implementation=implementation,
+        )  # fmt: skip
+
+    given = tuple(jnp.asarray(each, jnp.float32) for each in arrays)
+    ours, theirs = (mix(*given, implementation=name) for name in ("mosaic_gpu", "reference"))
+    assert np.abs(ours - theirs).max() < 1e-4
+    for _ in range(50):
+        assert bool((mix(*given, implementation="mosaic_gpu") == ours).all())
+
+
 @pytest.mark.parametrize(
     ("out_dtype", "samples"), [("bfloat16", 1), ("float16", 0), ("float32", 7)]
 )
