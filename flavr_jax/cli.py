@@ -9,6 +9,7 @@ it. Nothing heavy is imported here, to keep ``--help`` quick.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import signal
@@ -87,9 +88,12 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     ``main``'s return value (``None`` is 0); 2 for a wrong command line, ``ValueError``,
     ``OSError``, a missing package or too little memory, each reported as one line on stderr; 130
     for Ctrl-C and 143 for SIGTERM, which both remove partial outputs. ``FLAVR_DEBUG=1`` shows the
-    traceback instead of the line.
+    traceback instead of the line. Logged warnings are shown on stderr, unless ``main`` sets up
+    logging itself.
     """
     _stopped_by.clear()
+    # Without a handler, absl adds one that shows names of modules and does not escape messages.
+    logging.basicConfig(handlers=[_Log()])
     stops = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, _interrupt) for number in stops]
     try:
@@ -100,12 +104,10 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
                 print(f"warning: {hint}", file=sys.stderr)
             code = main(options)
     except KeyboardInterrupt as error:
-        with lasting_outputs():
-            print(" ".join(["interrupted.", *_notes(error)]), file=sys.stderr)
-        # Files that main opened are closed by now, but computations may still run on other
-        # threads, and shutting the interpreter down under them can crash.
-        os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
+        _leave(error)
     except Exception as error:
+        if _stopped_by:
+            _leave(error)  # libraries that are being imported turn an interrupt into ImportError
         message = explanation(error)
         if message is None or os.environ.get("FLAVR_DEBUG") == "1":
             raise
@@ -116,6 +118,35 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
         for number, handler in zip(stops, handlers):
             signal.signal(number, handler)
     sys.exit(code)
+
+
+def _leave(error: BaseException) -> NoReturn:
+    """Say that the run was interrupted, and exit."""
+    with lasting_outputs():
+        print(" ".join(["interrupted.", *_notes(error)]), file=sys.stderr)
+    # Files that main opened are closed by now, but computations may still run on other threads,
+    # and shutting the interpreter down under them can crash.
+    os._exit(128 + (_stopped_by[0] if _stopped_by else signal.SIGINT))
+
+
+class _Log(logging.Handler):
+    """Shows logged messages on stderr, like warnings and errors of the program itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Line())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Looked up now, because a progress bar replaces sys.stderr. In one piece, because other
+        # threads write too.
+        print(f"{self.format(record)}\n", end="", file=sys.stderr)
+
+
+class _Line(logging.Formatter):
+    """Formats a message as one line without control characters, and its traceback below."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {printable(record.message)}"
 
 
 def explanation(error: Exception) -> str | None:

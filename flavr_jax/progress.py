@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Literal, TextIO, TypeAlias, TypeVar
 
 from flavr_jax import cli
@@ -34,18 +36,30 @@ class Reporter:
     def say(self, text: str) -> None:
         """Show a line of text to people."""
         if self.mode == "text":
-            print(text, file=self._output or sys.stdout, flush=True)
+            print(printable(text), file=self._output or sys.stdout, flush=True)
 
     def tell(self, event: str, **values: Any) -> None:
         """Tell a program about an event; ``values`` must be plain JSON values."""
         if self.mode == "json":
             line = json.dumps({"event": event, **values}, ensure_ascii=False)
-            print(line, file=self._output or sys.stdout, flush=True)
+            # In one piece, because a warning may come from another thread.
+            print(f"{line}\n", end="", file=self._output or sys.stdout, flush=True)
 
     def warn(self, text: str) -> None:
         """Show a warning on stderr, and tell programs about it."""
         print(f"warning: {printable(text)}", file=sys.stderr)
         self.tell("warning", message=text)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, tell programs about warnings that this package logs."""
+        told = _Told(self)
+        logger = logging.getLogger("flavr_jax")
+        logger.addHandler(told)
+        try:
+            yield
+        finally:
+            logger.removeHandler(told)
 
     def track(
         self, items: Iterable[Item], total: int | None, *, before_first: str = ""
@@ -68,3 +82,14 @@ class Reporter:
             before_first=before_first if self.mode == "text" else "",
             report=None if self.mode == "text" else report,
         )
+
+
+class _Told(logging.Handler):
+    """Turns logged warnings into events."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.tell("warning", message=printable(record.getMessage()))

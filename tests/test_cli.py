@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -120,6 +121,34 @@ def test_ctrl_c_is_noticed_even_where_python_drops_it(monkeypatch, capsys):
     assert run(monkeypatch, main) == 130
     assert capsys.readouterr().err == "interrupted.\n"
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_is_noticed_even_where_an_import_turns_it_into_an_error(monkeypatch, capsys):
+    def main(options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    assert run(monkeypatch, main) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "interrupted.\n"
+
+
+def test_logged_warnings_are_lines_without_control_characters(monkeypatch, capsys):
+    def main(options):
+        logging.basicConfig()  # as absl does
+        logging.getLogger("flavr_jax.video").warning("%s is odd", "a\x1b[31m\n.mp4")
+        try:
+            raise RuntimeError("a bug")
+        except RuntimeError:
+            logging.getLogger("flavr_jax.web").exception("A clip ended.")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    run(monkeypatch, main)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["warning: a\\x1b[31m .mp4 is odd", "error: A clip ended."]
+    assert lines[-1] == "RuntimeError: a bug"
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):

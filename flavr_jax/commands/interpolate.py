@@ -146,11 +146,16 @@ def main(options: Options) -> int:
 
     Return 2 if one of several clips failed, 1 if an input was damaged, otherwise 0.
     """
+    jobs = jobs_of(options)
+    report = options.messages.reporter(to_stderr=any(output == "-" for _, output in jobs))
+    with report.listening():
+        return _run(jobs, options, report)
+
+
+def _run(jobs: list[tuple[Path, str]], options: Options, report: Reporter) -> int:
     # Only now, because JAX and the network take longer to import than --help may take.
     from flavr_jax.commands.interpolation import Result, interpolate, table_of
 
-    jobs = jobs_of(options)
-    report = options.messages.reporter(to_stderr=any(output == "-" for _, output in jobs))
     network = options.network
     load = functools.cache(lambda: flavr_jax.load(network.checkpoint, precision=network.precision))
     if len(jobs) == 1:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,7 +39,6 @@ class Options:
 
 def main(options: Options) -> None:
     """Pack the data set, show progress on stderr and print a summary."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data_set = sources.data_set(options.dataset)
     sequences = data_set.read(options.source, find_cuts=cuts.find_cuts if options.cuts else None)
     n_frames = sum(len(sequence.clip) for sequence in sequences)

@@ -75,6 +75,22 @@ def test_programs_are_told_of_progress_in_json(interpolate, capsys):
     assert "error: in_8x.mp4 exists" in captured.err
 
 
+def test_programs_are_told_of_warnings_that_modules_log(interpolate, capsys):
+    write_clip(Path("in.mkv"), 1, size=(32, 23))
+    assert interpolate("in.mkv", "--factor", 2, "--codec", "h264", "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (message,) = (each["message"] for each in events if each["event"] == "warning")
+    assert message.startswith("32×23 is an odd size")
+    assert interpolate("in.mkv", "--factor", 2, "--overwrite") == 0
+    assert '"event"' not in capsys.readouterr().out
+
+
+def test_names_of_files_cannot_move_the_cursor(interpolate, capsys):
+    write_clip(Path("in\x1b[2J\nerror: none.mkv"), 1)
+    assert interpolate("in\x1b[2J\nerror: none.mkv", "out.mkv", "--factor", 2) == 0
+    assert capsys.readouterr().out.startswith("in\\x1b[2J error: none.mkv → out.mkv, ")
+
+
 def test_quiet_shows_warnings_only(interpolate, capsys):
     path = write_clip(Path("in.mp4"), 40)
     assert interpolate("in.mp4", "--factor", 2, "--quiet") == 0
