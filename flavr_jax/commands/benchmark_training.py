@@ -59,9 +59,6 @@ class Options:
     """Approximate length of a round. Each case has three rounds, and three more with --read."""
     read: bool = importlib.util.find_spec("grain") is not None
     """Also time steps on batches read from disk; needs the packages of the extra `train`."""
-    source: Path | None = None
-    """Folder of a data set to read, packed or in its own layout; by default, noise of Vimeo-90K's
-    size is written to a temporary folder."""
     dataset: str = "folder-2x"
     """Name of the data set in --source."""
     format: training_throughput.Format = "png"
@@ -76,7 +73,8 @@ class Options:
     places: Annotated[recipes.Places, OmitArgPrefixes] = dataclasses.field(
         default_factory=recipes.Places
     )
-    """Folders and lists of data for the recipe."""
+    """Folders and lists of data for the recipe. Without a recipe, only the source is read; by default
+    that is noise of Vimeo-90K's size in a temporary folder."""
     set: tuple[str, ...] = ()
     """Changes to the recipe, in TOML syntax."""
     profile: Path = Path("traces")
@@ -164,9 +162,10 @@ def _cells(found: Measurement, speed_up: float | None) -> list[str]:
 
 def _clips(options: Options, folder: Path) -> tuple[Clip, ...]:
     """Return the clips to read; without ``--source`` they are noise, written to ``folder``."""
-    if options.source is None:
+    source = options.places.source
+    if source is None:
         return training_throughput.write_clips(folder, options.format)
-    return tuple(each.clip for each in sources.data_set(options.dataset).read(options.source))
+    return tuple(each.clip for each in sources.data_set(options.dataset).read(source))
 
 
 def _record(figures: dict[str, Any], path: Path | None) -> None:

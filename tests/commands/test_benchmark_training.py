@@ -8,6 +8,7 @@ from PIL import Image
 from flavr_jax.commands import benchmark_training as script
 from flavr_jax.profiling.step_profile import Part, StepProfile
 from flavr_jax.profiling.training_throughput import Measurement
+from flavr_jax.training.recipe import Places
 
 
 def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(monkeypatch, tmp_path, capsys):
@@ -26,8 +27,8 @@ def test_each_case_is_written_as_soon_as_it_is_known_with_its_gain(monkeypatch, 
 
     monkeypatch.setitem(script.IMPLEMENTATIONS, "flavr_jax", run)
     options = script.Options(
-        widths=(8, 16), devices=(1, 2), batch=4, read=True, source=tmp_path / "clips",
-        json=tmp_path / "out.jsonl",
+        widths=(8, 16), devices=(1, 2), batch=4, read=True, json=tmp_path / "out.jsonl",
+        places=Places(source=tmp_path / "clips"),
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="out of time"):
         script.main(options)
