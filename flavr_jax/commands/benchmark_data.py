@@ -42,7 +42,8 @@ class Options:
     clips: int = 48
     """Number of clips to draw; at least one batch is drawn."""
     synthetic: bool = True
-    """Also measure synthetic clips, and clips in the device's memory; takes minutes on a CPU."""
+    """Also measure synthetic clips, and clips in the device's memory, which takes minutes on a CPU;
+    --no-synthetic leaves both out."""
     threads: int = 8
     """Reading threads in each process of the loader."""
     workers: tuple[int, ...] = (0, max(1, (os.cpu_count() or 2) // 2))

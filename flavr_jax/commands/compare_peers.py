@@ -48,7 +48,7 @@ class Options:
     repeats: int = 5
     """Timed runs of each method and factor; the median counts."""
     scores: bool = True
-    """Score; otherwise only time."""
+    """Score; --no-scores only times."""
     json: Path | None = None
     """File for the scores and times."""
 

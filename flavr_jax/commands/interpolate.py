@@ -43,7 +43,8 @@ class Output:
         overwrite: replace the output if it exists.
         segment: frames that are encoded together. What is finished of an output is kept in segments
             of this length until the output is complete.
-        resume: go on where an earlier run of the same command was interrupted.
+        resume: go on where an earlier run of the same command was interrupted; --no-resume starts
+            over.
         preview: also write a sheet of frames (clip_8x_preview.png) and the first 3 seconds of the
             original beside the result (clip_8x_preview.mp4).
         compare: also write the original beside the result, in step (clip_8x_compare.mp4).

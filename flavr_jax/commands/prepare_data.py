@@ -32,7 +32,8 @@ class Options:
     """Reduce larger frames to this many pixels on their shorter side; not with --encoding
     original."""
     cuts: bool = True
-    """Split clips of `folder-…` sets at cuts, so that no window spans two scenes."""
+    """Split clips of `folder-…` sets at cuts, so that no window spans two scenes; --no-cuts leaves
+    them whole."""
     threads: int = 8
     """Number of frames encoded in parallel."""
 
