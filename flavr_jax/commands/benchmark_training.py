@@ -73,8 +73,8 @@ class Options:
     places: Annotated[recipes.Places, OmitArgPrefixes] = dataclasses.field(
         default_factory=recipes.Places
     )
-    """Folders and lists of data for the recipe. Without a recipe, only the source is read; by default
-    that is noise of Vimeo-90K's size in a temporary folder."""
+    """Folders and lists of data for the recipe. Without a recipe, only the source is read; by
+    default that is noise of Vimeo-90K's size in a temporary folder."""
     set: tuple[str, ...] = ()
     """Changes to the recipe, in TOML syntax."""
     profile: Path = Path("traces")
