@@ -186,7 +186,8 @@ class Loader(Iterator[Window]):
         share = order[: len(index) // processes * processes][process::processes].repeat()
         windows = share.random_map(WindowReader(clips, n_outputs, config))
         reading = grain.ReadOptions(
-            num_threads=config.threads, prefetch_buffer_size=2 * config.batch_size
+            num_threads=config.threads,
+            prefetch_buffer_size=max(2 * config.batch_size, config.threads),
         )
         batches = windows.to_iter_dataset(reading).batch(config.batch_size)
         if config.workers:

@@ -87,6 +87,11 @@ def test_the_same_seed_gives_the_same_batches_whatever_the_threads():
             assert np.array_equal(next(one).inputs, next(other).inputs) == equal
 
 
+def test_every_thread_may_read_even_for_small_batches(caplog):
+    next(loader(LoaderConfig(batch_size=1, threads=8)))
+    assert caplog.messages == []  # grain warns if the buffer is smaller than the threads
+
+
 def test_a_run_resumes_exactly_behind_the_batch_it_used_last():
     config = LoaderConfig(batch_size=5)
     batches = loader(config, [Pictures()])
