@@ -41,6 +41,7 @@ from flavr_jax.video.pixels.colour import conversion, from_rgb, from_samples, re
 from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.pixels.picture import Planar
+from flavr_jax.video.stills.animations import last_until
 
 __all__ = ["VideoWriter"]
 
@@ -88,6 +89,7 @@ class VideoWriter:
         self._plan = Plan.of(str(path), info, encoding)
         planar = Layout.of(self._plan.pixel_format).planar
         self.conversion: Conversion | None = conversion(planar, self._plan.tags, info.height)
+        self._first: int | None = None
         self._last: int | None = None
         self._duration, self._moved, self._doubled = 1, False, False
         mov_like = self._plan.muxer in MOV_LIKE
@@ -132,6 +134,7 @@ class VideoWriter:
         if late and self._others is not None and self._others.has_sound:
             # AVI has no start times, so show the first picture from zero on, where sound starts.
             self._encode(frame, 0, tick, counted=False)
+        self._first = tick if self._first is None else self._first
         self._last = tick
         self._duration = max(1, round(frame.duration / self._plan.tick))
         self._encode(frame, tick, self._duration)
@@ -174,6 +177,9 @@ class VideoWriter:
             self._container.close()
             if self._partial is not None and self._phone_tags:
                 phone_tags.rename_second_date(self._partial.path)
+            if self._partial is not None and self._plan.muxer == "webp":
+                end = (self._last or 0) + self._duration - (self._first or 0)
+                last_until(self._partial.path, end)
             if self._partial is not None and self._journal is not None:
                 sync(self._partial.path)  # the segments are removed when it has its name
         except (FFmpegError, OSError, ValueError) as error:

@@ -36,7 +36,7 @@ from flavr_jax.video.pixels.conversion import Conversion
 from flavr_jax.video.pixels.layout import Layout
 from flavr_jax.video.stills.dither import PalettePicture, is_dithered, with_still_dots
 
-__all__ = ["GifWriter", "WebPReader", "plays_of_gif"]
+__all__ = ["GifWriter", "WebPReader", "last_until", "plays_of_gif"]
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +214,27 @@ class WebPReader:
                 original.opaque = Origin(index)
                 yield TimedFrame(pixels, pts, duration, original)
                 pts += duration
+
+
+def last_until(path: Path, end: int) -> None:
+    """Show the last picture of an animated WebP until ``end``, in milliseconds from the beginning.
+
+    FFmpeg does not tell libwebp how long that picture is shown, so libwebp takes the mean of the
+    others.
+    """
+    with path.open("r+b") as file:
+        durations: list[tuple[int, int]] = []  # place in the file, milliseconds
+        file.seek(len(b"RIFF____WEBP"))
+        while len(head := file.read(8)) == 8:
+            content, size = file.tell(), int.from_bytes(head[4:], "little")
+            if head[:4] == b"ANMF":
+                place = file.seek(content + 12)  # behind x, y, width and height
+                durations.append((place, int.from_bytes(file.read(3), "little")))
+            file.seek(content + size + size % 2)
+        rest = end - sum(duration for _, duration in durations[:-1])
+        if durations and 0 < rest < 1 << 24:
+            file.seek(durations[-1][0])
+            file.write(rest.to_bytes(3, "little"))
 
 
 def plays_of_gif(path: Path) -> int:

@@ -183,6 +183,21 @@ def test_a_lossless_webp_is_exact_with_alpha_and_milliseconds(tmp_path):
         np.testing.assert_array_equal(picture[..., 3], frame.pixels[..., 3])
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_last_picture_of_a_webp_is_held_as_long_as_asked_for(tmp_path, start):
+    times = [(0, 40), (40, 100), (140, 60), (200, 250)]
+    frames = [
+        dataclasses.replace(frame, pts=start + Fraction(pts, 1000), duration=Fraction(shown, 1000))
+        for frame, (pts, shown) in zip(squares(4), times, strict=True)
+    ]
+    still = dataclasses.replace(frames[-1], pts=start + Fraction(450, 1000))
+    path = write(tmp_path / "a.webp", frames)
+    assert [duration for _, duration in pictures(path)] == [40, 100, 60, 250]
+    # libwebp joins equal pictures.
+    path = write(tmp_path / "b.webp", [*frames, still])
+    assert sum(duration for _, duration in pictures(path)) == 700
+
+
 def test_an_animated_webp_is_read(tmp_path):
     images = [Image.fromarray(frame.pixels) for frame in squares(3, channels=4)]
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True,
