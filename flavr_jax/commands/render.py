@@ -133,7 +133,7 @@ class Painter:
         image = self.renderer.render(moment, height=height, width=width, samples=samples, seed=seed)
         light = image.light if denoise == "no" else jnp.asarray(DENOISERS[denoise](image))
         picture = render.tone_map(light, self.renderer.scene.exposure)
-        return np.round(np.asarray(picture) * 255).astype(np.uint8)
+        return np.asarray(jnp.round(picture * 255).astype(jnp.uint8))
 
 
 def main(options: Options) -> None:

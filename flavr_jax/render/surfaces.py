@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from flavr_jax.render import bvh, intersect, patterns
+from flavr_jax.render import bvh, intersect, patterns, traversal
 from flavr_jax.render.world import Layout, Materials, Moment, World
 
 __all__ = [
@@ -77,7 +77,7 @@ def nearest(
     for number, shape in enumerate(layout.shapes):
         start, towards = _local(moment, number, origin, direction)
         if shape == "mesh":
-            found, of_mesh = bvh.traverse(
+            found, of_mesh = traversal.traverse(
                 world.meshes[layout.meshes[number]],
                 start / world.size[number, 0],
                 towards / world.size[number, 0],
@@ -110,7 +110,7 @@ def shadowed(
             mesh = world.meshes[layout.meshes[number]]
             # Rays that are blocked already have no length, so that their traversal ends at once.
             limit_here = jnp.where(blocked, 0.0, limit)
-            _, triangle = bvh.traverse(
+            _, triangle = traversal.traverse(
                 mesh, start / size, towards / size, limit_here, nearest=False
             )
             blocked |= triangle >= 0
