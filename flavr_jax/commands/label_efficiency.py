@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import numpy as np
@@ -27,6 +27,9 @@ from flavr_jax.training.label_efficiency import (
     Study,
     StudyConfig,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +169,15 @@ def plot(values: dict[str, Any], path: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(f"{path} needs matplotlib: {install_command('train')}.")
+    with written_whole(path) as partial:
+        _figure(values).savefig(partial, dpi=120, format="png")
+
+
+def _figure(values: dict[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     groups, encoders = _groups(values), _encoders(values)
-    figure = Figure(figsize=(3.2 * len(encoders), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(encoders), 3.4), layout="constrained")
     panels = figure.subplots(1, len(encoders), squeeze=False, sharey=True)[0]
     for axes, encoder in zip(panels, encoders):
         for start, label in ((False, "random"), (True, "pretrained")):
@@ -182,10 +190,13 @@ def plot(values: dict[str, Any], path: Path) -> None:
             means, spreads = ([of(some) for some in found] for of in (np.mean, np.std))
             axes.errorbar(counts, means, spreads, marker="o", markersize=3, capsize=2, label=label)
         axes.set(xscale="log", xlabel="labelled clips", title=encoder)
+        shown = sorted({count for name, _, count in groups if name == encoder})
+        axes.set_xticks(shown, [str(count) for count in shown], fontsize="small")
+        axes.minorticks_off()
     panels[0].set_ylabel("accuracy in %")
-    panels[0].legend(loc="lower right")
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+    # Above the panels, because inside of one it would cover curves.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
 
 
 def _encoders(values: dict[str, Any]) -> list[Encoder]:

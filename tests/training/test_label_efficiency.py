@@ -174,6 +174,17 @@ def test_the_plot_is_written(values, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_legend_of_the_plot_covers_no_curve(values):
+    pytest.importorskip("matplotlib")
+    figure = command._figure(values)
+    figure.draw_without_rendering()
+    boxes = [each.get_window_extent() for each in (*figure.legends, *figure.axes)]
+    drawn = [axes.get_legend() for axes in figure.axes]
+    assert len(boxes) == 3
+    assert drawn == [None, None]
+    assert not any(boxes[0].overlaps(panel) for panel in boxes[1:])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
