@@ -22,7 +22,7 @@ from flavr_jax.render.intersect import Vector, dot
 
 try:
     from jax.experimental.pallas import triton as _triton
-except ImportError:  # JAX 0.11 announces that a later version will drop it
+except ImportError:  # deprecated since JAX 0.11
     _triton = None
 
 triton: Any = _triton
@@ -83,7 +83,7 @@ def traverse(
 
 
 def _has_triton() -> bool:
-    """Whether Triton compiles for the default device, if that is an NVIDIA GPU."""
+    """Return whether Triton supports the default device, if that is an NVIDIA GPU."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     is_old = capability.startswith(("5.", "6.", "7."))  # before Ampere
     return triton is not None and not is_old
