@@ -27,11 +27,12 @@ def soup():
 
 @pytest.fixture(params=["whole", "divided", "kernel"])
 def way(request, monkeypatch):
-    """How rays are traced: in one array, with slow rays in a smaller one, in the GPU's kernel."""
+    """How rays are traced: in one array, with slow rays in a smaller one, in a kernel."""
     divided = range(16, 1000) if request.param == "divided" else range(0)
     monkeypatch.setattr(traversal, "_DIVIDED", divided)
     if request.param == "kernel":
-        kernel = functools.partial(traversal._by_kernel, interpret=True)
+        on_gpu = jax.default_backend() == "gpu"
+        kernel = functools.partial(traversal._by_kernel, interpret=not on_gpu)
         monkeypatch.setattr(traversal, "_by_xla", kernel)
     return request.param
 
