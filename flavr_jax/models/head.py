@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,7 @@ from flavr_jax.typing import Images, Windows
 
 __all__ = [
     "CHANNELS",
+    "Given",
     "Look",
     "Rows",
     "WarpHead",
@@ -124,6 +125,26 @@ class Rows:
         """
         offset = (self.first - self.start) * scale
         return lax.dynamic_slice_in_dim(maps, offset, self.count * scale, axis=2)
+
+
+class Given(NamedTuple):
+    """What a :class:`Look` computes its corrections from.
+
+    Attributes:
+        raw: raw outputs so far, ``scale · enlarged`` times smaller than the frames.
+        features: the trunk's, at the trunk's size.
+        pair: the whole middle frames.
+        times: times of the outputs, inside (0, 1).
+        start: the row of the frames at which ``raw`` and ``features`` begin.
+        enlarged: how many times ``raw`` is enlarged first.
+    """
+
+    raw: Fields
+    features: Images
+    pair: Float[Array, "batch 2 full_height full_width 3"]
+    times: Times
+    start: Int[Array, ""] | int
+    enlarged: int = 1
 
 
 class WarpHead(nnx.Module):
@@ -187,7 +208,7 @@ class WarpHead(nnx.Module):
         times: Times,
         start: Int[Array, ""] | int,
     ) -> tuple[Fields, Convolved | None, int]:
-        """Let every look correct the raw outputs; for the arguments see :meth:`Look.folded`.
+        """Let every look correct the raw outputs; for the arguments see :class:`Given`.
 
         Returns:
             The raw outputs, a correction for :func:`warp_and_mix` to compute and add, or None, and
@@ -207,14 +228,14 @@ class WarpHead(nnx.Module):
                     # Corrections enlarged to the size of `raw` and reduced to that of this look are
                     # the same as those enlarged to the latter, since both sizes are even multiples.
                     seen = refined(halved(raw, look.scale // scale), *coarse.values())
-                given = seen, features, pair, times, start, enlarged
+                given = Given(seen, features, pair, times, start, enlarged)
                 if look.scale >= scale and look.predicted == CHANNELS:
-                    coarse[look.scale] = unfolded(look.folded(*given))
+                    coarse[look.scale] = unfolded(look.folded(given))
                 elif look.scale == 1 and number == len(self.looks) - 1:
-                    correction = look.last(*given)
+                    correction = look.last(given)
                 else:
                     raw, coarse = refined(raw, *coarse.values()), {}
-                    found = unfolded(look.folded(*given)[..., : look.predicted])
+                    found = unfolded(look.folded(given)[..., : look.predicted])
                     found = enlarge(found, max(1, look.scale // scale))
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
                     raw = jnp.pad(enlarge(raw, enlarged), further) + found
@@ -257,67 +278,37 @@ class Look(nnx.Module):
         # Small initial weights: at first, a look corrects next to nothing.
         self.correct = Conv2d(channels, pixels * predicted, 3, options, gain=0.01)
 
-    def folded(
-        self,
-        raw: Fields,
-        features: Images,
-        pair: Float[Array, "batch 2 full_height full_width 3"],
-        times: Times,
-        start: Int[Array, ""] | int,
-        enlarged: int = 1,
-    ) -> Float[Array, "batch output _height _width pixel _raw"]:
+    def folded(self, given: Given) -> Float[Array, "batch output _height _width pixel _raw"]:
         """Corrections of the raw outputs; ``fold × fold`` pixels are those of one position.
 
         Channels of zeros may follow those of the raw outputs.
-
-        Args:
-            raw: raw outputs so far, ``scale · enlarged`` times smaller than the frames.
-            features: the trunk's, at the trunk's size.
-            pair: the whole middle frames.
-            times: times of the outputs, inside (0, 1).
-            start: the row of the frames at which ``raw`` and ``features`` begin.
-            enlarged: how many times ``raw`` is enlarged first.
         """
-        batch, outputs = raw.shape[:2]
-        x, spread = self._hidden(raw, features, pair, times, start, enlarged)
+        batch, outputs = given.raw.shape[:2]
+        x, spread = self._hidden(given)
         correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
         return correction.reshape(batch, outputs, *x.shape[1:3], self.fold**2, -1)
 
-    def last(
-        self,
-        raw: Fields,
-        features: Images,
-        pair: Float[Array, "batch 2 full_height full_width 3"],
-        times: Times,
-        start: Int[Array, ""] | int,
-        enlarged: int = 1,
-    ) -> Convolved:
-        """The same as :meth:`folded`, given as the convolution that computes it."""
-        x, spread = self._hidden(raw, features, pair, times, start, enlarged)
+    def last(self, given: Given) -> Convolved:
+        """The same as :meth:`folded`, as the convolution that computes it."""
+        x, spread = self._hidden(given)
         return Convolved(x, *self.correct.parameters(spread))
 
     def _hidden(
-        self,
-        raw: Fields,
-        features: Images,
-        pair: Float[Array, "batch 2 full_height full_width 3"],
-        times: Times,
-        start: Int[Array, ""] | int,
-        enlarged: int,
+        self, given: Given
     ) -> tuple[Float[Array, "images _height _width _hidden"], tuple[int, int] | None]:
         """All but the last convolution, and how that one spreads its channels (:class:`Conv2d`)."""
-        batch, outputs = raw.shape[:2]
-        dtype, pair = features.dtype, halved(pair, self.scale)
+        batch, outputs = given.raw.shape[:2]
+        dtype, pair = given.features.dtype, halved(given.pair, self.scale)
         # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
         # inference/tiles.py).
-        first = start // self.scale
+        first = given.start // self.scale
         seen = warp(
             pair,
-            raw,
-            times,
+            given.raw,
+            given.times,
             unit=_UNIT / self.scale,
             first_row=first,
-            enlarged=enlarged,
+            enlarged=given.enlarged,
             fold=self.fold,
             middle=_GREY,
             dtype=dtype,
@@ -327,7 +318,7 @@ class Look(nnx.Module):
         # As for `seen`, zeros fill the chunks of channels that the GPU kernel reads.
         count = 6 if seen.shape[5] == 6 + CHANNELS else seen.shape[5] // 2
         pair = lax.dynamic_slice_in_dim(pair, first, shape[0] * self.fold, axis=2)
-        fixed = self._fixed(features, pair, count)
+        fixed = self._fixed(given.features, pair, count)
         x = self.read(
             seen.reshape(batch * outputs, *shape, -1),
             "leaky_relu",

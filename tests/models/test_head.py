@@ -75,7 +75,11 @@ def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
     look.context.kernel[...] = jnp.zeros_like(look.context.kernel[...])
     raw = jnp.zeros((1, 1, 64 // scale, 64 // scale, head.CHANNELS)).at[..., 4].set(1.6)
     context = jnp.zeros((1, 32, 32, 8))
-    found = jax.jit(lambda *arrays: look.folded(*arrays, np.asarray([0.5]), 0))(raw, context, pair)
+
+    def corrections(*arrays):
+        return look.folded(head.Given(*arrays, times=np.asarray([0.5]), start=0))
+
+    found = jax.jit(corrections)(raw, context, pair)
     made = layers.unfolded(found)
     expected = rows[8:, 0, 0].reshape(-1, scale).mean(axis=1) - 0.5
     assert np.abs(np.asarray(made)[0, 0, : 56 // scale, 3, 0] - expected).max() < 0.01
