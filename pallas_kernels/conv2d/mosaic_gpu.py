@@ -161,7 +161,7 @@ def _convolve(
     resident = None
     if len(arrays) == 1:
         resident = plan_resident(
-            arrays[0], (kh, kw), _stored(channels, out_dtype), (height, width), low,
+            arrays[0], (kh, kw), _stored(channels, out_dtype, residual), (height, width), low,
             samples=0 if residual is None else residual.values.shape[0],
             activation=activation, out_dtype=out_dtype,
         )  # fmt: skip
@@ -190,9 +190,13 @@ def _convolve(
     return output[:, 0, :, :, :channels]
 
 
-def _stored(channels: int, out_dtype: DTypeLike) -> int:
-    """Channels that the kernel with resident weights stores: rows of at least 32 bytes."""
-    return channels + -channels % (32 // jnp.dtype(out_dtype).itemsize)
+def _stored(channels: int, out_dtype: DTypeLike, residual: FeatureMap | None = None) -> int:
+    """Channels that the kernel with resident weights stores: rows of at least 32 bytes.
+
+    So are the rows of a residual, which it reads in 16 bits.
+    """
+    narrowest = jnp.dtype(out_dtype).itemsize if residual is None else 2
+    return channels + -channels % (32 // narrowest)
 
 
 def _takes_few(

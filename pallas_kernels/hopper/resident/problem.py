@@ -44,7 +44,7 @@ class ResidentProblem:
         height: height of an output image.
         width: width of an output image.
         in_channels: channels of the input; a multiple of 16.
-        channels: channels of the output; a multiple of 16, or of 8 in float32.
+        channels: channels of the output; a multiple of 16, or of 8 in float32 without a residual.
         taps: height and width of the kernel.
         low: rows and columns of zero padding before the input.
         dtype: dtype of input, kernel and residual: bfloat16 or float16.
@@ -179,8 +179,9 @@ def plan(problem: ResidentProblem, sm_count: int) -> ResidentProblem | None:
     """The problem with the fastest tile by estimate; None if this kernel is no good choice."""
     if problem.in_channels % 16 or problem.channels % 8 or problem.taps[1] == 1:
         return None
-    # The narrowest swizzle is 32 bytes.
-    if problem.store_n * problem.out_dtype.itemsize < 32:
+    # The narrowest swizzle is 32 bytes, for rows of the output and of the residual.
+    narrowest = min(problem.out_dtype.itemsize, problem.dtype.itemsize if problem.sharing else 4)
+    if problem.store_n * narrowest < 32:
         return None
     if problem.width < _LEAST_FILLED * COLUMNS * pl.cdiv(problem.width, COLUMNS):
         return None

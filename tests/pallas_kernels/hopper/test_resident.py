@@ -40,6 +40,7 @@ def changed(**values):
         ((1, 5, 100, 48), 16, (3, 3), 0, "float16", "float32"),  # three chunks, two tiles across
         ((2, 4, 64, 16), 64, (1, 5), 2, "bfloat16", "float16"),
         ((1, 5, 62, 32), 14, (3, 3), 1, "bfloat16", "float32"),  # 2 of 16 channels are cut off
+        ((2, 2, 50, 16), 8, (3, 3), 1, "bfloat16", "float32"),  # 8 of 16 channels are cut off
         ((5, 3, 50, 64), 48, (3, 3), 5, "float16", "float16"),  # more tiles than blocks
     ],
 )
