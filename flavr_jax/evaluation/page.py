@@ -68,7 +68,8 @@ def write_page(path: Path, title: str, found: list[Moment], notes: list[str]) ->
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>{''.join(parts)}</html>"
     )
     with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no UTF-8.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def weakest(found: list[Moment]) -> list[Moment]:

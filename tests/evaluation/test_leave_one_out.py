@@ -90,9 +90,9 @@ def test_no_window_crosses_a_cut_and_shots_are_scored_apart():
 def test_the_page_needs_nothing_else_and_shows_the_weakest_first(tmp_path):
     levels = [10, 20, 30, 40, 50, 60, 79, 80, 90, 100, 110, 120, 130]
     found = list(leave_one_out.moments(clip(levels), Averaging()))
-    page.write_page(tmp_path / "a.html", "<b>.mp4", found, ["a & b"])
+    page.write_page(tmp_path / "a.html", "<b>\udcff.mp4", found, ["a & b"])
     text = (tmp_path / "a.html").read_text()
-    assert "<h1>&lt;b&gt;.mp4</h1>" in text
+    assert r"<h1>&lt;b&gt;\udcff.mp4</h1>" in text  # the name has a byte that is no UTF-8
     assert "a &amp; b" in text
     assert not re.search(r"https?://|<script|<link", text)
     sources = re.findall(r'<img [^>]*src="([^"]*)"', text)
