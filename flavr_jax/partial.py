@@ -201,12 +201,12 @@ def check_target(path: Path, overwrite: bool, folder: bool, ours: Callable[[Path
         mode = path.stat().st_mode
     except OSError:
         return  # usually nothing is there; anything else fails when the partial file is created
-    if stat.S_ISDIR(mode) != folder:
-        raise FileExistsError(f"{path} is a {'file' if folder else 'folder'}. Use another name.")
-    if not (stat.S_ISREG(mode) or folder):
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise FileExistsError(
             f"{path} is a device or a pipe, which a file cannot replace. Use another name."
         )
+    if stat.S_ISDIR(mode) != folder:
+        raise FileExistsError(f"{path} is a {'file' if folder else 'folder'}. Use another name.")
     content = list(path.iterdir()) if folder else [path]
     if content and not overwrite:
         raise FileExistsError(f"{path} exists. Use --overwrite or another --output.")

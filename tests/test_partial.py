@@ -177,6 +177,8 @@ def test_a_pipe_or_device_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(FileExistsError, match="a device or a pipe"):
         Partial(tmp_path / "a.mp4", overwrite=True)
+    with pytest.raises(FileExistsError, match="a device or a pipe"):
+        Partial(tmp_path / "a.mp4", folder=True)
     assert (tmp_path / "a.mp4").is_fifo()
 
 

@@ -189,6 +189,10 @@ def jobs_of(options: Options) -> list[tuple[Path, str]]:
         ValueError: the names contradict each other.
     """
     files, output, folder = options.files, options.output.output, options.output.output_folder
+    if "" in (*files, output):
+        raise ValueError(
+            "the name of an input or an output is empty; write a name, or leave it out."
+        )
     if None not in (output, folder):
         raise ValueError("`output` and `output-folder` are both set; leave one out.")
     if len(files) == 2 and folder is None:

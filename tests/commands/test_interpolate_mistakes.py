@@ -160,6 +160,9 @@ def test_a_mistake_is_one_line_and_costs_nothing(interpolate, capsys, mistake):
         (("a.mp4", "--output", "b.mp4", "--output-folder", "."), "are both set"),
         (("a.mp4", "--quiet", "--json"), "are both set"),
         (("a.mp4", "--range", "2-1"), "write START-END"),
+        (("",), "is empty"),
+        (("a.mp4", ""), "is empty"),
+        (("a.mp4", "--output", ""), "is empty"),
     ],
 )
 def test_names_that_contradict_each_other_are_explained(interpolate, capsys, arguments, message):

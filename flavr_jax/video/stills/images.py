@@ -211,12 +211,17 @@ class ImageFolderWriter:
         target = self._target(self._count)
         origin = frame.original.opaque if frame.original is not None else None
         path = origin.path if isinstance(origin, Origin) else None
-        if path is not None and image_kind(path) == self._kind:
-            shutil.copyfile(path, target)
-        elif self._kind == "exr":
-            exr.write(target, self._light(frame.pixels))
-        else:
-            write_image(target, self._kind, frame.pixels, self._tags)
+        try:
+            if path is not None and image_kind(path) == self._kind:
+                shutil.copyfile(path, target)
+            elif self._kind == "exr":
+                exr.write(target, self._light(frame.pixels))
+            else:
+                write_image(target, self._kind, frame.pixels, self._tags)
+        except OSError as error:
+            # An error while a file is being written, such as that of a full disk, names no file.
+            error.filename = error.filename or str(target)
+            raise
 
     def __enter__(self) -> ImageFolderWriter:
         return self

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
 import zlib
 from fractions import Fraction
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 from PIL import Image
 
+from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import ClipInfo, TimedFrame
-from flavr_jax.video.stills.images import ImageFolder
+from flavr_jax.video.stills.images import ImageFolder, ImageFolderWriter
 
 INFO = ClipInfo(8, 6, Fraction(24), Fraction(1, 24))
 
@@ -167,3 +170,15 @@ def test_a_half_written_image_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
         list(ImageFolder(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["png", "exr"])
+def test_an_image_that_cannot_be_written_is_named(tmp_path, monkeypatch, kind):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write to an open file
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    writer = ImageFolderWriter(tmp_path / "out", INFO, encoding=Encoding(images=kind))
+    with pytest.raises(OSError, match=rf"No space left .*frame_000001\.{kind}"), writer:
+        writer.write(frame())
