@@ -30,6 +30,7 @@ from flavr_jax.extras import install_command
 from flavr_jax.terminal import harmless_outputs, lasting_outputs, printable
 
 __all__ = [
+    "Once",
     "explanation",
     "print_completion",
     "run",
@@ -135,11 +136,27 @@ class _Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.setFormatter(_Line())
+        self.addFilter(Once())
 
     def emit(self, record: logging.LogRecord) -> None:
         # Looked up now, because a progress bar replaces sys.stderr. In one piece, because other
         # threads write too.
         print(f"{self.format(record)}\n", end="", file=sys.stderr)
+
+
+class Once(logging.Filter):
+    """Lets each warning pass once, because a run may open a file several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for a warning that has passed; errors may repeat."""
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new or record.levelno != logging.WARNING
 
 
 class _Line(logging.Formatter):

@@ -90,6 +90,7 @@ class _Told(logging.Handler):
     def __init__(self, reporter: Reporter) -> None:
         super().__init__(logging.WARNING)
         self._reporter = reporter
+        self.addFilter(cli.Once())
 
     def emit(self, record: logging.LogRecord) -> None:
         self._reporter.tell("warning", message=printable(record.getMessage()))

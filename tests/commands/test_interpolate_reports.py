@@ -77,11 +77,13 @@ def test_programs_are_told_of_progress_in_json(interpolate, capsys):
 
 def test_programs_are_told_of_warnings_that_modules_log(interpolate, capsys):
     write_clip(Path("in.mkv"), 1, size=(32, 23))
-    assert interpolate("in.mkv", "--factor", 2, "--codec", "h264", "--json") == 0
+    write_clip(Path("in2.mkv"), 1, size=(32, 23))
+    clips = ("in.mkv", "in2.mkv", "--output-folder", ".")
+    assert interpolate(*clips, "--factor", 2, "--codec", "h264", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (message,) = (each["message"] for each in events if each["event"] == "warning")
     assert message.startswith("32×23 is an odd size")
-    assert interpolate("in.mkv", "--factor", 2, "--overwrite") == 0
+    assert interpolate("in.mkv", "--factor", 2, "--codec", "h264", "--overwrite") == 0
     assert '"event"' not in capsys.readouterr().out
 
 
