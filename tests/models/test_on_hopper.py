@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import pallas_kernels as pk
@@ -116,11 +117,22 @@ def test_the_network_of_8_bits_on_the_gpu_is_its_definition(preset, size):
     largest = jax.jit(partial(quantized.ranges, config))(half, windows)
     scales = quantized.scales_for({name: float(value) for name, value in largest.items()})
     packed = quantized.pack(config, half, scales, implementation="mosaic_gpu")
-    with jax.default_matmul_precision("highest"):
-        exact = flavr.apply(config, params, windows, implementation="xla")
-        definition = jax.jit(partial(flavr.apply, config, implementation="xla"))(packed, windows)
+    # On a CPU: a GPU's XLA leaves out conversions to 8 bits and back, as it does those to bfloat16.
+    exact, definition = defined(config, (params, packed), windows)
     ours = jax.jit(partial(flavr.apply, config, implementation="mosaic_gpu"))(packed, windows)
-    # A sum that is a little off may be rounded the other way, by up to a sixteenth.
-    rounding = jnp.linalg.norm(definition - exact)
-    assert jnp.linalg.norm(ours - definition) < 0.5 * rounding
-    assert rounding < 0.2 * jnp.linalg.norm(exact - exact.mean())
+    rounding = np.linalg.norm(definition - exact)
+    assert np.linalg.norm(ours - exact) < 1.1 * rounding
+    # A sum that is a little off may be rounded the other way, by up to a sixteenth. Errors of both
+    # would be independent at the square root of 2. Sums of 14 bits give 0.75, float32 in another
+    # order 0.45 (emulated).
+    assert np.linalg.norm(ours - definition) < rounding
+    assert rounding < 0.2 * np.linalg.norm(exact - exact.mean())
+
+
+def defined(config, versions, windows):
+    """What the definition makes of each version of the parameters, computed on the CPU."""
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu):
+        apply = jax.jit(partial(flavr.apply, config, implementation="reference"))
+        given = [jax.device_put((params, windows), cpu) for params in versions]
+        return [np.asarray(apply(*each)) for each in given]
