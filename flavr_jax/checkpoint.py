@@ -237,10 +237,16 @@ def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict
             "each, of sum 1."
         )
     for other in checkpoints[1:]:
-        if other.config != checkpoints[0].config:
+        found = [vars(each.config) for each in (checkpoints[0], other)]
+        differing = [
+            f"`{name}` ({' and '.join(repr(each[name]) for each in found)})"
+            for name in found[0]
+            if found[0][name] != found[1][name]
+        ]
+        if differing:
             raise ValueError(
-                f"a network of {other.config} has no mean with one of {checkpoints[0].config}; "
-                "average checkpoints of the same network."
+                f"the networks differ in {', '.join(differing)}; average checkpoints of the same "
+                "network."
             )
 
     def mean(*leaves: np.ndarray) -> np.ndarray:

@@ -285,5 +285,5 @@ def test_weights_of_a_mean_are_one_for_each_and_add_up_to_one(params, weights):
 
 
 def test_different_networks_have_no_mean(params):
-    with pytest.raises(ValueError, match=r"base='blend'.*average checkpoints of the same network"):
+    with pytest.raises(ValueError, match=r"differ in `base` \('mean' and 'blend'\); average"):
         checkpoint.average([of(params), of(params, base="blend")], [0.5, 0.5])
