@@ -94,8 +94,10 @@ def test_a_folder_of_images_has_ranges_too(film, tmp_path):
     ]
 
 
-def test_sound_and_subtitles_are_cut_with_the_pictures(film, tmp_path):
-    source = Excerpt(VideoReader(film), Span.parse("2-6"))
+# The long text is shown from 1 to 5 seconds.
+@pytest.mark.parametrize(("end", "shown"), [(6, 3), (4, 2)])
+def test_sound_and_subtitles_are_cut_with_the_pictures(film, tmp_path, end, shown):
+    source = Excerpt(VideoReader(film), Span.parse(f"2-{end}"))
     output = tmp_path / "part.mkv"
     sink = sinks.open_sink(
         str(output), source.info, source=film, span=source.span, encoding=Encoding(crf=30)
@@ -108,7 +110,7 @@ def test_sound_and_subtitles_are_cut_with_the_pictures(film, tmp_path):
         expected = [
             (p.pts * p.time_base - 2, bytes(p))
             for p in whole.demux(audio=0)
-            if p.size and 2 <= p.pts * p.time_base < 6
+            if p.size and 2 <= p.pts * p.time_base < end
         ]
         assert [data for _, data in sound] == [data for _, data in expected]
         assert [float(time) for time, _ in sound] == pytest.approx(
@@ -117,4 +119,4 @@ def test_sound_and_subtitles_are_cut_with_the_pictures(film, tmp_path):
     with av.open(str(output)) as part:
         (text,) = [packet for packet in part.demux(subtitles=0) if packet.size]
         base = text.time_base
-        assert (text.pts * base, text.duration * base, bytes(text)) == (0, 3, b"long")
+        assert (text.pts * base, text.duration * base, bytes(text)) == (0, shown, b"long")

@@ -255,18 +255,20 @@ class OtherStreams:
             yield from self._converted(adapter, None)
 
     def _inside(self, packet: Packet) -> bool:
-        """Return whether a packet starts within the span; cut off what a subtitle has before it."""
+        """Return whether a packet starts within the span; cut off what a subtitle has outside."""
         base, time = as_fraction(packet.time_base), packet.dts if packet.pts is None else packet.pts
         if self._span is None or base is None or time is None:
             return True
         start = time * base - self._times.start
-        if self._span.end is not None and start >= self._span.end - self._span.start:
+        end = None if self._span.end is None else self._span.end - self._span.start
+        if end is not None and start >= end:
             return False
-        before = round(-start / base)
-        if before > 0 and packet.stream.type == "subtitle" and (packet.duration or 0) > before:
+        if packet.stream.type == "subtitle":
+            shown, before = packet.duration or 0, max(round(-start / base), 0)
+            shown = shown if end is None else min(shown, round((end - start) / base))
             packet.pts = packet.dts = time + before
-            packet.duration = (packet.duration or 0) - before
-            return True
+            packet.duration = max(shown - before, 0)
+            return shown > before or not before
         return start >= 0
 
     def _converted(
