@@ -87,10 +87,10 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
 
     The help text comes from the docstrings of the options and their fields. The exit code is
     ``main``'s return value (``None`` is 0); 2 for a wrong command line, ``ValueError``,
-    ``OSError``, a missing package or too little memory, each reported as one line on stderr; 130
-    for Ctrl-C and 143 for SIGTERM, which both remove partial outputs. ``FLAVR_DEBUG=1`` shows the
-    traceback instead of the line. Logged warnings are shown on stderr, unless ``main`` sets up
-    logging itself.
+    ``OSError``, a missing package, a kernel that cannot run here or too little memory, each
+    reported as one line on stderr; 130 for Ctrl-C and 143 for SIGTERM, which both remove partial
+    outputs. ``FLAVR_DEBUG=1`` shows the traceback instead of the line. Logged warnings are shown
+    on stderr, unless ``main`` sets up logging itself.
     """
     _stopped_by.clear()
     # Without a handler, absl adds one that shows names of modules and does not escape messages.
@@ -197,6 +197,8 @@ def _is_users(error: Exception) -> bool:
     """Return whether an error is about a file, an option or the machine, and so no bug of ours."""
     if isinstance(error, ValueError | OSError | ModuleNotFoundError | MemoryError):
         return True
+    if isinstance(error, NotImplementedError) and error.args:
+        return True  # a kernel that cannot run on this machine; without a message, a gap of ours
     # PyAV derives only some of FFmpeg's errors from ValueError or OSError. PyAV is not imported
     # here, because --help must be quick; while it is not loaded, it cannot have raised an error.
     av = sys.modules.get("av")
@@ -329,5 +331,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Return what was added to an error with ``add_note``."""
-    return getattr(error, "__notes__", [])
+    """Return what was added to an error with ``add_note``, without JAX's and grain's own notes."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return [note for note in notes if "internal frames from the traceback" not in note]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -11,8 +12,11 @@ import subprocess
 import sys
 
 import av
+import jax
+import jax.numpy as jnp
 import pytest
 
+import pallas_kernels
 from flavr_jax import cli
 
 
@@ -155,6 +159,19 @@ def test_a_logged_warning_is_one_line_without_control_characters(monkeypatch, ca
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     with pytest.raises(TypeError):
         run(monkeypatch, fail(TypeError("a bug")))
+    with pytest.raises(NotImplementedError):
+        run(monkeypatch, fail(NotImplementedError()))
+
+
+def test_a_kernel_that_cannot_run_here_is_one_line_without_notes_of_jax(monkeypatch, capsys):
+    def main(options):
+        conv = jax.jit(functools.partial(pallas_kernels.conv3d, implementation="mosaic_gpu"))
+        conv(jnp.zeros((1, 1, 4, 4, 8)), jnp.zeros((1, 1, 1, 8, 8)))
+
+    assert run(monkeypatch, main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: conv3d cannot run as asked (mosaic_gpu: it needs an NVIDIA")
+    assert line.endswith("for the fastest that can.")
 
 
 def test_flavr_debug_shows_the_traceback(monkeypatch):

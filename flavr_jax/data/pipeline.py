@@ -203,12 +203,7 @@ class Loader(Iterator[Window]):
         while len(self._ahead) <= _BATCHES_AHEAD:
             # grain's state is ahead of what was returned by the batches in transfer, so that each
             # batch is kept with the state after it.
-            try:
-                windows = next(self._batches)
-            except (ValueError, OSError) as error:
-                error.__notes__ = []  # grain's note is about its own traceback
-                raise
-            batch = jax.device_put(windows, self._sharding)
+            batch = jax.device_put(next(self._batches), self._sharding)
             self._ahead.append((batch, self._batches.get_state()))
         batch, self._state = self._ahead.popleft()
         return batch

@@ -160,9 +160,8 @@ def test_clips_too_short_or_too_small_or_too_few_are_refused():
         loader(LoaderConfig(), [Numbered(0, 6)])
     with pytest.raises(ValueError, match="there are 1 windows"):
         loader(LoaderConfig(batch_size=2), [Numbered(0, 7)])
-    with pytest.raises(ValueError, match="clip 0 is 24×10, smaller than the crop of 16") as found:
+    with pytest.raises(ValueError, match="clip 0 is 24×10, smaller than the crop of 16"):
         next(loader(LoaderConfig(batch_size=1), [Numbered(0, 7, (10, 24))]))
-    assert not getattr(found.value, "__notes__", [])  # they would become part of the message
 
 
 def test_packed_clips_are_read_like_any_others(tmp_path):
