@@ -117,7 +117,7 @@ def test_the_network_of_8_bits_on_the_gpu_is_its_definition(preset, size):
     largest = jax.jit(partial(quantized.ranges, config))(half, windows)
     scales = quantized.scales_for({name: float(value) for name, value in largest.items()})
     packed = quantized.pack(config, half, scales, implementation="mosaic_gpu")
-    # On a CPU: a GPU's XLA leaves out conversions to 8 bits and back, as it does those to bfloat16.
+    # On a CPU, because a GPU's XLA leaves out conversions to bfloat16 and back.
     exact, definition = defined(config, (params, packed), windows)
     ours = jax.jit(partial(flavr.apply, config, implementation="mosaic_gpu"))(packed, windows)
     rounding = np.linalg.norm(definition - exact)

@@ -43,6 +43,14 @@ def test_other_numbers_go_to_the_nearest_of_the_format():
     assert (np.abs(stored - x) == nearest).all()
 
 
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_a_program_that_stores_and_reads_numbers_rounds_them(kind):
+    x = jax.device_put(float32(draw(2000) * 100), jax.devices(kind)[0])
+    found = jax.jit(lambda x: quantize(x, 1.0).astype(jnp.float32))(x)
+    expected = np.asarray(x).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("value", [448.1, 1e3, 1e30, np.inf])
 def test_numbers_that_are_too_large_become_the_largest_and_not_nan(value):
     stored = np.asarray(quantize(float32([value, -value]), 1.0), np.float64)
