@@ -20,11 +20,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = [
     "MARK",
     "Partial",
     "check_target",
     "is_partial",
+    "locked",
     "name_beside",
     "partial_name",
     "written_whole",
@@ -181,6 +187,25 @@ def is_partial(path: Path, target: Path) -> bool:
     """Return whether a path has a name that a partial output of ``target`` can have."""
     _, mark, rest = path.name.rpartition(MARK)
     return bool(mark) and path == target.with_name(name_beside(target, mark + rest))
+
+
+def locked(folder: Path) -> int | None:
+    """Lock a folder until this process ends; None if another process has it locked.
+
+    The result is to be closed; it is -1 where locks are not supported.
+    """
+    if fcntl is None:
+        return -1
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:  # some network drives
+        os.close(descriptor)
+        return -1
+    return descriptor
 
 
 def _suffix(target: Path) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 
 from flavr_jax import program_cache
+from flavr_jax.partial import locked
 from flavr_jax.training import compact, run_log, state, step, warm_start
 from flavr_jax.training.checkpoints import Checkpoints
 from flavr_jax.training.inputs import Drawn, Feed, Inputs
@@ -93,15 +95,15 @@ def train(
 
     Raises:
         ValueError: the batch size is not a multiple of the number of devices and parts, the output
-            folder holds a run and ``leg.resume`` is not set, its state belongs to another network,
-            or 20 steps in a row had no finite gradient.
+            folder holds a run and ``leg.resume`` is not set, another process trains there, its
+            state belongs to another network, or 20 steps in a row had no finite gradient.
     """
     mapping = mapping or Parallel(recipe.strategy)
     _check_division(recipe, inputs, mapping)
     output.mkdir(parents=True, exist_ok=True)
     # From here on, because a leg's minutes include compilation.
     deadline = time.monotonic() + 60 * leg.leg_minutes
-    with Checkpoints(output / "state") as saved, _stop_signal() as stop:
+    with _alone(output), Checkpoints(output / "state") as saved, _stop_signal() as stop:
         current, host = _begin(recipe, task, saved, leg)
         first = int(current.step)
         with run_log.RunLog(output, step=first) as log:
@@ -213,6 +215,25 @@ def compiled(step: Mapped, arguments: tuple[Any, ...], name: str | None, to: Par
             "the step is compiled in JAX's usual way, because keeping it failed: %r", error
         )
         return step
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Lock the output folder, into which only the first process of a run writes.
+
+    Raises:
+        ValueError: another run has it locked.
+    """
+    lock = locked(output) if jax.process_index() == 0 else -1
+    if lock is None:
+        raise ValueError(
+            f"another run is training in {output}; wait for it, or choose another folder."
+        )
+    try:
+        yield
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def _hand_over(leg: Leg, output: Path, current: TrainState, host: dict[str, Any]) -> None:

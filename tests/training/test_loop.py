@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import json
+import os
+import sys
 import time
 
 import imageio.v3 as iio
@@ -11,6 +13,7 @@ import pytest
 from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import MixtureConfig
 from flavr_jax.losses import Objective
+from flavr_jax.partial import locked
 from flavr_jax.training import compact, loop, run_log
 from flavr_jax.training.inputs import Drawn
 from flavr_jax.training.loop import Leg
@@ -100,6 +103,15 @@ def test_a_run_does_not_mix_with_another_one_in_its_folder(uninterrupted):
     folder, inputs = uninterrupted
     with pytest.raises(ValueError, match="holds a run at step 12; go on with it by --resume"):
         loop.train(recipe(), TASK, inputs, folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders here")
+def test_two_runs_cannot_train_in_one_folder_at_the_same_time(tmp_path):
+    lock = locked(tmp_path)
+    with pytest.raises(ValueError, match=r"another run is training in .*; wait for it, or"):
+        loop.train(recipe(), TASK, ReadPoints(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    os.close(lock)
 
 
 def test_sigterm_saves_the_state_and_the_run_goes_on_from_it(uninterrupted, tmp_path):

@@ -15,14 +15,9 @@ from typing import Any
 
 from av.packet import Packet
 
-from flavr_jax.partial import MARK, is_partial, name_beside, written_whole
+from flavr_jax.partial import MARK, is_partial, locked, name_beside, written_whole
 from flavr_jax.video.journal.job import Job
 from flavr_jax.video.journal.segments import SegmentWriter, read_segment, sync
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 __all__ = ["Journal", "Part"]
 
@@ -56,7 +51,7 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"{target} cannot be written: {error.strerror}.") from error
-        self._lock = _locked(self.folder)
+        self._lock = locked(self.folder)
         if self._lock is None:
             raise OSError(
                 f"{target} is being written by another run of the same job. Wait for it, or use "
@@ -201,25 +196,6 @@ def _path_of(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.segment"
 
 
-def _locked(folder: Path) -> int | None:
-    """Lock a folder until this process ends; None if another process has it locked.
-
-    The result is to be closed; it is -1 where locks are not supported.
-    """
-    if fcntl is None:
-        return -1
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:  # some network drives
-        os.close(descriptor)
-        return -1
-    return descriptor
-
-
 def _described(folder: Path) -> dict[str, Any]:
     """Return the description of the job in a journal; empty if the folder is no journal."""
     try:
@@ -231,7 +207,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 def _discard(folder: Path, target: Path) -> None:
     """Remove a journal and the partial output that it names, unless another run has it open."""
-    lock = _locked(folder)
+    lock = locked(folder)
     if lock is None:
         return
     partial = _described(folder).get("partial")
