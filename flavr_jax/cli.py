@@ -34,6 +34,7 @@ __all__ = [
     "explanation",
     "print_completion",
     "run",
+    "show_logs",
     "track",
 ]
 
@@ -93,8 +94,7 @@ def run(main: Callable[[Options], int | None], options_type: type[Options]) -> N
     on stderr, unless ``main`` sets up logging itself.
     """
     _stopped_by.clear()
-    # Without a handler, absl adds one that shows names of modules and does not escape messages.
-    logging.basicConfig(handlers=[_Log()])
+    show_logs()
     stops = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, _interrupt) for number in stops]
     try:
@@ -164,6 +164,14 @@ class _Line(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {printable(record.message)}"
+
+
+def show_logs() -> None:
+    """Show logged warnings on stderr, unless logging is set up; call it before JAX is imported.
+
+    Libraries that find no handler add one that shows names of modules and does not escape messages.
+    """
+    logging.basicConfig(handlers=[_Log()])
 
 
 def explanation(error: Exception) -> str | None:

@@ -82,6 +82,7 @@ def run(name: str) -> NoReturn:
     """Run a subcommand with the arguments in ``sys.argv[1:]``, and exit."""
     from flavr_jax import cli  # imports tyro, which `flavr --help` does not need
 
+    cli.show_logs()
     module = load(name)
     cli.run(module.main, module.Options)
 

@@ -4,16 +4,18 @@
 import ast
 import dataclasses
 import importlib
+import logging
 import os
 import subprocess
 import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
 
 import flavr_jax
-from flavr_jax import commands
+from flavr_jax import cli, commands
 
 ROOT = Path(__file__).parents[2]
 # Tools for the source tree alone, which no user of a wheel can run.
@@ -99,6 +101,23 @@ def test_a_subcommand_has_options_with_help_and_a_main(name):
     assert module.Options.__doc__
     assert not module.Options.__doc__.startswith("Options(")
     assert callable(module.main)
+
+
+def test_warnings_are_shown_alike_even_if_a_subcommand_imports_jax_at_once(monkeypatch, capsys):
+    def load(name):
+        logging.basicConfig()  # as absl does when orbax is imported
+        return types.SimpleNamespace(main=None, Options=None)
+
+    def warn(main, options):
+        logging.getLogger("flavr_jax.video").warning("odd")
+        sys.exit()
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(commands, "load", load)
+    monkeypatch.setattr(cli, "run", warn)
+    with pytest.raises(SystemExit):
+        commands.run("magnify")
+    assert capsys.readouterr().err == "warning: odd\n"
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
