@@ -28,6 +28,7 @@ except ImportError:  # Windows
 __all__ = [
     "MARK",
     "Partial",
+    "check_files",
     "check_target",
     "is_partial",
     "locked",
@@ -160,6 +161,17 @@ def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]
     """
     with Partial(path, overwrite=overwrite) as partial:
         yield partial.path
+
+
+def check_files(*paths: Path | None, overwrite: bool = True) -> None:
+    """Refuse outputs of :func:`written_whole` before the work for them begins; None is no output.
+
+    Raises:
+        OSError: a path is a folder, a device or a pipe, or it exists without ``overwrite``.
+    """
+    for path in paths:
+        if path is not None:
+            check_target(path, overwrite, False, lambda entry: False)
 
 
 def partial_name(target: Path) -> str:

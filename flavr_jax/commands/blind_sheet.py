@@ -14,7 +14,7 @@ from flavr_jax import evaluation
 from flavr_jax.config import Precision
 from flavr_jax.data import sources
 from flavr_jax.evaluation import baselines, blind
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import check_files, written_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ def main(options: Options) -> None:
         raise ValueError("a sheet needs a checkpoint and --source; --votes counts with a key.")
     if options.crops < 1:
         raise ValueError(f"`crops` is {options.crops}; use 1 or more.")
+    check_files(options.sheet, options.key)
     comparisons = blind.compare(
         method_of(str(options.checkpoint), options.precision),
         method_of(options.against, options.precision),

@@ -22,7 +22,7 @@ from flavr_jax.data import sources
 from flavr_jax.data.sequences import Sequence
 from flavr_jax.evaluation import baselines, tables
 from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import check_files, written_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Options:
 def main(options: Options) -> None:
     """Print the table of scores and the table of times."""
     baselines.check(options.peers)
+    check_files(options.json)
     data_set = sources.data_set(options.dataset)
     sequences = data_set.read(options.source)
     network = flavr_jax.load(options.checkpoint, precision=options.precision)

@@ -20,7 +20,7 @@ from flavr_jax.data import sequences as clips
 from flavr_jax.data import sources
 from flavr_jax.evaluation import baselines, tables
 from flavr_jax.inference.interpolator import Interpolator
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import check_files, written_whole
 from flavr_jax.timeline import cuts
 
 
@@ -75,6 +75,7 @@ Scores: TypeAlias = dict[str, list[evaluation.Sample]]
 def main(options: Options) -> None:
     """Print a card and tables for each data set, and write the requested files."""
     baselines.check(options.baselines)
+    check_files(options.outputs.csv, options.outputs.json)
     sets = [sources.data_set(name) for name in options.dataset]
     metrics = dict(evaluation.METRICS)
     if options.lpips:

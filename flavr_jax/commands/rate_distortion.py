@@ -24,7 +24,7 @@ from flavr_jax.bandwidth import rate_distortion
 from flavr_jax.bandwidth.rate_distortion import CODECS, Point
 from flavr_jax.extras import install_command
 from flavr_jax.inference import interpolator
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import check_files, written_whole
 from flavr_jax.typing import Frames
 from flavr_jax.video.files import reader
 from flavr_jax.video.files.encoders import Encoding, Preset
@@ -69,8 +69,7 @@ def main(options: Options) -> None:
         raise ValueError(f"`codecs` has {unknown[0]!r}; known ones are {', '.join(CODECS)}.")
     if len(options.crf) < 4:
         raise ValueError(f"`crf` has {len(options.crf)} qualities; BD rates need at least 4.")
-    if not options.overwrite and options.output.exists():
-        raise FileExistsError(f"{options.output} exists. Use --overwrite or another --output.")
+    check_files(options.output, overwrite=options.overwrite)
     network = interpolator.load(options.checkpoint)
     for drop in options.drop:
         network.check_factor(drop)

@@ -15,7 +15,7 @@ import flavr_jax
 from flavr_jax.config import Precision
 from flavr_jax.data import sources
 from flavr_jax.evaluation.yardsticks import DRAWN, ON_CLIPS, Yardstick
-from flavr_jax.partial import written_whole
+from flavr_jax.partial import check_files, written_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Options:
 def main(options: Options) -> None:
     """Print a table with a row for each yardstick."""
     chosen = choose(options)
+    check_files(options.json)
     network = flavr_jax.load(options.checkpoint, precision=options.precision)
     sequences = []
     if options.source is not None and any(name in ON_CLIPS for name in chosen):

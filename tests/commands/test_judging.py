@@ -10,7 +10,7 @@ from PIL import Image
 
 import flavr_jax
 from flavr_jax import evaluation
-from flavr_jax.commands import blind_sheet, compare_peers, yardsticks
+from flavr_jax.commands import blind_sheet, compare_peers, evaluate, yardsticks
 from flavr_jax.config import ModelConfig
 from flavr_jax.evaluation import scoring
 from flavr_jax.evaluation.yardsticks import DRAWN, Yardstick
@@ -111,6 +111,23 @@ def test_a_blind_sheet_has_its_key_in_another_file_and_votes_are_counted(clips, 
     votes = "".join("l" if side else "r" for side in sides)
     blind_sheet.main(blind_sheet.Options(votes=votes, key=tmp_path / "key.json"))
     assert "frame-averaging: 0, no preference: 0" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_judged(
+    clips, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(flavr_jax, "load", None)  # is not called
+    mine = Path("mine")
+    for run in (
+        lambda: compare_peers.main(compare_peers.Options(mine, clips, json=tmp_path)),
+        lambda: yardsticks.main(yardsticks.Options(mine, json=tmp_path)),
+        lambda: blind_sheet.main(blind_sheet.Options(mine, clips, key=tmp_path)),
+        lambda: evaluate.main(
+            evaluate.Options(mine, clips, outputs=evaluate.Outputs(csv=tmp_path))
+        ),
+    ):
+        with pytest.raises(FileExistsError, match="is a folder"):
+            run()
 
 
 def test_what_is_no_method_is_refused(clips):
