@@ -237,11 +237,11 @@ def average(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> dict
             "each, of sum 1."
         )
     for other in checkpoints[1:]:
-        found = [vars(each.config) for each in (checkpoints[0], other)]
+        theirs = vars(other.config)
         differing = [
-            f"`{name}` ({' and '.join(repr(each[name]) for each in found)})"
-            for name in found[0]
-            if found[0][name] != found[1][name]
+            f"`{name}` ({value!r} and {theirs[name]!r})"
+            for name, value in vars(checkpoints[0].config).items()
+            if value != theirs[name]
         ]
         if differing:
             raise ValueError(

@@ -35,6 +35,15 @@ _SLOW = 16  # one ray in this many goes on in a smaller array
 _DIVIDED = range(1 << 12, 1 << 16)  # sizes of arrays from which the slow rays are taken
 
 
+class _Query(NamedTuple):
+    """Arguments of :func:`traverse`."""
+
+    bvh: Bvh
+    origin: Float[Array, "3 ray"]
+    direction: Float[Array, "3 ray"]
+    limit: Float[Array, " ray"]
+
+
 class _Rays(NamedTuple):
     """Rays, and one over their direction."""
 
@@ -79,7 +88,8 @@ def traverse(
     """
     by_xla = functools.partial(_by_xla, nearest=nearest)
     by_kernel = functools.partial(_by_kernel, nearest=nearest) if _has_triton() else by_xla
-    return lax.platform_dependent(bvh, origin, direction, limit, cuda=by_kernel, default=by_xla)
+    query = _Query(bvh, origin, direction, limit)
+    return lax.platform_dependent(query, cuda=by_kernel, default=by_xla)
 
 
 def _has_triton() -> bool:
@@ -90,26 +100,21 @@ def _has_triton() -> bool:
 
 
 def _by_kernel(
-    bvh: Bvh,
-    origin: Float[Array, "3 ray"],
-    direction: Float[Array, "3 ray"],
-    limit: Float[Array, " ray"],
-    *,
-    nearest: bool,
-    interpret: bool = False,
+    query: _Query, *, nearest: bool, interpret: bool = False
 ) -> tuple[Float[Array, " ray"], Int[Array, " ray"]]:
     """Trace rays in a GPU kernel; ``interpret`` runs it in JAX's interpreter instead."""
     kernel = functools.partial(_kernel, nearest=nearest)
-    found = tuple(jax.ShapeDtypeStruct(limit.shape, kind) for kind in (jnp.float32, jnp.int32))
+    shape = query.limit.shape
+    found = tuple(jax.ShapeDtypeStruct(shape, kind) for kind in (jnp.float32, jnp.int32))
     parameters = None if interpret else triton.CompilerParams(num_warps=_BLOCK // 32)
     call = pl.pallas_call(
         kernel,
         found,
-        grid=(-(-len(limit) // _BLOCK),),
+        grid=(-(-len(query.limit) // _BLOCK),),
         compiler_params=parameters,
         interpret=interpret,
     )
-    return call(*bvh, origin, direction, limit)
+    return call(*jax.tree.leaves(query))
 
 
 def _kernel(*refs: Any, nearest: bool) -> None:
@@ -131,15 +136,9 @@ def _kernel(*refs: Any, nearest: bool) -> None:
     best[ray], triangle[ray] = state.best, state.triangle
 
 
-def _by_xla(
-    bvh: Bvh,
-    origin: Float[Array, "3 ray"],
-    direction: Float[Array, "3 ray"],
-    limit: Float[Array, " ray"],
-    *,
-    nearest: bool,
-) -> tuple[Float[Array, " ray"], Int[Array, " ray"]]:
-    state = _search(bvh, *_start(origin, direction, limit), nearest=nearest)
+def _by_xla(query: _Query, *, nearest: bool) -> tuple[Float[Array, " ray"], Int[Array, " ray"]]:
+    bvh, *rays = query
+    state = _search(bvh, *_start(*rays), nearest=nearest)
     return state.best, state.triangle
 
 

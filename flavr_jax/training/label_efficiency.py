@@ -128,6 +128,27 @@ class Result(NamedTuple):
     seconds: float
 
 
+class _Training(NamedTuple):
+    """Arguments of a compiled training, so that one program serves all.
+
+    Attributes:
+        steps: number of steps.
+        known: number of clips to train on, from the first.
+        learning_rate: highest learning rate.
+        key: random key that determines the batches.
+    """
+
+    steps: Int[Array, ""]
+    known: Int[Array, ""]
+    learning_rate: Float[Array, ""]
+    key: Key[Array, ""]
+
+    @classmethod
+    def of(cls, steps: int, known: int, learning_rate: float, *, seed: int) -> _Training:
+        rate = jnp.float32(learning_rate)
+        return cls(jnp.int32(steps), jnp.int32(known), rate, jax.random.key(seed))
+
+
 class Programs(NamedTuple):
     """Programs of an encoder, which may still be compiled."""
 
@@ -178,8 +199,8 @@ class Study:
         """Train an interpolation network on the training clips, without their labels."""
         task, config = self._interpolation(encoder), self.config
         start = time.perf_counter()
-        numbers = config.pretraining, config.labelled, config.learning_rate
-        params, psnr = self._run(task, task.init(jax.random.key(1)), *numbers, seed=2)
+        training = _Training.of(config.pretraining, config.labelled, config.learning_rate, seed=2)
+        params, psnr = self._run(task, task.init(jax.random.key(1)), training)
         return Pretrained(params, float(psnr), time.perf_counter() - start)
 
     def finetune(
@@ -204,8 +225,8 @@ class Study:
         if pretrained is not None:
             params = {**params, "encoder": pretrained.params["encoder"]}
         start = time.perf_counter()
-        steps = self.config.finetuning
-        _, scores = self._run(task, params, steps, labels, learning_rate, seed=seed)
+        training = _Training.of(self.config.finetuning, labels, learning_rate, seed=seed)
+        _, scores = self._run(task, params, training)
         validation, accuracy = np.asarray(scores).tolist()
         return Result(
             encoder, pretrained is not None, labels, seed,
@@ -262,30 +283,19 @@ class Study:
         return Classification(config, actions.CLASSES)
 
     def _run(
-        self,
-        task: Interpolation | Classification,
-        params: PyTree,
-        steps: int,
-        labels: int,
-        learning_rate: float,
-        *,
-        seed: int,
+        self, task: Interpolation | Classification, params: PyTree, training: _Training
     ) -> tuple[PyTree, Float[Array, "*part"]]:
         """Train and test; see :func:`_train_and_test`."""
         if task not in self._programs:
             self._compile(task)
-        numbers = np.int32(steps), np.int32(labels), np.float32(learning_rate)
-        key = jax.random.key(seed)
-        return self._programs[task](params, self._train, self._test, *numbers, key)
+        return self._programs[task](params, self._train, self._test, training)
 
     def _compile(self, task: Interpolation | Classification) -> None:
         """Compile the program of a task."""
         config = self.config
         train, test = map(self._shapes, (config.labelled, config.validated + config.tested))
-        count, rate = (jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32))
-        key = jax.random.key(0)
-        arguments = task.init(key), train, test, count, count, rate, key
-        lowered = _train_and_test.lower(task, config, *arguments)
+        example = _Training.of(1, 1, 1.0, seed=0)
+        lowered = _train_and_test.lower(task, config, task.init(example.key), train, test, example)
         self._programs[task] = program_cache.compile_lowered(lowered, jax.devices()[0])
 
     def _shapes(self, count: int) -> LabelledSet:
@@ -300,17 +310,14 @@ def _train_and_test(
     params: PyTree,
     clips: LabelledSet,
     tested: LabelledSet,
-    steps: Int[Array, ""] | int,
-    known: Int[Array, ""] | int,
-    learning_rate: Float[Array, ""] | float,
-    key: Key[Array, ""],
+    training: _Training,
 ) -> tuple[PyTree, Float[Array, "*part"]]:
-    """Train on the first ``known`` clips; return the parameters and the score on other clips.
+    """Train; return the parameters and the score on other clips.
 
     The score is the PSNR in dB of an interpolation network. A classifier has two, its accuracies on
     the clips for validation and on those for testing.
     """
-    params = _fit(task, config, params, clips, steps, known, learning_rate, key)
+    params = _fit(task, config, params, clips, training)
     cast = _cast(params, config.compute)
     if isinstance(task, Classification):
         return params, _accuracy(task, config, cast, tested)
@@ -328,25 +335,16 @@ def _cast(params: PyTree, compute: Compute) -> PyTree:
 
 
 def _fit(
-    task: Task,
-    config: StudyConfig,
-    params: PyTree,
-    clips: LabelledSet,
-    steps: Int[Array, ""] | int,
-    known: Int[Array, ""] | int,
-    learning_rate: Float[Array, ""] | float,
-    key: Key[Array, ""],
+    task: Task, config: StudyConfig, params: PyTree, clips: LabelledSet, training: _Training
 ) -> PyTree:
-    """Train on random batches of the first ``known`` clips, with a cosine schedule.
-
-    Numbers of steps and learning rates are arguments of the compiled program, which serves all.
-    """
+    """Train on random batches of the known clips, with a cosine schedule."""
     rule = optimizer(OptimizerConfig(config.optimizer, weight_decay=config.weight_decay))
 
     def step(number: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, moments = state
         shape = (config.batch_size,)
-        numbers = jax.random.randint(jax.random.fold_in(key, number), shape, 0, known)
+        key = jax.random.fold_in(training.key, number)
+        numbers = jax.random.randint(key, shape, 0, training.known)
         if isinstance(task, Classification):
             frames = clips.clips[numbers].astype(jnp.float32) / 255.0
             batch: Any = LabelledBatch(frames, clips.labels[numbers])
@@ -358,13 +356,13 @@ def _fit(
 
         gradient = jax.grad(loss)(params)
         updates, moments = rule.update(gradient, moments, params)
-        done = number / steps
-        rate = learning_rate * jnp.minimum(
+        done = number / training.steps
+        rate = training.learning_rate * jnp.minimum(
             (number + 1) / 20.0, 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         )
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), moments
 
-    return lax.fori_loop(0, steps, step, (params, rule.init(params)))[0]
+    return lax.fori_loop(0, training.steps, step, (params, rule.init(params)))[0]
 
 
 def _accuracy(

@@ -16,6 +16,7 @@ from flavr_jax.data.synthetic import actions
 from flavr_jax.data.synthetic.actions import LabelledSet
 from flavr_jax.training import label_efficiency
 from flavr_jax.training.label_efficiency import Pretrained, Programs, Result, Study, StudyConfig
+from flavr_jax.training.tasks import Classification
 from tests.training.toys import Line
 
 SIZES = StudyConfig(batch_size=8, compute="float32")
@@ -47,15 +48,15 @@ def test_training_uses_only_the_clips_that_are_known():
     config = dataclasses.replace(SIZES, optimizer="adam", weight_decay=0.0)
     start = {"mean": jnp.zeros(())}
     for known, mean in ((1, 3 / 255), (3, 13 / 255)):
-        found = label_efficiency._fit(
-            Mean(), config, start, clips(20), 200, known, 0.05, jax.random.key(0)
-        )
+        training = label_efficiency._Training.of(200, known, 0.05, seed=0)
+        found = label_efficiency._fit(Mean(), config, start, clips(20), training)
         assert float(found["mean"]) == pytest.approx(mean, abs=0.15 * mean + 2e-3)
 
 
 def test_no_steps_leave_the_parameters():
     start = {"mean": jnp.full((), 0.25)}
-    found = label_efficiency._fit(Mean(), SIZES, start, clips(20), 0, 20, 0.1, jax.random.key(0))
+    training = label_efficiency._Training.of(0, 20, 0.1, seed=0)
+    found = label_efficiency._fit(Mean(), SIZES, start, clips(20), training)
     assert float(found["mean"]) == 0.25
 
 
@@ -232,9 +233,9 @@ def study():
 def test_a_classifier_starts_with_the_pretrained_encoder(study, definition, monkeypatch):
     seen = []
 
-    def run(study, task, params, *numbers, seed):
+    def run(study, task, params, training):
         seen.append(params)
-        return params, jnp.zeros(() if seed == 2 else 2)
+        return params, jnp.zeros(2 if isinstance(task, Classification) else ())
 
     monkeypatch.setattr(Study, "_run", run)
     pretrained = study.pretrain("r3d")

@@ -255,7 +255,7 @@ class OtherStreams:
             yield from self._converted(adapter, None)
 
     def _inside(self, packet: Packet) -> bool:
-        """Return whether a packet starts within the span; cut off what a subtitle has outside."""
+        """Return whether a packet belongs to the span; cut a subtitle to the part inside it."""
         base, time = as_fraction(packet.time_base), packet.dts if packet.pts is None else packet.pts
         if self._span is None or base is None or time is None:
             return True
