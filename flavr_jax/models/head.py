@@ -62,7 +62,7 @@ from flavr_jax.models.layers import (
 )
 from flavr_jax.models.maps import folded, halved, reduce
 from flavr_jax.models.still import standing
-from flavr_jax.typing import Images, Windows
+from flavr_jax.typing import Images, Stages, Windows
 
 __all__ = [
     "CHANNELS",
@@ -147,6 +147,22 @@ class Given(NamedTuple):
     enlarged: int = 1
 
 
+class _Looked(NamedTuple):
+    """What the looks made of the raw outputs.
+
+    Attributes:
+        raw: raw outputs, ``scale`` times smaller than the frames.
+        correction: one for :func:`warp_and_mix` to compute and add, or None.
+        scale: how many times smaller ``raw`` is than the frames.
+        seen: what each look began with, and how many times smaller than the frames that was.
+    """
+
+    raw: Fields
+    correction: Convolved | None
+    scale: int
+    seen: list[tuple[int, Fields]]
+
+
 class WarpHead(nnx.Module):
     """Turns raw outputs into frames; a :class:`Look` for each of ``config.looks`` corrects them."""
 
@@ -177,23 +193,49 @@ class WarpHead(nnx.Module):
             times: times of the outputs, inside (0, 1).
             rows: the rows that ``raw`` and ``features`` cover and those to compute; None for all.
         """
-        middle = windows.shape[1] // 2
-        # Frames are data: without a gradient for them, training needs no scatter.
-        pair = lax.stop_gradient(windows[:, middle - 1 : middle + 1])
+        start = 0 if rows is None else rows.start * self.config.trunk_scale
+        looked = self._looked(raw, features, _middle_pair(windows), times, start)
+        return self._mixed(looked, windows, times, rows)
+
+    def with_stages(
+        self, raw: Fields, features: Images, windows: Windows, times: Times
+    ) -> tuple[Windows, Stages]:
+        """The frames, and the smaller ones that each look begins with, for deep supervision.
+
+        For the arguments see :meth:`__call__`. The frames of a stage have the size at which the
+        look works (that of the trunk, if the look works at a larger one), and a single pair of
+        flows.
+        """
+        pair = _middle_pair(windows)
+        looked = self._looked(raw, features, pair, times, 0)
+        stages = [
+            warp_and_mix(
+                halved(pair, scale),
+                seen,
+                times,
+                unit=_UNIT / scale,
+                implementation=self.implementation,
+            )
+            for scale, seen in looked.seen
+        ]
+        return self._mixed(looked, windows, times, None), stages
+
+    def _mixed(
+        self, looked: _Looked, windows: Windows, times: Times, rows: Rows | None
+    ) -> Float[Array, "batch output _height width 3"]:
+        """Make the frames from what the looks found; for the arguments see :meth:`__call__`."""
         trunk_scale = self.config.trunk_scale
-        start = 0 if rows is None else rows.start * trunk_scale
-        raw, correction, scale = self._looked(raw, features, pair, times, start)
         return warp_and_mix(
-            pair,
-            raw,
+            _middle_pair(windows),
+            looked.raw,
             times,
-            correction=correction,
+            correction=looked.correction,
             pairs=self.config.flow_pairs,
             cubic=self.config.look_up == "cubic",
             keep=standing(lax.stop_gradient(windows)) if self.config.keep_still else None,
             unit=_UNIT,
-            first_row=start,
-            enlarged=scale,
+            first_row=0 if rows is None else rows.start * trunk_scale,
+            enlarged=looked.scale,
             # Looks and enlargement also read rows beyond those of the output.
             top=0 if rows is None else (rows.first - rows.start) * trunk_scale,
             height=None if rows is None else rows.count * trunk_scale,
@@ -207,16 +249,12 @@ class WarpHead(nnx.Module):
         pair: Float[Array, "batch 2 full_height full_width 3"],
         times: Times,
         start: Int[Array, ""] | int,
-    ) -> tuple[Fields, Convolved | None, int]:
-        """Let every look correct the raw outputs; for the arguments see :class:`Given`.
-
-        Returns:
-            The raw outputs, a correction for :func:`warp_and_mix` to compute and add, or None, and
-            how many times smaller than the frames the raw outputs are.
-        """
+    ) -> _Looked:
+        """Let every look correct the raw outputs; for the arguments see :class:`Given`."""
         scale = self.config.trunk_scale  # the frames' size divided by that of `raw`
         coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
         correction = None  # of the last look, where the frames are made
+        stages = []
         refined = functools.partial(refine, implementation=self.implementation)
         for number, look in enumerate(self.looks):
             with jax.named_scope(f"look{number}"):
@@ -228,6 +266,7 @@ class WarpHead(nnx.Module):
                     # Corrections enlarged to the size of `raw` and reduced to that of this look are
                     # the same as those enlarged to the latter, since both sizes are even multiples.
                     seen = refined(halved(raw, look.scale // scale), *coarse.values())
+                stages.append((look.scale * enlarged, seen))
                 given = Given(seen, features, pair, times, start, enlarged)
                 if look.scale >= scale and look.predicted == CHANNELS:
                     coarse[look.scale] = unfolded(look.folded(given))
@@ -240,7 +279,7 @@ class WarpHead(nnx.Module):
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
                     raw = jnp.pad(enlarge(raw, enlarged), further) + found
                     scale = min(scale, look.scale)
-        return refined(raw, *coarse.values()), correction, scale
+        return _Looked(refined(raw, *coarse.values()), correction, scale, stages)
 
 
 class Look(nnx.Module):
@@ -365,6 +404,15 @@ class Look(nnx.Module):
         missing = count - some.shape[3]
         some = jnp.pad(some, ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
         return some.reshape(3, 3, self.fold**2 * count, -1)
+
+
+def _middle_pair(windows: Windows) -> Float[Array, "batch 2 height width 3"]:
+    """The frames before and after the interval, as constants.
+
+    Frames are data: without a gradient for them, training needs no scatter.
+    """
+    middle = windows.shape[1] // 2
+    return lax.stop_gradient(windows[:, middle - 1 : middle + 1])
 
 
 def pixels_read(channels: int) -> int:

@@ -3,7 +3,8 @@
 
 Networks of different factors share all but the last layer; a classifier shares the encoder. A wider
 decoder, and wider looks (:mod:`flavr_jax.models.head`), start by computing the same function as the
-narrower ones: the weights that read their new channels start at zero.
+narrower ones: the weights that read their new channels start at zero. So do looks that are new in
+front of the others: their corrections start at zero.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from flavr_jax.models import head
 from flavr_jax.models.flavr import Parameters
 
 __all__ = ["WarmStart", "warm_start"]
+
+_LOOKS = "head/looks/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +58,9 @@ class WarmStart:
 def warm_start(params: Parameters, path: Path) -> WarmStart:
     """Replace those of ``params`` that a checkpoint has with the same name and shape.
 
-    A narrower decoder and narrower looks are embedded in these, which then compute the same
-    function, and nearly the same if a look predicts more pairs of flows.
+    A narrower decoder, narrower looks and fewer looks, which become the last ones, are embedded in
+    these, which then compute the same function, and nearly the same if a look predicts more pairs
+    of flows.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
@@ -64,6 +68,12 @@ def warm_start(params: Parameters, path: Path) -> WarmStart:
     """
     mine: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(checkpoint.read_parameters(path), sep="/")
+    new_looks = _looks_in_front(mine, theirs)
+    theirs = _with_looks_behind(theirs, new_looks)
+    mine = {
+        name: np.zeros_like(leaf) if _of_correction(name, new_looks) else leaf
+        for name, leaf in mine.items()
+    }
     wider = _wider_decoder(mine, theirs) | _wider_looks(mine, theirs)
     taken, left = dict(wider), {}
     for name, leaf in mine.items():
@@ -116,13 +126,48 @@ def _wider_decoder(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, An
     return found
 
 
+def _pixels_of_looks(params: dict[str, Any]) -> list[int]:
+    """Number of pixels that each look takes as one position."""
+    pixels = []
+    while (name := f"{_LOOKS}{len(pixels)}/read/kernel") in params:
+        pixels.append(head.pixels_read(np.shape(params[name])[-2]))
+    return pixels
+
+
+def _looks_in_front(mine: dict[str, Any], theirs: dict[str, Any]) -> int:
+    """Number of looks that this network has in front of those of the other one.
+
+    Looks in front are coarser, and the last ones of both networks see equally many pixels as one
+    position; otherwise looks are matched by their numbers, and none is in front.
+    """
+    here, there = _pixels_of_looks(mine), _pixels_of_looks(theirs)
+    more = len(here) - len(there)
+    return more if there and more > 0 and here[more:] == there else 0
+
+
+def _with_looks_behind(theirs: dict[str, Any], new_looks: int) -> dict[str, Any]:
+    """The other network's parameters with its looks numbered from ``new_looks`` on."""
+    renamed = {}
+    for name, leaf in theirs.items():
+        if name.startswith(_LOOKS):
+            number, _, rest = name.removeprefix(_LOOKS).partition("/")
+            name = f"{_LOOKS}{int(number) + new_looks}/{rest}"
+        renamed[name] = leaf
+    return renamed
+
+
+def _of_correction(name: str, new_looks: int) -> bool:
+    """Whether a parameter computes the corrections of one of the first ``new_looks`` looks."""
+    return any(name.startswith(f"{_LOOKS}{number}/correct/") for number in range(new_looks))
+
+
 def _wider_looks(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Return the tensors of looks with narrower looks, or fewer pairs of flows, embedded."""
     found = {}
     for name, into in mine.items():
         old, new = np.shape(theirs.get(name, 0.0)), np.shape(into)
         wider = len(old) == len(new) and old != new and all(np.array(old) <= new)
-        if not (name.startswith("head/looks/") and wider):
+        if not (name.startswith(_LOOKS) and wider):
             continue
         read = "/".join((*name.split("/")[:3], "read", "kernel"))
         pixels, *before = (

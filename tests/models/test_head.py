@@ -198,6 +198,35 @@ def test_further_flows_look_elsewhere_and_a_softmax_mixes_them():
     assert np.abs(made - expected).max() < 1e-5
 
 
+def test_stages_are_the_frames_that_each_look_begins_with():
+    params = without_output(CONFIG)
+    windows = random_windows()
+    for number, look in params["head"]["looks"].items():
+        # The looks add 1, 10 and 100 to the red of every pixel.
+        bias = look["correct"]["bias"]
+        look["correct"]["bias"] = bias.at[:: head.CHANNELS].set(10.0 ** int(number))
+    frames, stages = jax.jit(flavr.apply_with_stages, static_argnums=0)(CONFIG, params, windows)
+    np.testing.assert_allclose(frames, apply(CONFIG, params, windows), atol=1e-4)
+    for stage, scale, red in zip(stages, (8, 2, 2), (0, 1, 11), strict=True):
+        small = head.reduce(windows, scale)
+        expected = small[:, 1] * 0.75 + small[:, 2] * 0.25 + jnp.asarray([red, 0.0, 0.0])
+        assert stage.shape == (1, 3, 32 // scale, 48 // scale, 3)
+        assert np.abs(stage[:, 0] - expected).max() < 1e-5
+
+
+def test_stages_look_up_where_the_flow_so_far_points():
+    params = without_output(CONFIG)
+    # The trunk's flow: 8 pixels to the right in an interval, into both frames.
+    flow = params["out"]["bias"].reshape(3, head.CHANNELS)
+    params["out"]["bias"] = flow.at[:, [3, 5]].set(0.8).reshape(-1)
+    windows = jnp.broadcast_to(jnp.arange(48.0)[:, None] / 48, (1, 4, 32, 48, 3))
+    _, stages = flavr.apply_with_stages(CONFIG, params, windows)
+    for stage, scale in zip(stages, (8, 2, 2), strict=True):
+        inside = slice(8 // scale, -8 // scale)
+        moved = stage[:, 1] - head.reduce(windows, scale)[:, 1]
+        assert np.abs(moved[:, :, inside] - 4 / 48).max() < 1e-5
+
+
 def test_some_outputs_are_those_of_all():
     params = flavr.init(CONFIG, jax.random.key(1))
     windows = random_windows()

@@ -124,6 +124,28 @@ def test_looks_are_embedded_one_by_one_and_narrower_or_further_ones_stay_random(
     np.testing.assert_array_equal(looks["2"]["correct"]["kernel"], own["2"]["correct"]["kernel"])
 
 
+def test_a_new_look_in_front_of_the_others_changes_nothing_until_it_has_learned(tmp_path):
+    old = warp_network((4, 4), (1, 4))
+    params = flavr.init(old, jax.random.key(1))
+    for look in params["head"]["looks"].values():  # corrections of some pixels
+        look["correct"]["kernel"] *= 30
+    checkpoint.save(tmp_path / "old", old, params)
+    new = warp_network((8, 6), (4, 5), (1, 4))
+    found = warm_start(flavr.init(new, jax.random.key(2)), tmp_path / "old")
+    assert all(name.startswith("head/looks/0/") for name in found.left)
+    assert "head/looks/1/read/kernel" in found.widened
+    windows = jax.random.uniform(jax.random.key(3), (1, 4, 32, 32, 3))
+    before = flavr.apply(old, params, windows)
+    grown = jax.tree.map(jnp.asarray, found.params)
+    assert np.abs(flavr.apply(new, grown, windows) - before).max() < 1e-5
+
+    def loss(head):
+        return jnp.square(flavr.apply(new, {**grown, "head": head}, windows)).mean()
+
+    gradient = jax.grad(loss)(grown["head"])["looks"]["0"]
+    assert np.abs(gradient["correct"]["kernel"]).max() > 0
+
+
 def test_fewer_looks_take_those_of_the_same_number(tmp_path):
     found, _ = looks_from(warp_network((4, 4), (1, 4)), warp_network((4, 4)), tmp_path)
     assert not found.left
