@@ -44,7 +44,7 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
     output = 49 * config.width * channels
     corrected = context = 0.0
     for look in config.looks:
-        fold = max(1, config.trunk_scale // look.scale)
+        fold = look.folded(config.trunk_scale)
         positions = (config.trunk_scale / (look.scale * fold)) ** 2  # for a pixel of the trunk
         further = 6 * (config.flow_pairs - 1) * (look is config.looks[-1])
         read_and_written = fold**2 * (12 + 2 * channels + further)

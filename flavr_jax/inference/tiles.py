@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int
 
-from flavr_jax.config import LookConfig, ModelConfig
+from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, head, quantized
 from flavr_jax.models.layers import FeatureMap, Gate, watching_gates
 from flavr_jax.typing import Windows
@@ -256,7 +256,7 @@ class _Stripes:
     def of(cls, config: ModelConfig, rows: int, tiling: Tiling) -> _Stripes:
         """Divide ``rows`` of the U-Net's input into at most ``tiling.stripes`` stripes."""
         # A row of the coarsest map in the last layers.
-        unit = max([2, *(_times_smaller(config, look) for look in config.looks)])
+        unit = max([2, *(look.times_smaller(config.trunk_scale) for look in config.looks)])
         reach = _reach_of_fine(config)
         if tiling.split == "all":
             # The encoder's coarsest maps have a row for 8 of the U-Net's input.
@@ -325,17 +325,12 @@ class _Stripes:
         return own.sum(axis=(0, 1, 2, 3), dtype=jnp.float32) / (time * self.height * each * width)
 
 
-def _times_smaller(config: ModelConfig, look: LookConfig) -> int:
-    """Ratio of the size of the U-Net's frames to that of a look's maps."""
-    return max(1, look.scale // config.trunk_scale)
-
-
 def _reach_of_fine(config: ModelConfig) -> int:
     """Rows of the U-Net's size that the last layers read beyond those they write."""
     rows = 2 + 3  # a row of the last stage's input, which is half as large; the 7×7 convolution
     for look in config.looks:
         # Its 3×3 convolutions, and a row for the interpolation between sizes.
-        rows += (look.layers + 3) * _times_smaller(config, look)
+        rows += (look.layers + 3) * look.times_smaller(config.trunk_scale)
     return rows + (config.trunk_scale > 1)  # interpolation to the frames' size
 
 

@@ -286,9 +286,9 @@ class Look(nnx.Module):
     """Corrects the raw outputs after a look at the frames as they are warped so far.
 
     A 2-D network that runs once for each predicted time. It sees both middle frames, as they are
-    and warped by the raw outputs, and the trunk's features. If it sees the frames larger than the
-    trunk does, ``fold × fold`` of their pixels become the channels of one position, so that its
-    convolutions run at the trunk's size.
+    and warped by the raw outputs, and the trunk's features. ``fold × fold`` of their pixels become
+    the channels of one position. If it sees the frames larger than the trunk does, its convolutions
+    thus run at the trunk's size, or at a smaller one.
     """
 
     def __init__(
@@ -307,8 +307,8 @@ class Look(nnx.Module):
             predicted: raw outputs per time that it corrects or, beyond ``CHANNELS``, predicts.
         """
         self.scale, self.predicted = look.scale, predicted
-        self.fold = max(1, config.trunk_scale // look.scale)
-        self.times_smaller = look.scale * self.fold // config.trunk_scale  # than the trunk
+        self.fold = look.folded(config.trunk_scale)
+        self.times_smaller = look.times_smaller(config.trunk_scale)
         self.implementation: Implementation | None = options.implementation
         channels, pixels = look.channels, self.fold**2
         self.read = Conv2d(pixels * _SEEN, channels, 3, options)

@@ -18,7 +18,7 @@ from flavr_jax.models import flavr, quantized
 
 pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
-LOOKS = (LookConfig(8, 4, layers=1), LookConfig(1, 4, layers=2))
+LOOKS = (LookConfig(2, 4, layers=1, fold=4), LookConfig(1, 4, layers=2))
 WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS, keep_still=True)
 VARIANTS = {
     "paper": ModelConfig(width=4),
