@@ -31,7 +31,7 @@ Cut: TypeAlias = Literal["hold", "blend", "ignore"]
 
 @dataclasses.dataclass(frozen=True)
 class LookConfig:
-    """A small network that corrects the flow; see :class:`flavr_jax.models.head.Look`.
+    """A small network that corrects the flow; see :class:`flavr_jax.models.look.Look`.
 
     Attributes:
         scale: it sees the frames, warped by the flow so far, this many times smaller.

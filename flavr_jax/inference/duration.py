@@ -45,7 +45,7 @@ def multiplications(config: ModelConfig, height: int, width: int, factor: int) -
     corrected = context = 0.0
     for look in config.looks:
         fold = look.folded(config.trunk_scale)
-        positions = (config.trunk_scale / (look.scale * fold)) ** 2  # for a pixel of the trunk
+        positions = 1 / look.times_smaller(config.trunk_scale) ** 2  # for a pixel of the trunk
         further = 6 * (config.flow_pairs - 1) * (look is config.looks[-1])
         read_and_written = fold**2 * (12 + 2 * channels + further)
         each = 9 * look.channels * positions

@@ -245,7 +245,7 @@ def memory(
 
 def _widest(config: ModelConfig, look: LookConfig) -> float:
     """Channels of the widest map of a look, for each pixel of the U-Net's frames."""
-    fold, smaller = (f(config.trunk_scale) for f in (look.folded, look.times_smaller))
+    fold, smaller = look.folded(config.trunk_scale), look.times_smaller(config.trunk_scale)
     # Two warped images and the raw outputs; the GPU kernels add 2 channels of zeros.
     return max(look.channels, fold**2 * (6 + head.CHANNELS + 2)) / smaller**2
 

@@ -115,7 +115,7 @@ class FLAVR(nnx.Module):
     def with_stages(
         self, windows: Windows, *, outputs: Outputs = None, remat: bool = False
     ) -> tuple[Windows, Stages]:
-        """The same frames, and smaller ones from before each look (:class:`head.WarpHead`).
+        """The same frames, and smaller ones for each look (:meth:`head.WarpHead.with_stages`).
 
         For the arguments see :meth:`__call__`. Without a warping head there are no smaller ones.
         """

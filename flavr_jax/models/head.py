@@ -39,62 +39,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from flavr_jax.config import LookConfig, ModelConfig
+from flavr_jax.config import ModelConfig
 from flavr_jax.models.layers import (
-    Conv2d,
     Convolved,
     Implementation,
     LayerOptions,
     enlarge,
     refine,
     unfolded,
-    warp,
     warp_and_mix,
 )
-from flavr_jax.models.maps import folded, halved, reduce
+from flavr_jax.models.look import CHANNELS, UNIT, Fields, Given, Look, Times
+from flavr_jax.models.maps import halved, reduce
 from flavr_jax.models.still import standing
 from flavr_jax.typing import Images, Stages, Windows
 
 __all__ = [
     "CHANNELS",
-    "Given",
-    "Look",
     "Rows",
+    "Times",
     "WarpHead",
     "blend",
     "enlarge",
-    "pixels_read",
     "reduce",
 ]
 
-CHANNELS = 8
-"""Raw outputs per predicted time: 3 colours, flow (x, y) into before and into after, the mask."""
-
 _PAIR = 6
 """Raw outputs per further pair of flows: flow (x, y) into before and into after, two logits."""
-
-_SEEN = 3 * 4 + CHANNELS  # channels of a pixel that a look reads: four images, the raw outputs
-_UNIT = 10.0  # pixels per interval for a raw flow of 1, so that raw outputs are of order 1
-_GREY = 0.5  # subtracted from colours, so that they are about 0, as a look's other inputs are
-# Channels of a pixel that a look reads: the two frames warped, as they are, and raw outputs.
-_MOVING, _STILL = (slice(0, 6), slice(12, _SEEN)), slice(6, 12)
-
-Fields: TypeAlias = Float[Array, "batch output _height _width _raw"]
-"""Raw outputs, at the size of the U-Net (the trunk) or enlarged to that of the frames.
-
-After the last look, further pairs of flows follow the 8 channels."""
-
-Times: TypeAlias = Float[np.ndarray, " output"] | Float[Array, "batch output"]
-"""Times of the outputs, inside (0, 1): the same for all samples, or each sample's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,26 +106,6 @@ class Rows:
         return lax.dynamic_slice_in_dim(maps, offset, self.count * scale, axis=2)
 
 
-class Given(NamedTuple):
-    """What a :class:`Look` computes its corrections from.
-
-    Attributes:
-        raw: raw outputs so far, ``scale · enlarged`` times smaller than the frames.
-        features: the trunk's, at the trunk's size.
-        pair: the whole middle frames.
-        times: times of the outputs, inside (0, 1).
-        start: the row of the frames at which ``raw`` and ``features`` begin.
-        enlarged: how many times ``raw`` is enlarged first.
-    """
-
-    raw: Fields
-    features: Images
-    pair: Float[Array, "batch 2 full_height full_width 3"]
-    times: Times
-    start: Int[Array, ""] | int
-    enlarged: int = 1
-
-
 class _Looked(NamedTuple):
     """What the looks made of the raw outputs.
 
@@ -154,7 +113,8 @@ class _Looked(NamedTuple):
         raw: raw outputs, ``scale`` times smaller than the frames.
         correction: one for :func:`warp_and_mix` to compute and add, or None.
         scale: how many times smaller ``raw`` is than the frames.
-        seen: what each look began with, and how many times smaller than the frames that was.
+        seen: for each look, how many times smaller than the frames the raw outputs were with which
+            it began, and these raw outputs.
     """
 
     raw: Fields
@@ -200,11 +160,11 @@ class WarpHead(nnx.Module):
     def with_stages(
         self, raw: Fields, features: Images, windows: Windows, times: Times
     ) -> tuple[Windows, Stages]:
-        """The frames, and the smaller ones that each look begins with, for deep supervision.
+        """The frames, and for each look smaller ones, made from the raw outputs it begins with.
 
-        For the arguments see :meth:`__call__`. The frames of a stage have the size at which the
-        look works (that of the trunk, if the look works at a larger one), and a single pair of
-        flows.
+        A loss of the smaller frames is known as deep supervision. They have the size of the frames
+        that the look sees, at most that of the trunk, and are mixed from one pair of flows. For the
+        arguments see :meth:`__call__`.
         """
         pair = _middle_pair(windows)
         looked = self._looked(raw, features, pair, times, 0)
@@ -213,7 +173,7 @@ class WarpHead(nnx.Module):
                 halved(pair, scale),
                 seen,
                 times,
-                unit=_UNIT / scale,
+                unit=UNIT / scale,
                 implementation=self.implementation,
             )
             for scale, seen in looked.seen
@@ -233,7 +193,7 @@ class WarpHead(nnx.Module):
             pairs=self.config.flow_pairs,
             cubic=self.config.look_up == "cubic",
             keep=standing(lax.stop_gradient(windows)) if self.config.keep_still else None,
-            unit=_UNIT,
+            unit=UNIT,
             first_row=0 if rows is None else rows.start * trunk_scale,
             enlarged=looked.scale,
             # Looks and enlargement also read rows beyond those of the output.
@@ -254,7 +214,7 @@ class WarpHead(nnx.Module):
         scale = self.config.trunk_scale  # the frames' size divided by that of `raw`
         coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
         correction = None  # of the last look, where the frames are made
-        stages = []
+        seen_by: list[tuple[int, Fields]] = []
         refined = functools.partial(refine, implementation=self.implementation)
         for number, look in enumerate(self.looks):
             with jax.named_scope(f"look{number}"):
@@ -266,7 +226,7 @@ class WarpHead(nnx.Module):
                     # Corrections enlarged to the size of `raw` and reduced to that of this look are
                     # the same as those enlarged to the latter, since both sizes are even multiples.
                     seen = refined(halved(raw, look.scale // scale), *coarse.values())
-                stages.append((look.scale * enlarged, seen))
+                seen_by.append((look.scale * enlarged, seen))
                 given = Given(seen, features, pair, times, start, enlarged)
                 if look.scale >= scale and look.predicted == CHANNELS:
                     coarse[look.scale] = unfolded(look.folded(given))
@@ -279,131 +239,7 @@ class WarpHead(nnx.Module):
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
                     raw = jnp.pad(enlarge(raw, enlarged), further) + found
                     scale = min(scale, look.scale)
-        return _Looked(refined(raw, *coarse.values()), correction, scale, stages)
-
-
-class Look(nnx.Module):
-    """Corrects the raw outputs after a look at the frames as they are warped so far.
-
-    A 2-D network that runs once for each predicted time. It sees both middle frames, as they are
-    and warped by the raw outputs, and the trunk's features. ``fold × fold`` of their pixels become
-    the channels of one position. If it sees the frames larger than the trunk does, its convolutions
-    thus run at the trunk's size, or at a smaller one.
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        look: LookConfig,
-        options: LayerOptions,
-        predicted: int = CHANNELS,
-    ) -> None:
-        """Make a look.
-
-        Args:
-            config: the network's settings.
-            look: its own.
-            options: how its layers compute.
-            predicted: raw outputs per time that it corrects or, beyond ``CHANNELS``, predicts.
-        """
-        self.scale, self.predicted = look.scale, predicted
-        self.fold = look.folded(config.trunk_scale)
-        self.times_smaller = look.times_smaller(config.trunk_scale)
-        self.implementation: Implementation | None = options.implementation
-        channels, pixels = look.channels, self.fold**2
-        self.read = Conv2d(pixels * _SEEN, channels, 3, options)
-        self.context = Conv2d(config.width, channels, 3, options, use_bias=False, gain=1.0)
-        self.hidden = nnx.List(Conv2d(channels, channels, 3, options) for _ in range(look.layers))
-        # Small initial weights: at first, a look corrects next to nothing.
-        self.correct = Conv2d(channels, pixels * predicted, 3, options, gain=0.01)
-
-    def folded(self, given: Given) -> Float[Array, "batch output _height _width pixel _raw"]:
-        """Corrections of the raw outputs; ``fold × fold`` pixels are those of one position.
-
-        Channels of zeros may follow those of the raw outputs.
-        """
-        batch, outputs = given.raw.shape[:2]
-        x, spread = self._hidden(given)
-        correction = self.correct(x, out_dtype=jnp.float32, spread=spread)
-        return correction.reshape(batch, outputs, *x.shape[1:3], self.fold**2, -1)
-
-    def last(self, given: Given) -> Convolved:
-        """The same as :meth:`folded`, as the convolution that computes it."""
-        x, spread = self._hidden(given)
-        return Convolved(x, *self.correct.parameters(spread))
-
-    def _hidden(
-        self, given: Given
-    ) -> tuple[Float[Array, "images _height _width _hidden"], tuple[int, int] | None]:
-        """All but the last convolution, and how that one spreads its channels (:class:`Conv2d`)."""
-        batch, outputs = given.raw.shape[:2]
-        dtype, pair = given.features.dtype, halved(given.pair, self.scale)
-        # Stripes begin at rows that are whole at every scale (`_Stripes.unit` in
-        # inference/tiles.py).
-        first = given.start // self.scale
-        seen = warp(
-            pair,
-            given.raw,
-            given.times,
-            unit=_UNIT / self.scale,
-            first_row=first,
-            enlarged=given.enlarged,
-            fold=self.fold,
-            middle=_GREY,
-            dtype=dtype,
-            implementation=self.implementation,
-        )
-        shape = seen.shape[2:4]
-        # As for `seen`, zeros fill the chunks of channels that the GPU kernel reads.
-        count = 6 if seen.shape[5] == 6 + CHANNELS else seen.shape[5] // 2
-        pair = lax.dynamic_slice_in_dim(pair, first, shape[0] * self.fold, axis=2)
-        fixed = self._fixed(given.features, pair, count)
-        x = self.read(
-            seen.reshape(batch * outputs, *shape, -1),
-            "leaky_relu",
-            part=functools.partial(self._of_pixels, _MOVING, seen.shape[5]),
-            residual=fixed,
-        )
-        for layer in self.hidden:
-            x = layer(x, "leaky_relu")
-        spread = None
-        if seen.shape[5] != 6 + CHANNELS:
-            # The GPU kernel reads 8 values at a time.
-            spread = self.fold**2, -(-self.predicted // 8) * 8
-        return x, spread
-
-    def _fixed(
-        self, features: Images, pair: Float[Array, "batch 2 _rows _columns 3"], count: int
-    ) -> Images:
-        """The part of the first layer's sums that is the same for all outputs.
-
-        It comes from the frames as they are and the features, whose convolutions therefore run once
-        per sample. The sum of convolutions is one convolution over all their inputs.
-
-        Args:
-            features: the trunk's, at the trunk's size.
-            pair: the middle frames at this look's scale, as far as they are read.
-            count: channels of a pixel, of which those after the 6 colours are zeros.
-        """
-        still = jnp.concatenate([pair[:, 0], pair[:, 1]], axis=-1) - _GREY
-        still = jnp.pad(still, (*((0, 0),) * 3, (0, count - 6)))
-        seen = reduce(features[:, None], self.times_smaller)[:, 0].astype(features.dtype)
-        return self.read(
-            folded(still, self.fold).astype(features.dtype),
-            part=functools.partial(self._of_pixels, (_STILL,), count),
-            use_bias=False,
-            residual=self.context(seen),
-        )
-
-    def _of_pixels(
-        self, channels: tuple[slice, ...], count: int, kernel: Float[Array, "3 3 seen channel"]
-    ) -> Float[Array, "3 3 _seen channel"]:
-        """The kernel of ``read`` for some channels of each pixel, and zeros up to ``count``."""
-        pixels = kernel.reshape(3, 3, self.fold**2, _SEEN, -1)
-        some = jnp.concatenate([pixels[:, :, :, each] for each in channels], axis=3)
-        missing = count - some.shape[3]
-        some = jnp.pad(some, ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
-        return some.reshape(3, 3, self.fold**2 * count, -1)
+        return _Looked(refined(raw, *coarse.values()), correction, scale, seen_by)
 
 
 def _middle_pair(windows: Windows) -> Float[Array, "batch 2 height width 3"]:
@@ -413,11 +249,6 @@ def _middle_pair(windows: Windows) -> Float[Array, "batch 2 height width 3"]:
     """
     middle = windows.shape[1] // 2
     return lax.stop_gradient(windows[:, middle - 1 : middle + 1])
-
-
-def pixels_read(channels: int) -> int:
-    """Number of pixels that a look with so many input channels takes as one position."""
-    return channels // _SEEN
 
 
 def blend(windows: Windows, times: Times) -> Windows:

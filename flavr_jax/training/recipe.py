@@ -101,6 +101,8 @@ class Recipe:
                 "`batch_norm` is true, but its running statistics are not trained here; set it to "
                 "false, as in the paper's models."
             )
+        if self.stages < 0:
+            raise ValueError(f"`stages` is {self.stages}; the weight of a loss is at least 0.")
         if self.stages and not self.model.looks:
             raise ValueError(
                 f"`stages` is {self.stages}, but the network has no `looks`; leave it at 0."

@@ -74,7 +74,8 @@ class Interpolation:
         objective: the loss.
         remat: recompute blocks in the backward pass instead of keeping their activations.
         evaluation: name and folder of the data set that every report scores; None for none.
-        stages: weight of the loss of what each look of a warping head begins with.
+        stages: weight of the loss of the smaller frames that each look of a warping head begins
+            with (:func:`flavr_jax.losses.of_stages`).
     """
 
     model: ModelConfig

@@ -18,8 +18,8 @@ from flax import traverse_util
 from jaxtyping import Int
 
 from flavr_jax import checkpoint
-from flavr_jax.models import head
 from flavr_jax.models.flavr import Parameters
+from flavr_jax.models.look import pixels_read
 
 __all__ = ["WarmStart", "warm_start"]
 
@@ -58,9 +58,9 @@ class WarmStart:
 def warm_start(params: Parameters, path: Path) -> WarmStart:
     """Replace those of ``params`` that a checkpoint has with the same name and shape.
 
-    A narrower decoder, narrower looks and fewer looks, which become the last ones, are embedded in
-    these, which then compute the same function, and nearly the same if a look predicts more pairs
-    of flows.
+    A narrower decoder and narrower looks are embedded in these, which then compute the same
+    function, and nearly the same if a look predicts more pairs of flows. Fewer looks become the
+    last ones of these; the corrections of those in front start at zero.
 
     Raises:
         FileNotFoundError: there is no checkpoint at ``path``.
@@ -130,15 +130,15 @@ def _pixels_of_looks(params: dict[str, Any]) -> list[int]:
     """Number of pixels that each look takes as one position."""
     pixels = []
     while (name := f"{_LOOKS}{len(pixels)}/read/kernel") in params:
-        pixels.append(head.pixels_read(np.shape(params[name])[-2]))
+        pixels.append(pixels_read(np.shape(params[name])[-2]))
     return pixels
 
 
 def _looks_in_front(mine: dict[str, Any], theirs: dict[str, Any]) -> int:
     """Number of looks that this network has in front of those of the other one.
 
-    Looks in front are coarser, and the last ones of both networks see equally many pixels as one
-    position; otherwise looks are matched by their numbers, and none is in front.
+    It is the difference of their numbers of looks, if the last looks here take as many pixels as
+    one position as the looks there. Otherwise it is 0, and looks are matched by their numbers.
     """
     here, there = _pixels_of_looks(mine), _pixels_of_looks(theirs)
     more = len(here) - len(there)
@@ -171,7 +171,7 @@ def _wider_looks(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]
             continue
         read = "/".join((*name.split("/")[:3], "read", "kernel"))
         pixels, *before = (
-            head.pixels_read(np.shape(of[read])[-2]) for of in (mine, theirs) if read in of
+            pixels_read(np.shape(of[read])[-2]) for of in (mine, theirs) if read in of
         )
         if before != [pixels]:  # its channels belong to other pixels
             continue

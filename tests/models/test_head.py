@@ -13,6 +13,7 @@ from flax import nnx
 from flavr_jax.config import LookConfig, ModelConfig
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.models import flavr, head, layers, quantized
+from flavr_jax.models.look import Given, Look
 from flavr_jax.models.still import standing
 
 pytestmark = pytest.mark.usefixtures("definition", "shallow")
@@ -67,7 +68,7 @@ def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
     rows = 2.5 + np.sin(np.arange(64) / 20)[:, None, None].astype(np.float32)
     pair = jnp.broadcast_to(jnp.asarray(rows), (1, 2, 64, 64, 3))
     config = dataclasses.replace(CONFIG, looks=(LookConfig(scale, 8, layers=0),))
-    look = head.Look(config, config.looks[0], layers.LayerOptions(nnx.Rngs(0), False, "xla"))
+    look = Look(config, config.looks[0], layers.LayerOptions(nnx.Rngs(0), False, "xla"))
     pixels = 4 if scale == 1 else 1  # folded into one position
     # Pass the red of the warped frame before through.
     read, correct = np.zeros(look.read.kernel.shape), np.zeros(look.correct.kernel.shape)
@@ -80,7 +81,7 @@ def test_looks_see_the_frames_warped_to_the_same_place_at_every_scale(scale):
     context = jnp.zeros((1, 32, 32, 8))
 
     def corrections(*arrays):
-        return look.folded(head.Given(*arrays, times=np.asarray([0.5]), start=0))
+        return look.folded(Given(*arrays, times=np.asarray([0.5]), start=0))
 
     found = jax.jit(corrections)(raw, context, pair)
     made = layers.unfolded(found)

@@ -123,6 +123,7 @@ def test_the_loss_of_stages_is_added_with_its_weight():
         ("steps = 1\nminutes = 2", "set one of them"),
         ("steps = 1\n[model]\nn_inputs = 6", "`n_inputs` is 6, but training windows have 4"),
         ("steps = 1\n[model]\nbatch_norm = true", "set it to false"),
+        ("steps = 1\nstages = -0.5", "at least 0"),
         ("steps = 1\nstages = 0.5", "the network has no `looks`"),
         ("steps = 1\n[date]", "unknown key 'date'"),
     ],
