@@ -22,6 +22,7 @@ from flavr_jax.bundled import existing
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
+from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import presentation, step_profile, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
 from flavr_jax.profiling.training_throughput import Measurement, TrainingCase
@@ -47,6 +48,10 @@ class Options:
     """Widths of the networks to time."""
     n_outputs: int = 7
     """Frames that the networks predict."""
+    models: tuple[Preset, ...] = ()
+    """Named networks to time instead of these, such as the bundled one."""
+    one_target: bool = False
+    """A window has one target, drawn at random, not all frames that the network predicts."""
     devices: tuple[int, ...] = ()
     """Numbers of devices to use; by default one, and all of this machine."""
     batch: int = 24
@@ -97,29 +102,33 @@ def main(options: Options) -> None:
         clips = _clips(options, Path(folder)) if options.read else ()
         for name in options.implementations:
             run = IMPLEMENTATIONS[name]
-            on_one_device: dict[int, float] = {}  # windows a second, by width
+            on_one_device: dict[ModelConfig, float] = {}  # windows a second
             for found in run(cases, clips, seconds=options.seconds, workers=options.workers):
-                width, speed = found.case.model.width, found.windows_per_second
+                network, speed = found.case.model, found.windows_per_second
                 if found.case.devices == 1:
-                    on_one_device[width] = speed
-                speed_up = speed / on_one_device[width] if width in on_one_device else None
+                    on_one_device[network] = speed
+                speed_up = speed / on_one_device[network] if network in on_one_device else None
                 _record({**found.figures(), "speed_up": speed_up, "where": where}, options.json)
                 table.add_row(*_cells(found, speed_up))
     Console().print(table)
 
 
 def _cases(options: Options) -> list[TrainingCase]:
-    """Return the cases: every width on every number of devices."""
+    """Return the cases: every network on every number of devices."""
     counts = options.devices or tuple(sorted({1, jax.local_device_count()}))
+    networks = [PRESETS[name] for name in options.models] or [
+        ModelConfig(width=width, n_outputs=options.n_outputs) for width in options.widths
+    ]
     return [
         TrainingCase(
-            ModelConfig(width=width, n_outputs=options.n_outputs),
+            network,
             devices=devices,
             batch=options.batch,
             crop=options.crop,
             strategy=options.strategy,
+            one_target=options.one_target,
         )
-        for width in options.widths
+        for network in networks
         for devices in counts
     ]
 

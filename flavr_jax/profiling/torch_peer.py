@@ -15,12 +15,13 @@ from flax import traverse_util
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.flavr import Parameters
+from flavr_jax.profiling import torch_head
 
 __all__ = ["TorchPeer"]
 
 
 class TorchPeer:
-    """FLAVR in PyTorch: 3-D residual blocks, transposed convolutions, concatenated skips.
+    """FLAVR in PyTorch: 3-D residual blocks, transposed convolutions, concatenated skips, a head.
 
     Attributes:
         weights: PyTorch tensors by the path of our parameters; leaves of the autograd graph.
@@ -50,12 +51,15 @@ class TorchPeer:
             ModuleNotFoundError: PyTorch is not installed.
             ValueError: the peer does not have this variant of the network.
         """
-        variant = (config.encoder, config.join, config.upsampling, config.batch_norm, config.base)
-        if variant != ("r3d", "concat", "transposed", False, "mean"):
+        variant = (config.encoder, config.join, config.upsampling, config.batch_norm)
+        if variant != ("r3d", "concat", "transposed", False) or config.base == "blend":
             raise ValueError(
-                f"the PyTorch peer has no {variant}; compare a network of encoder r3d, join "
-                "concat, upsampling transposed, batch_norm false and base mean."
+                f"the PyTorch peer has no {variant} with base {config.base}; compare a network of "
+                "encoder r3d, join concat, upsampling transposed, batch_norm false and base mean "
+                "or warp."
             )
+        if config.look_up != "bilinear":
+            raise ValueError(f"the PyTorch peer has no {config.look_up} look-ups, only bilinear.")
         import torch  # pyright: ignore[reportMissingImports]
 
         self.torch = torch
@@ -77,32 +81,61 @@ class TorchPeer:
         for weight in self.weights.values():
             weight.requires_grad_(masters)
 
-    def __call__(self, windows: Any, mark: Callable[[str], None] = lambda stage: None) -> Any:
+    def __call__(
+        self,
+        windows: Any,
+        mark: Callable[[str], None] = lambda stage: None,
+        outputs: Any = None,
+    ) -> Any:
         """Predict the frames inside the middle interval.
 
         Args:
             windows: a float32 tensor ``[batch, 3, time, height, width]`` in [0, 1].
             mark: called with the name of each stage once its work has been issued.
+            outputs: indices of each sample's frames, an int64 tensor ``[batch, output]``; None for
+                all frames.
 
         Returns:
-            a float32 tensor ``[batch, n_outputs, 3, height, width]``.
+            a float32 tensor ``[batch, output, 3, height, width]``.
         """
-        torch = self.torch
-        mean = windows.mean((2, 3, 4), keepdim=True)
-        x = (windows - mean).to(self.dtype)
+        torch, scale = self.torch, self.config.trunk_scale
+        small = windows
+        if scale > 1:
+            small = torch.nn.functional.avg_pool3d(windows, (1, scale, scale))
+        mean = small.mean((2, 3, 4), keepdim=True)
+        x = (small - mean).to(self.dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self._decode(self._encode(x, mark), mark)  # [b, width, t, h, w]
         # Time becomes channels, so the fusion of frames is a 2-D convolution.
         x = torch.cat(torch.unbind(x, 2), 1)
-        x = self._leaky(torch.nn.functional.conv2d(x, self._weight("fuse/kernel")))
+        x = features = self.leaky(torch.nn.functional.conv2d(x, self._weight("fuse/kernel")))
         mark("fuse")
         x = torch.nn.functional.pad(x, (3, 3, 3, 3), mode="reflect")
-        x = torch.nn.functional.conv2d(
-            x, self._weight("out/kernel"), self._weight("out/bias")
-        ).float()
+        x = self.conv2d("out", x, padding="valid").float()
         mark("out")
-        return x.unflatten(1, (self.config.n_outputs, 3)) + mean[:, None, :, 0]
+        x = x.unflatten(1, (self.config.n_outputs, -1))
+        if outputs is None:
+            outputs = torch.arange(self.config.n_outputs, device=x.device).expand(x.shape[:2])
+        else:
+            x = torch.take_along_dim(x, outputs[..., None, None, None], 1)
+        if self.config.base == "mean":
+            return x + mean[:, None, :, 0]
+        times = (outputs + 1) / (self.config.n_outputs + 1)
+        x = torch_head.frames(self, x, features, windows, times)
+        mark("head")
+        return x
+
+    def conv2d(self, path: str, x: Any, padding: str = "same") -> Any:
+        """Convolve images by the layer at ``path``, zeros around them unless ``padding`` says."""
+        bias = self._weight(f"{path}/bias") if f"{path}/bias" in self.weights else None
+        return self.torch.nn.functional.conv2d(
+            x, self._weight(f"{path}/kernel"), bias, padding=padding
+        )
+
+    def leaky(self, x: Any) -> Any:
+        """Apply the activation of the decoder, the fusion and the looks."""
+        return self.torch.nn.functional.leaky_relu(x, 0.2)
 
     def _tensor(self, path: str, leaf: np.ndarray) -> Any:
         """Convert a parameter to PyTorch's layout."""
@@ -150,7 +183,7 @@ class TorchPeer:
                     stride=(1, 2, 2),
                     padding=1,
                 )
-            x = self._leaky(self._gate(path, x))
+            x = self.leaky(self._gate(path, x))
             mark(f"decoder/stage{number}")
         return x
 
@@ -166,6 +199,3 @@ class TorchPeer:
 
     def _weight(self, path: str) -> Any:
         return self.weights[path].to(self.dtype)  # no copy if the dtype is the same
-
-    def _leaky(self, x: Any) -> Any:
-        return self.torch.nn.functional.leaky_relu(x, 0.2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from flavr_jax.config import ModelConfig
 from flavr_jax.models.flavr import Parameters
@@ -30,6 +30,7 @@ class TorchTraining:
         inputs: UInt8[np.ndarray, "batch time height width 3"],
         targets: UInt8[np.ndarray, "batch outputs height width 3"],
         weights: Float[np.ndarray, "batch outputs"],
+        outputs: Int[np.ndarray, "batch outputs"] | None = None,
         *,
         dtype: str = "bfloat16",
         compiled: bool = True,
@@ -43,6 +44,7 @@ class TorchTraining:
             inputs: input frames.
             targets: frames to predict.
             weights: weights of these frames in the loss; not all weights of a window may be 0.
+            outputs: which of the network's outputs these frames are; None for all.
             dtype: dtype in which to compute.
             compiled: use ``torch.compile``.
             learning_rate: learning rate of all steps.
@@ -58,8 +60,10 @@ class TorchTraining:
         self._peer = TorchPeer(
             config, params, device=self._device, dtype=dtype, channels_last=True, masters=True
         )
-        self._batch = [torch.tensor(part, device=self._device) for part in (inputs, targets)]
-        self._batch.append(torch.tensor(weights, device=self._device))
+        parts = inputs, targets, weights, None if outputs is None else outputs.astype(np.int64)
+        self._batch = [
+            None if part is None else torch.tensor(part, device=self._device) for part in parts
+        ]
         self._optimizer = torch.optim.AdamW(
             self._peer.weights.values(),
             lr=learning_rate,
@@ -86,10 +90,10 @@ class TorchTraining:
         """Free the memory; the object cannot be used afterwards."""
         self.__dict__.clear()
 
-    def _loss(self, inputs: Any, targets: Any, weights: Any) -> Any:
+    def _loss(self, inputs: Any, targets: Any, weights: Any, outputs: Any) -> Any:
         """Return the mean over windows of the weighted mean L1 over a window's frames."""
         # [b, t, h, w, 3] as [b, 3, t, h, w] with channels innermost: no data is moved.
-        prediction = self._peer(inputs.permute(0, 4, 1, 2, 3).float() / 255.0)
+        prediction = self._peer(inputs.permute(0, 4, 1, 2, 3).float() / 255.0, outputs=outputs)
         truth = targets.permute(0, 1, 4, 2, 3).float() / 255.0
         distance = (prediction - truth).abs().mean((2, 3, 4))
         return ((distance * weights).sum(1) / weights.sum(1)).mean()

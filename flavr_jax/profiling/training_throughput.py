@@ -66,6 +66,7 @@ class TrainingCase:
         batch: windows per device and step.
         crop: side of a window in pixels.
         strategy: how the step is mapped over devices.
+        one_target: a window has one target, not all frames that the network predicts.
     """
 
     model: ModelConfig
@@ -73,6 +74,7 @@ class TrainingCase:
     batch: int = 24
     crop: int = 256
     strategy: Strategy = "pmap"
+    one_target: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,7 @@ def measure_peer(
     Args:
         name: name of the implementation in the measurements.
         make: creates the peer from the config and parameters of a network, and the inputs, targets
-            and weights of a batch.
+            and weights of a batch; with one target, also from the index of each window's target.
         cases: the steps to time.
         clips: not used; present so that the signature is that of :func:`measure`.
         seconds: approximate length of a round.
@@ -178,7 +180,7 @@ def measure_peer(
             continue
         params = _fresh(case).params
         started = time.perf_counter()
-        peer = make(case.model, params, *_noise(case))
+        peer = make(case.model, params, *_peers_batch(case))
         peer.step()
         peer.wait()
         seconds_to_compile = time.perf_counter() - started
@@ -318,7 +320,10 @@ def _fresh(case: TrainingCase) -> state.TrainState:
 def _inputs(case: TrainingCase, clips: tuple[Clip, ...], workers: int) -> inputs.Read:
     """Return inputs that read windows of the case's size; none are synthetic."""
     config = mixture.MixtureConfig(
-        crop=case.crop, batch_size=case.batch * case.devices, synthetic_share=0.0
+        crop=case.crop,
+        batch_size=case.batch * case.devices,
+        synthetic_share=0.0,
+        one_target=case.one_target,
     )
     # The workers share the cores.
     threads = max(1, (os.cpu_count() or 1) // max(1, workers))
@@ -335,3 +340,13 @@ def _noise(case: TrainingCase) -> pipeline.Window:
         rng.integers(0, 256, (count, outputs, side, side, 3), np.uint8),
         np.ones((count, outputs), np.float32),
     )
+
+
+def _peers_batch(case: TrainingCase) -> tuple[np.ndarray, ...]:
+    """Return a batch of noise for a peer, which does not choose targets itself."""
+    inputs, targets, weights = _noise(case)
+    if not case.one_target:
+        return inputs, targets, weights
+    chosen = np.random.default_rng(1).integers(0, case.model.n_outputs, (len(inputs), 1))
+    targets = np.take_along_axis(targets, chosen[:, :, None, None, None], 1)
+    return inputs, targets, np.take_along_axis(weights, chosen, 1), chosen

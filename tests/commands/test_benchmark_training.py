@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from flavr_jax.commands import benchmark_training as script
+from flavr_jax.models.presets import PRESETS
 from flavr_jax.profiling.step_profile import Part, StepProfile
 from flavr_jax.profiling.training_throughput import Measurement
 from flavr_jax.training.recipe import Places
@@ -58,6 +59,23 @@ def test_without_one_device_there_is_no_gain_to_tell(monkeypatch, capsys):
     where, line, *_ = capsys.readouterr().out.splitlines()
     assert where.startswith("torch: True; ")
     assert json.loads(line)["speed_up"] is None
+
+
+def test_named_networks_take_the_place_of_widths_and_may_have_one_target(monkeypatch):
+    cases = []
+
+    def run(given, clips, **options):
+        cases.extend(given)
+        return iter(())
+
+    monkeypatch.setitem(script.IMPLEMENTATIONS, "flavr_jax", run)
+    options = script.Options(
+        models=("default",), one_target=True, devices=(1,), batch=48, read=False
+    )
+    script.main(options)
+    [case] = cases
+    assert case.model == PRESETS["default"]
+    assert (case.batch, case.one_target) == (48, True)
 
 
 def test_a_recipe_is_timed_with_its_changes_and_the_parts_of_its_step_are_shown(

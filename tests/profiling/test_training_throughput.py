@@ -137,3 +137,14 @@ def test_a_peer_is_timed_by_its_own_clock_on_one_device():
     assert (found.implementation, found.case, found.read_seconds) == ("sleeper", cases[0], None)
     assert found.fixed_seconds == pytest.approx(0.01, rel=0.3)
     assert len(closed) == 1
+
+
+def test_a_peer_gets_one_target_of_each_window_and_its_index():
+    case = TrainingCase(ModelConfig(width=4, n_outputs=7), batch=9, crop=16, one_target=True)
+    inputs, targets, weights, outputs = training_throughput._peers_batch(case)
+    whole = training_throughput._noise(case)
+    assert (inputs == whole.inputs).all()
+    assert (targets[:, 0] == whole.targets[np.arange(9), outputs[:, 0]]).all()
+    assert len(set(outputs[:, 0].tolist())) > 1
+    assert weights.tolist() == [[1.0]] * 9
+    assert training_throughput._inputs(case, (), 0).config.one_target
