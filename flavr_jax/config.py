@@ -37,26 +37,25 @@ class LookConfig:
         scale: it sees the frames, warped by the flow so far, this many times smaller.
         channels: channels of its convolutions.
         layers: number of hidden convolutions.
-        fold: its convolutions take ``fold × fold`` of the pixels that it sees as one position, so
-            that they reach farther and take less time. If it sees more pixels than the trunk has,
-            ``fold`` is at least their ratio.
     """
 
     scale: int
     channels: int
     layers: int = 3
-    fold: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.scale, self.channels, self.fold) < 1 or self.layers < 0:
+        if self.scale < 1 or self.channels < 1 or self.layers < 0:
             raise ValueError(
-                f"`looks` has scale {self.scale}, {self.channels} channels, {self.layers} layers "
-                f"and fold {self.fold}; layers are at least 0, the others at least 1."
+                f"`looks` has scale {self.scale}, {self.channels} channels and {self.layers} "
+                "layers; scales and channels are at least 1, layers at least 0."
             )
 
     def folded(self, trunk_scale: int) -> int:
-        """Side of the square of pixels that its convolutions take as one position."""
-        return max(self.fold, trunk_scale // self.scale)
+        """Side of the square of pixels that its convolutions take as one position.
+
+        Of frames that are larger than the trunk's, so many pixels are one position of the trunk.
+        """
+        return max(1, trunk_scale // self.scale)
 
     def times_smaller(self, trunk_scale: int) -> int:
         """Ratio of the height of the trunk's frames to the rows of its positions."""
@@ -163,19 +162,12 @@ class ModelConfig:
             )
         # The trunk's frames have multiples of 8 pixels, so its maps can be reduced up to 8 times.
         known = [n for n in range(1, self.trunk_scale) if self.trunk_scale % n == 0]
-        coarse = [self.trunk_scale * n for n in (1, 2, 4, 8)]
-        known += coarse
+        known += [self.trunk_scale * n for n in (1, 2, 4, 8)]
         if not set(scales) <= set(known):
             raise ValueError(
                 f"`looks` has the scales {scales}; with `trunk_scale = {self.trunk_scale}`, each "
                 f"is one of {known}."
             )
-        for look in self.looks:
-            if look.scale * look.folded(self.trunk_scale) not in coarse:
-                raise ValueError(
-                    f"`looks` has the scale {look.scale} with fold {look.fold}; with `trunk_scale "
-                    f"= {self.trunk_scale}`, their product is one of {coarse}."
-                )
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:

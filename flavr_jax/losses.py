@@ -19,9 +19,9 @@ from jax import Array, lax
 from jaxtyping import Float, Key
 
 from flavr_jax.metrics import lpips, ssim
-from flavr_jax.typing import Stages, Windows
+from flavr_jax.typing import Windows
 
-__all__ = ["DISTANCES", "Distance", "Objective", "of_stages", "parse"]
+__all__ = ["DISTANCES", "Distance", "Objective", "parse"]
 
 Distance: TypeAlias = Callable[[Windows, Windows], Float[Array, "batch time"]]
 """Distance of each predicted frame from the true frame; 0 if they are equal."""
@@ -114,30 +114,6 @@ def parse(text: str) -> Objective:
             )
     needed = not terms.keys().isdisjoint(_PERCEPTUAL)
     return Objective(tuple(terms.items()), lpips.load_weights() if needed else None)
-
-
-def of_stages(
-    stages: Stages, targets: Stages, weights: Float[Array, "batch time"]
-) -> Float[Array, ""]:
-    """Mean Charbonnier distance of smaller frames: a loss of results before the last layers.
-
-    This is known as deep supervision. Where flow is wrong by many pixels of the frames, it is wrong
-    by few of a smaller one, so that its gradient points the right way.
-
-    Args:
-        stages: predicted frames of any sizes.
-        targets: true frames of the same sizes; their content is ignored where the weight is 0.
-        weights: weight of each frame.
-
-    References:
-        Lee et al. 2015, https://arxiv.org/abs/1409.5185
-    """
-    known = (weights > 0)[:, :, None, None, None]
-    total = jnp.zeros(())
-    for stage, target in zip(stages, targets, strict=True):
-        target = jnp.where(known, target, lax.stop_gradient(stage))
-        total += _average(charbonnier(stage, target), weights)
-    return total / len(stages)
 
 
 def l1(prediction: Windows, target: Windows) -> Float[Array, "batch time"]:

@@ -24,13 +24,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8, UInt16
 
-__all__ = ["Frame", "Frames", "Images", "Stages", "Windows"]
+__all__ = ["Frame", "Frames", "Images", "Windows"]
 
 Windows: TypeAlias = Float[Array, "batch _time height width 3"]
 """Float RGB frames at consecutive times, inputs in [0, 1]: inputs and outputs of the network."""
-
-Stages: TypeAlias = list[Float[Array, "batch _time _height _width 3"]]
-"""Frames like those of :data:`Windows`, of several sizes."""
 
 Images: TypeAlias = Float[Array, "batch _height _width _channel"]
 """Activations of the 2-D part of the network."""

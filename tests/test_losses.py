@@ -241,17 +241,3 @@ def test_a_time_without_truth_has_no_influence_whatever_it_holds():
     assert values == expected
     assert np.isfinite(gradient).all()
     assert not np.asarray(gradient[0, 1]).any()
-
-
-def test_the_loss_of_stages_is_the_mean_over_known_frames_of_every_size():
-    targets = [jnp.full((2, 2, size, size, 3), 0.5) for size in (8, 4)]
-    stages = [targets[0] + 0.1, targets[1] + 0.3]
-    weights = jnp.asarray([[1.0, 1.0], [1.0, 0.0]])
-    assert float(losses.of_stages(stages, targets, weights)) == pytest.approx(0.2, abs=1e-4)
-    unknown = [target.at[1, 1].set(jnp.nan) for target in targets]
-    value, gradient = jax.value_and_grad(losses.of_stages)(stages, unknown, weights)
-    assert float(value) == pytest.approx(0.2, abs=1e-4)
-    for each in gradient:
-        assert np.isfinite(each).all()
-        assert not np.any(each[1, 1])
-        assert np.all(each[0] > 0)

@@ -36,14 +36,13 @@ from flavr_jax.models.layers import (
     LayerOptions,
     activate,
 )
-from flavr_jax.typing import Images, Stages, Windows
+from flavr_jax.typing import Images, Windows
 
 __all__ = [
     "FLAVR",
     "Parameters",
     "Sources",
     "apply",
-    "apply_with_stages",
     "init",
     "merged",
     "parameter_shapes",
@@ -112,21 +111,6 @@ class FLAVR(nnx.Module):
         maps = self.coarse(sources.small - sources.mean, remat=remat)
         return self.fine(maps, sources, outputs=outputs, remat=remat)
 
-    def with_stages(
-        self, windows: Windows, *, outputs: Outputs = None, remat: bool = False
-    ) -> tuple[Windows, Stages]:
-        """The same frames, and smaller ones for each look (:meth:`head.WarpHead.with_stages`).
-
-        For the arguments see :meth:`__call__`. Without a warping head there are no smaller ones.
-        """
-        sources = self.sources(windows)
-        maps = self.coarse(sources.small - sources.mean, remat=remat)
-        if self.head is None:
-            return self.fine(maps, sources, outputs=outputs, remat=remat), []
-        raw, features, times = self._before_head(maps, outputs, remat=remat)
-        with jax.named_scope("head"):
-            return self.head.with_stages(raw, features, windows, times)
-
     def sources(self, windows: Windows) -> Sources:
         """The input frames in the forms that the network reads."""
         small = head.reduce(windows, self.config.trunk_scale)  # [b, t, h, w, 3], U-Net size
@@ -173,7 +157,17 @@ class FLAVR(nnx.Module):
         """
         config = self.config
         windows, _, mean = sources
-        raw, x, times = self._before_head(maps, outputs, remat=remat)
+        with jax.named_scope("decoder"):
+            x = self.decoder.last(maps, remat=remat)
+        with jax.named_scope("fuse"):
+            x = self._fuse(x)  # [b, h, w, width]
+        if isinstance(outputs, Array):
+            wanted = outputs
+        else:
+            wanted = np.arange(config.n_outputs) if outputs is None else np.asarray(outputs)
+        times = (wanted + 1) / (config.n_outputs + 1)
+        with jax.named_scope("out"):
+            raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
         if self.head is not None:
             with jax.named_scope("head"):
                 return self.head(raw, x, windows, times, rows)
@@ -193,23 +187,6 @@ class FLAVR(nnx.Module):
             *(block.gate for stage in stages for block in stage),
             *(stage.gate for stage in self.decoder.stages),
         ]
-
-    def _before_head(
-        self, maps: tuple[FeatureMap, ...], outputs: Outputs, *, remat: bool
-    ) -> tuple[Float[Array, "batch outputs _height _width _channel"], Images, head.Times]:
-        """Raw outputs, the features they come from and their times; see :meth:`fine`."""
-        with jax.named_scope("decoder"):
-            x = self.decoder.last(maps, remat=remat)
-        with jax.named_scope("fuse"):
-            x = self._fuse(x)  # [b, h, w, width]
-        count = self.config.n_outputs
-        if isinstance(outputs, Array):
-            wanted = outputs
-        else:
-            wanted = np.arange(count) if outputs is None else np.asarray(outputs)
-        with jax.named_scope("out"):
-            raw = self._raw(x, wanted)  # [b, outputs, h, w, 3 or 8]
-        return raw, x, (wanted + 1) / (count + 1)
 
     def _raw(
         self, x: Images, wanted: Int[np.ndarray, " outputs"] | Int[Array, "batch outputs"]
@@ -280,25 +257,6 @@ def apply(
         ValueError: a window does not have ``config.n_inputs`` frames, or the height or width is not
             a multiple of ``config.multiple``.
     """
-    _check(config, windows)
-    return merged(config, params, implementation)(windows, outputs=outputs, remat=remat)
-
-
-def apply_with_stages(
-    config: ModelConfig,
-    params: Parameters,
-    windows: Windows,
-    *,
-    outputs: Outputs = None,
-    remat: bool = False,
-) -> tuple[Windows, Stages]:
-    """:meth:`FLAVR.with_stages` as a pure function; for arguments and errors see :func:`apply`."""
-    _check(config, windows)
-    return merged(config, params, None).with_stages(windows, outputs=outputs, remat=remat)
-
-
-def _check(config: ModelConfig, windows: Windows) -> None:
-    """Refuse windows of a wrong length or size."""
     _, frames, height, width, _ = windows.shape
     if frames != config.n_inputs:
         raise ValueError(
@@ -310,6 +268,7 @@ def _check(config: ModelConfig, windows: Windows) -> None:
             f"{config.multiple}. "
             "Pad them, or use Interpolator, which does."
         )
+    return merged(config, params, implementation)(windows, outputs=outputs, remat=remat)
 
 
 def merged(config: ModelConfig, params: Parameters, implementation: Implementation | None) -> FLAVR:

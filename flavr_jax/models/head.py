@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +59,7 @@ from flavr_jax.models.layers import (
 from flavr_jax.models.look import CHANNELS, UNIT, Fields, Given, Look, Times
 from flavr_jax.models.maps import halved, reduce
 from flavr_jax.models.still import standing
-from flavr_jax.typing import Images, Stages, Windows
+from flavr_jax.typing import Images, Windows
 
 __all__ = [
     "CHANNELS",
@@ -106,23 +105,6 @@ class Rows:
         return lax.dynamic_slice_in_dim(maps, offset, self.count * scale, axis=2)
 
 
-class _Looked(NamedTuple):
-    """What the looks made of the raw outputs.
-
-    Attributes:
-        raw: raw outputs, ``scale`` times smaller than the frames.
-        correction: one for :func:`warp_and_mix` to compute and add, or None.
-        scale: how many times smaller ``raw`` is than the frames.
-        seen: for each look, how many times smaller than the frames the raw outputs were with which
-            it began, and these raw outputs.
-    """
-
-    raw: Fields
-    correction: Convolved | None
-    scale: int
-    seen: list[tuple[int, Fields]]
-
-
 class WarpHead(nnx.Module):
     """Turns raw outputs into frames; a :class:`Look` for each of ``config.looks`` corrects them."""
 
@@ -153,49 +135,21 @@ class WarpHead(nnx.Module):
             times: times of the outputs, inside (0, 1).
             rows: the rows that ``raw`` and ``features`` cover and those to compute; None for all.
         """
-        start = 0 if rows is None else rows.start * self.config.trunk_scale
-        looked = self._looked(raw, features, _middle_pair(windows), times, start)
-        return self._mixed(looked, windows, times, rows)
-
-    def with_stages(
-        self, raw: Fields, features: Images, windows: Windows, times: Times
-    ) -> tuple[Windows, Stages]:
-        """The frames, and for each look smaller ones, made from the raw outputs it begins with.
-
-        A loss of the smaller frames is known as deep supervision. They have the size of the frames
-        that the look sees, at most that of the trunk, and are mixed from one pair of flows. For the
-        arguments see :meth:`__call__`.
-        """
-        pair = _middle_pair(windows)
-        looked = self._looked(raw, features, pair, times, 0)
-        stages = [
-            warp_and_mix(
-                halved(pair, scale),
-                seen,
-                times,
-                unit=UNIT / scale,
-                implementation=self.implementation,
-            )
-            for scale, seen in looked.seen
-        ]
-        return self._mixed(looked, windows, times, None), stages
-
-    def _mixed(
-        self, looked: _Looked, windows: Windows, times: Times, rows: Rows | None
-    ) -> Float[Array, "batch output _height width 3"]:
-        """Make the frames from what the looks found; for the arguments see :meth:`__call__`."""
         trunk_scale = self.config.trunk_scale
+        start = 0 if rows is None else rows.start * trunk_scale
+        pair = _middle_pair(windows)
+        raw, correction, scale = self._looked(raw, features, pair, times, start)
         return warp_and_mix(
-            _middle_pair(windows),
-            looked.raw,
+            pair,
+            raw,
             times,
-            correction=looked.correction,
+            correction=correction,
             pairs=self.config.flow_pairs,
             cubic=self.config.look_up == "cubic",
             keep=standing(lax.stop_gradient(windows)) if self.config.keep_still else None,
             unit=UNIT,
-            first_row=0 if rows is None else rows.start * trunk_scale,
-            enlarged=looked.scale,
+            first_row=start,
+            enlarged=scale,
             # Looks and enlargement also read rows beyond those of the output.
             top=0 if rows is None else (rows.first - rows.start) * trunk_scale,
             height=None if rows is None else rows.count * trunk_scale,
@@ -209,12 +163,16 @@ class WarpHead(nnx.Module):
         pair: Float[Array, "batch 2 full_height full_width 3"],
         times: Times,
         start: Int[Array, ""] | int,
-    ) -> _Looked:
-        """Let every look correct the raw outputs; for the arguments see :class:`Given`."""
+    ) -> tuple[Fields, Convolved | None, int]:
+        """Let every look correct the raw outputs; for the arguments see :class:`Given`.
+
+        Returns:
+            The raw outputs, a correction for :func:`warp_and_mix` to compute and add, or None, and
+            how many times smaller than the frames the raw outputs are.
+        """
         scale = self.config.trunk_scale  # the frames' size divided by that of `raw`
         coarse: dict[int, Fields] = {}  # corrections to be added to `raw`, by scale
         correction = None  # of the last look, where the frames are made
-        seen_by: list[tuple[int, Fields]] = []
         refined = functools.partial(refine, implementation=self.implementation)
         for number, look in enumerate(self.looks):
             with jax.named_scope(f"look{number}"):
@@ -226,7 +184,6 @@ class WarpHead(nnx.Module):
                     # Corrections enlarged to the size of `raw` and reduced to that of this look are
                     # the same as those enlarged to the latter, since both sizes are even multiples.
                     seen = refined(halved(raw, look.scale // scale), *coarse.values())
-                seen_by.append((look.scale * enlarged, seen))
                 given = Given(seen, features, pair, times, start, enlarged)
                 if look.scale >= scale and look.predicted == CHANNELS:
                     coarse[look.scale] = unfolded(look.folded(given))
@@ -239,7 +196,7 @@ class WarpHead(nnx.Module):
                     further = (*((0, 0),) * 4, (0, found.shape[-1] - CHANNELS))
                     raw = jnp.pad(enlarge(raw, enlarged), further) + found
                     scale = min(scale, look.scale)
-        return _Looked(refined(raw, *coarse.values()), correction, scale, seen_by)
+        return refined(raw, *coarse.values()), correction, scale
 
 
 def _middle_pair(windows: Windows) -> Float[Array, "batch 2 height width 3"]:

@@ -67,9 +67,9 @@ class Look(nnx.Module):
     """Corrects the raw outputs after a look at the frames as they are warped so far.
 
     A 2-D network that runs once for each predicted time. It sees both middle frames, as they are
-    and warped by the raw outputs, and the trunk's features. ``fold × fold`` of their pixels become
-    the channels of one position. If it sees the frames larger than the trunk does, its convolutions
-    thus run at the trunk's size, or at a smaller one.
+    and warped by the raw outputs, and the trunk's features. If it sees the frames larger than the
+    trunk does, ``fold × fold`` of their pixels become the channels of one position, so that its
+    convolutions run at the trunk's size.
     """
 
     def __init__(

@@ -38,8 +38,6 @@ class Recipe:
     Attributes:
         model: the network.
         loss: distances by name and weight, as in ``"1*l1+0.1*census"``.
-        stages: weight of a further loss, of the smaller frames that each look of a warping head
-            begins with (:func:`flavr_jax.losses.of_stages`); 0 for none.
         data: composition and augmentation of a batch of windows.
         dataset: name of the data set to read windows from, as in data/sources.py; if empty,
             windows are drawn on the device.
@@ -66,7 +64,6 @@ class Recipe:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: str = "charbonnier"
-    stages: float = 0.0
     data: mixture.MixtureConfig = dataclasses.field(default_factory=mixture.MixtureConfig)
     dataset: str = ""
     read: ReadConfig = dataclasses.field(default_factory=ReadConfig)
@@ -100,12 +97,6 @@ class Recipe:
             raise ValueError(
                 "`batch_norm` is true, but its running statistics are not trained here; set it to "
                 "false, as in the paper's models."
-            )
-        if self.stages < 0:
-            raise ValueError(f"`stages` is {self.stages}; the weight of a loss is at least 0.")
-        if self.stages and not self.model.looks:
-            raise ValueError(
-                f"`stages` is {self.stages}, but the network has no `looks`; leave it at 0."
             )
         if self.labelled is not None and self.magnified is not None:
             raise ValueError("`labelled` and `magnified` are both given; leave one out.")
@@ -188,8 +179,7 @@ def prepare(recipe: Recipe, places: Places, parallel: Parallel) -> tuple[Task, I
     if places.evaluation is not None:
         data_set(places.evaluation_set)  # fail here on an unknown name, not at the first report
         scored = (places.evaluation_set, places.evaluation)
-    objective = losses.parse(recipe.loss)
-    task = tasks.Interpolation(recipe.model, objective, recipe.remat, scored, recipe.stages)
+    task = tasks.Interpolation(recipe.model, losses.parse(recipe.loss), recipe.remat, scored)
     n_outputs = recipe.model.n_outputs
     if not recipe.dataset:
         real = None if places.clips is None else _resident(places.clips, parallel)

@@ -25,7 +25,6 @@ from flavr_jax.data.synthetic import magnified
 from flavr_jax.models import classifier, flavr, magnifier
 from flavr_jax.models.classifier import ClassifierConfig
 from flavr_jax.models.magnifier import MagnifierConfig
-from flavr_jax.models.maps import halved
 from flavr_jax.typing import Windows
 
 __all__ = ["Classification", "Interpolation", "LabelledBatch", "Magnification", "Task", "Terms"]
@@ -74,15 +73,12 @@ class Interpolation:
         objective: the loss.
         remat: recompute blocks in the backward pass instead of keeping their activations.
         evaluation: name and folder of the data set that every report scores; None for none.
-        stages: weight of the loss of the smaller frames that each look of a warping head begins
-            with (:func:`flavr_jax.losses.of_stages`).
     """
 
     model: ModelConfig
     objective: losses.Objective
     remat: bool = False
     evaluation: tuple[str, Path] | None = None
-    stages: float = 0.0
 
     def init(self, key: Array) -> PyTree:
         """See :class:`Task`."""
@@ -92,19 +88,10 @@ class Interpolation:
         self, params: PyTree, batch: Batch, key: Array | None
     ) -> tuple[Float[Array, ""], Terms]:
         """See :class:`Task`."""
-        if not self.stages:
-            prediction = flavr.apply(
-                self.model, params, batch.inputs, outputs=batch.outputs, remat=self.remat
-            )
-            return self.objective(prediction, batch.targets, batch.weights, key)
-        prediction, stages = flavr.apply_with_stages(
+        prediction = flavr.apply(
             self.model, params, batch.inputs, outputs=batch.outputs, remat=self.remat
         )
-        total, terms = self.objective(prediction, batch.targets, batch.weights, key)
-        height = batch.targets.shape[2]
-        smaller = [halved(batch.targets, height // stage.shape[2]) for stage in stages]
-        of_stages = losses.of_stages(stages, smaller, batch.weights)
-        return total + self.stages * of_stages, {**terms, "stages": of_stages}
+        return self.objective(prediction, batch.targets, batch.weights, key)
 
     def preview(self, params: PyTree, batch: Batch) -> Array:
         """Show the first window in a row: frame before, prediction, true frame, frame after."""

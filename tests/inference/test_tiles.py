@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -24,9 +23,6 @@ WARP = ModelConfig(width=4, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS
 VARIANTS = {
     "paper": ModelConfig(width=4),
     "warp": WARP,
-    "folded look": dataclasses.replace(
-        WARP, looks=(LookConfig(2, 4, layers=1, fold=4), LookConfig(1, 4, layers=2))
-    ),
     "trilinear with BatchNorm": ModelConfig(
         width=4, base="blend", upsampling="trilinear", batch_norm=True, join="add"
     ),

@@ -18,10 +18,7 @@ from flavr_jax.models.still import standing
 
 pytestmark = pytest.mark.usefixtures("definition", "shallow")
 
-LOOKS = (
-    LookConfig(4, 4, layers=1, fold=4),
-    *(LookConfig(scale, 4, layers=1) for scale in (8, 2, 1)),
-)
+LOOKS = tuple(LookConfig(scale, 4, layers=1) for scale in (8, 2, 1))
 CONFIG = ModelConfig(width=8, n_outputs=3, base="warp", trunk_scale=2, looks=LOOKS)
 # Shared, so that tests of one configuration compile it once.
 apply = jax.jit(flavr.apply, static_argnums=0)
@@ -202,35 +199,6 @@ def test_further_flows_look_elsewhere_and_a_softmax_mixes_them():
     assert np.abs(made - expected).max() < 1e-5
 
 
-def test_stages_are_the_frames_that_each_look_begins_with():
-    params = without_output(CONFIG)
-    windows = random_windows()
-    for number, look in params["head"]["looks"].items():
-        # The looks add 1, 10, 100 and 1000 to the red of every pixel.
-        bias = look["correct"]["bias"]
-        look["correct"]["bias"] = bias.at[:: head.CHANNELS].set(10.0 ** int(number))
-    frames, stages = jax.jit(flavr.apply_with_stages, static_argnums=0)(CONFIG, params, windows)
-    np.testing.assert_allclose(frames, apply(CONFIG, params, windows), atol=1e-3)
-    for stage, scale, red in zip(stages, (4, 8, 2, 2), (0, 1, 11, 111), strict=True):
-        small = head.reduce(windows, scale)
-        expected = small[:, 1] * 0.75 + small[:, 2] * 0.25 + jnp.asarray([red, 0.0, 0.0])
-        assert stage.shape == (1, 3, 32 // scale, 48 // scale, 3)
-        assert np.abs(stage[:, 0] - expected).max() < 1e-5
-
-
-def test_stages_look_up_where_the_flow_so_far_points():
-    params = without_output(CONFIG)
-    # The trunk's flow: 8 pixels to the right in an interval, into both frames.
-    flow = params["out"]["bias"].reshape(3, head.CHANNELS)
-    params["out"]["bias"] = flow.at[:, [3, 5]].set(0.8).reshape(-1)
-    windows = jnp.broadcast_to(jnp.arange(48.0)[:, None] / 48, (1, 4, 32, 48, 3))
-    _, stages = flavr.apply_with_stages(CONFIG, params, windows)
-    for stage, scale in zip(stages, (4, 8, 2, 2), strict=True):
-        inside = slice(8 // scale, -8 // scale)
-        moved = stage[:, 1] - head.reduce(windows, scale)[:, 1]
-        assert np.abs(moved[:, :, inside] - 4 / 48).max() < 1e-5
-
-
 def test_some_outputs_are_those_of_all():
     params = flavr.init(CONFIG, jax.random.key(1))
     windows = random_windows()
@@ -300,11 +268,7 @@ def test_gradients_reach_every_parameter():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"looks": LOOKS}, r"`looks` has the scales \[4, 8, 2, 1\], but only `base = 'warp'`"),
-        (
-            {"base": "warp", "looks": (LookConfig(2, 8, fold=8),)},
-            r"scale 2 with fold 8; .* product is one of \[1, 2, 4, 8\]",
-        ),
+        ({"looks": LOOKS}, r"`looks` has the scales \[8, 2, 1\], but only `base = 'warp'`"),
         ({"base": "warp", "looks": (LookConfig(3, 8),)}, r"scales \[3\]; .* one of \[1, 2, 4, 8\]"),
         (
             {"base": "warp", "trunk_scale": 3, "looks": (LookConfig(2, 8),)},
@@ -322,5 +286,5 @@ def test_settings_that_make_no_network_are_refused(values, message):
 
 
 def test_a_look_without_a_network_is_refused():
-    with pytest.raises(ValueError, match=r"scale 1, 0 channels, 3 layers and fold 1"):
+    with pytest.raises(ValueError, match=r"scale 1, 0 channels and 3 layers"):
         LookConfig(1, 0)

@@ -44,9 +44,8 @@ def warping(**settings):
         warping(looks=()),
         warping(looks=(LookConfig(2, 8), LookConfig(1, 8), LookConfig(2, 8)), flow_pairs=2),
         warping(looks=(LookConfig(1, 8),), trunk_scale=1, flow_pairs=3),
-        warping(looks=(LookConfig(4, 8, fold=2), LookConfig(1, 8, fold=4)), flow_pairs=2),
     ],
-    ids=["bundled", "no look", "a coarser look last", "full size", "folded"],
+    ids=["bundled", "no look", "a coarser look last", "full size"],
 )
 def test_the_peer_warps_as_the_network_does(config):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from flavr_jax import checkpoint, losses
-from flavr_jax.config import LookConfig, ModelConfig
+from flavr_jax.config import ModelConfig
 from flavr_jax.data.mixture import Batch
-from flavr_jax.models import flavr
-from flavr_jax.models.maps import reduce
 from flavr_jax.training import loop, recipe, run_log, search
 from flavr_jax.training.inputs import Nothing
 from flavr_jax.training.loop import Leg
@@ -100,22 +98,6 @@ def test_with_remat_the_gradient_computes_every_block_and_stage_again():
     assert (count(False), count(True)) == (0, 8 + 5)
 
 
-def test_the_loss_of_stages_is_added_with_its_weight():
-    model = ModelConfig(width=4, base="warp", trunk_scale=2, looks=(LookConfig(4, 4, layers=0),))
-    task = Interpolation(model, losses.parse("l1"))
-    params = task.init(jax.random.key(0))
-    frames = jax.random.uniform(jax.random.key(1), (1, 5, 32, 32, 3))
-    batch = Batch(frames[:, :4], frames[:, 4:], jnp.ones((1, 1)))
-    alone, terms = task.loss(params, batch, None)
-    assert set(terms) == {"l1"}
-    total, more = dataclasses.replace(task, stages=0.5).loss(params, batch, None)
-    assert float(more["l1"]) == pytest.approx(float(alone), abs=1e-6)
-    assert float(total) == pytest.approx(float(alone + 0.5 * more["stages"]), abs=1e-6)
-    _, smaller = flavr.apply_with_stages(model, params, batch.inputs)
-    expected = jnp.abs(smaller[0] - reduce(batch.targets, 4)).mean()
-    assert float(more["stages"]) == pytest.approx(float(expected), rel=1e-3)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -123,8 +105,6 @@ def test_the_loss_of_stages_is_added_with_its_weight():
         ("steps = 1\nminutes = 2", "set one of them"),
         ("steps = 1\n[model]\nn_inputs = 6", "`n_inputs` is 6, but training windows have 4"),
         ("steps = 1\n[model]\nbatch_norm = true", "set it to false"),
-        ("steps = 1\nstages = -0.5", "at least 0"),
-        ("steps = 1\nstages = 0.5", "the network has no `looks`"),
         ("steps = 1\n[date]", "unknown key 'date'"),
     ],
 )
