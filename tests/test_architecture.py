@@ -19,6 +19,7 @@ ALLOWED = {
     "terminal": set(),
     "extras": set(),
     "gpu_setup": set(),
+    "allocator": set(),
     "bundled": set(),
     "cli": {"terminal"},
     "progress": {"cli", "terminal"},

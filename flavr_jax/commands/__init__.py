@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import flavr_jax
+from flavr_jax import allocator
 from flavr_jax.terminal import lasting_outputs
 
 __all__ = ["COMMANDS", "load", "main", "run"]
@@ -82,6 +83,8 @@ def run(name: str) -> NoReturn:
     """Run a subcommand with the arguments in ``sys.argv[1:]``, and exit."""
     from flavr_jax import cli  # imports tyro, which `flavr --help` does not need
 
+    if not cli.GPU_DEVICE.exists():
+        allocator.keep_memory()
     cli.show_logs()
     module = load(name)
     cli.run(module.main, module.Options)
