@@ -15,6 +15,7 @@ from flavr_jax.progress import Reporter
 from flavr_jax.video import side_by_side
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.encoders import Encoding
+from flavr_jax.video.frames import FrameSource
 
 __all__ = ["inspect", "names_of"]
 
@@ -40,9 +41,22 @@ def names_of(output: str, options: Options) -> dict[str, Path]:
 
 
 def inspect(
-    path: Path, output: str, options: Options, network: Interpolator, report: Reporter
+    path: Path,
+    output: str,
+    rate: Fraction,
+    options: Options,
+    network: Interpolator,
+    report: Reporter,
 ) -> None:
     """Make the files that the options ask for, and tell their names.
+
+    Args:
+        path: the input.
+        output: name of the finished output.
+        rate: frames per second of the output, which a folder of images does not state.
+        options: those of the run.
+        network: scores frames that are left out.
+        report: is told of each file.
 
     Raises:
         OSError: one cannot be written.
@@ -50,7 +64,7 @@ def inspect(
     for what, target in names_of(output, options).items():
         report.tell("stage", what=what)
         if what == "sheet":
-            side_by_side.write_sheet(target, reader.open_source(Path(output)))
+            side_by_side.write_sheet(target, reader.open_source(Path(output), rate=rate))
         elif what == "report":
             try:
                 _write_report(target, path, options, network, report)
@@ -59,7 +73,8 @@ def inspect(
                 continue
         else:
             length = PREVIEW if what == "preview" else None
-            _write_pairs(target, path, output, options, length, report)
+            written = reader.open_source(Path(output), rate=rate)
+            _write_pairs(target, path, written, options, length, report)
         report.say(f"{what}: {target}")
         report.tell("file", what=what, path=str(target))
 
@@ -67,13 +82,12 @@ def inspect(
 def _write_pairs(
     target: Path,
     path: Path,
-    output: str,
+    written: FrameSource,
     options: Options,
     length: Fraction | None,
     report: Reporter,
 ) -> None:
     """Write the source beside the output, up to a length in seconds."""
-    written = reader.open_source(Path(output), rate=Fraction(options.source.input_rate))
     source = options.source.open(path)
     info = side_by_side.beside_info(written.info)
     stretch = Fraction(options.motion.timing.stretch)

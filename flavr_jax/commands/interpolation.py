@@ -107,10 +107,10 @@ def interpolate(
     seconds = time.monotonic() - started
     report.say(f"{summary} in {output}, {seconds:.1f} s{_losses(sink)}")
     if options.output.verify:
-        written = reader.open_source(Path(output), headroom=True)
+        written = reader.open_source(Path(output), rate=info.rate, headroom=True)
         found = verify.compare(options.source.open(path), written, origins)
         report.say(f"verify: {found}")
-    inspect(path, output, options, interpolator, report)
+    inspect(path, output, info.rate, options, interpolator, report)
     damage = frames.damage or ""
     if damage:
         report.warn(f"{path} is damaged ({damage}); everything readable was processed.")

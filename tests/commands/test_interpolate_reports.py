@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from flavr_jax.video.files.reader import VideoReader
@@ -147,6 +148,19 @@ def test_a_result_can_be_looked_at(interpolate, monkeypatch, capsys):
     assert interpolate("in.mp4", "--factor", 2, "--report") == 2
     assert "in_2x_report.html exists. Use --overwrite" in capsys.readouterr().err
     assert not Path("in_2x.mp4").exists()
+
+
+def test_a_comparison_with_a_folder_of_images_is_in_step(interpolate, capsys):
+    write_folder(Path("in"), 5)
+    arguments = ("in", "--output", "out", "--factor", 2, "--input-rate", 10)
+    assert interpolate(*arguments, "--verify", "--compare") == 0
+    assert VideoReader(Path("out_compare.mp4")).info.rate == 20
+    sides = [np.split(frame.pixels, 2, axis=1) for frame in VideoReader(Path("out_compare.mp4"))]
+    # The third original is beside itself; two frames of the clip differ by 35 levels or more.
+    assert np.abs(np.subtract(*sides[4], dtype=int)).mean() < 8
+    flicker_at = re.search(r"at (\S+) s\n", capsys.readouterr().out)
+    assert flicker_at is not None
+    assert float(flicker_at[1]) in (0.05, 0.15, 0.25, 0.35)
 
 
 def test_a_comparison_for_browsers_is_h264_with_8_bits(interpolate):
