@@ -27,6 +27,7 @@ _MOST_SCORED = 200  # frames of a report
 def names_of(output: str, options: Options) -> dict[str, Path]:
     """Return the names of the files to make, by what they are."""
     base = Path(output)
+    name = base.stem if sinks.is_video_name(output) else base.name
     wanted = {
         "sheet": (options.output.preview, "_preview.png"),
         "preview": (options.output.preview, "_preview.mp4"),
@@ -34,9 +35,7 @@ def names_of(output: str, options: Options) -> dict[str, Path]:
         "report": (options.output.report, "_report.html"),
     }
     return {
-        what: base.with_name(base.stem + ending)
-        for what, (asked, ending) in wanted.items()
-        if asked
+        what: base.with_name(name + ending) for what, (asked, ending) in wanted.items() if asked
     }
 
 

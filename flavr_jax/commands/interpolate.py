@@ -226,7 +226,8 @@ def jobs_of(options: Options) -> list[tuple[Path, str]]:
 
 def default_output(options: Options, path: Path) -> str:
     """Return the name of the output if the user gives none."""
-    name = path.resolve().stem
+    whole = path.resolve()
+    name = whole.name if path.is_dir() else whole.stem
     if options.motion.slow_motion or options.motion.fps is None:
         name += f"_{options.motion.timing.factor}x"
     if options.motion.fps is not None:

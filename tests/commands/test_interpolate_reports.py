@@ -163,6 +163,13 @@ def test_a_comparison_with_a_folder_of_images_is_in_step(interpolate, capsys):
     assert float(flicker_at[1]) in (0.05, 0.15, 0.25, 0.35)
 
 
+def test_a_folder_keeps_the_dots_of_its_name(interpolate):
+    write_folder(Path("shot.1"), 2)
+    assert interpolate("shot.1", "--factor", 2, "--preview") == 0
+    assert len(list(Path("shot.1_2x").iterdir())) == 3
+    assert Path("shot.1_2x_preview.png").exists()
+
+
 def test_a_comparison_for_browsers_is_h264_with_8_bits(interpolate):
     write_clip(Path("in.mp4"), 2, size=(32, 23))
     encoding = ("--codec", "ffv1", "--pixel-format", "yuv444p10le")
