@@ -172,6 +172,11 @@ def test_bash_completes_subcommands_and_options(bash_script, words, completed):
     assert completed in run.stdout.split()
 
 
+def test_tcsh_gets_a_script(monkeypatch, capsys):
+    assert flavr(monkeypatch, "completion", "tcsh") == 0
+    assert "average-checkpoints" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def bash_script():
     command = [sys.executable, "-m", "flavr_jax", "completion", "bash"]
