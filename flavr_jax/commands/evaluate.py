@@ -85,8 +85,9 @@ def main(options: Options) -> None:
     outputs = options.outputs
     samples: Scores = {}
     report: dict[str, object] = {}
-    for data_set in sets:
-        sequences = data_set.read(options.source, find_cuts=cuts.find_cuts)
+    # All before the first score: a later set without clips must not end a run that took hours.
+    found = [each.read(options.source, find_cuts=cuts.find_cuts) for each in sets]
+    for data_set, sequences in zip(sets, found):
         if options.boundary:
             scores = {
                 str(boundary): scored

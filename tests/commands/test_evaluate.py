@@ -88,6 +88,13 @@ def test_a_network_that_predicts_nan_is_an_error_and_no_score(
     assert {path.name for path in tmp_path.iterdir()} == {"clips"}
 
 
+def test_a_set_that_cannot_be_read_ends_a_run_before_any_score(clips, network, capsys):
+    options = script.Options(Path("mine"), clips, dataset=("folder-2x", "folder-8x"), baselines=())
+    with pytest.raises(FileNotFoundError, match="no shot of 25 frames"):
+        script.main(options)
+    assert capsys.readouterr().out == ""
+
+
 def test_boundaries_are_compared_on_end_intervals(clips, network, capsys):
     script.main(script.Options(Path("mine"), clips, dataset=("folder-2x",), boundary=True))
     printed = capsys.readouterr().out
