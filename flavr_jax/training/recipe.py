@@ -146,7 +146,10 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
         try:
             merge(values, tomllib.loads(change))
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"`--set {change}` is not TOML ({error}); write key=value.") from error
+            raise ValueError(
+                f"`--set {change}` is not TOML ({error}); write key=value, and text in two "
+                "kinds of quotes, such as 'loss=\"l1\"'."
+            ) from error
     limits = [key for change in changes for key in tomllib.loads(change)]
     if "steps" in limits:  # a recipe has one limit, so the new one replaces the old
         values.pop("minutes", None)

@@ -120,6 +120,8 @@ def test_changes_reach_into_tables_and_replace_the_limit(tmp_path):
     assert (of.steps, of.minutes, of.data.crop, of.data.batch_size) == (None, 3.0, 32, 2)
     with pytest.raises(ValueError, match="write key=value"):
         recipe.read(tmp_path / "recipe.toml", ("minutes",))
+    with pytest.raises(ValueError, match="""text in two kinds of quotes, such as 'loss="l1"'"""):
+        recipe.read(tmp_path / "recipe.toml", ("loss=l2",))
 
 
 def test_a_data_set_needs_its_folder_and_a_scored_one_a_known_name(tmp_path):
