@@ -102,7 +102,8 @@ def default_output(path: Path) -> str:
     """Return the name of the output if the options have none."""
     if path == PIPE:
         return "-"
-    name = f"{path.resolve().stem}_magnified"
+    whole = path.resolve()
+    name = (whole.name if path.is_dir() else whole.stem) + "_magnified"
     suffix = path.suffix.lower() if path.suffix.lower() in (".mov", ".mkv", ".webm") else ".mp4"
     return f"{name}/" if path.is_dir() else name + suffix
 
@@ -136,6 +137,15 @@ def _whole(source: FrameSource, options: Options) -> Iterator[TimedFrame]:
     colours = np.stack([frame.pixels[..., :3] for frame in clip]).astype(np.float32) / most
     rate = float(source.info.rate)
     band = None if options.band is None else (options.band[0] / rate, options.band[1] / rate)
+    if options.band is not None:
+        lowest, highest = options.band
+        frequencies = np.fft.rfftfreq(len(clip)) * rate
+        if not np.any((lowest <= frequencies) & (frequencies <= highest)):
+            raise ValueError(
+                f"`band` is {options.band}, but the frequencies of {len(clip)} frames at {rate:g} "
+                f"frames/s are the multiples of {rate / len(clip):.3g} up to {frequencies[-1]:.3g} "
+                "Hz. Use a band that has one of them, or a longer clip."
+            )
     made = magnification.BASELINES[options.method](colours, options.factor, band)
     for frame, colour in zip(clip, made):
         pixels = frame.pixels.copy()

@@ -81,6 +81,7 @@ def test_a_factor_beyond_the_training_is_told(monkeypatch, network, clip, tmp_pa
         (("--band", "1", "2", "--checkpoint", "x"), "the network has none"),
         (("--method", "phase", "--checkpoint", "x"), "leave one out"),
         (("--method", "phase", "--band", "3", "2"), "lowest frequency"),
+        (("--method", "eulerian", "--band", "13", "20"), "the multiples of 6 up to 12 Hz"),
     ],
 )
 def test_mistakes_are_explained(monkeypatch, clip, capsys, arguments, message):
@@ -123,8 +124,10 @@ def test_the_output_has_a_name_by_default(name, output):
     assert magnify.default_output(Path(name)) == output
 
 
-def test_a_folder_becomes_a_folder(clip):
-    assert magnify.default_output(clip) == "clip_magnified/"
+@pytest.mark.parametrize("name", ["clip", "clip.1"])
+def test_a_folder_becomes_a_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert magnify.default_output(tmp_path / name) == f"{name}_magnified/"
 
 
 def test_sound_is_copied(monkeypatch, network, tmp_path):
