@@ -23,6 +23,7 @@ from flavr_jax.partial import written_whole
 from flavr_jax.video.files.encoders import Encoding, Preset, options_of
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import from_rgb, repacked
+from flavr_jax.video.pixels.orientation import upright, upright_info
 
 __all__ = ["TICK", "Sending", "Sent", "is_url", "send"]
 
@@ -98,6 +99,7 @@ def send(
     """Send one frame in K; a network gets each when its time has come, a file at once.
 
     Frames after the last one that is sent are left out. Times are exact to a tick of 1/90000 s.
+    Pictures are sent upright, because MPEG-TS stores no orientation.
 
     Args:
         frames: with increasing pts.
@@ -117,6 +119,7 @@ def send(
         raise ValueError(
             f"frames have {info.width}×{info.height} pixels; both sides have to be even. Crop them."
         )
+    matrix, info = info.display_matrix, upright_info(info)
     live = is_url(target)
     if live and sending.codec == "av1":
         raise ValueError("`codec` is av1, which MPEG-TS does not hold; use hevc, or send a file.")
@@ -130,6 +133,8 @@ def send(
                 continue
             clock.wait(frame.pts)
             summary.frames += 1
+            if matrix is not None:
+                frame = upright(matrix, frame)
             _mux(container, stream.encode(_picture(frame, info)), summary)
         _mux(container, stream.encode(None), summary)
     return summary
@@ -205,6 +210,9 @@ def _stream(
     context = stream.codec_context
     context.colorspace, context.color_range = tags.matrix, tags.levels
     context.color_primaries, context.color_trc = tags.primaries, tags.transfer
+    context.sample_aspect_ratio = info.pixel_aspect
+    if hasattr(context, "chroma_sample_location"):  # not in PyAV 18
+        cast(Any, context).chroma_sample_location = tags.siting
     return stream
 
 

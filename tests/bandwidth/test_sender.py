@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import av
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from flavr_jax.bandwidth.sender import TICK, Sending, Sent, is_url, send
+from flavr_jax.video.files.reader import VideoReader
 from flavr_jax.video.frames import ClipInfo, TimedFrame
 from flavr_jax.video.pixels.colour import Colour
 
@@ -53,6 +55,22 @@ def test_times_are_those_of_the_clip(tmp_path):
         float(packet.pts * packet.time_base) for packet in packets_of(tmp_path / "a.mkv")
     )
     np.testing.assert_allclose(np.diff(times), 2 / 30, atol=1e-3)
+
+
+def test_pictures_arrive_upright_and_in_shape(tmp_path):
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24] = 200  # the upper half
+    frames = [TimedFrame(picture, Fraction(0), 1 / RATE)]
+    # Clockwise, (x, y) becomes (-y, x): the upper half is shown on the right.
+    turned = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    info = dataclasses.replace(INFO, display_matrix=turned, pixel_aspect=Fraction(4, 3))
+    send(frames, info, str(tmp_path / "a.ts"), Sending(1, preset="ultrafast"))
+    received = VideoReader(tmp_path / "a.ts")
+    assert (received.info.width, received.info.height) == (48, 64)
+    assert received.info.pixel_aspect == Fraction(3, 4)
+    (shown,) = received
+    assert shown.pixels[:, :20].mean() < 10
+    assert shown.pixels[:, 28:].mean() == pytest.approx(200, abs=5)
 
 
 def test_a_summary_has_the_rate_over_the_whole_clip():
