@@ -16,6 +16,7 @@ from flavr_jax.typing import Frame
 from flavr_jax.video.frames import ClipInfo, FrameSource, TimedFrame
 from flavr_jax.video.pixels.orientation import turned, upright_info
 from flavr_jax.video.stills.image_files import eight_bits
+from flavr_jax.video.stills.images import displayed, displayed_info, is_linear
 
 __all__ = ["beside", "beside_info", "shrunk", "shrunk_info", "write_sheet"]
 
@@ -23,8 +24,8 @@ _COLUMNS, _CELL, _LINE = 4, 320, 18  # cells in a row; pixels of their width and
 
 
 def beside_info(info: ClipInfo) -> ClipInfo:
-    """Return the properties of a clip of pairs: upright and twice as wide."""
-    info = upright_info(info)
+    """Return the properties of a clip of pairs: upright, twice as wide, and no linear light."""
+    info = upright_info(displayed_info(info) if is_linear(info) else info)
     return dataclasses.replace(info, width=2 * info.width)
 
 
@@ -76,10 +77,10 @@ def beside(
         stretch: duration of the output divided by that of the source.
     """
     matrices = source.info.display_matrix, output.info.display_matrix
-    originals = iter(source)
+    originals = _displayed(source)
     shown = next(originals, None)
     following = next(originals, None)
-    for frame in output:
+    for frame in _displayed(output):
         while following is not None and following.pts * stretch <= frame.pts:
             shown, following = following, next(originals, None)
         if shown is not None:
@@ -109,7 +110,7 @@ def write_sheet(path: Path, output: FrameSource, *, count: int = 16) -> None:
             frame.pts,
             eight_bits(frame.pixels[..., :3]) if frame.pixels.itemsize > 1 else frame.pixels,
         )
-        for number, frame in enumerate(output)
+        for number, frame in enumerate(_displayed(output))
         if number in wanted
     ]
     height = round(_CELL * output.info.height / output.info.width) + _LINE
@@ -123,6 +124,11 @@ def write_sheet(path: Path, output: FrameSource, *, count: int = 16) -> None:
         draw.text((left + 3, top + 1), f"{float(pts):.3f} s", "black", font)
     with written_whole(path) as partial:
         sheet.save(partial, "PNG")
+
+
+def _displayed(source: FrameSource) -> Iterator[TimedFrame]:
+    """Return a clip's frames; those of linear light as sRGB."""
+    return map(displayed, source) if is_linear(source.info) else iter(source)
 
 
 def _like(original: Frame, made: Frame) -> Frame:

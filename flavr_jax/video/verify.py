@@ -73,6 +73,8 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
     made: list[tuple[np.ndarray, Fraction]] = []
     read = 0
     for read, frame in enumerate(output, 1):
+        if is_linear(output.info) and not is_linear(source.info):
+            frame = displayed(frame)
         index = origins[read - 1] if read <= len(origins) else None
         mean = _scaled(frame.pixels).mean(axis=(0, 1))
         if index is None:

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 import av
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 
 from flavr_jax.video.files.reader import VideoReader
-from tests.commands.clips import FILM, times_of, write_clip, write_folder
+from tests.commands.clips import FILM, pictures, times_of, write_clip, write_folder
 
 pytestmark = pytest.mark.usefixtures("definition")
 
@@ -161,6 +162,25 @@ def test_a_comparison_with_a_folder_of_images_is_in_step(interpolate, capsys):
     flicker_at = re.search(r"at (\S+) s\n", capsys.readouterr().out)
     assert flicker_at is not None
     assert float(flicker_at[1]) in (0.05, 0.15, 0.25, 0.35)
+
+
+@pytest.mark.parametrize(("source", "output"), [("in", "exr"), ("exr", "out.mkv")])
+def test_linear_light_is_compared_as_it_is_shown(interpolate, capsys, source, output):
+    write_folder(Path("in"), 3)
+    assert interpolate("in", "--output", "exr", "--factor", 2, "--images", "exr") == 0
+    arguments = (source, "--output", output, "--factor", 2, "--images", "exr", "--overwrite")
+    assert interpolate(*arguments, "--codec", "ffv1", "--verify", "--preview") == 0
+    found = re.search(r"by at most (\S+) levels", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) < 0.5
+    name = Path(output).stem
+    first = next(iter(VideoReader(Path(f"{name}_preview.mp4")))).pixels.astype(float)
+    original, made = np.split(first / np.iinfo(np.uint16).max * 255, 2, axis=1)
+    (expected,) = pictures(1)
+    for side in (original, made):
+        assert np.abs(side - expected).mean() < 6
+    sheet = imageio.imread(f"{name}_preview.png")[18:258, :316]
+    np.testing.assert_allclose(sheet.mean(axis=(0, 1)), expected.mean(axis=(0, 1)), atol=3)
 
 
 def test_a_folder_keeps_the_dots_of_its_name(interpolate):

@@ -29,6 +29,7 @@ from flavr_jax.video.stills.animations import GifWriter
 from flavr_jax.video.stills.images import (
     ImageFolderWriter,
     displayed,
+    displayed_info,
     is_linear,
     kind_of_output,
     without_headroom,
@@ -169,8 +170,7 @@ def _suited(
     changes: list[Callable[[TimedFrame], TimedFrame]] = []
     is_video = is_video_name(name)
     if is_linear(info) and (is_video or encoding.images not in ("auto", "exr")):
-        deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
-        info = dataclasses.replace(info, pixel_format=deep)
+        info = displayed_info(info)
         changes.append(displayed)
     images = None if is_video else kind_of_output(info, encoding)
     if info.profile is not None and images in (None, "exr"):

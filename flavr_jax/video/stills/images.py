@@ -40,6 +40,7 @@ __all__ = [
     "ImageFolder",
     "ImageFolderWriter",
     "displayed",
+    "displayed_info",
     "image_kind",
     "is_linear",
     "kind_of_output",
@@ -302,6 +303,12 @@ def _check_only_ours(path: Path) -> None:
 def displayed(frame: TimedFrame) -> TimedFrame:
     """Convert a frame of linear light to sRGB, for outputs that cannot exceed white."""
     return dataclasses.replace(frame, picture=exr.displayed(frame.pixels), stored=None)
+
+
+def displayed_info(info: ClipInfo) -> ClipInfo:
+    """Return the properties of a clip of linear light after :func:`displayed`."""
+    deep = "rgba64le" if Layout.of(info.pixel_format).alpha else "rgb48le"
+    return dataclasses.replace(info, pixel_format=deep)
 
 
 def _natural(name: str) -> list[str | int]:
