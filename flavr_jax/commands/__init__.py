@@ -83,7 +83,7 @@ def run(name: str) -> NoReturn:
     """Run a subcommand with the arguments in ``sys.argv[1:]``, and exit."""
     from flavr_jax import cli  # imports tyro, which `flavr --help` does not need
 
-    if not cli.GPU_DEVICE.exists():
+    if not cli.GPU_DEVICE.exists():  # there, the large arrays are the GPU's
         allocator.keep_memory()
     cli.show_logs()
     module = load(name)

@@ -22,7 +22,7 @@ from flavr_jax.config import Precision
 from flavr_jax.inference.options import Options as Motion
 from flavr_jax.inference.options import Resources
 from flavr_jax.progress import Reporter
-from flavr_jax.reading.inputs import Input
+from flavr_jax.reading.inputs import Input, name_of
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.files.names import PIPE
 from flavr_jax.video.journal.job import SEGMENT
@@ -226,8 +226,7 @@ def jobs_of(options: Options) -> list[tuple[Path, str]]:
 
 def default_output(options: Options, path: Path) -> str:
     """Return the name of the output if the user gives none."""
-    whole = path.resolve()
-    name = whole.name if path.is_dir() else whole.stem
+    name = name_of(path)
     if options.motion.slow_motion or options.motion.fps is None:
         name += f"_{options.motion.timing.factor}x"
     if options.motion.fps is not None:

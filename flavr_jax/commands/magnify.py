@@ -19,7 +19,7 @@ from flavr_jax.bundled import MAGNIFY_CHECKPOINT
 from flavr_jax.evaluation import magnification
 from flavr_jax.inference import magnify
 from flavr_jax.inference.magnify import Reference
-from flavr_jax.reading.inputs import Input
+from flavr_jax.reading.inputs import Input, name_of
 from flavr_jax.video.files import encoders, sinks
 from flavr_jax.video.files.names import PIPE
 from flavr_jax.video.frames import FrameSource, TimedFrame
@@ -102,8 +102,7 @@ def default_output(path: Path) -> str:
     """Return the name of the output if the options have none."""
     if path == PIPE:
         return "-"
-    whole = path.resolve()
-    name = (whole.name if path.is_dir() else whole.stem) + "_magnified"
+    name = f"{name_of(path)}_magnified"
     suffix = path.suffix.lower() if path.suffix.lower() in (".mov", ".mkv", ".webm") else ".mp4"
     return f"{name}/" if path.is_dir() else name + suffix
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flavr_jax.config import LookConfig
+from flavr_jax.models.look import CHANNELS, UNIT
 
 if TYPE_CHECKING:
     from flavr_jax.profiling.torch_peer import TorchPeer
 
 __all__ = ["frames"]
 
-_CHANNELS, _PAIR = 8, 6  # raw outputs, and those of each further pair of flows
-_UNIT, _GREY = 10.0, 0.5
+_PAIR = 6  # raw outputs of each further pair of flows
+_GREY = 0.5
 _NOTICEABLE, _CELL, _AROUND = 4 / 255, 8, 3  # of `flavr_jax.models.still`
 
 
@@ -40,7 +41,7 @@ def frames(peer: TorchPeer, raw: Any, features: Any, windows: Any, times: Any) -
     fields, scale = raw.flatten(0, 1), config.trunk_scale  # frames are `scale` times larger
     for number, look in enumerate(config.looks):
         last = number == len(config.looks) - 1
-        predicted = _CHANNELS + _PAIR * (config.flow_pairs - 1) * last
+        predicted = CHANNELS + _PAIR * (config.flow_pairs - 1) * last
         seen = _smaller(torch, fields, look.scale // scale)
         seen = _enlarged(torch, seen, scale // look.scale)
         found = _correction(peer, number, look, pair, seen, features, share)
@@ -71,7 +72,7 @@ def _correction(
     fold = look.folded(peer.config.trunk_scale)
     count = seen.shape[0] // features.shape[0]
     small = [_each(_smaller(torch, image, look.scale), count) for image in pair]
-    unit = _UNIT / look.scale
+    unit = UNIT / look.scale
     warped = [
         _looked_up(torch, small[0], seen[:, 3:5] * (unit * share)),
         _looked_up(torch, small[1], seen[:, 5:7] * (unit * (1 - share))),
@@ -90,11 +91,11 @@ def _mixed(torch: Any, pair: list[Any], fields: Any, share: Any, count: int) -> 
     """Both images looked up at all pairs of flows, mixed, plus the residual colour."""
     logit = fields[:, 7:8] + torch.log((1 - share) / share)
     flows, logits = [fields[:, 3:7]], [logit, torch.zeros_like(logit)]
-    for start in range(_CHANNELS, fields.shape[1], _PAIR):
+    for start in range(CHANNELS, fields.shape[1], _PAIR):
         flows.append(flows[0] + fields[:, start : start + 4])
         logits += [logit + fields[:, start + 4 : start + 5], fields[:, start + 5 : start + 6]]
     weights = torch.softmax(torch.cat(logits, 1), 1)
-    mixed, reach = fields[:, :3], (_UNIT * share, _UNIT * (1 - share))
+    mixed, reach = fields[:, :3], (UNIT * share, UNIT * (1 - share))
     images = [_each(image, count) for image in pair]
     for number in range(weights.shape[1]):
         further, side = divmod(number, 2)

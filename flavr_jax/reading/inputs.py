@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flavr_jax.video.frames import FrameSource
 
-__all__ = ["Input"]
+__all__ = ["Input", "name_of"]
 
 _LONG = 500  # frames; for less, starting a process takes longer than it saves
 
@@ -75,3 +75,12 @@ class Input:
         if self.sandbox or short or not ChildSource.works(path):
             return source
         return ChildSource(path, self, info=source.info)
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a source, from which that of its output is made.
+
+    A file loses its suffix; the dots in the name of a folder start none.
+    """
+    whole = path.resolve()
+    return whole.name if whole.is_dir() else whole.stem

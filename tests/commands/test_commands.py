@@ -120,6 +120,19 @@ def test_warnings_are_shown_alike_even_if_a_subcommand_imports_jax_at_once(monke
     assert capsys.readouterr().err == "warning: odd\n"
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_memory_is_kept_on_machines_without_a_gpu(monkeypatch, tmp_path, has_gpu):
+    device, kept = tmp_path / "nvidia0", []
+    if has_gpu:
+        device.touch()
+    monkeypatch.setattr(cli, "GPU_DEVICE", device)
+    monkeypatch.setattr(commands.allocator, "keep_memory", lambda: kept.append(True))
+    monkeypatch.setattr(cli, "run", lambda main, options: sys.exit())
+    with pytest.raises(SystemExit):
+        commands.run("magnify")
+    assert kept == [True] * (not has_gpu)
+
+
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_the_options_of_a_subcommand_can_be_parsed(monkeypatch, capsys, name):
     assert flavr(monkeypatch, name, "--help") == 0
