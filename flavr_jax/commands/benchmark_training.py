@@ -22,6 +22,7 @@ from flavr_jax.bundled import existing
 from flavr_jax.config import ModelConfig
 from flavr_jax.data import sources
 from flavr_jax.data.sequences import Clip
+from flavr_jax.extras import install_command
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import presentation, step_profile, training_throughput
 from flavr_jax.profiling.torch_training import TorchTraining
@@ -35,6 +36,8 @@ IMPLEMENTATIONS = {
     "torch": functools.partial(training_throughput.measure_peer, "torch.compile", TorchTraining),
 }
 """Implementations to time, all with the signature of ``measure``; add another one here."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Options:
     strategy: Strategy = "pmap"
     """JAX transformation that maps a step over devices."""
     seconds: float = 2.0
-    """Approximate length of a round. Each case has three rounds, and three more with --read."""
-    read: bool = importlib.util.find_spec("grain") is not None
-    """Also time steps on batches read from disk; needs the packages of the extra `train`."""
+    """Approximate length of a round. Each case has three rounds, and three more that read."""
+    read: bool = True
+    """Also time steps on batches read from disk, if the packages of the extra `train` are
+    installed; --no-read leaves them out."""
     dataset: str = "folder-2x"
     """Name of the data set in --source."""
     format: training_throughput.Format = "png"
@@ -99,7 +103,7 @@ def main(options: Options) -> None:
     cases = _cases(options)
     table = Table("step", "width", "devices", "windows/s", "of one", "ms", "ms, read", "cost")
     with tempfile.TemporaryDirectory() as folder:
-        clips = _clips(options, Path(folder)) if options.read else ()
+        clips = _clips(options, Path(folder)) if options.read and _can_read() else ()
         for name in options.implementations:
             run = IMPLEMENTATIONS[name]
             on_one_device: dict[ModelConfig, float] = {}  # windows a second
@@ -167,6 +171,18 @@ def _cells(found: Measurement, speed_up: float | None) -> list[str]:
         "" if read is None else f"{1e3 * read:.1f}",
         "" if cost is None else f"{cost:+.1%}",
     ]
+
+
+def _can_read() -> bool:
+    """Return whether batches can be read from disk, and log a warning if not."""
+    if importlib.util.find_spec("grain") is not None:
+        return True
+    logger.warning(
+        "no steps on batches from disk are timed, because grain is not installed. Run %s, or use "
+        "--no-read.",
+        install_command("train"),
+    )
+    return False
 
 
 def _clips(options: Options, folder: Path) -> tuple[Clip, ...]:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from flavr_jax import cli
 from flavr_jax.commands import benchmark_training as script
 from flavr_jax.models.presets import PRESETS
 from flavr_jax.profiling.step_profile import Part, StepProfile
@@ -59,6 +61,24 @@ def test_without_one_device_there_is_no_gain_to_tell(monkeypatch, capsys):
     where, line, *_ = capsys.readouterr().out.splitlines()
     assert where.startswith("torch: True; ")
     assert json.loads(line)["speed_up"] is None
+
+
+@pytest.mark.parametrize(("options", "warnings"), [((), 1), (("--no-read",), 0)])
+def test_without_grain_only_the_fixed_batch_is_timed(monkeypatch, capsys, options, warnings):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    given = []
+
+    def run(cases, clips, **options):
+        given.append(clips)
+        return iter(())
+
+    monkeypatch.setitem(script.IMPLEMENTATIONS, "flavr_jax", run)
+    monkeypatch.setattr(sys, "argv", ["benchmark_training.py", "--devices", "1", *options])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(script.main, script.Options)
+    assert not stop.value.code
+    assert given == [()]
+    assert capsys.readouterr().err.count("grain is not installed") == warnings
 
 
 def test_named_networks_take_the_place_of_widths_and_may_have_one_target(monkeypatch):
