@@ -105,6 +105,13 @@ class Recipe:
                 f"`n_inputs` is {self.model.n_inputs}, but training windows have "
                 f"{mixture.N_INPUTS} inputs; set it to that."
             )
+        crop, unit = self.data.crop, self.model.multiple
+        windows = self.labelled is None and self.magnified is None
+        if windows and (crop < unit or crop % unit):
+            raise ValueError(
+                f"`data.crop` is {crop}; for this network it is a multiple of {unit}, at least "
+                f"{unit}. Use {unit * max(1, round(crop / unit))}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

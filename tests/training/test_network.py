@@ -105,6 +105,11 @@ def test_with_remat_the_gradient_computes_every_block_and_stage_again():
         ("steps = 1\nminutes = 2", "set one of them"),
         ("steps = 1\n[model]\nn_inputs = 6", "`n_inputs` is 6, but training windows have 4"),
         ("steps = 1\n[model]\nbatch_norm = true", "set it to false"),
+        ("steps = 1\n[data]\ncrop = 44", r"`data.crop` is 44; .* of 8, at least 8. Use 48"),
+        (
+            "steps = 1\ndata.crop = 7\n[model]\nbase = 'warp'\ntrunk_scale = 2",
+            r"`data.crop` is 7; .* of 16, at least 16. Use 16",
+        ),
         ("steps = 1\n[date]", "unknown key 'date'"),
     ],
 )
