@@ -265,12 +265,14 @@ def _begin(
     fresh = state.create(params, recipe.optimizer, recipe.seed)
     if latest is not None:
         logger.info("resuming at step %d", latest)
-        return saved.restore(fresh)
-    if leg.resume_from is not None:
+        current, host = saved.restore(fresh)
+    elif leg.resume_from is not None:
         current, host = compact.load(leg.resume_from, fresh)
         logger.info("resuming at step %d from %s", int(current.step), leg.resume_from)
-        return current, host
-    return fresh, {}
+    else:
+        return fresh, {}
+    # The recipe's seed holds from here on, like its other settings.
+    return dataclasses.replace(current, key=np.asarray(fresh.key)), host
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -89,6 +90,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does_bit_for_bit(uninterr
     assert {**host, "elapsed": 0, "lap": 0} == {**expected_host, "elapsed": 0, "lap": 0}
     for line, other in zip(*map(run_log.read_metrics, (tmp_path, folder)), strict=True):
         assert (line["step"], line.get("loss")) == (other["step"], other.get("loss"))
+
+
+@pytest.mark.parametrize("compactly", [False, True])
+def test_a_changed_seed_holds_from_the_step_at_which_a_run_is_resumed(tmp_path, compactly):
+    leg = Leg(until=6, export_state=tmp_path / "compact")
+    assert not loop.train(recipe(), TASK, Points(), tmp_path / "0", leg)
+    losses = []
+    for seed in (0, 3):
+        folder, leg = tmp_path / f"resumed {seed}", Leg(resume_from=tmp_path / "compact")
+        if not compactly:
+            shutil.copytree(tmp_path / "0", folder)
+            leg = Leg(resume=True)
+        assert loop.train(recipe(seed=seed), TASK, Points(), folder, leg)
+        losses.append([line["loss"] for line in run_log.read_metrics(folder) if "loss" in line])
+        expected = jax.random.key_data(jax.random.key(seed))
+        np.testing.assert_array_equal(saved_state(folder)[0].key, expected)
+    assert losses[0][-1] != losses[1][-1]
 
 
 def test_a_finished_run_that_is_resumed_does_nothing(uninterrupted):
