@@ -65,7 +65,8 @@ def compare(source: FrameSource, output: FrameSource, origins: list[int | None])
         origins: source indices of the frames that were written, from ``recorded``.
 
     Raises:
-        ValueError: the output has fewer or more frames than were written, as a GIF may have.
+        ValueError: the output has fewer or more frames than were written, as a GIF or a WebP may
+            have.
     """
     originals = _by_index(source)
     count, difference, flicker, flicker_at = 0, 0.0, 0.0, Fraction(0)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import av
@@ -41,6 +43,29 @@ def test_an_output_can_be_verified(interpolate, capsys):
     assert interpolate("in.mkv", "--factor", 2, "--codec", "ffv1", "--verify") == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("verify: 3 originals differ from the source by at most 0.000 levels")
+
+
+@pytest.mark.parametrize("output", ["out.gif", "out.webp"])
+def test_an_animation_that_leaves_frames_out_is_no_failure(interpolate, capsys, output):
+    write_folder(Path("in"), 2)
+    shutil.copy("in/1.png", "in/2.png")
+    arguments = ("in", output, "--fps", 100, "--input-rate", 100, "--verify")
+    assert interpolate(*arguments) == 0
+    warning = capsys.readouterr().err.splitlines()[-1]
+    assert f"warning: {output} is complete, but not verified: The output has" in warning
+    assert "2 frames, but 3 were written" in warning
+
+
+def test_a_video_that_lost_frames_is_a_failure(interpolate, monkeypatch, capsys):
+    read = VideoReader.__iter__
+
+    def fewer(reader):
+        return itertools.islice(read(reader), 4 if reader.path.name == "out.mkv" else None)
+
+    write_clip(Path("in.mkv"), 3)
+    monkeypatch.setattr(VideoReader, "__iter__", fewer)
+    assert interpolate("in.mkv", "out.mkv", "--factor", 2, "--verify") == 2
+    assert "The output has 4 frames, but 5 were written" in capsys.readouterr().err
 
 
 def test_several_clips_are_told_in_a_table_and_one_failure_stops_none(interpolate, capsys):
