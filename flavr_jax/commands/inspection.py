@@ -16,6 +16,7 @@ from flavr_jax.video import side_by_side
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import FrameSource
+from flavr_jax.video.stills.images import is_linear
 
 __all__ = ["inspect", "names_of"]
 
@@ -118,7 +119,8 @@ def _write_report(
         scores["LPIPS"] = perceptual_metric()
     except ModuleNotFoundError as error:
         notes.append(f"Without LPIPS: {error}")
-    moments = leave_one_out.moments(source, network, scores, every=every)
+    linear = is_linear(source.info)
+    moments = leave_one_out.moments(source, network, scores, every=every, linear=linear)
     found = list(report.track(moments, None))
     notes += [
         f"{network.runs_on}. {len(found)} frames were left out one by one"

@@ -22,6 +22,7 @@ from flavr_jax.inference.passes import Network
 from flavr_jax.timeline import keys
 from flavr_jax.typing import Frame
 from flavr_jax.video.frames import TimedFrame
+from flavr_jax.video.stills import exr
 
 __all__ = ["SCORES", "THUMBNAIL", "Moment", "Shot", "moments", "shots"]
 
@@ -83,6 +84,7 @@ def moments(
     scores: Mapping[str, Metric] = SCORES,
     *,
     every: int = 1,
+    linear: bool = False,
 ) -> Iterator[Moment]:
     """Yield the frames that can be left out, made again and scored, lazily.
 
@@ -93,6 +95,8 @@ def moments(
         network: makes halves of intervals.
         scores: metrics.
         every: leave out every n-th of them only; the others are only read.
+        linear: whether the frames are linear light encoded as ACEScct, which the network reads;
+            scores and pictures are of the colours that are shown.
     """
     count = network.config.n_inputs
     reach = count - 1
@@ -107,17 +111,25 @@ def moments(
             continue
         number += 1
         if (number - 1) % every == 0:
-            yield _moment(list(window), shot, network, scores)
+            yield _moment(list(window), shot, network, scores, linear=linear)
 
 
 def _moment(
-    window: list[TimedFrame], shot: int, network: Network, scores: Mapping[str, Metric]
+    window: list[TimedFrame],
+    shot: int,
+    network: Network,
+    scores: Mapping[str, Metric],
+    *,
+    linear: bool,
 ) -> Moment:
     """Make the middle frame of a window from every second frame around it."""
     middle = len(window) // 2
     resident = [network.upload(frame.picture) for frame in window[::2]]
-    made = _rgb(np.asarray(network.between(resident, 2))[0, 0])
-    before, truth, after = (_rgb(window[middle + step].pixels) for step in (-1, 0, 1))
+    pictures = [window[middle + step].pixels for step in (-1, 0, 1)]
+    pictures.append(np.asarray(network.between(resident, 2))[0, 0])
+    before, truth, after, made = (
+        _rgb(exr.displayed(pixels) if linear else pixels) for pixels in pictures
+    )
     values = {name: metric(_unit(made), _unit(truth)) for name, metric in scores.items()}
     mean = (_unit(before) + _unit(after)) / 2
     return Moment(

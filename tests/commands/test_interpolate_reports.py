@@ -208,6 +208,23 @@ def test_linear_light_is_compared_as_it_is_shown(interpolate, capsys, source, ou
     np.testing.assert_allclose(sheet.mean(axis=(0, 1)), expected.mean(axis=(0, 1)), atol=3)
 
 
+def test_a_report_of_linear_light_scores_what_is_shown(interpolate, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError("LPIPS needs the extra metrics")
+
+    monkeypatch.setattr("flavr_jax.commands.inspection.perceptual_metric", missing)
+    write_folder(Path("in"), 7)
+    assert interpolate("in", "exr", "--factor", 2, "--images", "exr") == 0
+    for number in range(2, 14, 2):
+        Path(f"exr/frame_{number:06}.exr").unlink()  # the originals are left
+    averaging = []  # its PSNR does not depend on the network
+    for source in ("in", "exr"):
+        assert interpolate(source, f"{source}.mkv", "--factor", 2, "--report") == 0
+        (value,) = re.findall(r"<td>([^<]+)</td></tr>", Path(f"{source}_report.html").read_text())
+        averaging.append(float(value.split()[0]))
+    assert averaging[1] == pytest.approx(averaging[0], abs=0.1)
+
+
 def test_a_folder_keeps_the_dots_of_its_name(interpolate):
     write_folder(Path("shot.1"), 2)
     assert interpolate("shot.1", "--factor", 2, "--preview") == 0

@@ -67,6 +67,17 @@ def test_16_bits_are_scored_as_8():
     assert moment.pictures[1].dtype == np.uint8
 
 
+def test_linear_light_is_scored_as_it_is_shown():
+    # ACEScct of twice white, which is shown as white, and of what sRGB shows as half of it.
+    bright, half = (np.log2([2.0, 0.2140]) + 9.72) / 17.52
+    levels = [bright, bright, bright, half, bright, bright, bright]
+    light = [np.full((24, 32, 3), round(65535 * level), np.uint16) for level in levels]
+    frames = [TimedFrame(each, Fraction(n, 10), Fraction(1, 10)) for n, each in enumerate(light)]
+    (moment,) = leave_one_out.moments(frames, Averaging(), linear=True)
+    assert moment.scores["PSNR"] == pytest.approx(20 * np.log10(2), abs=0.1)
+    assert [int(picture[0, 0, 0]) for picture in moment.pictures] == [255, 255, 127, 255]
+
+
 def test_every_other_frame_can_be_skipped():
     found = leave_one_out.moments(clip(range(10, 130, 10)), Averaging(), every=3)
     assert [each.pts for each in found] == [Fraction(3, 10), Fraction(6, 10)]
