@@ -73,6 +73,16 @@ def test_pictures_arrive_upright_and_in_shape(tmp_path):
     assert shown.pixels[:, 28:].mean() == pytest.approx(200, abs=5)
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoFrame, "chroma_location"), reason="PyAV 18 does not tell chroma's place"
+)
+@pytest.mark.parametrize(("codec", "siting"), [("h264", 2), ("h264", 3), ("hevc", 3)])
+def test_the_place_of_chroma_arrives(tmp_path, codec, siting):
+    info = dataclasses.replace(INFO, colour=Colour(1, 1, 1, 1, siting))
+    send(clip(15), info, str(tmp_path / "a.ts"), Sending(1, codec=codec, preset="ultrafast"))
+    assert VideoReader(tmp_path / "a.ts").info.colour.siting == siting
+
+
 def test_a_summary_has_the_rate_over_the_whole_clip():
     assert str(Sent(50, 25, 25000, Fraction(2))) == "25 of 50 frames, 25000 bytes, 100 kbit/s"
     assert str(Sent()) == "0 of 0 frames, 0 bytes, 0 kbit/s"
