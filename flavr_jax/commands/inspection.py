@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from flavr_jax.evaluation.scoring import perceptual_metric
 from flavr_jax.inference.interpolator import Interpolator
 from flavr_jax.progress import Reporter
 from flavr_jax.video import side_by_side
-from flavr_jax.video.files import reader, sinks
+from flavr_jax.video.files import sinks
 from flavr_jax.video.files.encoders import Encoding
 from flavr_jax.video.frames import FrameSource
 from flavr_jax.video.stills.images import is_linear
@@ -43,7 +44,7 @@ def names_of(output: str, options: Options) -> dict[str, Path]:
 def inspect(
     path: Path,
     output: str,
-    rate: Fraction,
+    written: Callable[[], FrameSource],
     options: Options,
     network: Interpolator,
     report: Reporter,
@@ -53,7 +54,7 @@ def inspect(
     Args:
         path: the input.
         output: name of the finished output.
-        rate: frames per second of the output, which a folder of images does not state.
+        written: opens the output.
         options: those of the run.
         network: scores frames that are left out.
         report: is told of each file.
@@ -64,7 +65,7 @@ def inspect(
     for what, target in names_of(output, options).items():
         report.tell("stage", what=what)
         if what == "sheet":
-            side_by_side.write_sheet(target, reader.open_source(Path(output), rate=rate))
+            side_by_side.write_sheet(target, written())
         elif what == "report":
             try:
                 _write_report(target, path, options, network, report)
@@ -73,8 +74,7 @@ def inspect(
                 continue
         else:
             length = PREVIEW if what == "preview" else None
-            written = reader.open_source(Path(output), rate=rate)
-            _write_pairs(target, path, written, options, length, report)
+            _write_pairs(target, path, written(), options, length, report)
         report.say(f"{what}: {target}")
         report.tell("file", what=what, path=str(target))
 

@@ -27,7 +27,7 @@ from flavr_jax.timeline.clock import output_info
 from flavr_jax.video import verify
 from flavr_jax.video.files import reader, sinks
 from flavr_jax.video.files.names import NULL, is_pipe
-from flavr_jax.video.frames import ClipInfo, FrameSink
+from flavr_jax.video.frames import ClipInfo, FrameSink, FrameSource, Retimed
 from flavr_jax.video.journal.job import Job
 
 __all__ = ["Result", "interpolate", "table_of"]
@@ -81,6 +81,8 @@ def interpolate(
         return Result(path, output, 0, "dry run")
 
     origins: list[int | None] = []
+    in_folder = not sinks.is_video_name(output)
+    times: list[tuple[Fraction, Fraction]] = []  # of frames in a folder, which stores none
     summary = stream.Summary()
     started = time.monotonic()
     sink = sinks.open_sink(
@@ -104,11 +106,18 @@ def interpolate(
         with contextlib.closing(tracked) as made:
             for frame in verify.recorded(made, origins) if options.output.verify else made:
                 sink.write(frame)
+                if in_folder:
+                    times.append((frame.pts, frame.duration))
     seconds = time.monotonic() - started
     report.say(f"{summary} in {output}, {seconds:.1f} s{_losses(sink)}")
+
+    def written(*, headroom: bool = False) -> FrameSource:
+        found = reader.open_source(Path(output), rate=info.rate, headroom=headroom)
+        return Retimed(found, times, info.time_base) if in_folder else found
+
     if options.output.verify:
-        _verify(path, output, info.rate, options, origins, report)
-    inspect(path, output, info.rate, options, interpolator, report)
+        _verify(path, output, written(headroom=True), options, origins, report)
+    inspect(path, output, written, options, interpolator, report)
     damage = frames.damage or ""
     if damage:
         report.warn(f"{path} is damaged ({damage}); everything readable was processed.")
@@ -120,13 +129,12 @@ def interpolate(
 def _verify(
     path: Path,
     output: str,
-    rate: Fraction,
+    written: FrameSource,
     options: Options,
     origins: list[int | None],
     report: Reporter,
 ) -> None:
     """Compare an output with its source, and say how they differ."""
-    written = reader.open_source(Path(output), rate=rate, headroom=True)
     try:
         report.say(f"verify: {verify.compare(options.source.open(path), written, origins)}")
     except ValueError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ __all__ = [
     "MappedSink",
     "Origin",
     "Picture",
+    "Retimed",
     "TimedFrame",
     "check_rate",
     "parse_rate",
@@ -173,6 +174,28 @@ class FrameSource(Protocol):
     damage: str | None
 
     def __iter__(self) -> Iterator[TimedFrame]: ...
+
+
+class Retimed:
+    """A source whose frames are shown at other times, such as images, which store none."""
+
+    def __init__(
+        self, source: FrameSource, times: Sequence[tuple[Fraction, Fraction]], time_base: Fraction
+    ) -> None:
+        """Change the times of a source.
+
+        Args:
+            source: the frames.
+            times: when each is shown and for how long, in seconds.
+            time_base: unit of these times in seconds.
+        """
+        self.info = dataclasses.replace(source.info, time_base=time_base)
+        self.damage = source.damage
+        self._source, self._times = source, times
+
+    def __iter__(self) -> Iterator[TimedFrame]:
+        for frame, (pts, duration) in zip(self._source, self._times, strict=True):
+            yield dataclasses.replace(frame, pts=pts, duration=duration)
 
 
 @runtime_checkable

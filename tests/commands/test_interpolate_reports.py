@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -180,13 +181,25 @@ def test_a_comparison_with_a_folder_of_images_is_in_step(interpolate, capsys):
     write_folder(Path("in"), 5)
     arguments = ("in", "--output", "out", "--factor", 2, "--input-rate", 10)
     assert interpolate(*arguments, "--verify", "--compare") == 0
-    assert VideoReader(Path("out_compare.mp4")).info.rate == 20
+    assert times_of("out_compare.mp4") == [Fraction(n, 20) for n in range(9)]
     sides = [np.split(frame.pixels, 2, axis=1) for frame in VideoReader(Path("out_compare.mp4"))]
     # The third original is beside itself; two frames of the clip differ by 35 levels or more.
     assert np.abs(np.subtract(*sides[4], dtype=int)).mean() < 8
     flicker_at = re.search(r"at (\S+) s\n", capsys.readouterr().out)
     assert flicker_at is not None
     assert float(flicker_at[1]) in (0.05, 0.15, 0.25, 0.35)
+
+
+def test_a_comparison_with_a_folder_of_images_has_the_times_of_the_clip(interpolate):
+    times = [Fraction(each, 24000) for each in (0, 1000, 2000, 10000, 30000)]
+    write_clip(Path("in.mkv"), 5, times=times)
+    assert interpolate("in.mkv", "out/", "--factor", 2, "--compare") == 0
+    between = [(a + b) / 2 for a, b in itertools.pairwise(times)]
+    found = times_of("out_compare.mp4")
+    # Matroska's times, from which those between are made, are rounded to 1 ms.
+    assert [float(each) for each in found] == pytest.approx(
+        sorted(map(float, times + between)), abs=0.0011
+    )
 
 
 @pytest.mark.parametrize(("source", "output"), [("in", "exr"), ("exr", "out.mkv")])
