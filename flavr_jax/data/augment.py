@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int, Key, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Key, Shaped, UInt8
 
 __all__ = [
     "AugmentConfig",
@@ -86,42 +86,34 @@ def draw(key: Key[Array, ""], config: AugmentConfig) -> Transform:
 
 
 def apply(
-    transform: Transform,
-    inputs: Float[Array, "inputs height width 3"],
-    targets: Float[Array, "outputs height width 3"],
-    weights: Float[Array, " outputs"],
-) -> tuple[
-    Float[Array, "inputs height width 3"],
-    Float[Array, "outputs height width 3"],
-    Float[Array, " outputs"],
-]:
-    """Transform one window.
+    transform: Transform, frames: UInt8[Array, "time height width 3"]
+) -> Float32[Array, "time height width 3"]:
+    """Turn the frames of one window, and change their colours.
+
+    Time is not reversed here but by the caller, who may reverse the times before frames are read
+    (see :func:`reverse`).
 
     Args:
         transform: parameters from :func:`draw`.
-        inputs: input frames in [0, 1].
-        targets: frames to predict, at times that are symmetric about the middle of the window, so
-            that reversed time maps them onto each other.
-        weights: loss weight of each target; reversed together with the targets.
+        frames: the window's frames. They are turned while a pixel still has 3 bytes, not 12.
 
     Returns:
-        The transformed inputs, targets and weights.
+        The transformed frames in [0, 1].
     """
-    inputs, targets, weights = (
-        reverse(each, transform.backwards) for each in (inputs, targets, weights)
-    )
-    frames = recolour(reorient(jnp.concatenate([inputs, targets]), transform), transform)
-    return frames[: len(inputs)], frames[len(inputs) :], weights
+    return recolour(reorient(frames, transform), transform)
 
 
-def reverse(frames: Float[Array, "time ..."], backwards: Bool[Array, ""]) -> Array:
-    """Reverse an array along its first axis if ``backwards`` is true."""
+def reverse(frames: Shaped[Array, "time ..."], backwards: Bool[Array, ""]) -> Array:
+    """Reverse an array along its first axis if ``backwards`` is true.
+
+    Targets at times that are symmetric about the middle of their window are mapped onto each other.
+    """
     return jnp.where(backwards, frames[::-1], frames)
 
 
 def reorient(
-    frames: Float[Array, "time height width 3"], transform: Transform
-) -> Float[Array, "time height width 3"]:
+    frames: Shaped[Array, "time height width 3"], transform: Transform
+) -> Shaped[Array, "time height width 3"]:
     """Flip frames and, if they are square, transpose them."""
     frames = jnp.where(transform.flip_x, frames[:, :, ::-1], frames)
     frames = jnp.where(transform.flip_y, frames[:, ::-1], frames)
@@ -131,31 +123,41 @@ def reorient(
 
 
 def recolour(
-    frames: Float[Array, "time height width 3"], transform: Transform
-) -> Float[Array, "time height width 3"]:
+    frames: UInt8[Array, "time height width 3"], transform: Transform
+) -> Float32[Array, "time height width 3"]:
     """Sharpen frames and change contrast, brightness and white balance; clip to [0, 1]."""
-    frames = sharpen(frames, transform.sharpness)
-    return jnp.clip(frames * transform.gain + transform.offset, 0.0, 1.0)
+    sharpened = sharpen(frames, transform.sharpness) / 255.0
+    return jnp.clip(sharpened * transform.gain + transform.offset, 0.0, 1.0)
 
 
 def sharpen(
-    frames: Float[Array, "*time height width 3"], amount: Float[Array, ""]
-) -> Float[Array, "*time height width 3"]:
+    frames: Shaped[Array, "*time height width 3"], amount: Float[Array, ""]
+) -> Float32[Array, "*time height width 3"]:
     """Sharpen by unsharp masking: add ``amount`` times what a separable 1-2-1 blur removes.
 
     The highest frequency is amplified by 1 + ``amount``. Motion is preserved, because the filter
-    is the same at every position.
+    is the same at every position. Frames may have any unit; 8-bit ones are blurred without rounding.
     """
-    blurred = frames
-    # Sums of shifted slices fuse into one elementwise pass; a convolution would not.
+    blurred = frames.astype(jnp.uint16) if frames.dtype == jnp.uint8 else frames
     for axis in (frames.ndim - 3, frames.ndim - 2):
-        beside = [(1, 1) if each == axis else (0, 0) for each in range(frames.ndim)]
-        padded = jnp.pad(blurred, beside, mode="edge")
-        size = frames.shape[axis]
-        before = lax.slice_in_dim(padded, 0, size, axis=axis)
-        after = lax.slice_in_dim(padded, 2, size + 2, axis=axis)
-        blurred = 0.25 * (before + after) + 0.5 * blurred
-    return frames + amount * (frames - blurred)
+        # Each sum is a pass of its own: in one pass, every pixel would be read nine times.
+        blurred = lax.optimization_barrier(_blurred(blurred, axis))
+    levels = frames.astype(jnp.float32)
+    return levels + amount * (levels - blurred.astype(jnp.float32) / 16.0)
+
+
+def _blurred(
+    x: Shaped[Array, "*time height width 3"], axis: int
+) -> Shaped[Array, "*time height width 3"]:
+    """Four times the 1-2-1 blur along an axis, whose ends stand in for what lies beyond them."""
+    size = x.shape[axis]
+    # XLA fuses padding with zeros, but not with the pixels at the ends, which count once more.
+    padded = jnp.pad(x, [(1, 1) if each == axis else (0, 0) for each in range(x.ndim)])
+    before, after = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
+    weight = np.full(size, 2, x.dtype)
+    weight[0] += 1
+    weight[-1] += 1
+    return before + x * np.expand_dims(weight, tuple(range(1, x.ndim - axis))) + after
 
 
 def window_indices(

@@ -169,8 +169,7 @@ def draw(
         place = (start + first + index, top, left, jnp.zeros_like(top))
         return lax.dynamic_slice(frames, place, (1, *size, 3))[0]
 
-    window = augment.reorient(jax.vmap(crop)(indices).astype(jnp.float32) / 255.0, change)
-    return augment.recolour(window, change), is_filmed
+    return augment.apply(change, jax.vmap(crop)(indices)), is_filmed
 
 
 def filmed(

@@ -203,12 +203,15 @@ def _one_target(keys: Key[Array, " n"], batch: Batch) -> Batch:
 def from_windows(key: Key[Array, ""], windows: Window, config: MixtureConfig) -> Batch:
     """Make a batch of windows from the loader, each augmented by its own random transform."""
     keys = jax.random.split(key, len(windows.inputs))
-    pixels = (jnp.asarray(part, jnp.float32) / 255.0 for part in windows[:2])
-    inputs, targets, filmed = jax.vmap(
-        lambda key, *window: augment.apply(augment.draw(key, config.augment), *window)
-    )(keys, *pixels, jnp.asarray(windows.weights))
+    changes = jax.vmap(lambda key: augment.draw(key, config.augment))(keys)
+    inputs, targets, filmed = (
+        jax.vmap(augment.reverse)(jnp.asarray(part), changes.backwards) for part in windows
+    )
     batch = Batch(inputs, targets, filmed * _time_weights(filmed.shape[1], config))
-    return _one_target(keys, batch) if config.one_target else batch
+    if config.one_target:
+        batch = _one_target(keys, batch)  # before pixels are changed, so that none is in vain
+    inputs, targets = (jax.vmap(augment.apply)(changes, part) for part in batch[:2])
+    return batch._replace(inputs=inputs, targets=targets)
 
 
 def _time_weights(n_outputs: int, config: MixtureConfig) -> Float[Array, " time"]:

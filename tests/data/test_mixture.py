@@ -119,6 +119,40 @@ def test_one_target_of_each_window_is_drawn_in_proportion_to_its_weight(monkeypa
     np.testing.assert_allclose(place, (outputs[400:] + 1) / 8, atol=0.03)
 
 
+def test_reversal_turns_targets_and_their_weights_round_with_the_inputs():
+    count = 64
+    levels = np.array([0, 40, 80, 120, 50, 60, 70], np.uint8)[None, :, None, None, None]
+    frames = np.broadcast_to(levels, (count, 7, 8, 8, 3))
+    filmed = np.tile(np.float32([1, 0, 0.5]), (count, 1))
+    window = pipeline.Window(frames[:, :4], frames[:, 4:], filmed)
+    batch = mixture.from_windows(jax.random.key(0), window, CONFIG)
+    shown = np.concatenate([batch.inputs, batch.targets], axis=1).mean(axis=(2, 3, 4))
+    backwards = shown[:, 0] > shown[:, 3]
+    assert 16 < backwards.sum() < 48
+    for some, order, weights in (
+        (~backwards, np.argsort(levels.ravel()), [1, 0, 0.5]),
+        (backwards, np.argsort(levels.ravel())[::-1], [0.5, 0, 1]),
+    ):
+        # Frames show the times 0, 1, 1¼, …; brightness may be clipped at 0, but else grows.
+        place = [0, 1, 4, 5, 6, 2, 3]
+        inside = shown[some][:, place]
+        grows = np.diff(inside if order[0] == 0 else inside[:, ::-1], axis=1)
+        assert (grows[:, 1:] > 0).all()
+        np.testing.assert_array_equal(batch.weights[some], np.tile(weights, (some.sum(), 1)))
+
+
+def test_a_target_is_chosen_before_its_pixels_are_changed():
+    frames = np.random.default_rng(0).integers(0, 256, (6, 11, 8, 8, 3), np.uint8)
+    window = pipeline.Window(frames[:, :4], frames[:, 4:], np.ones((6, 7), np.float32))
+    every = mixture.from_windows(jax.random.key(0), window, CONFIG)
+    one = mixture.from_windows(
+        jax.random.key(0), window, dataclasses.replace(CONFIG, one_target=True)
+    )
+    np.testing.assert_array_equal(one.inputs, every.inputs)
+    chosen = np.asarray(one.outputs)[:, :, None, None, None]
+    np.testing.assert_array_equal(one.targets, np.take_along_axis(every.targets, chosen, axis=1))
+
+
 def test_a_window_without_a_filmed_target_has_no_weight():
     frames = np.zeros((2, 7, 8, 8, 3), np.uint8)
     window = pipeline.Window(frames[:, :4], frames[:, 4:], np.float32([[0, 0, 0], [0, 0, 1]]))
