@@ -3,8 +3,9 @@
 
 The backward pass recomputes no convolution; the forward pass keeps what it needs. For an activation
 this is the output, which the next operation keeps in any case. For a gate or another scale it is
-the sums before scaling. In training, the scale is therefore applied outside the kernel, which costs
-a pass over the sums but saves the kernels that compute the gate ahead.
+the sums before scaling, and the output only if a residual was added. In training, the scale is
+therefore applied outside the kernel, which costs a pass over the sums but saves the kernels that
+compute the gate ahead.
 
 The gradient with respect to a convolution's inputs is a convolution, which the same kernel runs.
 ``weight_gradient/gradient.py`` computes the gradient with respect to the weights.
@@ -28,6 +29,8 @@ from pallas_kernels.core.feature_map import FeatureMap
 from pallas_kernels.core.fp8 import QuantizedKernel
 from pallas_kernels.hopper.conv.kernel import implicit_gemm
 from pallas_kernels.hopper.geometry import Geometry
+from pallas_kernels.hopper.resident.kernel import convolve as convolve_resident
+from pallas_kernels.hopper.resident.kernel import plan_for as plan_resident
 from pallas_kernels.hopper.weight_gradient.gradient import weight_gradient
 
 __all__ = [
@@ -39,6 +42,7 @@ Factors: TypeAlias = Array | tuple[Array, Array]
 """A scale ``[batch, channel]``, or a gate's kernel and bias."""
 
 _PIXELS = (1, 2, 3)  # axes of a feature map over which means are taken
+_PIXELS_AT_ONCE = 4096  # XLA (jax 0.12) divides a sum over more of them among thread blocks
 
 
 class Parameters(NamedTuple):
@@ -84,7 +88,7 @@ class _Scaled(NamedTuple):
     given: Parameters
     sums: Float[Array, "batch time height width channel"]
     mean: Float32[Array, "batch channel"]
-    output: Float[Array, "batch time height width channel"]
+    output: Float[Array, "batch time height width channel"] | None
 
 
 def differentiable(
@@ -153,14 +157,16 @@ def differentiable_scaled(
             residual=added,
             activation=activation,
         ).astype(sums.dtype)
+        # Without a barrier, XLA would compute this output again where it is a later residual.
+        output = lax.optimization_barrier(output)
         # Both passes must return the same tree, so totals have the shape that `forward` gives.
         known = jax.eval_shape(forward, given).totals
         totals = None if known is None else _totals(output, known)
-        return FeatureMap(output, totals), _Scaled(given, sums, mean, output)
+        needed = None if given.residual is None else output
+        return FeatureMap(output, totals), _Scaled(given, sums, mean, needed)
 
     def backward(kept: _Scaled, cotangent: FeatureMap) -> tuple[Parameters]:
-        gradient = _activation_gradient(activation, kept.output, cotangent.values)
-        return (_scaled_gradients(prepare, scale_of, kept, gradient),)
+        return (_scaled_gradients(prepare, scale_of, activation, kept, cotangent.values),)
 
     run = jax.custom_vjp(forward)
     run.defvjp(start, backward)
@@ -185,19 +191,24 @@ def _sums_and_mean(prepare: Prepare, given: Parameters) -> tuple[Array, Array]:
 def _scaled_gradients(
     prepare: Prepare,
     scale_of: Callable[[Array, Factors], Array],
+    activation: Activation,
     kept: _Scaled,
-    gradient: Float[Array, "batch time height width channel"],
+    cotangent: Float[Array, "batch time height width channel"],
 ) -> Parameters:
-    """Gradients of a scaled convolution, from the gradient before its activation.
+    """Gradients of a scaled convolution, from that of its output.
 
     Two passes over the pixels are needed: sums, from which the gradient of the mean follows, and
     then the gradient of the convolution's output.
     """
-    given, sums, mean, _ = kept
-    wide = gradient.astype(jnp.float32)
+    given, sums, mean, output = kept
     scale, pull_back = jax.vjp(scale_of, mean, given.factors)
-    of_mean, factors = pull_back((wide * sums.astype(jnp.float32)).sum(axis=_PIXELS))
-    bias = (scale * wide.sum(axis=_PIXELS) + of_mean).sum(axis=0)
+    wide_sums = sums.astype(jnp.float32)
+    # Without a residual, the sums tell the output's sign, and are read here in any case.
+    signed = wide_sums * _to_pixels(scale) if output is None else output
+    gradient = _activation_gradient(activation, signed.astype(sums.dtype), cotangent)
+    wide = gradient.astype(jnp.float32)
+    of_mean, factors = pull_back(_over_pixels(wide * wide_sums))
+    bias = (scale * _over_pixels(wide) + of_mean).sum(axis=0)
     # The scale depends on every pixel through the mean.
     of_mean = of_mean / math.prod(sums.shape[1:4])
     of_sums = wide * _to_pixels(scale) + _to_pixels(of_mean)
@@ -240,12 +251,34 @@ def input_gradient(
     rows, columns = (count - 1 - first for count, first in zip(taps, low))
     back = Geometry(geometry.kernel, (low_time, rows, columns))
     if geometry.stride == 1:
-        return implicit_gemm((gradient,), flipped, back, size)[0]
+        images = _images_input_gradient(gradient, flipped, back, size) if kt == 1 else None
+        return implicit_gemm((gradient,), flipped, back, size)[0] if images is None else images
     # A 1×1 tap at stride 2 reads every second pixel; the others have gradient 0.
     _, _, height, width, _ = gradient.shape
     found, _ = implicit_gemm((gradient,), flipped, back, (size[0], height, width))
     zero, none, between = jnp.zeros((), found.dtype), (0, 0, 0), (0, 1, 1)
     return lax.pad(found, zero, (none, none, between, between, none))
+
+
+def _images_input_gradient(
+    gradient: Float[Array, "batch time height width out_channel"],
+    flipped: Float[Array, "1 kh kw out_channel channel"],
+    back: Geometry,
+    size: tuple[int, int, int],
+) -> Float[Array, "batch time in_height in_width channel"] | None:
+    """The input gradient of a convolution of images, by the kernel whose weights are resident.
+
+    None if that kernel is no good choice.
+    """
+    images = gradient.reshape(-1, *gradient.shape[2:])
+    _, kh, kw, _, channels = flipped.shape
+    problem = plan_resident(
+        images, (kh, kw), channels, size[1:], back.low[1:], out_dtype=gradient.dtype
+    )
+    if problem is None:
+        return None
+    found = convolve_resident(problem, images, flipped[0], None, None)
+    return found.reshape(*gradient.shape[:2], *found.shape[1:])
 
 
 def _strided_input_gradient(
@@ -289,6 +322,17 @@ def _activation_gradient(
     """The gradient before an activation; the sign of the output determines the slope."""
     _, pull_back = jax.vjp(functools.partial(activate, activation=activation), output)
     return pull_back(gradient)[0]
+
+
+def _over_pixels(
+    x: Float32[Array, "batch time height width channel"],
+) -> Float32[Array, "batch channel"]:
+    """Sums over all pixels of a sample."""
+    if math.prod(x.shape[1:4]) > _PIXELS_AT_ONCE:
+        return x.sum(axis=_PIXELS)
+    # XLA does not divide so short a sum among thread blocks, and would leave most SMs idle. The
+    # barrier keeps it from joining both sums.
+    return lax.optimization_barrier(x.sum(axis=(2, 3))).sum(axis=1)
 
 
 def _to_pixels(x: Float32[Array, "batch channel"]) -> Float32[Array, "batch 1 1 1 channel"]:

@@ -52,21 +52,27 @@ def weight_gradient(
     Returns:
         ``[*kernel, channel, out_channel]``.
     """
-    # The kernel handles inputs separately if their channels fill tiles; XLA needs one call for all.
-    if not _has_kernel(gradient) or any(x.shape[-1] % CHANNELS for x in inputs):
+    transposed = geometry.phases == 2
+    if transposed:
+        # A transposed convolution is the transpose of a strided one that reads its output and
+        # writes its input. So input and gradient swap roles, and the taps are flipped.
+        low = tuple(
+            size - 1 - scale * before
+            for size, scale, before in zip(geometry.kernel, (1, 2, 2), geometry.low)
+        )
+        geometry = Geometry(geometry.kernel, (low[0], low[1], low[2]), stride=2)
+
+    def of(x: Array) -> tuple[Array, Array, Geometry]:
+        return (gradient, x, geometry) if transposed else (x, gradient, geometry)
+
+    # The kernel handles inputs separately if it can take each; XLA needs one call for all.
+    if any(_by_kernel(*of(x)) is None for x in inputs):
         inputs = (jnp.concatenate(inputs, axis=-1),)
-    if geometry.phases == 1:
-        found = [_untransposed(x, gradient, geometry) for x in inputs]
+    found = [_untransposed(*of(x)) for x in inputs]
+    if not transposed:
         return jnp.concatenate(found, axis=3)
-    # A transposed convolution is the transpose of a strided one that reads its output and writes
-    # its input. So input and gradient swap roles, and the taps are flipped.
-    low = tuple(
-        size - 1 - scale * before
-        for size, scale, before in zip(geometry.kernel, (1, 2, 2), geometry.low)
-    )
-    strided = Geometry(geometry.kernel, (low[0], low[1], low[2]), stride=2)
-    found = [_untransposed(gradient, x, strided)[::-1, ::-1, ::-1] for x in inputs]
-    return jnp.swapaxes(jnp.concatenate(found, axis=4), 3, 4)
+    flipped = jnp.concatenate(found, axis=4)[::-1, ::-1, ::-1]
+    return jnp.swapaxes(flipped, 3, 4)
 
 
 def _has_kernel(gradient: Array) -> bool:
@@ -80,10 +86,9 @@ def _untransposed(
     geometry: Geometry,
 ) -> Float32[Array, "kt kh kw depth channel"]:
     """The weight gradient of a convolution that is not transposed."""
-    if _has_kernel(gradient):
-        by_kernel = _by_kernel(x, gradient, geometry)
-        if by_kernel is not None:
-            return by_kernel()
+    by_kernel = _by_kernel(x, gradient, geometry)
+    if by_kernel is not None:
+        return by_kernel()
     frames, few = x.shape[1], x.shape[-1] * gradient.shape[-1] <= _FEW_CHANNELS**2
     if few and geometry.kernel[0] > 1 and frames <= _FEW_FRAMES:
         return _with_all_frames(x, gradient, geometry)
@@ -94,21 +99,25 @@ def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Ar
     """A function that runs the GPU kernel, or None if the kernel cannot compute this gradient."""
     (kt, *taps), (_, *low), stride = geometry.kernel, geometry.low, geometry.stride
     depth, channels = x.shape[-1], gradient.shape[-1]
-    # Tiles span the clip, and the sums of more than 3 temporal taps would not fit into registers.
-    if x.shape[1] != gradient.shape[1] or x.shape[1] > MAX_FRAMES or kt > 3:
+    # Tiles span the clip.
+    if not _has_kernel(gradient) or max(x.shape[1], gradient.shape[1]) > MAX_FRAMES:
+        return None
+    # The sums of a vertical tap and of all temporal ones must fit into a warpgroup's registers. A
+    # single tap in space and time is a matrix product, which XLA computes as fast.
+    if kt not in (range(2, 5) if taps == [1, 1] else range(1, 4)):
         return None
     if stride == 2:
         fits = 2 * depth % CHANNELS == channels % CHANNELS == 0
         usual = taps in ([3, 3], [4, 4]) and low == [1, 1]
         run = functools.partial(_strided_by_pairs, x, gradient, geometry)
         return run if fits and usual else None
-    if taps != [3, 3]:
+    if taps not in ([3, 3], [1, 1]):
         return None
     if depth % CHANNELS == channels % CHANNELS == 0:
         return functools.partial(weight_sums, x, gradient, geometry.kernel, geometry.low, 1)
     fits = 2 * depth % CHANNELS == 2 * channels % CHANNELS == x.shape[3] % 2 == 0
     run = functools.partial(_by_pairs, x, gradient, geometry)
-    return run if fits and low[1] == 1 else None
+    return run if fits and low[1] == taps[1] // 2 else None
 
 
 def _column_pairs(
@@ -131,12 +140,13 @@ def _strided_by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
 
 
 def _by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient at stride 1 with three taps in width, from column pairs of both operands."""
+    """The gradient at stride 1, one or three taps in width, from column pairs of both operands."""
     kt, kh, kw = geometry.kernel
     pairs = _column_pairs(x), _column_pairs(gradient)
     sums = weight_sums(*pairs, geometry.kernel, geometry.low, 1)
     sums = sums.reshape(kt, kh, kw, 2, x.shape[-1], 2, gradient.shape[-1])
-    return jnp.stack([_tap_of_pairs(sums, tap + 1) for tap in range(kw)], axis=2)
+    low = geometry.low[2]
+    return jnp.stack([_tap_of_pairs(sums, tap + low) for tap in range(kw)], axis=2)
 
 
 def _tap_of_pairs(

@@ -49,7 +49,7 @@ __all__ = ["weight_sums"]
 
 _PRODUCER_REGISTERS = 40
 # By number of consumers. 64 × 64 sums take 32 registers per thread and temporal tap; three or four
-# warpgroups share 65,536 registers.
+# warpgroups share 65,536 registers, and two have as many as they can use from the start.
 _CONSUMER_REGISTERS = {2: 232, 3: 152}
 
 
@@ -71,7 +71,7 @@ class _Part(NamedTuple):
 
 
 def weight_sums(
-    x: Shaped[Array, "batch time _ _ depth"],
+    x: Shaped[Array, "batch in_time _ _ depth"],
     gradient: Shaped[Array, "batch time height width channels"],
     kernel: tuple[int, int, int],
     low: tuple[int, int, int],
@@ -82,21 +82,23 @@ def weight_sums(
     Args:
         x: 16-bit input ``[batch, time, height, width, channel]`` of up to 4 frames and a multiple
             of 64 channels; at a row stride of 2 its height must be even.
-        gradient: gradient of the output, with the same restrictions and number of frames.
-        kernel: taps in time, height and width; in height 2 or 3 for each row phase.
+        gradient: gradient of the output, with the same restrictions.
+        kernel: taps in time, height and width; in height up to 3 for each row phase, and in time
+            up to 3, or 4 with a single tap in height.
         low: zero padding before the first frame, above the first row and left of the first column.
         row_stride: stride of the convolution in height; in width it is 1.
 
     Returns:
         float32 ``[*kernel, channel, out_channel]``.
     """
-    batch, time, height, width, channels = gradient.shape
+    batch, out_time, height, width, channels = gradient.shape
     problem = WeightProblem(
         kernel=kernel,
         low=low,
         row_stride=row_stride,
         batch=batch,
-        time=time,
+        time=x.shape[1],
+        out_time=out_time,
         height=height,
         width=width,
         depth=x.shape[-1],
@@ -127,7 +129,7 @@ def _picture(
 def _launch(
     problem: WeightProblem,
     x: Shaped[Array, "frames *view depth"],
-    gradient: Shaped[Array, "frames height width channels"],
+    gradient: Shaped[Array, "out_frames height width channels"],
 ) -> Float32[Array, "kt kh kw depth channels"]:
     consumers, splits, taps = problem.consumers, problem.split_k, problem.kernel[0]
     outputs, pixel_tiles = math.prod(problem.output_tiles), math.prod(problem.pixel_tiles)
@@ -135,7 +137,7 @@ def _launch(
 
     def body(
         x: Shaped[Ref, "frames *view depth"],
-        gradient: Shaped[Ref, "frames height width channels"],
+        gradient: Shaped[Ref, "out_frames height width channels"],
         sums: Shaped[Ref, "splits outputs consumers kt 64 64"],
         inputs: Ref,
         gradients: Ref,
@@ -151,12 +153,14 @@ def _launch(
 
         @pl.when(warpgroup == consumers)
         def _produce_all() -> None:
-            plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
+            if consumers > 1:
+                plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
             _produce(problem, (x, gradient), memory, part)
 
         @pl.when(warpgroup < consumers)
         def _consume_all() -> None:
-            plgpu.set_max_registers(_CONSUMER_REGISTERS.get(consumers, 232), action="increase")
+            if consumers > 1:
+                plgpu.set_max_registers(_CONSUMER_REGISTERS[consumers], action="increase")
             accumulator = plgpu.WGMMAAccumulatorRef((CHANNELS, CHANNELS), jnp.float32)
 
             def run(*accumulators: Accumulator) -> None:
@@ -216,7 +220,9 @@ def _as_kernel(
 
 def _produce(
     problem: WeightProblem,
-    pictures: tuple[Shaped[Ref, "frames *view depth"], Shaped[Ref, "frames height width channels"]],
+    pictures: tuple[
+        Shaped[Ref, "frames *view depth"], Shaped[Ref, "out_frames height width channels"]
+    ],
     memory: _Memory,
     part: _Part,
 ) -> None:
@@ -241,7 +247,7 @@ def _produce(
         number = part.first + step * problem.split_k
         number, column = divide(number, problem.pixel_tiles[2])
         sample, row = divide(number, problem.pixel_tiles[1])
-        row, column, frame = row * TILE_H, column * TILE_W, sample * problem.time
+        row, column = row * TILE_H, column * TILE_W
         near_columns = pl.ds(column + column_by + margin, TILE_W)
         far_columns = pl.ds(column + margin, TILE_W)
 
@@ -255,9 +261,9 @@ def _produce(
 
         # In the first round the stage is still unused.
         pl.when(step >= problem.stages)(functools.partial(wait, memory.empty.at[stage]))
-        full, origin = memory.full.at[stage], (frame, row + row_by)
+        full, origin = memory.full.at[stage], (sample * problem.time, row + row_by)
         problem.input_ring.load(x, near_index, origin, memory.inputs, stage, full)
-        origin = frame, row + margin
+        origin = sample * problem.out_time, row + margin
         problem.gradient_ring.load(gradient, far_index, origin, memory.gradients, stage, full)
         return next_stage(stage, problem.stages)
 

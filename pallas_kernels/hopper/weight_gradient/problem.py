@@ -35,7 +35,8 @@ class WeightProblem:
         low: zero padding before the first frame, above the first row and left of the first column.
         row_stride: stride in height, 1 or 2; in width it is 1.
         batch: number of samples.
-        time: frames of input and gradient.
+        time: frames of the input.
+        out_time: frames of the gradient.
         height: height of the gradient.
         width: width of the gradient.
         depth: channels of the input.
@@ -50,6 +51,7 @@ class WeightProblem:
     row_stride: int
     batch: int
     time: int
+    out_time: int
     height: int
     width: int
     depth: int
@@ -103,32 +105,32 @@ class WeightProblem:
         return tuple(
             (tap, frame, frame + tap - low)
             for tap in range(self.kernel[0])
-            for frame in range(self.time)
+            for frame in range(self.out_time)
             if 0 <= frame + tap - low < self.time
         )
 
     @property
     def stages(self) -> int:
         """Number of stages of both rings, limited by shared memory."""
-        # Rows of both tiles; that of the input has one more for each vertical tap but the first.
-        rows = 2 * TILE_H + self.consumers - 1
-        size = self.time * rows * TILE_W * CHANNELS * self.dtype.itemsize
+        # The input's tile has one more row for each vertical tap but the first.
+        rows = self.time * (TILE_H + self.consumers - 1) + self.out_time * TILE_H
+        size = rows * TILE_W * CHANNELS * self.dtype.itemsize
         return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
 
     @property
     def input_ring(self) -> TileRing:
         """Ring of tiles of the input, with the rows that the vertical taps read."""
-        return self._ring(TILE_H + self.consumers - 1)
+        return self._ring(self.time, TILE_H + self.consumers - 1)
 
     @property
     def gradient_ring(self) -> TileRing:
         """Ring of tiles of the gradient, without a halo."""
-        return self._ring(TILE_H)
+        return self._ring(self.out_time, TILE_H)
 
-    def _ring(self, rows: int) -> TileRing:
+    def _ring(self, frames: int, rows: int) -> TileRing:
         return TileRing(
             stages=(self.stages,),
-            frames=self.time,
+            frames=frames,
             rows=rows,
             columns=TILE_W,
             channels=CHANNELS,

@@ -12,6 +12,7 @@ def without_kernels(monkeypatch):
     """Mosaic GPU implementations run, with convolutions of lax in place of their kernel."""
     for module in (gradients, launch, conv2d_mosaic):
         monkeypatch.setattr(module, "implicit_gemm", gemm_without_kernel)
-    monkeypatch.setattr(conv2d_mosaic, "plan_resident", lambda *_, **__: None)
+    for module in (gradients, conv2d_mosaic):
+        monkeypatch.setattr(module, "plan_resident", lambda *_, **__: None)
     with pk.assume_hopper():
         yield

@@ -236,9 +236,9 @@ def test_partial_sums_of_a_gate_follow_each_other():
 @pytest.mark.parametrize(("kernel", "row_stride"), [((3, 3, 3), 1), ((3, 4, 2), 2)])
 def test_weight_gradients_fit_shared_memory_and_use_the_sms(time, kernel, row_stride):
     built = WeightProblem(
-        kernel=kernel, low=(1, 1, 1), row_stride=row_stride, batch=2, time=time, height=90,
-        width=160, depth=128, channels=64, dtype=jnp.dtype("bfloat16"), sm_count=132,
-        interpret=False,
+        kernel=kernel, low=(1, 1, 1), row_stride=row_stride, batch=2, time=time,
+        out_time=time, height=90, width=160, depth=128, channels=64,
+        dtype=jnp.dtype("bfloat16"), sm_count=132, interpret=False,
     )  # fmt: skip
     assert built.stages >= 2
     tiles = [

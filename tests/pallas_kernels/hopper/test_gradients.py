@@ -14,6 +14,7 @@ import pytest
 
 import pallas_kernels as pk
 from pallas_kernels.core import device
+from pallas_kernels.hopper import gradients
 from pallas_kernels.hopper.geometry import Geometry
 from pallas_kernels.hopper.gradients import input_gradient
 from pallas_kernels.hopper.weight_gradient.gradient import weight_gradient
@@ -133,24 +134,29 @@ def test_the_gpu_makes_the_gradients(case):
 
 SAME, HALVED = Geometry((3, 3, 3), (1, 1, 1)), Geometry((3, 3, 3), (1, 1, 1), stride=2)
 DOUBLED = Geometry((3, 4, 4), (1, 1, 1), phases=2)
+FUSED = Geometry((4, 1, 1), (0, 0, 0))
 PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs and of the output
     "neighbours as one pixel": (SAME, (32,), 32),
     "two inputs": (SAME, (64, 128), 64),
     "joined inputs": (SAME, (32, 32), 32),
     "a stride": (HALVED, (32,), 64),
     "a transposed convolution": (DOUBLED, (32, 32), 32),
+    "frames fused": (FUSED, (64,), 64),
+    "neighbours of frames fused": (FUSED, (32,), 32),
 }
 
 
 def assert_weights_agree(case, batch, time, pixels):
     geometry, depths, channels = PRODUCTS[case]
+    missing = geometry.kernel[0] - 1 - 2 * geometry.low[0]  # frames that the gradient has fewer
+    time = max(time, 1 + missing)
     inputs = tuple(half(batch, time, *pixels, depth, seed=depth) for depth in depths)
     size = [n // geometry.stride * geometry.phases for n in pixels]
-    gradient = half(batch, time, *size, channels, seed=1)
+    gradient = half(batch, time - missing, *size, channels, seed=1)
     actual = weight_gradient(inputs, gradient, geometry)
     wide = tuple(x.astype(jnp.float32) for x in inputs)
     kernel = jnp.zeros((*geometry.kernel, sum(depths), channels))
-    one_phase = (time, *(n // geometry.phases for n in size))
+    one_phase = (time - missing, *(n // geometry.phases for n in size))
     _, pull_back = jax.vjp(
         lambda kernel: oracle_geometry(wide, kernel, geometry, one_phase), kernel
     )
@@ -161,11 +167,29 @@ def assert_weights_agree(case, batch, time, pixels):
 @needs_interpreter
 @pytest.mark.parametrize(
     ("case", "time"),
-    [("neighbours as one pixel", 3), ("a stride", 2), ("a transposed convolution", 1)],
+    [
+        ("neighbours as one pixel", 3),
+        ("a stride", 2),
+        ("a transposed convolution", 1),
+        ("frames fused", 4),
+        ("neighbours of frames fused", 4),
+    ],
 )
 def test_a_kernel_makes_weight_gradients(case, time):
     with pk.interpret():
         assert_weights_agree(case, 2, time, (10, 12))
+
+
+def test_inputs_that_the_kernel_takes_one_by_one_are_not_joined():
+    def sums(x, y, gradient):
+        return weight_gradient((x, y), gradient, SAME)
+
+    with pk.assume_hopper():
+        for depths, joins in (((32, 32), 0), ((64, 128), 0), ((16, 16), 1)):
+            inputs = (jax.ShapeDtypeStruct((2, 4, 8, 8, depth), jnp.float16) for depth in depths)
+            gradient = jax.ShapeDtypeStruct((2, 4, 8, 8, 32), jnp.float16)
+            program = str(jax.make_jaxpr(sums)(*inputs, gradient))
+            assert program.count(f"{sum(depths)}] = concatenate[dimension=4]") == joins
 
 
 @pytest.mark.gpu
@@ -203,6 +227,50 @@ def test_weight_gradients_are_those_of_the_geometry(geometry, stretch, time, cha
     halves = tuple(jnp.split(x, 2, axis=-1))
     actual = weight_gradient(halves, gradient, geometry)
     np.testing.assert_allclose(actual, pull_back(gradient)[0], rtol=1e-4, atol=1e-3)
+
+
+REFLECTED = Geometry((1, 7, 7), (0, 0, 0))
+RESIDENT = {  # input gradients of the kernel with resident weights: geometry, channels, pixels
+    "mirrored borders": (REFLECTED, (32, 32), (20, 52)),
+    "five taps": (Geometry((1, 5, 5), (0, 2, 2)), (48, 16), (9, 60)),
+}
+
+
+def assert_resident_input_gradient_agrees(case, batch):
+    geometry, (depth, channels), pixels = RESIDENT[case]
+    weights = half(*geometry.kernel, depth, channels, by=8)
+    size = tuple(
+        n + 2 * low - count + 1
+        for n, low, count in zip(pixels, geometry.low[1:], geometry.kernel[1:])
+    )
+    gradient = half(batch, 1, *size, channels, seed=1)
+    shape = (batch, 1, *pixels, depth)
+    _, pull_back = jax.vjp(
+        lambda x: oracle_geometry((x,), weights.astype(jnp.float32), geometry, (1, *size)),
+        jnp.zeros(shape),
+    )
+    (exact,) = pull_back(gradient.astype(jnp.float32))
+    actual = input_gradient(gradient, weights, geometry, (1, *pixels))
+    assert actual.shape == shape
+    np.testing.assert_allclose(actual, exact, rtol=2e-3, atol=2e-3 * np.abs(exact).max())
+
+
+@needs_interpreter
+@pytest.mark.parametrize("case", RESIDENT)
+def test_resident_weights_make_input_gradients_of_images(case, monkeypatch):
+    # The other kernel must not stand in.
+    monkeypatch.setattr(gradients, "implicit_gemm", None)
+    with pk.interpret():
+        assert_resident_input_gradient_agrees(case, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(device.why_not() is not None, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("case", RESIDENT)
+def test_the_gpu_makes_input_gradients_with_resident_weights(case, monkeypatch):
+    monkeypatch.setattr(gradients, "implicit_gemm", None)
+    with jax.default_matmul_precision("highest"):
+        assert_resident_input_gradient_agrees(case, 3)
 
 
 INPUT_GRADIENTS = [

@@ -17,8 +17,8 @@ LOOK_UP = SampleProblem(
     channels=3, sm_count=132, interpret=False,
 )  # fmt: skip
 WEIGHTS = WeightProblem(
-    kernel=(3, 3, 3), low=(1, 1, 1), row_stride=1, batch=2, time=4, height=90, width=160,
-    depth=128, channels=64, dtype=jnp.dtype("bfloat16"), sm_count=132, interpret=False,
+    kernel=(3, 3, 3), low=(1, 1, 1), row_stride=1, batch=2, time=4, out_time=4, height=90,
+    width=160, depth=128, channels=64, dtype=jnp.dtype("bfloat16"), sm_count=132, interpret=False,
 )  # fmt: skip
 GATE = GateProblem(
     batch=1, time=4, height=90, width=160, partials=60, in_channels=(64,), channels=64,
@@ -60,7 +60,9 @@ def test_a_launch_is_named_by_what_it_does():
     [((3, 3, 3), 1, 4, 10), ((3, 3, 3), 1, 1, 1), ((1, 3, 3), 0, 4, 4), ((3, 4, 2), 1, 2, 4)],
 )
 def test_products_of_a_weight_gradient_are_those_of_frames_that_exist(kernel, low, time, count):
-    found = dataclasses.replace(WEIGHTS, kernel=kernel, low=(low, 1, 1), time=time).frame_products
+    found = dataclasses.replace(
+        WEIGHTS, kernel=kernel, low=(low, 1, 1), time=time, out_time=time
+    ).frame_products
     assert len(found) == len(set(found)) == count
     for tap, frame, source in found:
         assert source == frame + tap - low
@@ -107,7 +109,7 @@ def test_vertical_taps_that_read_the_same_rows_share_a_tile(kernel, stride, cons
 @pytest.mark.parametrize("time", [1, 2, 3, 4])
 @pytest.mark.parametrize("taps", [1, 3, 4])
 def test_rings_of_a_weight_gradient_fit_and_overlap(time, taps):
-    problem = dataclasses.replace(WEIGHTS, kernel=(3, taps, 3), time=time)
+    problem = dataclasses.replace(WEIGHTS, kernel=(3, taps, 3), time=time, out_time=time)
     rings = (problem.input_ring, problem.gradient_ring)
     assert all(ring.stages == (problem.stages,) and ring.frames == time for ring in rings)
     assert problem.stages >= 2  # a copy runs while the other stage is multiplied
