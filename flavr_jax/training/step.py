@@ -20,7 +20,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int, PyTree
 
 from flavr_jax.training.inputs import Inputs
-from flavr_jax.training.optimizers import OptimizerConfig, optimizer
+from flavr_jax.training.optimizers import OptimizerConfig, joint_norm, optimizer
 from flavr_jax.training.parallel import AXIS, Mapped, Parallel
 from flavr_jax.training.state import TrainState
 from flavr_jax.training.tasks import Task, Terms
@@ -165,7 +165,7 @@ def make_step(
         # Parts have equal sizes, so the mean of their means is the mean over the batch.
         losses, gradient = lax.pmean(found, AXIS)
         with jax.named_scope("optimizer"):
-            norm = optax.tree.norm(gradient)
+            norm = joint_norm(gradient)
             new = _update(state, gradient, shared.learning_rate, update_rule, optimization)
             new = _keep_if_finite(norm, new, state)
         # All devices get the maximum: if one process must stop, all stop after the same step.

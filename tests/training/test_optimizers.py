@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from optax import contrib
 
-from flavr_jax.training.optimizers import OptimizerConfig, Schedule, ScheduleConfig, optimizer
+from flavr_jax.training.optimizers import (
+    OptimizerConfig,
+    Schedule,
+    ScheduleConfig,
+    joint_norm,
+    optimizer,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,11 @@ def test_decay_pulls_parameters_and_clipping_bounds_the_gradient():
     # The moment has seen a gradient of length 1.
     moments = next(part for part in state if hasattr(part, "mu"))
     np.testing.assert_allclose(moments.mu["a"], [0.06, 0.08], rtol=1e-5)
+
+
+def test_the_joint_norm_is_that_of_all_elements():
+    tree = {"a": jnp.array([[3.0, 0.0]]), "b": (jnp.array(4.0), jnp.full((2, 3, 4), 2.0))}
+    np.testing.assert_allclose(joint_norm(tree), np.sqrt(9 + 16 + 24 * 4), rtol=1e-6)
 
 
 def test_muon_gives_kernels_singular_values_near_1_and_leaves_biases_and_pixels_to_adam():
