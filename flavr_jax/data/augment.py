@@ -136,7 +136,7 @@ def sharpen(
     """Sharpen by unsharp masking: add ``amount`` times what a separable 1-2-1 blur removes.
 
     The highest frequency is amplified by 1 + ``amount``. Motion is preserved, because the filter
-    is the same at every position. Frames may have any unit; 8-bit ones are blurred without rounding.
+    is the same at every position. Frames may have any unit; 8-bit ones are blurred without error.
     """
     blurred = frames.astype(jnp.uint16) if frames.dtype == jnp.uint8 else frames
     for axis in (frames.ndim - 3, frames.ndim - 2):
