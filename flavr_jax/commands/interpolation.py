@@ -82,6 +82,7 @@ def interpolate(
 
     origins: list[int | None] = []
     in_folder = not sinks.is_video_name(output)
+    read_again = options.output.verify or bool(names_of(output, options))
     times: list[tuple[Fraction, Fraction]] = []  # of frames in a folder, which stores none
     summary = stream.Summary()
     started = time.monotonic()
@@ -106,7 +107,7 @@ def interpolate(
         with contextlib.closing(tracked) as made:
             for frame in verify.recorded(made, origins) if options.output.verify else made:
                 sink.write(frame)
-                if in_folder:
+                if in_folder and read_again:
                     times.append((frame.pts, frame.duration))
     seconds = time.monotonic() - started
     report.say(f"{summary} in {output}, {seconds:.1f} s{_losses(sink)}")
