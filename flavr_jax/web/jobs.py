@@ -103,7 +103,7 @@ class Clip:
         """Change the state by an event of the child."""
         kind = event.pop("event", None)
         if kind == "start":
-            self.step, self.facts = "loading the network", event
+            self.step, self.facts = "loading the network", _without_paths(event)
         elif kind == "compile":
             self.step, self.progress = "compiling the network for this size", {}
             if event.get("seconds"):
@@ -122,12 +122,17 @@ class Clip:
         elif kind == "error":
             self.message = self.named(event["message"])
         elif kind == "end":
-            self.facts |= event
+            self.facts |= _without_paths(event)
 
     def named(self, message: str) -> str:
         """Return a message with the names that the visitor knows instead of paths."""
         message = message.replace(str(self.upload), self.name)
         return printable(message.replace(f"{self.folder}{os.sep}", ""))
+
+
+def _without_paths(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event without the names of the server's files."""
+    return {key: value for key, value in event.items() if key not in ("input", "output")}
 
 
 class Queue:

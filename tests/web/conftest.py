@@ -22,7 +22,7 @@ def tell(event, **values):
     print(json.dumps({"event": event, **values}), flush=True)
 
 print("no event", flush=True)
-tell("start", frames=17, device="test")
+tell("start", input="/server/clip", output="/server/result", frames=17, device="test")
 tell("progress", done=5, total=17, per_second=2.0, seconds_left=6.0)
 if kind == "wait":
     time.sleep(60)

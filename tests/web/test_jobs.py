@@ -72,6 +72,7 @@ def test_clips_run_in_turn_and_keep_results_only(running, folder, monkeypatch):
             assert first.warnings == ["Holiday 1.MOV is odd"]
             assert first.weakest[0]["time"] == 0.5
             assert (first.facts["cut_times"], first.facts["frames_out"]) == ([1.5], 17)
+            assert "/server" not in str(first.facts)  # a visitor sees no path of the server
             assert not first.upload.exists()
             assert queue.seconds_kept(first) == pytest.approx(3600, abs=30)
         assert (folder / "secret").read_text() == "none"
