@@ -190,12 +190,13 @@ class Retimed:
             time_base: unit of these times in seconds.
         """
         self.info = dataclasses.replace(source.info, time_base=time_base)
-        self.damage = source.damage
+        self.damage: str | None = None
         self._source, self._times = source, times
 
     def __iter__(self) -> Iterator[TimedFrame]:
         for frame, (pts, duration) in zip(self._source, self._times, strict=True):
             yield dataclasses.replace(frame, pts=pts, duration=duration)
+        self.damage = self._source.damage
 
 
 @runtime_checkable

@@ -42,7 +42,8 @@ Factors: TypeAlias = Array | tuple[Array, Array]
 """A scale ``[batch, channel]``, or a gate's kernel and bias."""
 
 _PIXELS = (1, 2, 3)  # axes of a feature map over which means are taken
-_PIXELS_AT_ONCE = 4096  # XLA (jax 0.12) divides a sum over more of them among thread blocks
+# XLA (jax 0.11 and 0.12) divides a sum over 16,384 pixels among thread blocks, but not over 4,096.
+_PIXELS_AT_ONCE = 4096
 
 
 class Parameters(NamedTuple):
@@ -330,8 +331,8 @@ def _over_pixels(
     """Sums over all pixels of a sample."""
     if math.prod(x.shape[1:4]) > _PIXELS_AT_ONCE:
         return x.sum(axis=_PIXELS)
-    # XLA does not divide so short a sum among thread blocks, and would leave most SMs idle. The
-    # barrier keeps it from joining both sums.
+    # Each frame is summed on its own, so that more thread blocks share the work. The barrier keeps
+    # XLA from joining both sums.
     return lax.optimization_barrier(x.sum(axis=(2, 3))).sum(axis=1)
 
 

@@ -135,7 +135,7 @@ def test_the_gpu_makes_the_gradients(case):
 
 SAME, HALVED = Geometry((3, 3, 3), (1, 1, 1)), Geometry((3, 3, 3), (1, 1, 1), stride=2)
 DOUBLED = Geometry((3, 4, 4), (1, 1, 1), phases=2)
-FUSED = Geometry((4, 1, 1), (0, 0, 0))
+FUSED, UNPADDED = Geometry((4, 1, 1), (0, 0, 0)), Geometry((3, 3, 3), (0, 1, 1))
 PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs and of the output
     "neighbours as one pixel": (SAME, (32,), 32),
     "two inputs": (SAME, (64, 128), 64),
@@ -144,6 +144,7 @@ PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs 
     "a transposed convolution": (DOUBLED, (32, 32), 32),
     "frames fused": (FUSED, (64,), 64),
     "neighbours of frames fused": (FUSED, (32,), 32),
+    "fewer frames than inputs": (UNPADDED, (64,), 64),
 }
 
 
@@ -174,6 +175,7 @@ def assert_weights_agree(case, batch, time, pixels):
         ("a transposed convolution", 1),
         ("frames fused", 4),
         ("neighbours of frames fused", 4),
+        ("fewer frames than inputs", 4),
     ],
 )
 def test_a_kernel_makes_weight_gradients(case, time):
