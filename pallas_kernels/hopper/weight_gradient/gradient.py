@@ -102,22 +102,23 @@ def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Ar
     # Tiles span the clip.
     if not _has_kernel(gradient) or max(x.shape[1], gradient.shape[1]) > MAX_FRAMES:
         return None
-    # The sums of a vertical tap and of all temporal ones must fit into a warpgroup's registers. A
-    # single tap in space and time is a matrix product, which XLA computes as fast.
-    if kt not in (range(2, 5) if taps == [1, 1] else range(1, 4)):
+    # Four sums fit into a warpgroup's registers. A single tap in space and time is a matrix product,
+    # which XLA computes as fast.
+    temporal = {1: (2, 3, 4), 3: (1, 2, 3), 4: (1, 2, 3), 5: (1,), 7: (1,)}
+    if kt not in temporal.get(taps[0], ()):
         return None
     if stride == 2:
         fits = 2 * depth % CHANNELS == channels % CHANNELS == 0
         usual = taps in ([3, 3], [4, 4]) and low == [1, 1]
         run = functools.partial(_strided_by_pairs, x, gradient, geometry)
         return run if fits and usual else None
-    if taps not in ([3, 3], [1, 1]):
+    if taps[0] != taps[1]:
         return None
     if depth % CHANNELS == channels % CHANNELS == 0:
         return functools.partial(weight_sums, x, gradient, geometry.kernel, geometry.low, 1)
-    fits = 2 * depth % CHANNELS == 2 * channels % CHANNELS == x.shape[3] % 2 == 0
-    run = functools.partial(_by_pairs, x, gradient, geometry)
-    return run if fits and low[1] == taps[1] // 2 else None
+    even = x.shape[3] % 2 == gradient.shape[3] % 2 == 0
+    fits = 2 * depth % CHANNELS == 2 * channels % CHANNELS == 0
+    return functools.partial(_by_pairs, x, gradient, geometry) if even and fits else None
 
 
 def _column_pairs(
@@ -140,13 +141,20 @@ def _strided_by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
 
 
 def _by_pairs(x: Array, gradient: Array, geometry: Geometry) -> Array:
-    """The gradient at stride 1, one or three taps in width, from column pairs of both operands."""
-    kt, kh, kw = geometry.kernel
+    """The gradient at stride 1, from column pairs of both operands."""
+    (kt, kh, kw), (*low, first) = geometry.kernel, geometry.low
+    before, taps = _taps_of_pairs(kw, first)
     pairs = _column_pairs(x), _column_pairs(gradient)
-    sums = weight_sums(*pairs, geometry.kernel, geometry.low, 1)
-    sums = sums.reshape(kt, kh, kw, 2, x.shape[-1], 2, gradient.shape[-1])
-    low = geometry.low[2]
-    return jnp.stack([_tap_of_pairs(sums, tap + low) for tap in range(kw)], axis=2)
+    sums = weight_sums(*pairs, (kt, kh, taps), (low[0], low[1], before), 1)
+    sums = sums.reshape(kt, kh, taps, 2, x.shape[-1], 2, gradient.shape[-1])
+    shift = 2 * before - first
+    return jnp.stack([_tap_of_pairs(sums, tap + shift) for tap in range(kw)], axis=2)
+
+
+def _taps_of_pairs(taps: int, low: int) -> tuple[int, int]:
+    """Padding before pairs of columns, and taps in width that reach all pairs."""
+    before = (low + 1) // 2  # may exceed the padding by one column
+    return before, (taps + 2 * before - low) // 2 + 1
 
 
 def _tap_of_pairs(
@@ -242,10 +250,8 @@ def _over_pairs(
     low: tuple[int, int],
 ) -> Float[Array, "kh kw depth channel"]:
     """The same gradient from pairs of columns: tensor cores are most efficient with 64 channels."""
-    # Padding comes in pairs of columns; `shift` columns of it exceed the `low` that are needed.
-    before = (low[1] + 1) // 2
+    before, taps = _taps_of_pairs(size[1], low[1])
     shift = 2 * before - low[1]
-    taps = (size[1] + shift) // 2 + 1
     wide, wide_gradient = (
         y.reshape(*y.shape[:2], y.shape[2] // 2, 2 * y.shape[3]) for y in (x, gradient)
     )

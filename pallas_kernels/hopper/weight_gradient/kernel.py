@@ -7,8 +7,8 @@ kernel's taps, over a part of the pixels (split-K):
 
 - In each step the producer copies two tiles, one of the input with its halo and one of the
   gradient. They span the clip, so that they contain the frames of every temporal tap.
-- Each consumer multiplies for one vertical tap; all read the same halo tile, from different rows
-  on. The sums of all temporal taps stay in registers until the last step.
+- Each consumer multiplies for one vertical tap, or for a half of more than three; all read the same
+  halo tile, from different rows on. The sums of all its taps stay in registers until the last step.
 
 Blocks that split the pixels of the same channels store partial sums, which XLA adds up. Without
 atomics, results are bitwise reproducible.
@@ -83,8 +83,8 @@ def weight_sums(
         x: 16-bit input ``[batch, time, height, width, channel]`` of up to 4 frames and a multiple
             of 64 channels; at a row stride of 2 its height must be even.
         gradient: gradient of the output, with the same restrictions.
-        kernel: taps in time, height and width; in height up to 3 for each row phase, and in time
-            up to 3, or 4 with a single tap in height.
+        kernel: taps in time, height and width; in height up to 3 for each row phase and in time up
+            to 3, or in time up to 4 with 1 in height, or in height up to 8 with 1 in time.
         low: zero padding before the first frame, above the first row and left of the first column.
         row_stride: stride of the convolution in height; in width it is 1.
 
@@ -131,14 +131,14 @@ def _launch(
     x: Shaped[Array, "frames *view depth"],
     gradient: Shaped[Array, "out_frames height width channels"],
 ) -> Float32[Array, "kt kh kw depth channels"]:
-    consumers, splits, taps = problem.consumers, problem.split_k, problem.kernel[0]
+    consumers, splits = problem.consumers, problem.split_k
     outputs, pixel_tiles = math.prod(problem.output_tiles), math.prod(problem.pixel_tiles)
-    shape = (splits, outputs, consumers, taps, CHANNELS, CHANNELS)
+    shape = (splits, outputs, consumers, problem.sums, CHANNELS, CHANNELS)
 
     def body(
         x: Shaped[Ref, "frames *view depth"],
         gradient: Shaped[Ref, "out_frames height width channels"],
-        sums: Shaped[Ref, "splits outputs consumers kt 64 64"],
+        sums: Shaped[Ref, "splits outputs consumers taps 64 64"],
         inputs: Ref,
         gradients: Ref,
         full: Shaped[Barrier, " stages"],
@@ -169,7 +169,7 @@ def _launch(
                     target = sums.at[split, output_tile, warpgroup, tap]
                     jax_versions.store(target, each[...])
 
-            pl.run_scoped(run, *[accumulator] * taps)
+            pl.run_scoped(run, *[accumulator] * problem.sums)
 
     body.__name__ = problem.name
     kernel = plgpu.kernel(
@@ -204,18 +204,21 @@ def _scratch(problem: WeightProblem) -> list[Any]:
 
 
 def _as_kernel(
-    problem: WeightProblem, sums: Float32[Array, "outputs consumers kt 64 64"]
+    problem: WeightProblem, sums: Float32[Array, "outputs consumers taps 64 64"]
 ) -> Float32[Array, "kt kh kw depth channels"]:
     """Rearrange the tiles of the result into the weights' shape."""
     # [depth tile, channel tile, column tap, row phase, row tap, temporal tap, depth, channel];
     # vertical tap = 2 · row tap + row phase at a stride of 2.
+    row_taps = problem.consumers * problem.row_taps
     sums = sums.reshape(
-        *problem.output_tiles[:2], problem.kernel[2], problem.row_stride, problem.consumers,
+        *problem.output_tiles[:2], problem.kernel[2], problem.row_stride, row_taps,
         problem.kernel[0], CHANNELS, CHANNELS,
     )  # fmt: skip
     # To [kt, kh = row tap · stride + phase, kw, depth, channels].
     sums = sums.transpose(5, 4, 3, 2, 0, 6, 1, 7)
-    return sums.reshape(*problem.kernel, problem.depth, problem.channels)
+    kt, kh, kw = problem.kernel
+    rows = row_taps * problem.row_stride
+    return sums.reshape(kt, rows, kw, problem.depth, problem.channels)[:, :kh]
 
 
 def _produce(
@@ -280,7 +283,7 @@ def _consume(
     accumulators: tuple[Accumulator, ...],
     steps: Scalar,
 ) -> None:
-    """Run a consumer: in every step, accumulate the products of its vertical tap."""
+    """Run a consumer: in every step, accumulate the products of its vertical taps."""
     pixels = TILE_H * TILE_W
     halo_pixels = problem.input_ring.rows * TILE_W
 
@@ -290,15 +293,17 @@ def _consume(
 
     def consume_step(step: Scalar, stage: Scalar) -> Scalar:
         wait(memory.full.at[stage])
-        for tap, frame, source in problem.frame_products:
+        for row_tap, tap, frame, source in problem.products:
             # Vertical tap r reads the halo tile from its r-th row on.
-            start = source * halo_pixels + warpgroup * TILE_W
+            row = warpgroup * problem.row_taps + row_tap
+            start = source * halo_pixels + row * TILE_W
             shifted = memory.inputs.mma.at[stage, pl.ds(start, pixels)]
             plain = memory.gradients.mma.at[stage, pl.ds(frame * pixels, pixels)]
             # Operand A is [channels, pixels]; a transposed view only changes the descriptor.
-            wgmma(accumulators[tap], shifted.transpose((1, 0)), plain)
+            total = accumulators[row_tap * problem.kernel[0] + tap]
+            wgmma(total, shifted.transpose((1, 0)), plain)
         # Keep this step's products in flight; those of the previous step are complete.
-        wgmma_wait(len(problem.frame_products))
+        wgmma_wait(len(problem.products))
         pl.when(step > 0)(functools.partial(release, stage))
         return next_stage(stage, problem.stages)
 

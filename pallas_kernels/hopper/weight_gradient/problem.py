@@ -22,6 +22,7 @@ MAX_FRAMES = 4
 
 TILE_H, TILE_W = 8, 8
 _MAX_STAGES = 4
+_MAX_CONSUMERS = 3  # with one vertical tap each
 _FIXED_STEPS = 3  # fixed cost of a block, in steps: the first copies, and storing the sums
 _RESERVED = 4096  # bytes of shared memory for barriers
 
@@ -69,9 +70,20 @@ class WeightProblem:
         )
 
     @property
+    def row_taps(self) -> int:
+        """Vertical taps of each consumer: one, if not more than three read the same halo tile."""
+        taps = self.kernel[1] // self.row_stride
+        return 1 if taps <= _MAX_CONSUMERS else pl.cdiv(taps, 2)
+
+    @property
     def consumers(self) -> int:
-        """Number of consumers: one for each vertical tap that reads the same halo tile."""
-        return self.kernel[1] // self.row_stride
+        """Number of consumers; the last may have vertical taps that do not exist."""
+        return pl.cdiv(self.kernel[1] // self.row_stride, self.row_taps)
+
+    @property
+    def sums(self) -> int:
+        """Sums of 64 × 64 channels of each consumer."""
+        return self.row_taps * self.kernel[0]
 
     @property
     def output_tiles(self) -> tuple[int, int, int]:
@@ -99,11 +111,15 @@ class WeightProblem:
         return min(range(1, min(pixels, self.sm_count) + 1), key=cost)
 
     @property
-    def frame_products(self) -> tuple[tuple[int, int, int], ...]:
-        """Temporal tap, gradient frame and input frame of each product of one step."""
+    def products(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Vertical and temporal tap, gradient frame and input frame of each product of one step.
+
+        Vertical taps are counted from the consumer's first.
+        """
         low = self.low[0]
         return tuple(
-            (tap, frame, frame + tap - low)
+            (row_tap, tap, frame, frame + tap - low)
+            for row_tap in range(self.row_taps)
             for tap in range(self.kernel[0])
             for frame in range(self.out_time)
             if 0 <= frame + tap - low < self.time
@@ -112,20 +128,24 @@ class WeightProblem:
     @property
     def stages(self) -> int:
         """Number of stages of both rings, limited by shared memory."""
-        # The input's tile has one more row for each vertical tap but the first.
-        rows = self.time * (TILE_H + self.consumers - 1) + self.out_time * TILE_H
+        rows = self.time * self._halo_rows + self.out_time * TILE_H
         size = rows * TILE_W * CHANNELS * self.dtype.itemsize
         return min(_MAX_STAGES, (device.SMEM_BYTES - _RESERVED) // size)
 
     @property
     def input_ring(self) -> TileRing:
         """Ring of tiles of the input, with the rows that the vertical taps read."""
-        return self._ring(self.time, TILE_H + self.consumers - 1)
+        return self._ring(self.time, self._halo_rows)
 
     @property
     def gradient_ring(self) -> TileRing:
         """Ring of tiles of the gradient, without a halo."""
         return self._ring(self.out_time, TILE_H)
+
+    @property
+    def _halo_rows(self) -> int:
+        # One more for each vertical tap but the first.
+        return TILE_H + self.consumers * self.row_taps - 1
 
     def _ring(self, frames: int, rows: int) -> TileRing:
         return TileRing(

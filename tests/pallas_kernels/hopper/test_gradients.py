@@ -136,6 +136,7 @@ def test_the_gpu_makes_the_gradients(case):
 SAME, HALVED = Geometry((3, 3, 3), (1, 1, 1)), Geometry((3, 3, 3), (1, 1, 1), stride=2)
 DOUBLED = Geometry((3, 4, 4), (1, 1, 1), phases=2)
 FUSED, UNPADDED = Geometry((4, 1, 1), (0, 0, 0)), Geometry((3, 3, 3), (0, 1, 1))
+SEVEN, PADDED = Geometry((1, 7, 7), (0, 0, 0)), Geometry((1, 5, 5), (0, 2, 2))
 PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs and of the output
     "neighbours as one pixel": (SAME, (32,), 32),
     "two inputs": (SAME, (64, 128), 64),
@@ -145,6 +146,9 @@ PRODUCTS = {  # of the kernel of weight gradients: geometry, channels of inputs 
     "frames fused": (FUSED, (64,), 64),
     "neighbours of frames fused": (FUSED, (32,), 32),
     "fewer frames than inputs": (UNPADDED, (64,), 64),
+    "seven taps": (SEVEN, (64,), 64),
+    "neighbours of seven taps": (SEVEN, (64,), 32),
+    "neighbours of five taps": (PADDED, (32,), 32),
 }
 
 
@@ -154,6 +158,8 @@ def assert_weights_agree(case, batch, time, pixels):
     time = max(time, 1 + missing)
     inputs = tuple(half(batch, time, *pixels, depth, seed=depth) for depth in depths)
     size = [n // geometry.stride * geometry.phases for n in pixels]
+    if geometry == SEVEN:  # its images are padded before
+        size = [n - 6 for n in pixels]
     gradient = half(batch, time - missing, *size, channels, seed=1)
     actual = weight_gradient(inputs, gradient, geometry)
     wide = tuple(x.astype(jnp.float32) for x in inputs)
@@ -176,6 +182,9 @@ def assert_weights_agree(case, batch, time, pixels):
         ("frames fused", 4),
         ("neighbours of frames fused", 4),
         ("fewer frames than inputs", 4),
+        ("seven taps", 1),
+        ("neighbours of seven taps", 2),
+        ("neighbours of five taps", 1),
     ],
 )
 def test_a_kernel_makes_weight_gradients(case, time):
@@ -233,9 +242,8 @@ def test_weight_gradients_are_those_of_the_geometry(geometry, stretch, time, cha
     np.testing.assert_allclose(actual, pull_back(gradient)[0], rtol=1e-4, atol=1e-3)
 
 
-REFLECTED = Geometry((1, 7, 7), (0, 0, 0))
 RESIDENT = {  # input gradients of the kernel with resident weights: geometry, channels, pixels
-    "mirrored borders": (REFLECTED, (32, 32), (20, 52)),
+    "mirrored borders": (SEVEN, (32, 32), (20, 52)),
     "five taps": (Geometry((1, 5, 5), (0, 2, 2)), (48, 16), (9, 60)),
 }
 

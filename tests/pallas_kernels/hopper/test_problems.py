@@ -57,14 +57,15 @@ def test_a_launch_is_named_by_what_it_does():
 
 @pytest.mark.parametrize(
     ("kernel", "low", "time", "count"),
-    [((3, 3, 3), 1, 4, 10), ((3, 3, 3), 1, 1, 1), ((1, 3, 3), 0, 4, 4), ((3, 4, 2), 1, 2, 4)],
+    [((3, 3, 3), 1, 4, 10), ((3, 3, 3), 1, 1, 1), ((1, 3, 3), 0, 4, 4), ((3, 2, 2), 1, 2, 4)],
 )
 def test_products_of_a_weight_gradient_are_those_of_frames_that_exist(kernel, low, time, count):
     found = dataclasses.replace(
         WEIGHTS, kernel=kernel, low=(low, 1, 1), time=time, out_time=time
-    ).frame_products
+    ).products
     assert len(found) == len(set(found)) == count
-    for tap, frame, source in found:
+    for row_tap, tap, frame, source in found:
+        assert row_tap == 0
         assert source == frame + tap - low
         assert 0 <= source < time
         assert 0 <= frame < time
@@ -95,7 +96,7 @@ def test_pixels_are_split_where_that_saves_time_and_no_further(height, depth, ch
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "consumers", "tiles"),
-    [((3, 3, 3), 1, 3, 3), ((3, 4, 2), 2, 2, 4), ((1, 1, 1), 1, 1, 1), ((3, 7, 7), 1, 7, 7)],
+    [((3, 3, 3), 1, 3, 3), ((3, 4, 2), 2, 2, 4), ((1, 1, 1), 1, 1, 1)],
 )
 def test_vertical_taps_that_read_the_same_rows_share_a_tile(kernel, stride, consumers, tiles):
     problem = dataclasses.replace(WEIGHTS, kernel=kernel, row_stride=stride)
@@ -104,6 +105,16 @@ def test_vertical_taps_that_read_the_same_rows_share_a_tile(kernel, stride, cons
     # A consumer for each tap of a tile, and a tile for each of the others.
     assert problem.consumers * tiles == kernel[1] * kernel[2]
     assert problem.input_ring.rows == problem.gradient_ring.rows + consumers - 1
+
+
+@pytest.mark.parametrize(("taps", "each"), [(4, 2), (5, 3), (7, 4)])
+def test_two_consumers_share_more_than_three_vertical_taps(taps, each):
+    problem = dataclasses.replace(WEIGHTS, kernel=(1, taps, 4), low=(0, 0, 0))
+    assert (problem.consumers, problem.row_taps, problem.sums) == (2, each, each)
+    assert problem.input_ring.rows == problem.gradient_ring.rows + 2 * each - 1
+    assert [product[0] for product in problem.products] == [
+        n for n in range(each) for _ in range(4)
+    ]
 
 
 @pytest.mark.parametrize("time", [1, 2, 3, 4])
