@@ -138,25 +138,34 @@ def sharpen(
     The highest frequency is amplified by 1 + ``amount``. Motion is preserved, because the filter
     is the same at every position. Frames may have any unit; 8-bit ones are blurred without error.
     """
-    blurred = frames.astype(jnp.uint16) if frames.dtype == jnp.uint8 else frames
-    for axis in (frames.ndim - 3, frames.ndim - 2):
-        # Each sum is a pass of its own: in one pass, every pixel would be read nine times.
-        blurred = lax.optimization_barrier(_blurred(blurred, axis))
-    levels = frames.astype(jnp.float32)
-    return levels + amount * (levels - blurred.astype(jnp.float32) / 16.0)
+    *time, height, width, colours = frames.shape
+    # With pixels and colours as one axis, a GPU finds neighbours by less arithmetic.
+    rows = frames.reshape(*time, height, width * colours)
+    blurred = rows.astype(jnp.uint16) if rows.dtype == jnp.uint8 else rows
+    # Each sum is a pass of its own: in one pass, every pixel would be read nine times.
+    blurred = lax.optimization_barrier(_blurred(blurred, rows.ndim - 2, 1))
+    blurred = _blurred(blurred, rows.ndim - 1, colours)
+    levels = rows.astype(jnp.float32)
+    sharpened = levels + amount * (levels - blurred.astype(jnp.float32) / 16.0)
+    return sharpened.reshape(frames.shape)
 
 
 def _blurred(
-    x: Shaped[Array, "*time height width 3"], axis: int
-) -> Shaped[Array, "*time height width 3"]:
-    """Four times the 1-2-1 blur along an axis, whose ends stand in for what lies beyond them."""
+    x: Shaped[Array, "*time height columns"], axis: int, step: int
+) -> Shaped[Array, "*time height columns"]:
+    """Four times the 1-2-1 blur of values ``step`` apart along an axis.
+
+    The first and last ``step`` values stand in for what lies beyond them.
+    """
     size = x.shape[axis]
-    # XLA fuses padding with zeros, but not with the pixels at the ends, which count once more.
-    padded = jnp.pad(x, [(1, 1) if each == axis else (0, 0) for each in range(x.ndim)])
-    before, after = (lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
+    # XLA fuses padding with zeros, but not with the values at the ends, which count once more.
+    padded = jnp.pad(x, [(step, step) if each == axis else (0, 0) for each in range(x.ndim)])
+    before, after = (
+        lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2 * step)
+    )
     weight = np.full(size, 2, x.dtype)
-    weight[0] += 1
-    weight[-1] += 1
+    weight[:step] += 1
+    weight[-step:] += 1
     return before + x * np.expand_dims(weight, tuple(range(1, x.ndim - axis))) + after
 
 
