@@ -73,21 +73,41 @@ def convolve(
     totals: bool = False,
 ) -> FeatureMap:
     """``activation(conv(inputs) · scale + offset + residual)``; see :func:`implicit_gemm`."""
-    kernel = gemm.weights
-    out_dtype, out_scale, residual_scale = None, None, None
-    if isinstance(kernel, QuantizedKernel):
-        # The sums are of products of stored numbers, and the output has its own scale, so the
-        # epilogue's factors include both scales. The output's scale may be applied before the
-        # activation, because all activations here satisfy f(a · x) = a · f(x) for a > 0.
-        out_dtype, out_scale = kernel.out_dtype, kernel.out_scale
-        unit = 1.0 if out_scale is None else 1 / out_scale
-        factors = jnp.broadcast_to(unit, kernel.shape[-1:])
-        if kernel.scales is not None:
-            factors = factors * kernel.scales
-        scale = factors[None] if scale is None else scale * factors
-        offset = None if offset is None else offset * unit
-        if residual is not None:
-            residual_scale = jnp.float32(unit if residual.scale is None else unit * residual.scale)
+    rows: tuple[Array | None, ...] = (scale, offset)
+    if isinstance(gemm.weights, QuantizedKernel):
+        units = _units(gemm.weights, residual)
+        scale = units[:1] if scale is None else scale * units[0]
+        rows = (scale, None if offset is None else offset * units[1], *units[2:])
+    return _convolve(gemm, rows, residual, activation, totals=totals)
+
+
+def _units(
+    kernel: QuantizedKernel, residual: FeatureMap | None
+) -> Float32[Array, "rows channel"]:
+    """Factors of the scale, of the offset and of the residual, if there is one.
+
+    The sums are of products of stored numbers, and the output has its own scale, so the epilogue's
+    factors include both scales. The output's scale may be applied before the activation, because
+    all activations here satisfy f(a · x) = a · f(x) for a > 0.
+    """
+    unit = jnp.float32(1.0 if kernel.out_scale is None else 1 / kernel.out_scale)
+    factors = [unit if kernel.scales is None else unit * kernel.scales, unit]
+    if residual is not None:
+        factors.append(unit if residual.scale is None else unit * residual.scale)
+    return jnp.stack([jnp.broadcast_to(each, kernel.shape[-1:]) for each in factors])
+
+
+def _convolve(
+    gemm: Gemm,
+    rows: Sequence[Array | None],
+    residual: FeatureMap | None,
+    activation: Activation,
+    *,
+    totals: bool,
+) -> FeatureMap:
+    """The same with ``rows``: scale, offset and in 8 bits the factor of the residual, if any."""
+    kernel, (scale, offset, *residual_scale) = gemm.weights, rows
+    quantized = kernel if isinstance(kernel, QuantizedKernel) else None
     values, sums = implicit_gemm(
         tuple(x.values for x in gemm.inputs),
         kernel.values if isinstance(kernel, QuantizedKernel) else kernel,
@@ -96,12 +116,12 @@ def convolve(
         scale=scale,
         offset=offset,
         residual=None if residual is None else residual.values,
-        residual_scale=residual_scale,
+        residual_scale=residual_scale[0] if residual_scale else None,
         activation=activation,
         totals=totals,
-        out_dtype=out_dtype,
+        out_dtype=None if quantized is None else quantized.out_dtype,
     )
-    return FeatureMap(values, sums, out_scale)
+    return FeatureMap(values, sums, None if quantized is None else quantized.out_scale)
 
 
 def gated(
@@ -122,16 +142,16 @@ def gated(
     def forward(given: Parameters) -> FeatureMap:
         gemm = prepare(given.inputs, given.kernel)
         assert isinstance(given.factors, tuple)
-        scale, offset = gate(
-            given.inputs, given.kernel, given.bias, given.factors, phases=gemm.geometry.phases
-        )
-        return convolve(
-            gemm,
-            scale=scale,
-            offset=offset,
+        rows = gate(
+            given.inputs,
+            given.kernel,
+            given.bias,
+            given.factors,
             residual=given.residual,
-            activation=arguments.activation,
-            totals=arguments.with_totals,
+            phases=gemm.geometry.phases,
+        )
+        return _convolve(
+            gemm, rows, given.residual, arguments.activation, totals=arguments.with_totals
         )
 
     given = Parameters(
@@ -152,19 +172,25 @@ def gate(
     bias: Float[Array, " channel"] | None,
     gate: tuple[Float[Array, "channel channel"], Float[Array, " channel"]],
     *,
+    residual: FeatureMap | None = None,
     phases: int = 1,
-) -> tuple[Float32[Array, "batch channel"], Float32[Array, "batch channel"]]:
-    """Scale and offset of a gated convolution, from sums over its inputs."""
+) -> tuple[Float32[Array, "batch channel"], ...]:
+    """Scale and offset of a gated convolution, from sums over its inputs.
+
+    In 8 bits, they include the scales of inputs and output, and the factor of the residual follows.
+    """
     totals = tuple(
         # Without totals from the previous operation, this takes a pass over the input.
         x.values.sum(axis=(2, 3), dtype=jnp.float32)[:, :, None] if x.totals is None else x.totals
         for x in inputs
     )
     arrays = tuple(x.values for x in inputs)
-    weights = kernel.in_16_bits if isinstance(kernel, QuantizedKernel) else kernel
-    # Gates are computed from a 16-bit kernel: the dequantised one if products are in 8 bits.
-    affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases)
-    return affine[:, 0], affine[:, 1]
+    weights, units = kernel, None
+    if isinstance(kernel, QuantizedKernel):
+        # Gates are computed from a 16-bit kernel: the dequantised one if products are in 8 bits.
+        weights, units = kernel.in_16_bits, _units(kernel, residual)
+    affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases, units=units)
+    return tuple(affine[:, row] for row in range(affine.shape[1]))
 
 
 def scale_and_offset(

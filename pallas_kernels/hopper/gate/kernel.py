@@ -58,7 +58,8 @@ def gate_ahead(
     gate: tuple[Float[Array, "channel channel"], Float[Array, " channel"]],
     *,
     phases: int = 1,
-) -> Float32[Array, "batch 2 channel"]:
+    units: Float32[Array, "rows channel"] | None = None,
+) -> Float32[Array, "batch rows channel"]:
     """Scale and offset of a gated convolution, from sums over its input.
 
     Args:
@@ -72,10 +73,12 @@ def gate_ahead(
         bias: ``[out_channel]`` or None.
         gate: the gate's matrix ``[out_channel, out_channel]`` and bias ``[out_channel]``.
         phases: 1, or 2 for a transposed convolution that doubles height and width.
+        units: factors of the scale and of the offset, and further rows that are passed through:
+            what the epilogue of a convolution in 8 bits multiplies by.
 
     Returns:
         float32 ``[batch, 2, out_channel]``: the scale of the convolution's sums, and the offset
-        that is added after scaling.
+        that is added after scaling. With ``units``, as many rows as these have.
     """
     batch, time, height, width, _ = inputs[0].shape
     kt, kh, kw, depth, channels = kernel.shape
@@ -96,7 +99,8 @@ def gate_ahead(
     # Samples and frames become one axis, since a thread block only sums within a frame.
     frames = tuple(x.reshape(-1, *x.shape[2:]) for x in (*inputs, *totals))
     weights = kernel.reshape(kt * kh * kw, depth, channels)
-    return _launch(problem, frames, weights, None if bias is None else _padded(bias), *gate)
+    padded = None if bias is None else _padded(bias)
+    return _launch(problem, frames, weights, padded, units, *gate)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # layers of equal shapes are lowered once
@@ -105,11 +109,12 @@ def _launch(
     frames: tuple[Float[Array, "frames ..."], ...],
     weights: Float[Array, "taps depth channels"],
     bias: Float[Array, " padded"] | None,
+    units: Float32[Array, "rows channels"] | None,
     matrix: Float[Array, "channels channels"],
     shift: Float[Array, " channels"],
-) -> Float32[Array, "batch 2 channels"]:
+) -> Float32[Array, "batch rows channels"]:
     products = _multiply(problem, add_up(problem, frames), weights)
-    return _finish(problem, products, matrix, shift, () if bias is None else (bias,))
+    return _finish(problem, products, matrix, shift, bias, units)
 
 
 def _padded(x: Float[Array, " channels"]) -> Float[Array, " padded"]:
@@ -233,10 +238,12 @@ def _finish(
     products: Float32[Array, "batch k_tiles_x_kt padded"],
     matrix: Float[Array, "channels channels"],
     shift: Float[Array, " channels"],
-    bias: tuple[Float[Array, " padded"], ...],
-) -> Float32[Array, "batch 2 channels"]:
+    bias: Float[Array, " padded"] | None,
+    units: Float32[Array, "rows channels"] | None,
+) -> Float32[Array, "batch rows channels"]:
     """Third kernel: means, the gate's matrix and sigmoid; returns scale and offset."""
     tile_n, tiles = problem.tile_n, pl.cdiv(problem.channels, TILE_M)
+    rows = 2 if units is None else units.shape[0]
 
     def body(
         products: Shaped[Ref, "batch k_tiles_x_kt padded"],
@@ -244,29 +251,35 @@ def _finish(
         shift: Shaped[Ref, " channels"],
         *refs: Ref,
     ) -> None:
-        *bias, affine, smem, barrier = refs
+        *given, affine, smem, barrier = refs
+        biases = [given.pop(0)] if bias is not None else []
         sample, column = map(lax.axis_index, names)
         columns = pl.ds(column * tile_n, tile_n)
 
         @functools.partial(lax.fori_loop, 0, tiles, init_val=None)
         def _(tile: Scalar, _: None) -> None:
-            rows = pl.ds(tile * TILE_M, TILE_M)
-            copy_in(matrix.at[rows, columns], smem.at[tile], barrier)
+            part = pl.ds(tile * TILE_M, TILE_M)
+            copy_in(matrix.at[part, columns], smem.at[tile], barrier)
 
         # Overlaps the copies. Every block computes all means; a fourth kernel would cost more.
-        means = [_mean(problem, products.at[sample], bias, tile) for tile in range(tiles)]
+        means = [_mean(problem, products.at[sample], biases, tile) for tile in range(tiles)]
         wait(barrier)
         product = jnp.float32(0)
         for tile, mean in enumerate(means):
             mean = lax.broadcast_in_dim(mean, (TILE_M, tile_n), (0,))
             product += mean * smem[tile].astype(jnp.float32)
-        shifts, *biases = (
-            load(ref.at[columns], PER_COLUMN).astype(jnp.float32) for ref in (shift, *bias)
+        shifts, *offsets = (
+            load(ref.at[columns], PER_COLUMN).astype(jnp.float32) for ref in (shift, *biases)
         )
         scale = 1 / (1 + jnp.exp(-(jnp.sum(product, axis=0) + shifts)))
-        store(affine.at[sample, 0, columns], scale)
         # (sums + bias) · scale = sums · scale + bias · scale
-        store(affine.at[sample, 1, columns], scale * (biases[0] if biases else 0.0))
+        found = [scale, scale * (offsets[0] if offsets else 0.0)]
+        for row in range(rows):
+            value = found[row] if row < 2 else None
+            if given:
+                unit = load(given[0].at[row, columns], PER_COLUMN)
+                value = unit if value is None else value * unit
+            store(affine.at[sample, row, columns], value)
 
     names = ("sample", "column")
     tile = (tiles, TILE_M, tile_n)
@@ -274,7 +287,7 @@ def _finish(
         problem,
         body,
         f"gate_of_{problem.channels}",
-        out_type=[jax.ShapeDtypeStruct((problem.batch, 2, problem.channels), jnp.float32)],
+        out_type=[jax.ShapeDtypeStruct((problem.batch, rows, problem.channels), jnp.float32)],
         scratch_types=[
             plgpu.SMEM(tile, matrix.dtype, transforms=tiled(tile_n, matrix.dtype)),
             plgpu.Barrier(num_arrivals=tiles),
@@ -282,7 +295,7 @@ def _finish(
         grid=(problem.batch, problem.channels // tile_n),
         grid_names=names,
     )
-    return kernel(products, matrix, shift, *bias)[0]
+    return kernel(products, matrix, shift, *(each for each in (bias, units) if each is not None))[0]
 
 
 def _mean(

@@ -99,6 +99,24 @@ def test_without_bias_there_is_no_offset():
     assert not np.asarray(affine[0, 1]).any()
 
 
+@needs_interpreter
+def test_units_scale_the_gate_and_further_rows_are_passed_through():
+    x, x64 = rounded(draw(2, 1, 2, 2, 16))
+    kernel, bias, matrix, shift = (
+        rounded(draw(*size, seed=seed) / 4)[0]
+        for seed, size in enumerate(((1, 1, 1, 16, 32), (32,), (32, 32), (32,)), 1)
+    )
+    units = jnp.asarray(draw(3, 32, seed=9), jnp.float32)
+    with pk.interpret():
+        plain, scaled = (
+            gate_ahead((x,), (partial_totals(x64, 1),), kernel, bias, (matrix, shift), units=each)
+            for each in (None, units)
+        )
+    assert plain.shape == (2, 2, 32)
+    np.testing.assert_allclose(scaled[:, :2], plain * units[:2], rtol=1e-6)
+    assert (scaled[:, 2] == units[2]).all()
+
+
 @pytest.mark.parametrize(
     ("batch", "pixels", "channels", "out", "phases", "partials"),
     [
