@@ -147,10 +147,8 @@ def shapes_of(config: ModelConfig, precision: OfKernels) -> flavr.Parameters:
 
 
 def read_notes(notes: Path) -> CompiledKernel:
-    """Read the assembler's report on a kernel, and the resources listed in the file beside it."""
+    """Read the assembler's report on a kernel, and its shared memory from the files beside it."""
     text = notes.read_text()
-    resources = notes.with_suffix(".resources.txt")
-    memory = re.search(r"smem_scratch_bytes=(\d+)", resources.read_text())
 
     def number(pattern: str) -> int:
         return sum(int(found) for found in re.findall(pattern, text))
@@ -161,5 +159,19 @@ def read_notes(notes: Path) -> CompiledKernel:
         # A warning about spills repeats the number, so only the first one counts.
         int((re.findall(r"(\d+) bytes spill stores", text) or ["0"])[0]),
         text.count("C7510"),
-        int(memory.group(1)) if memory else 0,
+        _shared_memory(notes),
     )
+
+
+def _shared_memory(notes: Path) -> int:
+    """Bytes per thread block; 0 if no file tells them."""
+    # From jax 0.12 on, files of resources are numbered apart from the others.
+    for suffix, pattern in (
+        (".mlir-passes.log", r"mosaic_gpu\.smem_bytes = (\d+)"),
+        (".resources.txt", r"smem_scratch_bytes=(\d+)"),
+    ):
+        file = notes.with_suffix(suffix)
+        found = re.search(pattern, file.read_text()) if file.exists() else None
+        if found:
+            return int(found.group(1))
+    return 0
