@@ -111,8 +111,8 @@ def arrive(barrier: Barrier) -> None:
     _plgpu.barrier_arrive(barrier)
 
 
-def wgmma(sums: Accumulator, a: Ref, b: Ref) -> None:
-    """Start ``sums += a @ b`` on the tensor cores; both operands are read from shared memory."""
+def wgmma(sums: Accumulator, a: Ref | Array, b: Ref) -> None:
+    """Start ``sums += a @ b`` on the tensor cores; ``a`` is in shared memory or in registers."""
     _plgpu.wgmma(sums, a, b)
 
 

@@ -26,8 +26,8 @@ from pallas_kernels.core.jax_versions import CAN_TRANSPOSE
 from pallas_kernels.hopper.geometry import ConvShape
 
 __all__ = [
-    "CONSUMERS", "TABLES", "Config", "candidates", "choose", "cost", "record_convs", "smem_bytes",
-    "tuned",
+    "CONSUMERS", "TABLES", "Config", "candidates", "choose", "cost", "loads_pixels", "record_convs",
+    "smem_bytes", "tuned",
 ]  # fmt: skip
 
 TABLES = Path(__file__).parents[2] / "tuned"
@@ -45,6 +45,7 @@ _ACCUMULATORS = CONSUMERS * 64 * 256  # float32 sums: 128 of a thread's 232 regi
 _RESERVED = 2560  # bytes of shared memory for barriers and for adding up channels
 _MAX_STAGES = 4  # enough to hide the latency of copies; more gain nothing
 _TILES = tuple((pixels // columns, columns) for pixels in (128, 256) for columns in (8, 16, 32, 64))
+_FEW_CHANNELS = 64  # of a tile that loads pixels into registers
 _MIN_ROW_BYTES = 32  # the narrowest swizzle
 # Exponent of the p-norm that combines the costs of a tile. With perfect overlap the cost would be
 # their maximum; of the exponents tried, 8 ranked the measured tiles best.
@@ -128,6 +129,16 @@ def _cheapest(conv: ConvShape, sm_count: int) -> Config:
             "multiples of 16."
         )
     return min(possible, key=lambda config: cost(conv, config, sm_count))
+
+
+def loads_pixels(conv: ConvShape, config: Config) -> bool:
+    """True if consumers load pixels into registers, where several temporal taps read them.
+
+    With few output channels, tensor cores that read the pixels from shared memory for each temporal
+    tap would wait for it.
+    """
+    several = config.tile_t > 1 and conv.geometry.kernel[0] > 1
+    return several and not config.swap_ab and config.tile_n <= _FEW_CHANNELS
 
 
 def record_convs(function: Callable[..., object], *arguments: object) -> list[ConvShape]:
@@ -234,14 +245,16 @@ def _tile_cycles(conv: ConvShape, config: Config, met: float, copies: float) -> 
     wgmma_n = config.tile_n
     if config.swap_ab:
         wgmma_n = config.tile_m // (1 if config.split_frames else CONSUMERS)
-    read = multiply * 2 / wgmma_n * (2048 + 32 * wgmma_n) / _SMEM_BANDWIDTH
+    # Pixels in registers are read once for all temporal taps.
+    pixels = 1 / conv.geometry.kernel[0] if loads_pixels(conv, config) else met
+    read = multiply * 2 / wgmma_n * (2048 * pixels + 32 * wgmma_n * met) / _SMEM_BANDWIDTH
     halo, weights = _stage_bytes(conv, config)
     # For each chunk of channels: a halo tile per horizontal tap, and the weights of every tap.
     copied = conv.depth / conv.tile_k(config.tile_n)
     copied *= conv.geometry.halo_tiles * halo + conv.geometry.spatial_taps * weights
     parts = (
         met * multiply,
-        met * read + copies * copied / _SMEM_BANDWIDTH,  # copies also write to shared memory
+        read + copies * copied / _SMEM_BANDWIDTH,  # copies also write to shared memory
         copies * copied / _L2_BANDWIDTH,
     )
     return sum(part**_OVERLAP_NORM for part in parts) ** (1 / _OVERLAP_NORM)

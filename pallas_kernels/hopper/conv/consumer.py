@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Bool
 
+from pallas_kernels.core import jax_versions
 from pallas_kernels.hopper.conv.epilogue import finish_tile
 from pallas_kernels.hopper.conv.problem import Problem
 from pallas_kernels.hopper.conv.tiles import (
@@ -129,15 +130,24 @@ def _multiply(
         pl.when(row_tap == 0)(functools.partial(wait, refs.input_full.at[stages.inputs]))
         wait(refs.weight_full.at[stages.weights])
         # Unrolled, because accumulators are registers and cannot be indexed at run time.
-        for temporal_tap, frame, source in problem.frame_products:
-            a, b = _operands(problem, refs, warpgroup, step, temporal_tap, source)
-            wgmma(accumulators[frame], a, b)
-        # Keep this step's products in flight, so that the tensor cores never idle. Those of the
-        # previous step are complete: release its weights, and its halo tile if this step has
-        # begun a new one.
-        wgmma_wait(len(problem.frame_products))
-        release = functools.partial(_release, problem, refs, stages, input_too=row_tap == 0)
-        pl.when(number > 0)(release)
+        for index, group in enumerate(problem.product_groups):
+            loaded = None
+            if problem.loads_pixels:
+                loaded = _load(problem, _pixels(problem, refs, warpgroup, step, group[0][2]))
+            for temporal_tap, frame, source in group:
+                pixels = loaded
+                if loaded is None:
+                    pixels = _pixels(problem, refs, warpgroup, step, source)
+                weights = _weights(problem, refs, warpgroup, step, temporal_tap)
+                operands = (weights, pixels) if config.swap_ab else (pixels, weights)
+                wgmma(accumulators[frame], *operands)
+            # Keep these products in flight, so that the tensor cores never idle.
+            wgmma_wait(len(group))
+            if index == 0:
+                # Those of the previous step are complete: release its weights, and its halo tile
+                # if this step has begun a new one.
+                release = functools.partial(_release, problem, refs, stages, input_too=row_tap == 0)
+                pl.when(number > 0)(release)
         # The halo tile changes after the last vertical tap; the weights change every step.
         last = row_tap == row_taps_of(geometry, row_phase) - 1
         return _Step(
@@ -153,25 +163,41 @@ def _multiply(
     return lax.fori_loop(0, steps, multiply_step, _Step(zero, zero, stages)).stages
 
 
-def _operands(
-    problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, temporal_tap: int, source: int
-) -> tuple[Ref, Ref]:
-    """Operands A and B of one product, of the input frame ``source`` and a temporal tap."""
+def _pixels(problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, source: int) -> Ref:
+    """Pixels of the input frame ``source`` that a step multiplies: an operand of its products."""
     config = problem.config
     # Vertical tap r reads the halo tile from its r-th row on.
     start = step.row_tap * config.tile_w
-    if not config.split_frames:
+    frame: Scalar = source
+    if config.split_frames:
+        frame = mirrored(warpgroup, source, problem.conv.time)
+    else:
         # The second consumer computes the lower half of the rows.
         start += warpgroup * problem.warpgroup_m
-    tap, frame = temporal_tap, source
-    if config.split_frames:
-        tap = mirrored(warpgroup, temporal_tap, problem.conv.geometry.kernel[0])
-        frame = mirrored(warpgroup, source, problem.conv.time)
     # The frames of a halo tile lie one after the other, each with its halo rows.
     start += frame * problem.halo_rows * config.tile_w
     pixels = refs.input_smem.mma.at[step.stages.inputs, pl.ds(start, problem.warpgroup_m)]
-    weights = refs.weight_smem.at[step.stages.weights, tap - problem.temporal_taps[0]]
     # WGMMA wants A as [m, k] and B as [k, n]; a transposed view only changes the descriptor.
-    if problem.weights_k_major != config.swap_ab:
+    return pixels.transpose((1, 0)) if config.swap_ab else pixels
+
+
+def _load(problem: Problem, pixels: Ref) -> Ref:
+    """Load operand A of several products into registers; the interpreter reads it in place."""
+    if problem.interpret:
+        return pixels
+    layouts: Any = plgpu.Layout
+    layout = layouts.WGMMA if problem.conv.in_bytes == 2 else layouts.WGMMA_8BIT
+    return jax_versions.load(pixels, layout)
+
+
+def _weights(
+    problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, temporal_tap: int
+) -> Ref:
+    """Weights of a temporal tap that a step multiplies: the other operand."""
+    tap: Scalar = temporal_tap
+    if problem.config.split_frames:
+        tap = mirrored(warpgroup, temporal_tap, problem.conv.geometry.kernel[0])
+    weights = refs.weight_smem.at[step.stages.weights, tap - problem.temporal_taps[0]]
+    if problem.weights_k_major != problem.config.swap_ab:
         weights = weights.transpose((1, 0))
-    return (weights, pixels.transpose((1, 0))) if config.swap_ab else (pixels, weights)
+    return weights

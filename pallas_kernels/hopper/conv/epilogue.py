@@ -2,8 +2,12 @@
 """The epilogue of a tile: scale, offset, residual, activation, store and channel totals.
 
 The sums are in registers, in WGMMA's layout. Output goes to global memory through shared memory,
-the only source that TMA can store from, ``store_n`` channels of one frame at a time. While one
+the only source that TMA can store from, in blocks of ``store_n`` channels of one frame. While one
 block is copied out, the next is computed.
+
+Channel totals of 16-bit outputs are products of rows of ones and the stored block, which the tensor
+cores compute meanwhile. With pixels as rows, adding them up in registers would take shuffles and
+barriers for each block.
 """
 
 from __future__ import annotations
@@ -23,15 +27,19 @@ from pallas_kernels.core.fp8 import LARGEST
 from pallas_kernels.hopper.conv.problem import Problem
 from pallas_kernels.hopper.conv.tiles import Refs, Tile, mirrored, next_stage
 from pallas_kernels.hopper.primitives import (
+    Accumulator,
     Index,
     Scalar,
     arrive,
     divide,
     wait,
     wait_for_stores,
+    wgmma,
 )
 
 __all__ = ["activate", "finish_tile"]
+
+_ONES = 64  # rows of ones, and pixels that one product adds up
 
 
 class _Block(NamedTuple):
@@ -67,10 +75,31 @@ def finish_tile(
     Returns:
         The next stage of the input ring, after those that held the residual.
     """
-    config = problem.config
     if refs.affine is not None:
         wait(refs.affine_full.at[warpgroup])
-    stored = 0
+
+    def run(*accumulators: Accumulator) -> Scalar:
+        return _finish_blocks(problem, refs, tile, warpgroup, sums, input_stage, accumulators)
+
+    if refs.totals is None or not problem.totals_by_products:
+        return run()
+    accumulator = plgpu.WGMMAAccumulatorRef((_ONES, problem.store_n), jnp.float32)
+    return pl.run_scoped(run, *[accumulator] * problem.stores)
+
+
+def _finish_blocks(
+    problem: Problem,
+    refs: Refs,
+    tile: Tile,
+    warpgroup: Scalar,
+    sums: list[Float32[Array, "rows columns"]],
+    input_stage: Scalar,
+    accumulators: tuple[Accumulator, ...],
+) -> Scalar:
+    """The same, with an accumulator for the totals of each block if they are products."""
+    config = problem.config
+    blocks: list[_Block] = []
+    totals: list[Float32[Array, " channels"]] = []
     # Unrolled over channels and frames: slices of registers need constant bounds.
     for channel in range(0, config.tile_n, problem.store_n):
         # The producer copied the residual into the stage after the tile's last halo tile.
@@ -78,35 +107,34 @@ def finish_tile(
             wait(refs.input_full.at[input_stage])
         for each in range(problem.warpgroup_frames):
             frame = mirrored(warpgroup, each, config.tile_t) if config.split_frames else each
-            # All blocks of a frame go into one partial sum.
-            totals = []
             for part in range(problem.blocks_per_frame):
                 # If the consumers split the frames, each computes both row blocks, else one.
                 row_block = part if config.split_frames else warpgroup
-                stage = stored % config.store_stages
+                stage = len(blocks) % config.store_stages
                 block = _Block(tile, warpgroup, row_block, frame, channel, stage)
                 values = _block_sums(problem, sums[each], channel, part)
                 values = _finish_block(problem, refs, block, values, input_stage)
-                stored += 1
+                if refs.totals is not None:
+                    values = _within_frame(problem, block, values)
+                if accumulators and blocks:
+                    # Those of the block before were computed meanwhile.
+                    totals.append(_first_row(accumulators[len(totals)]))
                 # The store that used this stage before, `store_stages` ago, must have been read.
                 wait_for_stores(config.store_stages - 1, read_only=True)
                 _store(problem, refs, block, values)
-                if refs.totals is not None:
+                if accumulators:
+                    _multiply_by_ones(problem, refs, block, accumulators[len(blocks)])
+                elif refs.totals is not None:
                     totals.append(_block_totals(problem, refs, block, values))
-            if refs.totals is not None:
-                # Each consumer stores its own partial sum; without atomics, results are
-                # bitwise reproducible.
-                own = 0 if config.split_frames else warpgroup
-                target = refs.totals.at[
-                    tile.sample * problem.conv.time + tile.frame + frame,
-                    tile.partial_sum + own,
-                    pl.ds(tile.channel + channel, problem.store_n),
-                ]
-                jax_versions.store(target, functools.reduce(jnp.add, totals))
+                blocks.append(block)
         if refs.residual is not None:
             # All frames of these channels have been read into registers.
             arrive(refs.input_empty.at[input_stage])
             input_stage = next_stage(input_stage, config.input_stages)
+    if accumulators:
+        totals.append(_first_row(accumulators[-1]))
+    if refs.totals is not None:
+        _store_totals(problem, refs, blocks, totals)
     return input_stage
 
 
@@ -193,7 +221,8 @@ def _store(
         if problem.conv.out_bytes == 1:
             values = plgpu.layout_cast(values, plgpu.Layout.WGMMA_TRANSPOSED)
     smem[...] = values.astype(problem.out_dtype)
-    plgpu.commit_smem()  # makes the writes visible to TMA, which uses another memory proxy
+    # Makes the writes visible to TMA and to the tensor cores, which use another memory proxy.
+    plgpu.commit_smem()
     columns = pl.ds(tile.column, problem.config.tile_w)
     channel = tile.channel + block.channel
 
@@ -212,15 +241,72 @@ def _store(
     problem.store_ring.store(refs.store_smem, stage, refs.output, index, origin)
 
 
+def _store_totals(
+    problem: Problem, refs: Refs, blocks: list[_Block], totals: list[Float32[Array, " channels"]]
+) -> None:
+    """Store the totals of a consumer's part of a tile.
+
+    They are stored last, because making a block visible to TMA waits for all writes before it.
+    """
+    assert refs.totals is not None
+    parts = problem.blocks_per_frame
+    # All blocks of a frame go into one partial sum. Each consumer stores its own: without atomics,
+    # results are bitwise reproducible.
+    for first in range(0, len(blocks), parts):
+        block = blocks[first]
+        tile, own = block.tile, 0 if problem.config.split_frames else block.warpgroup
+        target = refs.totals.at[
+            tile.sample * problem.conv.time + tile.frame + block.frame,
+            tile.partial_sum + own,
+            pl.ds(tile.channel + block.channel, problem.store_n),
+        ]
+        jax_versions.store(target, functools.reduce(jnp.add, totals[first : first + parts]))
+
+
+def _multiply_by_ones(
+    problem: Problem, refs: Refs, block: _Block, accumulator: Accumulator
+) -> None:
+    """Add up the pixels of a block that is in shared memory: each row becomes the totals."""
+    ones = jnp.ones((_ONES, _ONES), problem.out_dtype)
+    ones = plgpu.layout_cast(ones, plgpu.Layout.WGMMA)
+    for first in range(0, problem.warpgroup_m, _ONES):
+        pixels = refs.store_smem.mma.at[block.warpgroup, block.stage, pl.ds(first, _ONES)]
+        wgmma(accumulator, ones, pixels)
+
+
+def _first_row(accumulator: Accumulator) -> Float32[Array, " channels"]:
+    """Wait for products of equal rows, and return the first row."""
+    x = accumulator[...]
+    layout: Any = plgpu.Layout.WGMMA.reduce(0)
+    inline: Any = plgpu.inline_mgpu(
+        arg_types=(plgpu.Layout.WGMMA,),
+        return_type=plgpu.ShapeDtypeStruct(x.shape[1:], jnp.dtype("float32"), layout),
+    )
+
+    def pick(_: Any, x: Any) -> Any:
+        # A thread holds two rows of each 8 columns.
+        registers = x.registers.reshape(-1, 2)[:, 0]
+        reduced = x.layout.reduce((0,))
+        shape = reduced.registers_shape(x.shape[1:])
+        return type(x)(_registers=registers.reshape(shape), _layout=reduced, _is_signed=None)
+
+    return inline(pick)(x)
+
+
+def _within_frame(
+    problem: Problem, block: _Block, values: Float32[Array, "rows columns"]
+) -> Float32[Array, "rows columns"]:
+    """Zero for pixels beyond the end of the frame, which are not stored and must not count."""
+    # Pixels are the columns of the sums with swap_ab, else their rows.
+    inside = _inside(problem, block, values.shape, 1 if problem.config.swap_ab else 0)
+    return values if inside is None else jnp.where(inside, values, 0.0)
+
+
 def _block_totals(
     problem: Problem, refs: Refs, block: _Block, values: Float32[Array, "rows columns"]
 ) -> Float[Array, " channels"]:
-    """Sum each channel over those pixels of the block that lie inside the frame."""
-    # Pixels are the columns of the sums with swap_ab, else their rows.
+    """Sum each channel over the pixels of the block."""
     axis = 1 if problem.config.swap_ab else 0
-    inside = _inside(problem, block, values.shape, axis)
-    if inside is not None:
-        values = jnp.where(inside, values, 0.0)
     if problem.interpret:
         return jnp.sum(values, axis=axis)
 
@@ -240,8 +326,7 @@ def _inside(
 ) -> Bool[Array, "rows columns"] | None:
     """Mask of a block's pixels (along ``axis``) that lie inside the frame; None if all do.
 
-    Pixels beyond the end of the frame must not count: their inputs are zero, but a bias makes their
-    outputs nonzero.
+    Inputs beyond the end of the frame are zero, but a bias makes their outputs nonzero.
     """
     config, conv, tile = problem.config, problem.conv, block.tile
     if conv.height % config.tile_h == 0 and conv.width % config.tile_w == 0:

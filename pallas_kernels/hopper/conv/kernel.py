@@ -72,7 +72,7 @@ def implicit_gemm(
     scale: Float32[Array, "samples_or_1 channel"] | None = None,
     offset: Float32[Array, "_samples_or_1 channel"] | None = None,
     residual: Shaped[Array, "samples time height width channel"] | None = None,
-    residual_scale: Float[Array, ""] | None = None,
+    residual_scale: Float[Array, ""] | Float32[Array, "samples_or_1 channel"] | None = None,
     activation: Activation = None,
     totals: bool = False,
     out_dtype: DTypeLike | None = None,
@@ -92,7 +92,8 @@ def implicit_gemm(
         scale: float32 ``[batch, out_channel]``, or ``[1, out_channel]`` for all samples.
         offset: of the same shape and dtype.
         residual: of the output's shape and the inputs' dtype; samples may be shared by several.
-        residual_scale: factor of the residual; requires ``scale`` or ``offset``.
+        residual_scale: factor of the residual, one number or of the shape of ``scale``; requires
+            ``scale`` or ``offset``.
         activation: applied last.
         totals: whether to return the totals.
         out_dtype: dtype of the output; by default the inputs'.
@@ -172,7 +173,7 @@ def _conv_shape(
 def _affine(
     scale: Float32[Array, "samples channel"] | None,
     offset: Float32[Array, "samples_or_1 channel"] | None,
-    residual_scale: Float[Array, ""] | None,
+    residual_scale: Float[Array, ""] | Float32[Array, "samples_or_1 channel"] | None,
 ) -> Float32[Array, "_ factors channel"] | None:
     """Stack all factors, so that one copy fetches them: ``[batch or 1, 2 or 3, channel]``."""
     if scale is None and offset is None:

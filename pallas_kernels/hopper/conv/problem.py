@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from pallas_kernels.core.epilogue import Activation
-from pallas_kernels.hopper.conv.config import CONSUMERS, Config
+from pallas_kernels.hopper.conv.config import CONSUMERS, Config, loads_pixels
 from pallas_kernels.hopper.geometry import ConvShape
 from pallas_kernels.hopper.shared_memory import TileRing
 
@@ -102,6 +102,12 @@ class Problem:
         return self.config.tile_t * self.config.tile_n // self.store_n
 
     @property
+    def totals_by_products(self) -> bool:
+        """True if the tensor cores add up the pixels of stored blocks."""
+        # The interpreter has no operands in registers; 8-bit operands cannot be transposed.
+        return not (self.interpret or self.config.swap_ab) and self.out_dtype.itemsize == 2
+
+    @property
     def warpgroup_frames(self) -> int:
         """Output frames of a tile that one consumer computes."""
         return self.config.tile_t // (CONSUMERS if self.config.split_frames else 1)
@@ -187,6 +193,22 @@ class Problem:
         second one are mirrored in time.
         """
         return self._frame_products(self.warpgroup_frames)
+
+    @property
+    def loads_pixels(self) -> bool:
+        """True if consumers load pixels into registers; see :func:`loads_pixels`."""
+        return loads_pixels(self.conv, self.config)
+
+    @property
+    def product_groups(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """The products of one step, as many at a time as are in flight: see `frame_products`."""
+        if not self.loads_pixels:
+            return (self.frame_products,)
+        sources = sorted({source for _, _, source in self.frame_products})
+        return tuple(
+            tuple(product for product in self.frame_products if product[2] == source)
+            for source in sources
+        )
 
     def _frame_products(self, frames: int) -> tuple[tuple[int, int, int], ...]:
         if not self.spans_clip:

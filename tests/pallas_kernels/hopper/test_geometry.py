@@ -160,6 +160,20 @@ def test_products_with_frames_before_and_after_the_clip_are_left_out():
     assert problem(configs.Config(8, 16, 64, 1), alone).temporal_taps == (1, 1)
 
 
+def test_pixels_in_registers_are_loaded_once_for_all_temporal_taps():
+    conv = conv_shape(in_channels=(32,), channels=32)
+    built = problem(configs.Config(8, 16, 32, 4), conv)
+    assert built.loads_pixels
+    groups = built.product_groups
+    assert [{source for _, _, source in group} for group in groups] == [{0}, {1}, {2}, {3}]
+    assert sorted(sum(groups, ())) == sorted(built.frame_products)
+    # One frame, or weights as operand A: no products share pixels.
+    for config in (configs.Config(8, 16, 32, 1), configs.Config(8, 16, 64, 4, swap_ab=True)):
+        other = problem(config)
+        assert not other.loads_pixels
+        assert other.product_groups == (other.frame_products,)
+
+
 ODD_SHAPES = [
     conv_shape(height=1, width=1),
     conv_shape(height=1, width=4097, channels=48),

@@ -65,7 +65,9 @@ def test_conv3d(size, stride, channels, dtype, time, pixels):
     assert_close(actual.values, expected)
     totals = expected.sum(axis=(2, 3))
     error = np.abs(np.asarray(actual.totals).sum(axis=2) - totals).max()
-    assert error <= 2e-3 * np.abs(totals).max() + 1e-3
+    # Totals may be those of the stored values, which are rounded.
+    rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-11
+    assert error <= (rounding + 2e-4) * np.abs(totals).max() + 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
