@@ -81,9 +81,7 @@ def convolve(
     return _convolve(gemm, rows, residual, activation, totals=totals)
 
 
-def _units(
-    kernel: QuantizedKernel, residual: FeatureMap | None
-) -> Float32[Array, "rows channel"]:
+def _units(kernel: QuantizedKernel, residual: FeatureMap | None) -> Float32[Array, "rows channel"]:
     """Factors of the scale, of the offset and of the residual, if there is one.
 
     The sums are of products of stored numbers, and the output has its own scale, so the epilogue's
@@ -185,11 +183,12 @@ def gate(
         for x in inputs
     )
     arrays = tuple(x.values for x in inputs)
-    weights, units = kernel, None
+    units = None
     if isinstance(kernel, QuantizedKernel):
+        units = _units(kernel, residual)
         # Gates are computed from a 16-bit kernel: the dequantised one if products are in 8 bits.
-        weights, units = kernel.in_16_bits, _units(kernel, residual)
-    affine = gate_ahead(arrays, totals, weights, bias, gate, phases=phases, units=units)
+        kernel = kernel.in_16_bits
+    affine = gate_ahead(arrays, totals, kernel, bias, gate, phases=phases, units=units)
     return tuple(affine[:, row] for row in range(affine.shape[1]))
 
 

@@ -45,7 +45,7 @@ def test_a_kernel_without_spills_or_resources_has_none(tmp_path):
 def test_shared_memory_is_read_where_resources_have_another_number(tmp_path):
     (tmp_path / "conv_25.ptxas").write_text(NOTES)
     (tmp_path / "conv_23.resources.txt").write_text("Resources(smem_scratch_bytes=231424)")
-    (tmp_path / "conv_25.mlir-passes.log").write_text('{mosaic_gpu.smem_bytes = 199792 : i32}')
+    (tmp_path / "conv_25.mlir-passes.log").write_text("{mosaic_gpu.smem_bytes = 199792 : i32}")
     assert compilation.read_notes(tmp_path / "conv_25.ptxas").shared_memory == 199792
 
 

@@ -27,7 +27,6 @@ from pallas_kernels.hopper.conv.tiles import (
 )
 from pallas_kernels.hopper.primitives import (
     Accumulator,
-    Ref,
     Scalar,
     arrive,
     copy_in,
@@ -131,16 +130,16 @@ def _multiply(
         wait(refs.weight_full.at[stages.weights])
         # Unrolled, because accumulators are registers and cannot be indexed at run time.
         for index, group in enumerate(problem.product_groups):
-            loaded = None
-            if problem.loads_pixels:
-                loaded = _load(problem, _pixels(problem, refs, warpgroup, step, group[0][2]))
+            pixels = {
+                source: _pixels(problem, refs, warpgroup, step, source)
+                for source in dict.fromkeys(source for _, _, source in group)
+            }
             for temporal_tap, frame, source in group:
-                pixels = loaded
-                if loaded is None:
-                    pixels = _pixels(problem, refs, warpgroup, step, source)
-                weights = _weights(problem, refs, warpgroup, step, temporal_tap)
-                operands = (weights, pixels) if config.swap_ab else (pixels, weights)
-                wgmma(accumulators[frame], *operands)
+                operands = (
+                    pixels[source],
+                    _weights(problem, refs, warpgroup, step, temporal_tap),
+                )
+                wgmma(accumulators[frame], *(operands[::-1] if config.swap_ab else operands))
             # Keep these products in flight, so that the tensor cores never idle.
             wgmma_wait(len(group))
             if index == 0:
@@ -163,8 +162,11 @@ def _multiply(
     return lax.fori_loop(0, steps, multiply_step, _Step(zero, zero, stages)).stages
 
 
-def _pixels(problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, source: int) -> Ref:
-    """Pixels of the input frame ``source`` that a step multiplies: an operand of its products."""
+def _pixels(problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, source: int) -> Any:
+    """Pixels of the input frame ``source`` that a step multiplies: an operand of its products.
+
+    They are in shared memory, or loaded into registers.
+    """
     config = problem.config
     # Vertical tap r reads the halo tile from its r-th row on.
     start = step.row_tap * config.tile_w
@@ -177,22 +179,19 @@ def _pixels(problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, source
     # The frames of a halo tile lie one after the other, each with its halo rows.
     start += frame * problem.halo_rows * config.tile_w
     pixels = refs.input_smem.mma.at[step.stages.inputs, pl.ds(start, problem.warpgroup_m)]
-    # WGMMA wants A as [m, k] and B as [k, n]; a transposed view only changes the descriptor.
-    return pixels.transpose((1, 0)) if config.swap_ab else pixels
-
-
-def _load(problem: Problem, pixels: Ref) -> Ref:
-    """Load operand A of several products into registers; the interpreter reads it in place."""
-    if problem.interpret:
-        return pixels
-    layouts: Any = plgpu.Layout
-    layout = layouts.WGMMA if problem.conv.in_bytes == 2 else layouts.WGMMA_8BIT
-    return jax_versions.load(pixels, layout)
+    if config.swap_ab:
+        # WGMMA wants A as [m, k] and B as [k, n]; a transposed view only changes the descriptor.
+        return pixels.transpose((1, 0))
+    if problem.loads_pixels and not problem.interpret:  # the interpreter reads them in place
+        layouts: Any = plgpu.Layout
+        layout = layouts.WGMMA if problem.conv.in_bytes == 2 else layouts.WGMMA_8BIT
+        return jax_versions.load(pixels, layout)
+    return pixels
 
 
 def _weights(
     problem: Problem, refs: Refs, warpgroup: Scalar, step: _Step, temporal_tap: int
-) -> Ref:
+) -> Any:
     """Weights of a temporal tap that a step multiplies: the other operand."""
     tap: Scalar = temporal_tap
     if problem.config.split_frames:

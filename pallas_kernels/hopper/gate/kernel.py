@@ -274,11 +274,10 @@ def _finish(
         scale = 1 / (1 + jnp.exp(-(jnp.sum(product, axis=0) + shifts)))
         # (sums + bias) · scale = sums · scale + bias · scale
         found = [scale, scale * (offsets[0] if offsets else 0.0)]
-        for row in range(rows):
-            value = found[row] if row < 2 else None
-            if given:
-                unit = load(given[0].at[row, columns], PER_COLUMN)
-                value = unit if value is None else value * unit
+        if given:
+            factors = [load(given[0].at[row, columns], PER_COLUMN) for row in range(rows)]
+            found = [value * factor for value, factor in zip(found, factors)] + factors[2:]
+        for row, value in enumerate(found):
             store(affine.at[sample, row, columns], value)
 
     names = ("sample", "column")

@@ -102,8 +102,8 @@ def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Ar
     # Tiles span the clip.
     if not _has_kernel(gradient) or max(x.shape[1], gradient.shape[1]) > MAX_FRAMES:
         return None
-    # Four sums fit into a warpgroup's registers. A single tap in space and time is a matrix product,
-    # which XLA computes as fast.
+    # By vertical taps, the temporal ones whose sums fit into registers. A single tap in space and
+    # time is a matrix product, which XLA computes as fast.
     temporal = {1: (2, 3, 4), 3: (1, 2, 3), 4: (1, 2, 3), 5: (1,), 7: (1,)}
     if kt not in temporal.get(taps[0], ()):
         return None
