@@ -102,10 +102,13 @@ def _by_kernel(x: Array, gradient: Array, geometry: Geometry) -> Callable[[], Ar
     # Tiles span the clip.
     if not _has_kernel(gradient) or max(x.shape[1], gradient.shape[1]) > MAX_FRAMES:
         return None
-    # By vertical taps, the temporal ones whose sums fit into registers. A single tap in space and
-    # time is a matrix product, which XLA computes as fast.
-    temporal = {1: (2, 3, 4), 3: (1, 2, 3), 4: (1, 2, 3), 5: (1,), 7: (1,)}
-    if kt not in temporal.get(taps[0], ()):
+    # By stride and vertical taps, the temporal ones whose sums fit into registers. A single tap in
+    # space and time is a matrix product, which XLA computes as fast.
+    temporal = {
+        1: {1: (2, 3, 4), 3: (1, 2, 3), 5: (1,), 7: (1,)},
+        2: {3: (1, 2, 3), 4: (1, 2, 3)},
+    }
+    if kt not in temporal[stride].get(taps[0], ()):
         return None
     if stride == 2:
         fits = 2 * depth % CHANNELS == channels % CHANNELS == 0

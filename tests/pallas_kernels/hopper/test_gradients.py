@@ -205,6 +205,19 @@ def test_inputs_that_the_kernel_takes_one_by_one_are_not_joined():
             assert program.count(f"{sum(depths)}] = concatenate[dimension=4]") == joins
 
 
+@pytest.mark.skipif(not CAN_TRANSPOSE, reason="needs jax ≥ 0.11: before, XLA computes them")
+@pytest.mark.parametrize(
+    ("kernel", "by_kernel"),
+    [((3, 3, 3), True), ((1, 7, 7), True), ((3, 7, 7), False), ((3, 4, 4), False)],
+)
+def test_the_kernel_takes_taps_whose_sums_fit_into_registers(kernel, by_kernel):
+    shape = jax.ShapeDtypeStruct((2, 4, 16, 16, 64), jnp.float16)
+    sums = functools.partial(weight_gradient, geometry=Geometry(kernel, (0, 0, 0)))
+    with pk.assume_hopper():
+        program = str(jax.make_jaxpr(lambda x, y: sums((x,), y))(shape, shape))
+    assert ("mpmd_map" in program or "core_map" in program) == by_kernel
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(device.why_not() is not None, reason="needs a Hopper GPU")
 @pytest.mark.parametrize("case", PRODUCTS)
