@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flavr_jax.models.presets import PRESETS, Preset
 from flavr_jax.profiling import comparison, look_ups, presentation, timing
 from flavr_jax.profiling.comparison import OnePrecision, TorchMode
+from pallas_kernels.core import device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Options:
 
 def main(options: Options) -> None:
     """Print the device, a line for each row as soon as it is timed, then the tables."""
+    if "mosaic_gpu" in options.implementations:
+        reason = device.why_not(wgmma=not options.look_ups)
+        if reason is not None:
+            raise ValueError(
+                f"mosaic_gpu cannot run here: {reason}. Leave it out: --implementations xla."
+            )
     print(presentation.environment(with_torch=bool(options.torch)))
     if options.look_ups:
         _print_look_ups(options)

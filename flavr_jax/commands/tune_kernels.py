@@ -54,6 +54,11 @@ def main(options: Options) -> None:
     """Print a line for each tile size, and write the table of this machine's GPU."""
     if options.training and options.precision == "fp8":
         raise ValueError("fp8 has no gradient; leave --training out, or use --precision bf16.")
+    reason = device.why_not()
+    if reason is not None:
+        raise ValueError(
+            f"the GPU kernels cannot run here: {reason}. Run this on a machine that has one."
+        )
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for all processes
     environment = presentation.environment()
     print(environment, flush=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+import jax
 import pytest
 
 from flavr_jax.commands import benchmark as script
@@ -37,3 +38,12 @@ def test_a_profile_on_a_cpu_gives_every_layer_a_time_and_a_speed(tmp_path, monke
     assert len(timed) >= 24
     assert all(float(milliseconds) > 0 for milliseconds, *_ in timed)
     assert sum(float(useful) > 0 for _, useful, *_ in timed) >= 20
+
+
+@pytest.mark.parametrize("look_ups", [False, True])
+def test_kernels_that_cannot_run_here_are_refused_with_another_choice(look_ups):
+    if jax.default_backend() != "cpu":
+        pytest.skip("needs a CPU as the default device")
+    options = script.Options(implementations=("xla", "mosaic_gpu"), look_ups=look_ups)
+    with pytest.raises(ValueError, match=r"Hopper GPU.* a CPU\. Leave it out: --impl.* xla"):
+        script.main(options)

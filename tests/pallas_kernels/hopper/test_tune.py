@@ -180,3 +180,10 @@ def test_training_adds_the_convolutions_of_the_gradient():
 def test_8_bits_have_no_gradient_to_measure():
     with pytest.raises(ValueError, match="no gradient"):
         tune_kernels.main(tune_kernels.Options(training=True, precision="fp8"))
+
+
+def test_without_a_gpu_nothing_is_measured():
+    if jax.default_backend() != "cpu":
+        pytest.skip("needs a CPU as the default device")
+    with pytest.raises(ValueError, match=r"needs an NVIDIA Hopper GPU.*\. Run this on a machine"):
+        tune_kernels.main(tune_kernels.Options())
