@@ -103,7 +103,15 @@ def _convolve(
     *,
     totals: bool,
 ) -> FeatureMap:
-    """The same with ``rows``: scale, offset and in 8 bits the factor of the residual, if any."""
+    """Run a convolution with the epilogue's factors.
+
+    Args:
+        gemm: the convolution.
+        rows: scale, offset and, in 8 bits, the factor of the residual if there is one.
+        residual: added to the sums.
+        activation: applied last.
+        totals: whether to compute channel totals.
+    """
     kernel, (scale, offset, *residual_scale) = gemm.weights, rows
     quantized = kernel if isinstance(kernel, QuantizedKernel) else None
     values, sums = implicit_gemm(

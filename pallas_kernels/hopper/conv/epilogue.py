@@ -78,9 +78,7 @@ def finish_tile(
     if refs.affine is not None:
         wait(refs.affine_full.at[warpgroup])
 
-    def run(*accumulators: Accumulator) -> Scalar:
-        return _finish_blocks(problem, refs, tile, warpgroup, sums, input_stage, accumulators)
-
+    run = functools.partial(_finish_blocks, problem, refs, tile, warpgroup, sums, input_stage)
     if refs.totals is None or not problem.totals_by_products:
         return run()
     accumulator = plgpu.WGMMAAccumulatorRef((_ONES, problem.store_n), jnp.float32)
@@ -94,9 +92,9 @@ def _finish_blocks(
     warpgroup: Scalar,
     sums: list[Float32[Array, "rows columns"]],
     input_stage: Scalar,
-    accumulators: tuple[Accumulator, ...],
+    *accumulators: Accumulator,
 ) -> Scalar:
-    """The same, with an accumulator for the totals of each block if they are products."""
+    """Finish and store all blocks; if totals are products, each has an accumulator for its own."""
     config = problem.config
     blocks: list[_Block] = []
     totals: list[Float32[Array, " channels"]] = []

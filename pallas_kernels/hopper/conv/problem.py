@@ -201,7 +201,7 @@ class Problem:
 
     @property
     def product_groups(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
-        """The products of one step, as many at a time as are in flight: see `frame_products`."""
+        """The products of one step in groups: while one runs, the next one's pixels are loaded."""
         if not self.loads_pixels:
             return (self.frame_products,)
         sources = sorted({source for _, _, source in self.frame_products})
