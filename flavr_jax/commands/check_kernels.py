@@ -54,7 +54,7 @@ def main(options: Options) -> int:
         )
     for kernel in kernels:
         print(
-            f"{kernel.registers} registers, {kernel.spilled} bytes spilled, C7510 "
+            f"{kernel.registers} registers, {kernel.spilled} bytes spilled, products serialised "
             f"{kernel.serialised} times, {kernel.shared_memory} bytes shared: {kernel.name}"
         )
     troubled = [kernel for kernel in kernels if kernel.spilled or kernel.serialised]

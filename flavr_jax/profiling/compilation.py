@@ -2,7 +2,7 @@
 """Compilation of the kernels without a GPU, and the assembler's report on each kernel.
 
 XLA can compile for a device from its description. The assembler (ptxas) then reports register
-spills and warning C7510, which means that the products of the tensor cores (wgmma) are serialised.
+spills, and products of the tensor cores (wgmma) that it serialised (C7510, C7512 and others).
 This needs the packages in :data:`PACKAGES`.
 """
 
@@ -60,7 +60,7 @@ class CompiledKernel:
         name: name of the kernel.
         registers: registers per thread when the kernel starts.
         spilled: bytes per thread stored to memory because registers ran out.
-        serialised: number of C7510 warnings.
+        serialised: number of notes that products were serialised, whatever the reason.
         shared_memory: bytes per thread block.
     """
 
@@ -158,7 +158,7 @@ def read_notes(notes: Path) -> CompiledKernel:
         number(r"Used (\d+) registers"),
         # A warning about spills repeats the number, so only the first one counts.
         int((re.findall(r"(\d+) bytes spill stores", text) or ["0"])[0]),
-        text.count("C7510"),
+        text.count("wgmma.mma_async instructions are serialized"),
         _shared_memory(notes),
     )
 

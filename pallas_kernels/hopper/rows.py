@@ -13,14 +13,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import pallas as pl
 from jax.experimental.mosaic import gpu as mosaic
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.interpreters import mlir
 from jaxlib.mlir.dialects import arith, llvm, vector
 from jaxtyping import Float32, Int32, Shaped
 
-from pallas_kernels.hopper.primitives import Ref, Scalar
+from pallas_kernels.hopper.primitives import Ref
 
 __all__ = ["per_thread", "read_rows", "write_halves", "write_rows"]
 
@@ -67,28 +66,28 @@ def read_rows(
 
 def write_rows(
     table: Shaped[Ref, "rows columns"],
-    start: Scalar,
+    rows: Int32[Array, " count"],
     values: tuple[Float32[Array, " count"], ...],
     *,
     exchange: Shaped[Ref, " values"] | None = None,
     interpret: bool,
 ) -> None:
-    """Write ``values``, one per column, to the rows of global memory from ``start`` on.
+    """Write ``values``, one per column, to ``table[rows]`` in global memory.
 
     Args:
         table: float32 matrix of contiguous rows.
-        start: number of the first row.
-        values: a column each, in the layout of :func:`per_thread`.
+        rows: numbers of rows, in the layout of :func:`per_thread`; all must be valid.
+        values: a column each, in the same layout.
         exchange: shared memory for a row of every thread. With it, the threads of a warp first
-            exchange their values, so that each writes consecutive addresses; without it, each
-            thread writes its row, which is as good if that is one access.
+            exchange their values, so that each writes consecutive addresses; their rows must be
+            consecutive. Without it, each thread writes its row, which is as good if that is one
+            access.
         interpret: whether the interpreter runs the kernel.
     """
-    count = values[0].shape[0]
     if interpret:
-        table[pl.ds(start, count), :] = jnp.stack(values, axis=-1)
+        table[...] = table[...].at[rows].set(jnp.stack(values, axis=-1))
         return
-    layout = per_thread(count)
+    layout = per_thread(rows.shape[0])
     shared = [] if exchange is None else [exchange]
     kinds = _plgpu.RefType(), [_plgpu.RefType()] * len(shared), layout, [layout] * len(values)
 
@@ -101,8 +100,7 @@ def write_rows(
             else:
                 _store(_row_address(memory, _number(register), len(row)), row)
 
-    numbers = start + _plgpu.broadcasted_iota(jnp.int32, (count,), 0, layout=layout)
-    write(table, shared, numbers, list(values))
+    write(table, shared, rows, list(values))
 
 
 def write_halves(

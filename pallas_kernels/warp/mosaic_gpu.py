@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float, Float32
 
 from pallas_kernels.core import device
-from pallas_kernels.hopper.sample.problem import TILE
+from pallas_kernels.hopper.image_tiles import TILE
 from pallas_kernels.hopper.warp import kernel
 from pallas_kernels.hopper.warp.problem import WarpProblem
 from pallas_kernels.hopper.warp.refine import RefineProblem

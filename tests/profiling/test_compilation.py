@@ -20,8 +20,9 @@ ptxas warning : Registers are spilled to local memory, 144 bytes spill stores, 9
 """
 
 
-def test_the_assemblers_notes_are_read(tmp_path):
-    (tmp_path / "conv_0.ptxas").write_text(NOTES)
+@pytest.mark.parametrize("reason", ["(C7510)", "(C7512)"])
+def test_the_assemblers_notes_are_read(tmp_path, reason):
+    (tmp_path / "conv_0.ptxas").write_text(NOTES.replace("(C7510)", reason))
     (tmp_path / "conv_0.resources.txt").write_text("Resources(smem_scratch_bytes=231424, tmem=0)")
     assert compilation.read_notes(tmp_path / "conv_0.ptxas") == compilation.CompiledKernel(
         "conv_0", registers=168, spilled=144, serialised=1, shared_memory=231424

@@ -13,7 +13,7 @@ barriers for each block.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -39,6 +39,9 @@ from pallas_kernels.hopper.primitives import (
 
 __all__ = ["activate", "finish_tile"]
 
+_Totals: TypeAlias = tuple[Float32[Array, " channels"], ...]
+"""Channel totals of consecutive blocks."""
+
 _ONES = 64  # rows of ones, and pixels that one product adds up
 
 
@@ -50,6 +53,7 @@ class _Block(NamedTuple):
         warpgroup: the consumer that computes it.
         row_block: 0 for the upper rows of the tile, 1 for the lower ones.
         frame: index of the frame within the tile.
+        part: index of the block among those that the consumer computes of the frame.
         channel: index of its first channel within the tile.
         stage: stage of this consumer's store ring.
     """
@@ -58,6 +62,7 @@ class _Block(NamedTuple):
     warpgroup: Scalar
     row_block: Scalar
     frame: Scalar
+    part: int
     channel: int
     stage: int
 
@@ -77,71 +82,88 @@ def finish_tile(
     """
     if refs.affine is not None:
         wait(refs.affine_full.at[warpgroup])
+    blocks = _blocks(problem, tile, warpgroup)
+    parts = problem.config.tile_n // problem.store_n
 
-    run = functools.partial(_finish_blocks, problem, refs, tile, warpgroup, sums, input_stage)
-    if refs.totals is None or not problem.totals_by_products:
-        return run()
-    accumulator = plgpu.WGMMAAccumulatorRef((_ONES, problem.store_n), jnp.float32)
-    return pl.run_scoped(run, *[accumulator] * problem.stores)
+    def stage_of(part: int) -> Scalar:
+        """Stage of a part of the residual's channels: one after the tile's last halo tile."""
+        stage = input_stage
+        for _ in range(part):
+            stage = next_stage(stage, problem.config.input_stages)
+        return stage
+
+    def finish(number: int) -> Float32[Array, "rows columns"]:
+        """Finish a block's values."""
+        block, frames = blocks[number], len(blocks) // parts
+        part, place = divmod(number, frames)
+        if refs.residual is not None and place == 0:
+            wait(refs.input_full.at[stage_of(part)])
+        values = _block_sums(problem, sums[place // problem.blocks_per_frame], block)
+        values = _finish_block(problem, refs, block, values, stage_of(part))
+        if refs.residual is not None and place == frames - 1:
+            # All frames of these channels have been read into registers.
+            arrive(refs.input_empty.at[stage_of(part)])
+        return values if refs.totals is None else _within_frame(problem, block, values)
+
+    def store(number: int, values: Float32[Array, "rows columns"]) -> None:
+        # The store that used this stage before, `store_stages` ago, must have been read.
+        wait_for_stores(problem.config.store_stages - 1, read_only=True)
+        _store(problem, refs, blocks[number], values)
+
+    def from_block(number: int, before: Accumulator | None) -> _Totals:
+        """Finish and store the blocks from ``number`` on, and return totals from the one before."""
+        values = finish(number) if number < len(blocks) else None
+        # Those of the block before were computed meanwhile.
+        totals = () if before is None else (_first_row(before),)
+        if values is None:
+            return totals
+        store(number, values)
+
+        def after(accumulator: Accumulator) -> _Totals:
+            _multiply_by_ones(problem, refs, blocks[number], accumulator)
+            return from_block(number + 1, accumulator)
+
+        # An accumulator occupies registers from here on, so each block has one of its own.
+        own = plgpu.WGMMAAccumulatorRef((_ONES, problem.store_n), jnp.float32)
+        following: _Totals = pl.run_scoped(after, own)
+        return totals + following
+
+    if refs.totals is not None and problem.totals_by_products:
+        _store_totals(problem, refs, blocks, from_block(0, None))
+        return stage_of(parts if refs.residual is not None else 0)
+    totals: _Totals = ()
+    for number, block in enumerate(blocks):
+        values = finish(number)
+        store(number, values)
+        if refs.totals is not None:
+            totals += (_block_totals(problem, refs, block, values),)
+    if refs.totals is not None:
+        _store_totals(problem, refs, blocks, totals)
+    return stage_of(parts if refs.residual is not None else 0)
 
 
-def _finish_blocks(
-    problem: Problem,
-    refs: Refs,
-    tile: Tile,
-    warpgroup: Scalar,
-    sums: list[Float32[Array, "rows columns"]],
-    input_stage: Scalar,
-    *accumulators: Accumulator,
-) -> Scalar:
-    """Finish and store all blocks; if totals are products, each has an accumulator for its own."""
+def _blocks(problem: Problem, tile: Tile, warpgroup: Scalar) -> list[_Block]:
+    """The blocks of a consumer's part of a tile, in the order of their stores."""
     config = problem.config
     blocks: list[_Block] = []
-    totals: list[Float32[Array, " channels"]] = []
     # Unrolled over channels and frames: slices of registers need constant bounds.
     for channel in range(0, config.tile_n, problem.store_n):
-        # The producer copied the residual into the stage after the tile's last halo tile.
-        if refs.residual is not None:
-            wait(refs.input_full.at[input_stage])
         for each in range(problem.warpgroup_frames):
             frame = mirrored(warpgroup, each, config.tile_t) if config.split_frames else each
             for part in range(problem.blocks_per_frame):
                 # If the consumers split the frames, each computes both row blocks, else one.
                 row_block = part if config.split_frames else warpgroup
                 stage = len(blocks) % config.store_stages
-                block = _Block(tile, warpgroup, row_block, frame, channel, stage)
-                values = _block_sums(problem, sums[each], channel, part)
-                values = _finish_block(problem, refs, block, values, input_stage)
-                if refs.totals is not None:
-                    values = _within_frame(problem, block, values)
-                if accumulators and blocks:
-                    # Those of the block before were computed meanwhile.
-                    totals.append(_first_row(accumulators[len(totals)]))
-                # The store that used this stage before, `store_stages` ago, must have been read.
-                wait_for_stores(config.store_stages - 1, read_only=True)
-                _store(problem, refs, block, values)
-                if accumulators:
-                    _multiply_by_ones(problem, refs, block, accumulators[len(blocks)])
-                elif refs.totals is not None:
-                    totals.append(_block_totals(problem, refs, block, values))
-                blocks.append(block)
-        if refs.residual is not None:
-            # All frames of these channels have been read into registers.
-            arrive(refs.input_empty.at[input_stage])
-            input_stage = next_stage(input_stage, config.input_stages)
-    if accumulators:
-        totals.append(_first_row(accumulators[-1]))
-    if refs.totals is not None:
-        _store_totals(problem, refs, blocks, totals)
-    return input_stage
+                blocks.append(_Block(tile, warpgroup, row_block, frame, part, channel, stage))
+    return blocks
 
 
 def _block_sums(
-    problem: Problem, sums: Float32[Array, "rows columns"], channel: int, part: int
+    problem: Problem, sums: Float32[Array, "rows columns"], block: _Block
 ) -> Float32[Array, "block_rows block_columns"]:
     """Select the sums of one block from a consumer's sums of one frame."""
     width, pixels = problem.store_n, problem.warpgroup_m // problem.blocks_per_frame
-    channels = slice(channel, channel + width)
+    channels, part = slice(block.channel, block.channel + width), block.part
     if problem.config.swap_ab:  # sums are [channels, pixels]
         whole = sums.shape == (width, pixels)
         return sums if whole else sums[channels, part * pixels : (part + 1) * pixels]
@@ -239,9 +261,7 @@ def _store(
     problem.store_ring.store(refs.store_smem, stage, refs.output, index, origin)
 
 
-def _store_totals(
-    problem: Problem, refs: Refs, blocks: list[_Block], totals: list[Float32[Array, " channels"]]
-) -> None:
+def _store_totals(problem: Problem, refs: Refs, blocks: list[_Block], totals: _Totals) -> None:
     """Store the totals of a consumer's part of a tile.
 
     They are stored last, because making a block visible to TMA waits for all writes before it.

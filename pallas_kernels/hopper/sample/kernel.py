@@ -23,8 +23,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Float32, Int32, Shaped
 
 from pallas_kernels.core import jax_versions
+from pallas_kernels.hopper.image_tiles import Place
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
-from pallas_kernels.hopper.rows import per_thread, read_rows, write_rows
+from pallas_kernels.hopper.rows import read_rows, write_rows
 from pallas_kernels.hopper.sample.bilinear import (
     Axis,
     Neighbours,
@@ -35,7 +36,7 @@ from pallas_kernels.hopper.sample.bilinear import (
     neighbours,
     rows_at,
 )
-from pallas_kernels.hopper.sample.problem import TILE, SampleProblem
+from pallas_kernels.hopper.sample.problem import SampleProblem
 
 __all__ = ["differentiate", "mix"]
 
@@ -43,11 +44,9 @@ _plgpu: Any = plgpu
 
 
 class _Tile(NamedTuple):
-    """A tile of one output image: first pixel, row and column of each pixel, and image numbers."""
+    """A tile of one output image: its pixels, and the numbers of sample and output."""
 
-    start: Scalar
-    row: Int32[Array, " tile"]
-    column: Int32[Array, " tile"]
+    place: Place
     sample: Scalar
     output: Scalar
 
@@ -143,9 +142,9 @@ def differentiate(
                 )
                 of_x = weight * across.slope * _dot(slope, wide)
                 of_y = weight * down.slope * _dot(slope, _minus(lower, upper))
-                start = _source_place(problem, tile, source)
-                write(of_displacements, start, (of_x, of_y))
-                write(of_weights, start, (_dot(slope, found),))
+                place = _source_place(problem, tile, source)
+                write(of_displacements, place, (of_x, of_y))
+                write(of_weights, place, (_dot(slope, found),))
 
         _each_output(problem, read, compute)
 
@@ -191,16 +190,13 @@ def _each_output(
     """
     groups = problem.outputs // problem.outputs_per_block
     place, group = divide(lax.axis_index("block"), groups)
-    sample, tile = divide(place, problem.tiles)
-    # The last tile is moved back into the image: it computes some pixels a second time, with the
-    # same result, and needs no bounds checks.
-    start = jnp.minimum(tile * TILE, problem.pixels - TILE)
-    row, column = divide(start + _numbers(), problem.width)
+    sample, tile = divide(place, problem.tiles.count)
+    pixels = problem.tiles.at(tile)
     last = problem.outputs_per_block - 1
 
     def tile_of(number: Scalar) -> _Tile:
         output = group * problem.outputs_per_block + number
-        return _Tile(start, row, column, sample, output)
+        return _Tile(pixels, sample, output)
 
     def compute_output(number: Scalar, inputs: _Inputs) -> _Inputs:
         following = read(tile_of(number + 1))
@@ -222,33 +218,27 @@ def _read(
     read = functools.partial(read_rows, interpret=problem.interpret)
     sources = []
     for source in range(problem.sources):
-        at = _source_place(problem, tile, source) + _numbers()
+        at = _source_place(problem, tile, source)
         sources.append((read(displacements, at), *read(weights, at)))
-    place = _image_place(problem, tile) + _numbers()
-    return _Inputs(tuple(sources), read(images[0], place) if images else ())
+    return _Inputs(tuple(sources), read(images[0], _image_place(problem, tile)) if images else ())
 
 
-def _numbers() -> Int32[Array, " tile"]:
-    """0, 1, … for the pixels of a tile."""
-    return _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
+def _image_place(problem: SampleProblem, tile: _Tile) -> Int32[Array, " tile"]:
+    """Rows of a tile in residual, gradient and result."""
+    return (tile.sample * problem.outputs + tile.output) * problem.pixels + tile.place.pixel
 
 
-def _image_place(problem: SampleProblem, tile: _Tile) -> Scalar:
-    """First row of a tile in residual, gradient and result."""
-    return (tile.sample * problem.outputs + tile.output) * problem.pixels + tile.start
-
-
-def _source_place(problem: SampleProblem, tile: _Tile, source: int) -> Scalar:
-    """First row of a tile in displacements and weights."""
+def _source_place(problem: SampleProblem, tile: _Tile, source: int) -> Int32[Array, " tile"]:
+    """Rows of a tile in displacements and weights."""
     image = (tile.sample * problem.outputs + tile.output) * problem.sources + source
-    return image * problem.pixels + tile.start
+    return image * problem.pixels + tile.place.pixel
 
 
 def _axes(problem: SampleProblem, tile: _Tile, displacement: Pixel) -> tuple[Axis, Axis]:
     x, y = displacement
     return (
-        axis_at(tile.column.astype(jnp.float32) + x, problem.image_width),
-        axis_at(tile.row.astype(jnp.float32) + y, problem.image_height),
+        axis_at(tile.place.column.astype(jnp.float32) + x, problem.image_width),
+        axis_at(tile.place.row.astype(jnp.float32) + y, problem.image_height),
     )
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from jax.experimental import pallas as pl
+from pallas_kernels.hopper.image_tiles import ImageTiles
 
-__all__ = ["CHANNELS", "TILE", "SampleProblem"]
+__all__ = ["CHANNELS", "SampleProblem"]
 
 CHANNELS = 4
 """Channels of stored images, which are padded: a pixel is then a single load of 16 bytes."""
-
-TILE = 128
-"""Pixels of a tile, one for each thread of a warpgroup."""
 
 _BLOCKS_PER_SM = 8  # enough blocks of 128 threads to hide the latency of loads
 
@@ -49,12 +46,12 @@ class SampleProblem:
     @property
     def pixels(self) -> int:
         """Pixels of an output image, which is padded to a tile if it is smaller than that."""
-        return max(self.height * self.width, TILE)
+        return self.tiles.pixels
 
     @property
-    def tiles(self) -> int:
-        """Tiles of an image; the last may overlap the one before."""
-        return pl.cdiv(self.pixels, TILE)
+    def tiles(self) -> ImageTiles:
+        """Tiles of an output image."""
+        return ImageTiles(self.height, self.width)
 
     @property
     def outputs_per_block(self) -> int:
@@ -63,13 +60,13 @@ class SampleProblem:
         All of them look up nearby pixels, which then come from the L1 cache. If that would leave
         SMs idle, each block computes one.
         """
-        blocks = self.batch * self.tiles
+        blocks = self.batch * self.tiles.count
         return self.outputs if blocks >= _BLOCKS_PER_SM * self.sm_count else 1
 
     @property
     def blocks(self) -> int:
         """Number of thread blocks."""
-        return self.batch * self.tiles * (self.outputs // self.outputs_per_block)
+        return self.batch * self.tiles.count * (self.outputs // self.outputs_per_block)
 
     def name(self, kind: str) -> str:
         """Name in a profiler's trace."""

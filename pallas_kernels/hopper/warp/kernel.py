@@ -21,8 +21,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Float32, Int32, Shaped
 
 from pallas_kernels.core import jax_versions
+from pallas_kernels.hopper.image_tiles import TILE, Place
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
-from pallas_kernels.hopper.rows import per_thread, read_rows, write_halves, write_rows
+from pallas_kernels.hopper.rows import read_rows, write_halves, write_rows
 from pallas_kernels.hopper.sample import cubic
 from pallas_kernels.hopper.sample.bilinear import (
     Pixel,
@@ -32,7 +33,6 @@ from pallas_kernels.hopper.sample.bilinear import (
     neighbours,
     rows_at,
 )
-from pallas_kernels.hopper.sample.problem import TILE
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR, WarpProblem
 from pallas_kernels.hopper.warp.refine import Stored, enlarged
 
@@ -42,11 +42,9 @@ _plgpu: Any = plgpu
 
 
 class _Tile(NamedTuple):
-    """A tile of one output image: first pixel, row and column of each pixel, and image numbers."""
+    """A tile of one output image: its pixels, and the numbers of sample and output image."""
 
-    start: Scalar
-    row: Int32[Array, " tile"]
-    column: Int32[Array, " tile"]
+    place: Place
     sample: Scalar
     image: Scalar
 
@@ -146,8 +144,8 @@ def warp_and_mix(
                 mixed = tuple(total + weight * value for total, value in zip(mixed, found))
             if keep is not None:
                 mixed = _kept(problem, images, keep, tile, given, mixed)
-            start = tile.image * problem.pixels + tile.start
-            write_rows(output, start, mixed, exchange=exchange, interpret=problem.interpret)
+            place = tile.image * problem.pixels + tile.place.pixel
+            write_rows(output, place, mixed, exchange=exchange, interpret=problem.interpret)
 
         _each_tile(problem, compute)
 
@@ -170,7 +168,7 @@ def _launch(
         body,
         out_type=result,
         scratch_types=list(scratch),
-        grid=(problem.images * problem.tiles,),
+        grid=(problem.images * problem.tiles.count,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,
@@ -187,21 +185,12 @@ def _each_tile(problem: WarpProblem, compute: Callable[[_Tile], None]) -> None:
     pixels of the images, so that these come from the L2 cache.
     """
     place, output = divide(lax.axis_index("block"), problem.outputs)
-    sample, number = divide(place, problem.tiles)
-    # The last tile is moved back into the image: it computes some pixels a second time, with the
-    # same result, and needs no bounds checks.
-    start = jnp.minimum(number * TILE, problem.pixels - TILE)
-    row, column = divide(start + _numbers(), problem.width)
-    compute(_Tile(start, row, column, sample, sample * problem.outputs + output))
-
-
-def _numbers() -> Int32[Array, " tile"]:
-    """0, 1, … for the pixels of a tile."""
-    return _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
+    sample, number = divide(place, problem.tiles.count)
+    compute(_Tile(problem.tiles.at(number), sample, sample * problem.outputs + output))
 
 
 def _settings(problem: WarpProblem, settings: Shaped[Ref, "outputs 8"], tile: _Tile) -> _Settings:
-    place = tile.row * 0 + tile.image
+    place = tile.place.row * 0 + tile.image
     first, second, *others = read_rows(settings, place, interpret=problem.interpret)
     return _Settings((first, second), *others[:4])
 
@@ -210,9 +199,9 @@ def _field(
     problem: WarpProblem, fields: Shaped[Ref, "fields_x_pixels values"], tile: _Tile, top: Values
 ) -> Pixel:
     """The enlarged field of each pixel."""
-    row = tile.row + top.astype(jnp.int32)
+    row = tile.place.row + top.astype(jnp.int32)
     stored = Stored(tile.image, problem.field_height, problem.field_width, problem.enlarged)
-    return enlarged(fields, stored, row, tile.column, interpret=problem.interpret)
+    return enlarged(fields, stored, row, tile.place.column, interpret=problem.interpret)
 
 
 def _warped(
@@ -226,8 +215,8 @@ def _warped(
 ) -> Pixel:
     """One of the two images at the displaced positions."""
     x, y = (value * given.reach[source] for value in field[3 + 2 * source : 5 + 2 * source])
-    row = tile.row.astype(jnp.float32) + given.top
-    across = axis_at(tile.column.astype(jnp.float32) + x, problem.image_width)
+    row = tile.place.row.astype(jnp.float32) + given.top
+    across = axis_at(tile.place.column.astype(jnp.float32) + x, problem.image_width)
     down = axis_at(row + (y + given.first_row), problem.image_height)
     first = (tile.sample * 2 + source) * problem.image_height
     around = neighbours(
@@ -276,14 +265,14 @@ def _kept(
     mixed: Pixel,
 ) -> Pixel:
     """``mixed``, replaced by the blend of both images in place as far as ``keep`` says."""
-    row = tile.row + (given.top + given.first_row).astype(jnp.int32)
+    row = tile.place.row + (given.top + given.first_row).astype(jnp.int32)
 
     def in_place(source: int) -> Pixel:
         place = (tile.sample * 2 + source) * problem.image_height + row
-        place = place * problem.image_width + tile.column
+        place = place * problem.image_width + tile.place.column
         return read_rows(images, place, interpret=problem.interpret)[:3]
 
-    place = (tile.sample * problem.image_height + row) * problem.image_width + tile.column
+    place = (tile.sample * problem.image_height + row) * problem.image_width + tile.place.column
     (share,) = read_rows(keep, place, interpret=problem.interpret)
     blend = between(in_place(0), in_place(1), given.share)
     return between(mixed, blend, share)
@@ -295,7 +284,7 @@ def _folded_place(problem: WarpProblem, tile: _Tile, top: Values) -> Int32[Array
     height, width = (
         size * problem.enlarged // fold for size in (problem.field_height, problem.field_width)
     )
-    down, y = divide(tile.row + top.astype(jnp.int32), fold)
-    across, x = divide(tile.column, fold)
+    down, y = divide(tile.place.row + top.astype(jnp.int32), fold)
+    across, x = divide(tile.place.column, fold)
     position = (tile.image * height + down) * width + across
     return (position * fold + y) * fold + x

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jax.experimental import pallas as pl
-
-from pallas_kernels.hopper.sample.problem import TILE
+from pallas_kernels.hopper.image_tiles import ImageTiles
 
 __all__ = ["FIELDS", "PAIR", "WarpProblem"]
 
@@ -65,9 +63,9 @@ class WarpProblem:
         return self.height * self.width
 
     @property
-    def tiles(self) -> int:
-        """Tiles of an image; the last may overlap the one before."""
-        return pl.cdiv(self.pixels, TILE)
+    def tiles(self) -> ImageTiles:
+        """Tiles of an output image."""
+        return ImageTiles(self.height, self.width)
 
     @property
     def images(self) -> int:

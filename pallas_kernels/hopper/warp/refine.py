@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Float32, Int32, Shaped
 
 from pallas_kernels.core import jax_versions
+from pallas_kernels.hopper.image_tiles import ImageTiles
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
-from pallas_kernels.hopper.rows import per_thread, read_rows, write_rows
+from pallas_kernels.hopper.rows import read_rows, write_rows
 from pallas_kernels.hopper.sample.bilinear import Pixel, axis_at, between, neighbours, rows_at
-from pallas_kernels.hopper.sample.problem import TILE
 
 __all__ = ["RefineProblem", "Stored", "enlarged", "refine"]
 
@@ -57,9 +56,9 @@ class RefineProblem:
         return self.height * self.width
 
     @property
-    def tiles(self) -> int:
-        """Tiles of a map; the last may overlap the one before."""
-        return pl.cdiv(self.pixels, TILE)
+    def tiles(self) -> ImageTiles:
+        """Tiles of a map."""
+        return ImageTiles(self.height, self.width)
 
 
 def enlarged(
@@ -92,25 +91,21 @@ def refine(
 
     def body(maps: Shaped[Ref, "pixels values"], *others: Ref) -> None:
         *corrections, output = others
-        number, tile = divide(lax.axis_index("block"), problem.tiles)
-        # The last tile is moved back into the map, so that it needs no bounds checks.
-        start = jnp.minimum(tile * TILE, problem.pixels - TILE)
-        place = _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE)) + start
-        row, column = divide(place, problem.width)
+        number, tile = divide(lax.axis_index("block"), problem.tiles.count)
+        pixel, row, column = problem.tiles.at(tile)
         whole = Stored(number, problem.height, problem.width, 1)
         values = enlarged(maps, whole, row, column, interpret=problem.interpret)
         for correction, times in zip(corrections, problem.times):
             small = Stored(number, problem.height // times, problem.width // times, times)
             more = enlarged(correction, small, row, column, interpret=problem.interpret)
             values = tuple(a + b for a, b in zip(values, more))
-        first = number * problem.pixels + start
-        write_rows(output, first, values, interpret=problem.interpret)
+        write_rows(output, number * problem.pixels + pixel, values, interpret=problem.interpret)
 
     body.__name__ = f"refine_{problem.count}_at_{problem.height}x{problem.width}"
     kernel: Any = plgpu.kernel(
         body,
         out_type=jax.ShapeDtypeStruct(maps.shape, jnp.float32),
-        grid=(problem.count * problem.tiles,),
+        grid=(problem.count * problem.tiles.count,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
             lowering_semantics=plgpu.LoweringSemantics.Lane,

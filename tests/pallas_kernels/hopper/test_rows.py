@@ -28,7 +28,7 @@ def test_rows_are_read_by_number_and_written_from_a_start_on(columns):
     def body(source, numbers, output):
         output[...] = jnp.full_like(output, 7)
         found = rows.read_rows(source, numbers[...], interpret=True)
-        rows.write_rows(output, 5, found, interpret=True)
+        rows.write_rows(output, 5 + jnp.arange(COUNT), found, interpret=True)
 
     source = table(columns)
     numbers = np.concatenate([ORDER[:-2], ORDER[:2]])  # two rows a second time
@@ -63,7 +63,7 @@ def test_a_row_is_read_in_the_widest_accesses_that_its_alignment_allows(columns,
     def body(source, output):
         order = plgpu.broadcasted_iota(jnp.int32, (COUNT,), 0, layout=rows.per_thread(COUNT))
         found = rows.read_rows(source, order, interpret=False)
-        rows.write_rows(output, 0, found, interpret=False)
+        rows.write_rows(output, order, found, interpret=False)
 
     kernel = plgpu.kernel(
         body,
