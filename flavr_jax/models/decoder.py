@@ -41,9 +41,11 @@ class Decoder(nnx.Module):
         # The first stage reads the encoder alone; each later one also a skip, if they are joined.
         reads = [8 * width, *(mine + skip for mine, skip in zip(own, skips))]
         self.join = config.join
+        last = len(own) - 1
         self.stages = nnx.List(
-            DecoderStage(config, options, *channels, upsample=upsample)
-            for *channels, upsample in zip(reads, own, _UPSAMPLES)
+            # The last stage's output is read by a convolution without a gate.
+            DecoderStage(config, options, *channels, upsample=upsample, totals=number < last)
+            for number, (*channels, upsample) in enumerate(zip(reads, own, _UPSAMPLES))
         )
 
     def __call__(self, features: tuple[FeatureMap, ...], *, remat: bool = False) -> FeatureMap:
@@ -91,7 +93,10 @@ class Decoder(nnx.Module):
 
 
 class DecoderStage(nnx.Module):
-    """Convolution (same size or upsampling), gate, optional BatchNorm, LeakyReLU."""
+    """Convolution (same size or upsampling), gate, optional BatchNorm, LeakyReLU.
+
+    ``totals`` says whether another gate reads the channel totals of the stage's output.
+    """
 
     def __init__(
         self,
@@ -99,14 +104,17 @@ class DecoderStage(nnx.Module):
         options: LayerOptions,
         in_channels: int,
         out_channels: int,
+        *,
         upsample: bool,
+        totals: bool,
     ) -> None:
+        channels = in_channels, out_channels
         if not upsample:
-            self.conv = Conv3d(in_channels, out_channels, (3, 3, 3), options, gain=GATED_GAIN)
+            self.conv = Conv3d(*channels, (3, 3, 3), options, gain=GATED_GAIN, totals=totals)
         elif config.upsampling == "transposed":
-            self.conv = TransposedConv3d(in_channels, out_channels, options, gain=GATED_GAIN)
+            self.conv = TransposedConv3d(*channels, options, gain=GATED_GAIN, totals=totals)
         else:
-            self.conv = TrilinearConv3d(in_channels, out_channels, options, gain=GATED_GAIN)
+            self.conv = TrilinearConv3d(*channels, options, gain=GATED_GAIN)
         self.gate = Gate(out_channels, options)
         self.norm = options.norm(out_channels)
 

@@ -76,7 +76,10 @@ class Encoder(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Residual block: two convolutions and a gate, plus a shortcut; the shortcut is not gated."""
+    """Residual block: two convolutions and a gate, plus a shortcut; the shortcut is not gated.
+
+    ``totals`` says whether a gate reads the channel totals of the block's output.
+    """
 
     def __init__(
         self,
@@ -86,8 +89,12 @@ class BasicBlock(nnx.Module):
         stride: int,
         use_bias: bool,
         options: LayerOptions,
+        *,
+        totals: bool,
     ) -> None:
-        self.conv1, self.conv2 = _convs(kind, in_channels, out_channels, stride, use_bias, options)
+        self.conv1, self.conv2 = _convs(
+            kind, in_channels, out_channels, stride, use_bias, options, totals=totals
+        )
         self.norm1, self.norm2 = options.norm(out_channels), options.norm(out_channels)
         self.gate = Gate(out_channels, options)
         if stride == 1 and in_channels == out_channels:
@@ -103,6 +110,7 @@ class BasicBlock(nnx.Module):
                 stride=(1, stride, stride),
                 use_bias=False,
                 gain=1.0,
+                totals=False,
             )
             self.shortcut_norm = options.norm(out_channels)
 
@@ -142,6 +150,8 @@ def _stage(
             stride if i == 0 else 1,
             config.encoder_bias,
             options,
+            # The decoder's gates read the last block's output; blocks begin without a gate.
+            totals=i == config.blocks[number - 1] - 1,
         )
         for i in range(config.blocks[number - 1])
     )
@@ -154,6 +164,8 @@ def _convs(
     stride: int,
     use_bias: bool,
     options: LayerOptions,
+    *,
+    totals: bool,
 ) -> tuple[Conv3d, Conv3d] | tuple[FactorisedConv3d, FactorisedConv3d]:
     """A block's two convolutions of one kind; the first takes the stride."""
     strides = (1, stride, stride)
@@ -165,10 +177,12 @@ def _convs(
             FactorisedConv3d(
                 in_channels, mid, out_channels, 3, options, stride=strides, use_bias=use_bias
             ),
-            FactorisedConv3d(out_channels, mid, out_channels, 3, options, use_bias=use_bias),
+            FactorisedConv3d(
+                out_channels, mid, out_channels, 3, options, use_bias=use_bias, totals=totals
+            ),
         )
     size = (3, 3, 3) if kind == "r3d" else (1, 3, 3)
     return (
         Conv3d(in_channels, out_channels, size, options, stride=strides, use_bias=use_bias),
-        Conv3d(out_channels, out_channels, size, options, use_bias=use_bias),
+        Conv3d(out_channels, out_channels, size, options, use_bias=use_bias, totals=totals),
     )

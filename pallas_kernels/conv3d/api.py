@@ -80,8 +80,8 @@ def conv3d(
         scale: one factor per sample and output channel.
         residual: added after the scale; of the output's shape.
         activation: applied last.
-        with_totals: also return channel totals if the implementation computes them at no cost. A
-            gated convolution of the output then needs one pass less over it.
+        with_totals: also return channel totals if the implementation computes them. A gated
+            convolution of the output then needs one pass less over it.
         implementation: see :data:`pallas_kernels.Implementation`.
 
     Returns:

@@ -74,7 +74,7 @@ class Conv3dArguments(ConvArguments):
         pad_time: whether to pad time as well.
         scale: ``[batch, channel]``, after the bias.
         residual: added after the scale.
-        with_totals: whether to return channel totals if they cost nothing.
+        with_totals: whether to return channel totals if the implementation computes them.
     """
 
     stride: tuple[int, int, int]
@@ -92,7 +92,7 @@ class GatedArguments(ConvArguments):
         gate_kernel: ``[channel, channel]``.
         gate_bias: ``[channel]``.
         residual: added after the gate; always None for the transposed convolution.
-        with_totals: whether to return channel totals if they cost nothing.
+        with_totals: whether to return channel totals if the implementation computes them.
     """
 
     gate_kernel: Float[Array, "channel channel"]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ _plgpu: Any = plgpu
 TILE = 128
 """Pixels of a tile, one for each thread of a warpgroup."""
 
-_ROWS, _COLUMNS = map(int, os.environ.get("FLAVR_TILE", "4x32").split("x"))
+_ROWS, _COLUMNS = 4, 32
 
 
 class Place(NamedTuple):
@@ -53,7 +52,7 @@ class ImageTiles:
     width: int
 
     @property
-    def _in_order(self) -> bool:
+    def in_order(self) -> bool:
         """True if tiles are consecutive pixels, because the image has no room for others."""
         return self.height < _ROWS or self.width < _COLUMNS
 
@@ -65,14 +64,14 @@ class ImageTiles:
     @property
     def count(self) -> int:
         """Number of tiles."""
-        if self._in_order:
+        if self.in_order:
             return pl.cdiv(self.pixels, TILE)
         return pl.cdiv(self.height, _ROWS) * pl.cdiv(self.width, _COLUMNS)
 
     def at(self, number: Scalar) -> Place:
         """The pixels of a tile, in the layout of :func:`rows.per_thread`."""
         numbers = _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
-        if self._in_order:
+        if self.in_order:
             pixel = jnp.minimum(number * TILE, self.pixels - TILE) + numbers
             return Place(pixel, *divide(pixel, self.width))
         tile_row, tile_column = divide(number, pl.cdiv(self.width, _COLUMNS))

@@ -56,7 +56,14 @@ def case(seed=0, batch=2, outputs=3, sources=2, height=5, width=7, reach=4.0):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"outputs": 1, "sources": 1}, {"sources": 4}, {"height": 1}, {"width": 1, "reach": 100.0}],
+    [
+        {},
+        {"outputs": 1, "sources": 1},
+        {"sources": 4},
+        {"height": 1},
+        {"width": 1, "reach": 100.0},
+        {"height": 10, "width": 45},  # tiles of 4 × 32 pixels, of which some overlap
+    ],
     ids=str,
 )
 def test_pixels_are_looked_up_between_neighbours_and_at_the_border(implementation, shape):
@@ -98,9 +105,10 @@ def test_whole_displacements_copy_pixels_exactly(implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_gradients_are_those_of_finite_differences(implementation):
-    arrays = case(batch=1, outputs=2, height=4, width=5, reach=1.5)
-    target = np.random.default_rng(1).random((1, 2, 4, 5, 3))
+@pytest.mark.parametrize("size", [(4, 5), (6, 35)])
+def test_gradients_are_those_of_finite_differences(implementation, size):
+    arrays = case(batch=1, outputs=2, height=size[0], width=size[1], reach=1.5)
+    target = np.random.default_rng(1).random((1, 2, *size, 3))
 
     def loss(*arrays):
         found = sample(*arrays, implementation=implementation)

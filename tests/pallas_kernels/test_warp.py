@@ -80,9 +80,13 @@ def unfolded(x, fold):
 
 
 @pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "reference"])
-@pytest.mark.parametrize(("enlarged", "fold"), [(1, 1), (2, 2), (2, 4)])
-def test_a_convolution_sees_both_images_warped_and_the_fields(implementation, enlarged, fold):
-    images, fields, _ = case(enlarged=enlarged)
+@pytest.mark.parametrize(
+    ("enlarged", "fold", "width"), [(1, 1, 16), (2, 2, 16), (2, 4, 16), (1, 2, 48), (2, 2, 40)]
+)
+def test_a_convolution_sees_both_images_warped_and_the_fields(
+    implementation, enlarged, fold, width
+):
+    images, fields, _ = case(batch=1, enlarged=enlarged, width=width)
     half = implementation == "mosaic_gpu"
     made = run(
         pk.warp, images, fields, implementation=implementation, enlarged=enlarged, fold=fold,
@@ -96,9 +100,11 @@ def test_a_convolution_sees_both_images_warped_and_the_fields(implementation, en
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("enlarged", "fold"), [(1, 2), (4, 1)])
-def test_images_are_mixed_by_the_corrected_fields(implementation, enlarged, fold):
-    images, fields, correction = case(enlarged=enlarged, fold=fold)
+@pytest.mark.parametrize(
+    ("enlarged", "fold", "width"), [(1, 2, 16), (4, 1, 16), (2, 2, 48), (4, 4, 40), (3, 1, 36)]
+)
+def test_images_are_mixed_by_the_corrected_fields(implementation, enlarged, fold, width):
+    images, fields, correction = case(enlarged=enlarged, fold=fold, width=width)
     full = oracle_fields(fields, enlarged)
     given = {"implementation": implementation, "enlarged": enlarged}
     made = run(pk.warp_and_mix, images, fields, **given)
@@ -139,6 +145,19 @@ def test_pixels_to_keep_are_the_blend_in_place(implementation):
     blend = images[:, :1] * (1 - share) + images[:, 1:] * share
     expected = (1 - keep) * mixed(images, fields) + keep * blend
     assert np.abs(made - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("enlarged", [2, 4])
+@pytest.mark.parametrize(("top", "height"), [(0, 7), (3, 9), (4, 8), (7, 13)])
+def test_an_output_may_begin_and_end_at_any_row(implementation, enlarged, top, height):
+    images, fields, _ = case(height=20, width=40, enlarged=enlarged)
+    whole = mixed(images, oracle_fields(fields, enlarged))
+    part = run(
+        pk.warp_and_mix, images, fields, enlarged=enlarged, top=top, height=height,
+        implementation=implementation,
+    )  # fmt: skip
+    assert np.abs(part - whole[:, :, top : top + height]).max() < 1e-5
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -139,7 +139,11 @@ class Gate(nnx.Module):
 
 
 class Conv3d(nnx.Module):
-    """A 3-D convolution; ``kernel_size`` and ``stride`` are (time, height, width)."""
+    """A 3-D convolution; ``kernel_size`` and ``stride`` are (time, height, width).
+
+    With ``totals`` the output has channel totals, if the implementation computes them: for the gate
+    of a convolution that reads it.
+    """
 
     def __init__(
         self,
@@ -151,10 +155,12 @@ class Conv3d(nnx.Module):
         stride: tuple[int, int, int] = (1, 1, 1),
         use_bias: bool = True,
         gain: float = 2.0,
+        totals: bool = True,
     ) -> None:
         self.kernel = options.kernel(*kernel_size, in_channels, out_channels, gain=gain)
         self.bias = zero_bias(out_channels, use_bias)
         self.stride = stride
+        self.totals = totals
         self.implementation: Implementation | None = options.implementation
 
     def __call__(
@@ -174,7 +180,7 @@ class Conv3d(nnx.Module):
             *self._with_zeros(zeros),
             stride=self.stride,
             activation=activation,
-            with_totals=True,  # for the gate of a convolution that reads this map
+            with_totals=self.totals,
             implementation=self.implementation,
         )
         return _record(self, inputs, output)
@@ -203,7 +209,7 @@ class Conv3d(nnx.Module):
             *gate.parameters,
             residual=residual,
             activation=activation,
-            with_totals=True,
+            with_totals=self.totals,
             implementation=self.implementation,
         )
         return _record(self, inputs, output, residual)
@@ -265,6 +271,7 @@ class FactorisedConv3d(nnx.Module):
         *,
         stride: tuple[int, int, int] = (1, 1, 1),
         use_bias: bool = True,
+        totals: bool = True,
     ) -> None:
         self.spatial = Conv3d(
             in_channels,
@@ -275,7 +282,9 @@ class FactorisedConv3d(nnx.Module):
             use_bias=use_bias,
         )
         self.norm = options.norm(mid_channels)
-        self.temporal = Conv3d(mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias)
+        self.temporal = Conv3d(
+            mid_channels, out_channels, (3, 1, 1), options, use_bias=use_bias, totals=totals
+        )
 
     def __call__(self, inputs: FeatureInputs, activation: Activation = None) -> FeatureMap:
         """See :meth:`Conv3d.__call__`."""
@@ -316,16 +325,23 @@ class TransposedConv3d(nnx.Module):
     """Doubles height and width: kernel 3×4×4, stride 1×2×2, padding 1.
 
     The kernel is stored as that of the equivalent convolution over the input with zeros between its
-    pixels. PyTorch stores it with reversed taps.
+    pixels. PyTorch stores it with reversed taps. For ``totals`` see :class:`Conv3d`.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, options: LayerOptions, *, gain: float
+        self,
+        in_channels: int,
+        out_channels: int,
+        options: LayerOptions,
+        *,
+        gain: float,
+        totals: bool = True,
     ) -> None:
         # At each output pixel, three quarters of the taps fall on inserted zeros, so the fan-in is
         # a quarter of what `kernel` computes from the shape.
         self.kernel = options.kernel(3, 4, 4, in_channels, out_channels, gain=4 * gain)
         self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.totals = totals
         self.implementation: Implementation | None = options.implementation
 
     def gated(self, inputs: FeatureInputs, gate: Gate, activation: Activation = None) -> FeatureMap:
@@ -339,7 +355,7 @@ class TransposedConv3d(nnx.Module):
             self.bias[...],
             *gate.parameters,
             activation=activation,
-            with_totals=True,
+            with_totals=self.totals,
             implementation=self.implementation,
         )
         return _record(self, inputs, output)

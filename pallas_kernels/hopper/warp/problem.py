@@ -63,9 +63,19 @@ class WarpProblem:
         return self.height * self.width
 
     @property
+    def paired(self) -> bool:
+        """True if a thread computes two pixels, which lie between the same four of a field."""
+        return self.enlarged % 2 == 0 and not self._pairs.in_order
+
+    @property
     def tiles(self) -> ImageTiles:
-        """Tiles of an output image."""
-        return ImageTiles(self.height, self.width)
+        """Tiles of an output image, or of its pairs of rows."""
+        return self._pairs if self.paired else ImageTiles(self.height, self.width)
+
+    @property
+    def _pairs(self) -> ImageTiles:
+        # The first and the last pair may have only one row inside the image.
+        return ImageTiles(self.height // 2 + 1, self.width)
 
     @property
     def images(self) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,22 +65,32 @@ class RefineProblem:
 def enlarged(
     maps: Shaped[Ref, "pixels values"],
     stored: Stored,
-    row: Int32[Array, " tile"],
+    rows: Sequence[Int32[Array, " tile"]],
     column: Int32[Array, " tile"],
     *,
     interpret: bool,
-) -> Pixel:
-    """Values of an enlarged map: linear between the centres of its pixels, constant beyond."""
+) -> list[Pixel]:
+    """Values of an enlarged map: linear between the centres of its pixels, constant beyond.
+
+    Args:
+        maps: a row for each pixel.
+        stored: the map.
+        rows: rows of the enlarged map; all must lie between the same two rows of the map, which
+            are read once.
+        column: columns of the enlarged map.
+        interpret: whether the interpreter runs the kernel.
+    """
     number, height, width, times = stored
     if times == 1:
-        return read_rows(maps, (number * height + row) * width + column, interpret=interpret)
-    down, across = (
+        (row,) = rows
+        return [read_rows(maps, (number * height + row) * width + column, interpret=interpret)]
+    *downs, across = (
         axis_at((place.astype(jnp.float32) + 0.5) * (1 / times) - 0.5, size)
-        for place, size in ((row, height), (column, width))
+        for place, size in (*((row, height) for row in rows), (column, width))
     )
-    around = neighbours(maps, number * height, width, across, down, interpret=interpret)
+    around = neighbours(maps, number * height, width, across, downs[0], interpret=interpret)
     upper, lower = rows_at(around, across.share)
-    return between(upper, lower, down.share)
+    return [between(upper, lower, down.share) for down in downs]
 
 
 def refine(
@@ -94,10 +105,10 @@ def refine(
         number, tile = divide(lax.axis_index("block"), problem.tiles.count)
         pixel, row, column = problem.tiles.at(tile)
         whole = Stored(number, problem.height, problem.width, 1)
-        values = enlarged(maps, whole, row, column, interpret=problem.interpret)
+        (values,) = enlarged(maps, whole, [row], column, interpret=problem.interpret)
         for correction, times in zip(corrections, problem.times):
             small = Stored(number, problem.height // times, problem.width // times, times)
-            more = enlarged(correction, small, row, column, interpret=problem.interpret)
+            (more,) = enlarged(correction, small, [row], column, interpret=problem.interpret)
             values = tuple(a + b for a, b in zip(values, more))
         write_rows(output, number * problem.pixels + pixel, values, interpret=problem.interpret)
 
