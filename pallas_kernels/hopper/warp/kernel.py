@@ -38,7 +38,7 @@ from pallas_kernels.hopper.sample.bilinear import (
     rows_at,
 )
 from pallas_kernels.hopper.warp.problem import FIELDS, PAIR, WarpProblem
-from pallas_kernels.hopper.warp.refine import Stored, enlarged
+from pallas_kernels.hopper.warp.refine import Stored, axis_of, enlarged, lines_around
 
 __all__ = ["warp", "warp_and_mix"]
 
@@ -195,21 +195,33 @@ def _each_pixel(
     pixels = problem.tiles.at(number)
     given = _settings(problem, settings, pixels.row * 0 + image)
     top = given.top.astype(jnp.int32)
-    rows = _pair(problem, pixels.row, top) if problem.paired else [pixels.row]
     stored = Stored(image, problem.field_height, problem.field_width, problem.enlarged)
-    inside = [row + top for row in rows]
-    found = enlarged(fields, stored, inside, pixels.column, interpret=problem.interpret)
-    for row, field in zip(rows, found):
+
+    def compute_at(row: Int32[Array, " tile"], field: Pixel) -> None:
         at = Place(row * problem.width + pixels.column, row, pixels.column)
         compute(_Tile(at, sample, image), given, field)
 
+    around = functools.partial(lines_around, fields, stored, interpret=problem.interpret)
+    if not problem.paired:
+        place = pixels.row + top, pixels.column
+        compute_at(pixels.row, enlarged(fields, stored, *place, interpret=problem.interpret))
+        return
+    first = _first_of_pair(problem, pixels.row, top)
+    upper, lower = around(_inside(problem, first) + top, pixels.column)
 
-def _pair(
+    # A loop, because two pixels at the same time would take too many registers.
+    @functools.partial(lax.fori_loop, 0, 2, init_val=None)
+    def _(each: Scalar, _: None) -> None:
+        # A row outside the output is replaced by the other one, which is then computed twice.
+        row = _inside(problem, first + each)
+        down = axis_of(row + top, problem.enlarged, problem.field_height)
+        compute_at(row, between(upper, lower, down.share))
+
+
+def _first_of_pair(
     problem: WarpProblem, number: Int32[Array, " tile"], top: Int32[Array, " tile"]
-) -> list[Int32[Array, " tile"]]:
-    """Two rows of the output that lie between the same two rows of a field.
-
-    A row outside the output is replaced by the other one, which is then computed twice.
+) -> Int32[Array, " tile"]:
+    """First of two rows of the output that lie between the same two rows of a field.
 
     Args:
         problem: the launch.
@@ -218,8 +230,11 @@ def _pair(
     """
     # Rows 2, 3 | 4, 5 | 6, 7 … if the fields are enlarged 4 or 8 times; 1, 2 | 3, 4 … if twice.
     odd = problem.enlarged // 2 % 2
-    first = 2 * (divide(top + odd, 2)[0] + number) - odd - top
-    return [jnp.minimum(jnp.maximum(first + each, 0), problem.height - 1) for each in range(2)]
+    return 2 * (divide(top + odd, 2)[0] + number) - odd - top
+
+
+def _inside(problem: WarpProblem, row: Int32[Array, " tile"]) -> Int32[Array, " tile"]:
+    return jnp.minimum(jnp.maximum(row, 0), problem.height - 1)
 
 
 def _settings(

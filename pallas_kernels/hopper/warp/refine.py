@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +16,16 @@ from pallas_kernels.core import jax_versions
 from pallas_kernels.hopper.image_tiles import ImageTiles
 from pallas_kernels.hopper.primitives import Ref, Scalar, divide
 from pallas_kernels.hopper.rows import read_rows, write_rows
-from pallas_kernels.hopper.sample.bilinear import Pixel, axis_at, between, neighbours, rows_at
+from pallas_kernels.hopper.sample.bilinear import (
+    Axis,
+    Pixel,
+    axis_at,
+    between,
+    neighbours,
+    rows_at,
+)
 
-__all__ = ["RefineProblem", "Stored", "enlarged", "refine"]
+__all__ = ["RefineProblem", "Stored", "axis_of", "enlarged", "lines_around", "refine"]
 
 _plgpu: Any = plgpu
 
@@ -65,32 +71,37 @@ class RefineProblem:
 def enlarged(
     maps: Shaped[Ref, "pixels values"],
     stored: Stored,
-    rows: Sequence[Int32[Array, " tile"]],
+    row: Int32[Array, " tile"],
     column: Int32[Array, " tile"],
     *,
     interpret: bool,
-) -> list[Pixel]:
-    """Values of an enlarged map: linear between the centres of its pixels, constant beyond.
-
-    Args:
-        maps: a row for each pixel.
-        stored: the map.
-        rows: rows of the enlarged map; all must lie between the same two rows of the map, which
-            are read once.
-        column: columns of the enlarged map.
-        interpret: whether the interpreter runs the kernel.
-    """
+) -> Pixel:
+    """Values of an enlarged map: linear between the centres of its pixels, constant beyond."""
     number, height, width, times = stored
     if times == 1:
-        (row,) = rows
-        return [read_rows(maps, (number * height + row) * width + column, interpret=interpret)]
-    *downs, across = (
-        axis_at((place.astype(jnp.float32) + 0.5) * (1 / times) - 0.5, size)
-        for place, size in (*((row, height) for row in rows), (column, width))
-    )
-    around = neighbours(maps, number * height, width, across, downs[0], interpret=interpret)
-    upper, lower = rows_at(around, across.share)
-    return [between(upper, lower, down.share) for down in downs]
+        return read_rows(maps, (number * height + row) * width + column, interpret=interpret)
+    upper, lower = lines_around(maps, stored, row, column, interpret=interpret)
+    return between(upper, lower, axis_of(row, times, height).share)
+
+
+def lines_around(
+    maps: Shaped[Ref, "pixels values"],
+    stored: Stored,
+    row: Int32[Array, " tile"],
+    column: Int32[Array, " tile"],
+    *,
+    interpret: bool,
+) -> tuple[Pixel, Pixel]:
+    """The map's rows above and below a pixel of the enlarged map, interpolated at its column."""
+    number, height, width, times = stored
+    across, down = axis_of(column, times, width), axis_of(row, times, height)
+    around = neighbours(maps, number * height, width, across, down, interpret=interpret)
+    return rows_at(around, across.share)
+
+
+def axis_of(place: Int32[Array, " tile"], times: int, size: int) -> Axis:
+    """Where a row or column of an enlarged map lies in the map, of ``size`` rows or columns."""
+    return axis_at((place.astype(jnp.float32) + 0.5) * (1 / times) - 0.5, size)
 
 
 def refine(
@@ -105,10 +116,10 @@ def refine(
         number, tile = divide(lax.axis_index("block"), problem.tiles.count)
         pixel, row, column = problem.tiles.at(tile)
         whole = Stored(number, problem.height, problem.width, 1)
-        (values,) = enlarged(maps, whole, [row], column, interpret=problem.interpret)
+        values = enlarged(maps, whole, row, column, interpret=problem.interpret)
         for correction, times in zip(corrections, problem.times):
             small = Stored(number, problem.height // times, problem.width // times, times)
-            (more,) = enlarged(correction, small, [row], column, interpret=problem.interpret)
+            more = enlarged(correction, small, row, column, interpret=problem.interpret)
             values = tuple(a + b for a, b in zip(values, more))
         write_rows(output, number * problem.pixels + pixel, values, interpret=problem.interpret)
 
