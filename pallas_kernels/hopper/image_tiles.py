@@ -70,7 +70,7 @@ class ImageTiles:
 
     def at(self, number: Scalar) -> Place:
         """The pixels of a tile, in the layout of :func:`rows.per_thread`."""
-        numbers = _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))
+        numbers = _thread_numbers()
         if self.in_order:
             pixel = jnp.minimum(number * TILE, self.pixels - TILE) + numbers
             return Place(pixel, *divide(pixel, self.width))
@@ -79,3 +79,7 @@ class ImageTiles:
         row += jnp.minimum(tile_row * _ROWS, self.height - _ROWS)
         column += jnp.minimum(tile_column * _COLUMNS, self.width - _COLUMNS)
         return Place(row * self.width + column, row, column)
+
+
+def _thread_numbers() -> Int32[Array, " tile"]:
+    return _plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=per_thread(TILE))

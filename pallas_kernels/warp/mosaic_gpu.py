@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32
 from pallas_kernels.core import device
 from pallas_kernels.hopper.image_tiles import TILE
 from pallas_kernels.hopper.warp import kernel
-from pallas_kernels.hopper.warp.problem import WarpProblem
+from pallas_kernels.hopper.warp.problem import FIELDS, WarpProblem
 from pallas_kernels.hopper.warp.refine import RefineProblem
 from pallas_kernels.hopper.warp.refine import refine as kernel_of_refine
 from pallas_kernels.sample import mosaic_gpu as look_up
@@ -121,7 +121,8 @@ def _with_gradient(
 
 
 def _warp(arguments: WarpArguments) -> Array:
-    problem = _problem(arguments, arguments.fields.shape[2] * arguments.enlarged)
+    height = arguments.fields.shape[2] * arguments.enlarged
+    problem = dataclasses.replace(_problem(arguments, height), rows=2)
     if problem.pixels < TILE:
         return _warp_defined(arguments)
     columns = _columns(arguments)
@@ -165,6 +166,8 @@ def _warp_and_mix(arguments: WarpAndMixArguments) -> Array:
         values=arguments.values,
         kept=keep is not None,
         cubic=arguments.cubic,
+        # With further displacements, a second pixel would take too many registers.
+        rows=2 if arguments.values == FIELDS else 1,
     )
     if problem.pixels < TILE:
         return reference.warp_and_mix(arguments)

@@ -94,8 +94,10 @@ def warp(
         def compute(tile: _Tile, given: _Settings, field: Pixel) -> None:
             colours = tuple(
                 value - problem.middle
-                for source in range(2)
-                for value in _warped(problem, images, tile, source, field, given)
+                for source, reach in enumerate(given.reach)
+                for value in _warped(
+                    problem, images, tile, source, _scaled(field, source, reach), given
+                )
             )
             place = _folded_place(problem, tile, given.top)
             write_halves(output, place, (*colours, *field), interpret=problem.interpret)
@@ -136,12 +138,20 @@ def warp_and_mix(
                 # Only the correction may have further pairs of displacements.
                 added = tuple(a + b for a, b in zip(field, more))
                 field = (*added, *more[len(field) :])[: problem.values]
-            mixed = field[:3]
-            for number, weight in enumerate(_weights(field, given.shift)):
-                pair, source = divmod(number, 2)
-                moved = _of_pair(field, pair)
-                found = _warped(problem, images, tile, source, moved, given, problem.cubic)
-                mixed = tuple(total + weight * value for total, value in zip(mixed, found))
+            weights = _weights(field, given.shift)
+
+            def add_source(source: Scalar, mixed: Pixel) -> Pixel:
+                reach = _either(source, *given.reach)
+                for pair in range(len(weights) // 2):
+                    moved = _scaled(_of_pair(field, pair), source, reach)
+                    found = _warped(problem, images, tile, source, moved, given, problem.cubic)
+                    weight = _either(source, *weights[2 * pair : 2 * pair + 2])
+                    mixed = tuple(total + weight * value for total, value in zip(mixed, found))
+                return mixed
+
+            # A loop takes half the registers, so that more threads hide the latency of reads. Cubic
+            # look-ups have enough reads in flight without it.
+            mixed = lax.fori_loop(0, 2, add_source, field[:3], unroll=problem.cubic)
             if keep is not None:
                 mixed = _kept(problem, images, keep, tile, given, mixed)
             place = tile.image * problem.pixels + tile.place.pixel
@@ -248,13 +258,13 @@ def _warped(
     problem: WarpProblem,
     images: Shaped[Ref, "images_x_pixels 4"],
     tile: _Tile,
-    source: int,
-    field: Pixel,
+    source: Scalar,
+    displacement: Pixel,
     given: _Settings,
     by_cubic: bool = False,
 ) -> Pixel:
     """One of the two images at the displaced positions."""
-    x, y = (value * given.reach[source] for value in field[3 + 2 * source : 5 + 2 * source])
+    x, y = displacement
     row = tile.place.row.astype(jnp.float32) + given.top
     across = axis_at(tile.place.column.astype(jnp.float32) + x, problem.image_width)
     down = axis_at(row + (y + given.first_row), problem.image_height)
@@ -269,6 +279,21 @@ def _warped(
     size = problem.image_height, problem.image_width
     more = cubic.added(images, first, size, across, down, around, interpret=problem.interpret)
     return tuple(a + b for a, b in zip(found, more))
+
+
+def _scaled(field: Pixel, source: Scalar, reach: Values) -> Pixel:
+    """Displacement (x, y) into one of the images, in pixels."""
+    return tuple(
+        reach * _either(source, into_first, into_second)
+        for into_first, into_second in zip(field[3:5], field[5:7])
+    )
+
+
+def _either(source: Scalar, first: Values, second: Values) -> Values:
+    """The value of the first or of the second image."""
+    if isinstance(source, int):
+        return second if source else first
+    return jnp.where(source == 0, first, second)
 
 
 def _weights(field: Pixel, shift: Values) -> tuple[Values, ...]:

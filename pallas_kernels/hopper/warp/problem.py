@@ -37,6 +37,7 @@ class WarpProblem:
         values: values of a field that count.
         kept: whether a map of pixels to keep is given.
         cubic: whether images are mixed from cubic look-ups instead of bilinear ones.
+        rows: 2 if a thread should compute two pixels below each other where the fields allow it.
         interpret: whether the interpreter runs the kernel.
     """
 
@@ -55,6 +56,7 @@ class WarpProblem:
     values: int = FIELDS
     kept: bool = False
     cubic: bool = False
+    rows: int = 1
     interpret: bool
 
     @property
@@ -65,7 +67,7 @@ class WarpProblem:
     @property
     def paired(self) -> bool:
         """True if a thread computes two pixels, which lie between the same four of a field."""
-        return self.enlarged % 2 == 0 and not self._pairs.in_order
+        return self.rows == 2 and self.enlarged % 2 == 0 and not self._pairs.in_order
 
     @property
     def tiles(self) -> ImageTiles:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels.hopper import image_tiles
 from pallas_kernels.hopper.gate.problem import GateProblem
 from pallas_kernels.hopper.sample.problem import SampleProblem
 from pallas_kernels.hopper.weight_gradient.problem import WeightProblem
@@ -28,12 +29,19 @@ GATE = GateProblem(
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "tiles"), [(1, 1, 1), (8, 16, 1), (8, 17, 2), (90, 160, 113), (1, 129, 2)]
+    ("height", "width", "tiles"),
+    [(1, 1, 1), (8, 17, 2), (1, 129, 2), (3, 200, 5), (4, 32, 1), (5, 33, 4), (90, 160, 115)],
 )
-def test_tiles_of_a_look_up_cover_the_image_with_the_fewest(height, width, tiles):
-    found = dataclasses.replace(LOOK_UP, height=height, width=width)
-    assert found.tiles == tiles
-    assert (tiles - 1) * 128 < max(height * width, 128) <= tiles * 128
+def test_tiles_cover_an_image(height, width, tiles, monkeypatch):
+    monkeypatch.setattr(image_tiles, "_thread_numbers", lambda: jnp.arange(128))
+    found = image_tiles.ImageTiles(height, width)
+    assert found.count == tiles
+    places = [found.at(number) for number in range(tiles)]
+    pixel, row, column = (np.concatenate(each) for each in zip(*places))
+    assert np.array_equal(pixel, row * width + column)
+    assert set(range(height * width)) <= set(pixel.tolist()) <= set(range(found.pixels))
+    # A warp of 32 threads writes consecutive pixels.
+    assert (np.diff(pixel.reshape(-1, 32), axis=1) == 1).all()
 
 
 @pytest.mark.parametrize("outputs", [1, 3, 7])
@@ -44,8 +52,8 @@ def test_outputs_share_a_block_only_where_there_are_blocks_for_all_sms(
     outputs, height, width, batch
 ):
     found = dataclasses.replace(LOOK_UP, outputs=outputs, height=height, width=width, batch=batch)
-    assert found.blocks * found.outputs_per_block == batch * outputs * found.tiles
-    shared = found.batch * found.tiles >= 8 * 132
+    assert found.blocks * found.outputs_per_block == batch * outputs * found.tiles.count
+    shared = found.batch * found.tiles.count >= 8 * 132
     assert found.outputs_per_block == (outputs if shared else 1)
     assert not shared or found.blocks >= 8 * 132
 
