@@ -83,26 +83,26 @@ def finish_tile(
     if refs.affine is not None:
         wait(refs.affine_full.at[warpgroup])
     blocks = _blocks(problem, tile, warpgroup)
-    parts = problem.config.tile_n // problem.store_n
+    chunks = problem.config.tile_n // problem.store_n
+    per_chunk = len(blocks) // chunks
 
-    def stage_of(part: int) -> Scalar:
-        """Stage of a part of the residual's channels: one after the tile's last halo tile."""
+    def stage_of(chunk: int) -> Scalar:
+        """Stage of a chunk of the residual's channels: one after the tile's last halo tile."""
         stage = input_stage
-        for _ in range(part):
+        for _ in range(chunk):
             stage = next_stage(stage, problem.config.input_stages)
         return stage
 
     def finish(number: int) -> Float32[Array, "rows columns"]:
-        """Finish a block's values."""
-        block, frames = blocks[number], len(blocks) // parts
-        part, place = divmod(number, frames)
+        """The finished values of a block."""
+        block, (chunk, place) = blocks[number], divmod(number, per_chunk)
         if refs.residual is not None and place == 0:
-            wait(refs.input_full.at[stage_of(part)])
+            wait(refs.input_full.at[stage_of(chunk)])
         values = _block_sums(problem, sums[place // problem.blocks_per_frame], block)
-        values = _finish_block(problem, refs, block, values, stage_of(part))
-        if refs.residual is not None and place == frames - 1:
+        values = _finish_block(problem, refs, block, values, stage_of(chunk))
+        if refs.residual is not None and place == per_chunk - 1:
             # All frames of these channels have been read into registers.
-            arrive(refs.input_empty.at[stage_of(part)])
+            arrive(refs.input_empty.at[stage_of(chunk)])
         return values if refs.totals is None else _within_frame(problem, block, values)
 
     def store(number: int, values: Float32[Array, "rows columns"]) -> None:
@@ -111,7 +111,7 @@ def finish_tile(
         _store(problem, refs, blocks[number], values)
 
     def from_block(number: int, before: Accumulator | None) -> _Totals:
-        """Finish and store the blocks from ``number`` on, and return totals from the one before."""
+        """Finish and store the blocks from ``number`` on; totals of these and the one before."""
         values = finish(number) if number < len(blocks) else None
         # Those of the block before were computed meanwhile.
         totals = () if before is None else (_first_row(before),)
@@ -119,27 +119,28 @@ def finish_tile(
             return totals
         store(number, values)
 
-        def after(accumulator: Accumulator) -> _Totals:
+        def multiply(accumulator: Accumulator) -> _Totals:
             _multiply_by_ones(problem, refs, blocks[number], accumulator)
             return from_block(number + 1, accumulator)
 
-        # An accumulator occupies registers from here on, so each block has one of its own.
+        # An accumulator takes registers from where it is created on, so each block creates its own:
+        # with all of them at the start, ptxas would run out and serialise every product.
         own = plgpu.WGMMAAccumulatorRef((_ONES, problem.store_n), jnp.float32)
-        following: _Totals = pl.run_scoped(after, own)
+        following: _Totals = pl.run_scoped(multiply, own)
         return totals + following
 
-    if refs.totals is not None and problem.totals_by_products:
-        _store_totals(problem, refs, blocks, from_block(0, None))
-        return stage_of(parts if refs.residual is not None else 0)
     totals: _Totals = ()
-    for number, block in enumerate(blocks):
-        values = finish(number)
-        store(number, values)
-        if refs.totals is not None:
-            totals += (_block_totals(problem, refs, block, values),)
+    if refs.totals is not None and problem.totals_by_products:
+        totals = from_block(0, None)
+    else:
+        for number, block in enumerate(blocks):
+            values = finish(number)
+            store(number, values)
+            if refs.totals is not None:
+                totals += (_block_totals(problem, refs, block, values),)
     if refs.totals is not None:
         _store_totals(problem, refs, blocks, totals)
-    return stage_of(parts if refs.residual is not None else 0)
+    return input_stage if refs.residual is None else stage_of(chunks)
 
 
 def _blocks(problem: Problem, tile: Tile, warpgroup: Scalar) -> list[_Block]:

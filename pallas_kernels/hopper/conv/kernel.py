@@ -231,7 +231,9 @@ def _launch(
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
         # This block has the tiles block, block + blocks, …, so that tiles with neighbouring numbers
         # run at the same time (see `tile_at`).
-        tile_count, _ = divide(tiles - block + blocks - 1, blocks)
+        # Called in each branch: a number kept across the branch would be spilled.
+        def tile_count() -> Scalar:
+            return divide(tiles - block + blocks - 1, blocks)[0]
 
         # Producer and consumers compute the next tile independently, so they exchange no message.
         def tile_of(number: Scalar) -> Tile:
@@ -241,12 +243,12 @@ def _launch(
         def _produce() -> None:
             # Frees registers that the consumers take below.
             plgpu.set_max_registers(_PRODUCER_REGISTERS, action="decrease")
-            produce(problem, refs, tile_count, tile_of)
+            produce(problem, refs, tile_count(), tile_of)
 
         @pl.when(warpgroup < CONSUMERS)
         def _consume() -> None:
             plgpu.set_max_registers(_CONSUMER_REGISTERS, action="increase")
-            consume(problem, refs, tile_count, tile_of, warpgroup)
+            consume(problem, refs, tile_count(), tile_of, warpgroup)
 
     body.__name__ = problem.name
     kernel = plgpu.kernel(

@@ -211,13 +211,13 @@ def _each_pixel(
         at = Place(row * problem.width + pixels.column, row, pixels.column)
         compute(_Tile(at, sample, image), given, field)
 
-    around = functools.partial(lines_around, fields, stored, interpret=problem.interpret)
     if not problem.paired:
         place = pixels.row + top, pixels.column
         compute_at(pixels.row, enlarged(fields, stored, *place, interpret=problem.interpret))
         return
     first = _first_of_pair(problem, pixels.row, top)
-    upper, lower = around(_inside(problem, first) + top, pixels.column)
+    place = _inside(problem, first) + top, pixels.column
+    upper, lower = lines_around(fields, stored, *place, interpret=problem.interpret)
 
     # A loop, because two pixels at the same time would take too many registers.
     @functools.partial(lax.fori_loop, 0, 2, init_val=None)
