@@ -13,6 +13,8 @@ from flavr_jax.config import ModelConfig
 from flavr_jax.models import flavr, quantized
 from flavr_jax.models.presets import PRESETS
 from pallas_kernels.core import device
+from pallas_kernels.hopper import launch
+from pallas_kernels.hopper.conv.kernel import implicit_gemm
 
 
 def abstract(config, dtype, batch, height, width):
@@ -47,6 +49,21 @@ def test_every_convolution_lowers_for_a_hopper_gpu(preset, dtype, batch, height,
     coarse = sum(look.scale > config.trunk_scale for look in config.looks)
     assert len(choices) == convolutions + warps + coarse
     assert "mosaic_gpu" in lowered.as_text()
+
+
+def test_only_maps_that_a_gate_reads_get_channel_totals(monkeypatch):
+    config, totals = PRESETS["flavr_2x"], []
+
+    def recorded(*args, **options):
+        totals.append(options["totals"])
+        return implicit_gemm(*args, **options)
+
+    monkeypatch.setattr(launch, "implicit_gemm", recorded)
+    with pk.assume_hopper():
+        jax.eval_shape(partial(flavr.apply, config), *abstract(config, "bfloat16", 1, 64, 64))
+    # The stem, the first convolution of 8 blocks, the last block of 4 stages, and 4 of the
+    # decoder's stages. Not the first block of a stage, shortcuts, or the last stage.
+    assert totals.count(True) == 1 + 8 + 4 + 4
 
 
 @pytest.mark.parametrize(
