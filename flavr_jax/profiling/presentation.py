@@ -181,8 +181,8 @@ def _layer_lines(
         f"{scale * ceilings.terabytes:.3g} {prefix}B/s (copy)",
         f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline  limit",
     ]
-    least = 0.0
-    for cost in costs:
+    least = sum(_shortest(cost, ceilings)[0] for cost in costs)
+    for cost in _by_scope(costs):
         # XLA may fuse a small layer into a neighbour; it then has no time of its own.
         milliseconds = times[cost.scope] or math.nan
         useful, dense = (
@@ -190,8 +190,7 @@ def _layer_lines(
         )
         peak = 100 * useful / ceilings.tflops
         roofline = 1e-7 * cost.bytes / milliseconds / ceilings.terabytes
-        shortest, limit = _shortest(cost, ceilings)
-        least += shortest
+        _, limit = _shortest(cost, ceilings)
         lines.append(
             f"{milliseconds:10.4f} {scale * useful:7.1f} {scale * dense:14.1f} {peak:10.1f} "
             f"{roofline:21.1f}  {limit}  {cost.scope}"
@@ -200,6 +199,23 @@ def _layer_lines(
     total = sum(times.values())
     lines.append(f"{total:10.4f}  in all; at these ceilings the layers would take {least:.4f}")
     return "\n".join(lines)
+
+
+def _by_scope(costs: list[LayerCost]) -> list[LayerCost]:
+    """Add up the costs of convolutions that share a scope, and so a time: those of a look."""
+    totals: dict[str, LayerCost] = {}
+    for cost in costs:
+        if cost.scope not in totals:
+            totals[cost.scope] = cost
+            continue
+        before = totals[cost.scope]
+        totals[cost.scope] = LayerCost(
+            cost.scope,
+            before.dense_flops + cost.dense_flops,
+            before.useful_flops + cost.useful_flops,
+            before.bytes + cost.bytes,
+        )
+    return list(totals.values())
 
 
 def _stage_table(kernels: list[Kernel], torch_stages: dict[str, float]) -> str:

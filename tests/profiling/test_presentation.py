@@ -82,6 +82,15 @@ def test_a_cpu_is_measured_in_billions_a_second_and_a_gpu_in_trillions():
     assert "bytes" in fast[2].split()
 
 
+def test_convolutions_of_one_scope_share_a_row():
+    costs = [*COSTS, dataclasses.replace(COSTS[0], bytes=2 * 10**7)]
+    rows = presentation._layer_lines(costs, KERNELS, Ceilings(0.05, 0.02), "float32").splitlines()
+    # Twice the operations and three times the bytes in the same 75 ms.
+    assert rows[2].split() == ["75.0000", "40.0", "53.3", "80.0", "2.0", "FLOPs", "encoder/stem"]
+    assert rows[3].split()[-1] == "out"
+    assert rows[4].split()[-2:] == ["everything", "else"]
+
+
 def test_kernels_are_listed_with_their_share_of_the_call():
     lines = presentation._kernel_table(KERNELS).splitlines()
     assert lines[0] == "80.000 ms in 3 kernels; the most expensive:"
