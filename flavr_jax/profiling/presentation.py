@@ -182,7 +182,7 @@ def _layer_lines(
         f"        ms  useful  dense {prefix}FLOP/s  % of peak  % of bytes' roofline  limit",
     ]
     least = sum(_shortest(cost, ceilings)[0] for cost in costs)
-    for cost in _by_scope(costs):
+    for cost in _costs_by_scope(costs):
         # XLA may fuse a small layer into a neighbour; it then has no time of its own.
         milliseconds = times[cost.scope] or math.nan
         useful, dense = (
@@ -201,7 +201,7 @@ def _layer_lines(
     return "\n".join(lines)
 
 
-def _by_scope(costs: list[LayerCost]) -> list[LayerCost]:
+def _costs_by_scope(costs: list[LayerCost]) -> list[LayerCost]:
     """Add up the costs of convolutions that share a scope, and so a time: those of a look."""
     totals: dict[str, LayerCost] = {}
     for cost in costs:

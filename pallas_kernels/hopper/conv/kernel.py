@@ -229,6 +229,7 @@ def _launch(
         refs = _as_refs(problem, jax.tree.unflatten(tree, given), others)
         # All warpgroups run this body; they branch below.
         block, warpgroup = lax.axis_index("block"), lax.axis_index("warpgroup")
+
         # This block has the tiles block, block + blocks, …, so that tiles with neighbouring numbers
         # run at the same time (see `tile_at`).
         # Called in each branch: a number kept across the branch would be spilled.
