@@ -47,6 +47,16 @@ class LabelledConfig:
     flips: bool = True
     threads: int = 8
 
+    def __post_init__(self) -> None:
+        for name in ("frames", "spacing", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it is at least 1.")
+        if self.crop < 8 or self.crop % 8:
+            raise ValueError(
+                f"`crop` is {self.crop}; it is a multiple of 8. "
+                f"Use {8 * max(1, round(self.crop / 8))}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledClips:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import re
 
 import imageio.v3 as iio
 import numpy as np
@@ -36,6 +37,20 @@ def test_folders_are_classes_and_a_list_names_some_of_their_clips(root, tmp_path
         read(root, tmp_path / "list.txt")
     with pytest.raises(FileNotFoundError, match=r"CLASS/clip\.avi"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("crop", 100, "`crop` is 100; it is a multiple of 8. Use 96."),
+        ("crop", 0, "`crop` is 0; it is a multiple of 8. Use 8."),
+        ("frames", 0, "`frames` is 0; it is at least 1."),
+        ("batch_size", -1, "`batch_size` is -1; it is at least 1."),
+    ],
+)
+def test_sizes_that_samples_cannot_have_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(CONFIG, **{name: value})
 
 
 def test_frames_are_spaced_and_belong_to_the_label(root):
