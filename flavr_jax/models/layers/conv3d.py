@@ -258,7 +258,7 @@ def _stored(layer: Conv3d | TransposedConv3d, output: FeatureMap) -> FeatureMap:
 class FactorisedConv3d(nnx.Module):
     """A "(2+1)-D" convolution: space, ReLU, then time (Tran et al. 2018, section 3.5).
 
-    https://arxiv.org/abs/1711.11248
+    https://arxiv.org/abs/1711.11248. For ``totals`` see :class:`Conv3d`.
     """
 
     def __init__(

@@ -232,8 +232,8 @@ def _launch(
 
         # This block has the tiles block, block + blocks, …, so that tiles with neighbouring numbers
         # run at the same time (see `tile_at`).
-        # Called in each branch: a number kept across the branch would be spilled.
         def tile_count() -> Scalar:
+            # Computed in each branch below: kept from before them, it would be spilled.
             return divide(tiles - block + blocks - 1, blocks)[0]
 
         # Producer and consumers compute the next tile independently, so they exchange no message.

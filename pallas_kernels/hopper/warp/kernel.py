@@ -7,8 +7,8 @@ and writes the pixel once. No enlarged field, displacement, weight or warped ima
 way. All of these are far larger than the fields and the images, so that a pass for each would take
 longer than the look-ups.
 
-Reads from the L1 cache take most of the time. Two pixels below each other lie between the same four
-pixels of a field that is enlarged an even number of times, so that these are read once for both.
+Reads from the L1 cache take most of the time. If a field is enlarged by an even factor, two pixels
+below each other lie between the same four of its pixels, which are read once for both.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class WarpProblem:
 
     @property
     def paired(self) -> bool:
-        """True if a thread computes two pixels, which lie between the same four of a field."""
+        """True if a thread computes two pixels that lie between the same four of a field."""
         return self.rows == 2 and self.enlarged % 2 == 0 and not self._pairs.in_order
 
     @property
